@@ -1,0 +1,97 @@
+"""How long a contract takes for a batch, beside Great Expectations, with identical verdicts.
+
+Run: python -m benchmarks.contracts. Prints one JSON row a measurement: name, value, unit, goal, beside.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from validation import gx
+from validation.contract import Contract, load
+
+BAD_SHARE = 0.1
+EXPECTATIONS: list[tuple[str, dict[str, Any]]] = [
+    ("column_values_to_not_be_null", {"column": "origin"}),
+    ("column_values_to_not_be_null", {"column": "wind_speed"}),
+    ("column_values_to_be_in_set", {"column": "origin", "value_set": ["EWR", "JFK", "LGA"]}),
+    ("column_values_to_be_between", {"column": "wind_speed", "min_value": 0, "max_value": 250}),
+    ("column_values_to_be_between", {"column": "humid", "min_value": 0, "max_value": 100}),
+    ("column_values_to_be_between", {"column": "wind_dir", "min_value": 0, "max_value": 360}),
+    ("column_values_to_match_regex", {"column": "tailnum", "regex": r"^N\d{1,5}[A-Z]{0,2}$"}),
+    ("column_value_lengths_to_be_between", {"column": "tailnum", "min_value": 3, "max_value": 6}),
+    ("column_pair_values_a_to_be_greater_than_b", {"column_A": "arrived", "column_B": "departed"}),
+    ("compound_columns_to_be_unique", {"column_list": ["origin", "departed"]}),
+]
+
+
+def batch(rows: int, bad_share: float) -> pa.Table:
+    """Rows like weather at departure, a share of which breaks one rule or another."""
+    random = np.random.default_rng(2013)
+    departed = [datetime(2013, 2, 12) + timedelta(seconds=int(second)) for second in range(rows)]
+    wind_speed = random.normal(10, 3, rows).clip(0)
+    bad = random.random(rows) < bad_share
+    wind_speed[bad] = 1048.36
+    return pa.table(
+        {
+            "origin": random.choice(["EWR", "JFK", "LGA"], rows).tolist(),
+            "wind_speed": wind_speed,
+            "wind_dir": random.integers(0, 361, rows),
+            "humid": random.uniform(10, 100, rows),
+            "tailnum": [f"N{number}{'' if bad[number % rows] else 'UA'}" for number in range(rows)],
+            "departed": departed,
+            "arrived": [moment + timedelta(hours=2) for moment in departed],
+        }
+    )
+
+
+def main() -> None:
+    """Measure batches of several sizes; exits with an error if a verdict differs."""
+    for rows in (100, 1_000, 10_000):
+        table = batch(rows, BAD_SHARE)
+        contract = _contract(table.schema)
+        verdict = contract.check(table)
+        theirs = gx.failing(contract.rules, table)
+        expected = {one.rule.id: one.rows.size for one in theirs if one.rows.size}
+        if verdict.counts != expected:
+            raise SystemExit(f"verdicts differ: {dict(verdict.counts)} and {expected}")
+        ours = _median_ms(lambda table=table, contract=contract: contract.check(table), 300)
+        beside = _median_ms(lambda table=table, contract=contract: gx.failing(contract.rules, table), 7)
+        _print(f"contract of 10 expectations, {rows} rows", ours, "ms", 2.0 if rows <= 1_000 else None, beside)
+        _print(f"times faster than GX, {rows} rows", beside / ours, "x", 50.0 if rows <= 1_000 else None, 1.0)
+
+
+def _contract(schema: pa.Schema) -> Contract:
+    suite = {
+        "name": "benchmark",
+        "expectations": [{"type": f"expect_{name}", "kwargs": kwargs} for name, kwargs in EXPECTATIONS],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "benchmark.json")
+        path.write_text(json.dumps(suite))
+        return load(path, schema)
+
+
+def _median_ms(call: Callable[[], object], times: int) -> float:
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken) * 1e3
+
+
+def _print(name: str, value: float, unit: str, goal: float | None, beside: float) -> None:
+    print(json.dumps({"name": name, "value": round(value, 3), "unit": unit, "goal": goal, "beside": round(beside, 3)}))
+
+
+if __name__ == "__main__":
+    main()

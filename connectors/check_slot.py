@@ -1,0 +1,68 @@
+"""Checks of the replication slot against the position that Kafka Connect has stored."""
+
+from sqlalchemy import Connection, Row, text
+
+from connectors.observation import Observation
+from connectors.source import Source
+
+_SLOT = text(
+    """
+    select s.plugin, s.database, s.active, s.wal_status, to_jsonb(s) ->> 'invalidation_reason' as invalidated,
+           s.database = current_database() as here,
+           pg_wal_lsn_diff(s.confirmed_flush_lsn, '0/0')::bigint as confirmed
+    from pg_replication_slots s where s.slot_name = :slot
+    """
+)
+
+
+def check_slot(connection: Connection, source: Source, connect_offset_lsn: int | None) -> Observation:
+    """The slot is usable and not ahead of Connect's position: what lies between would be lost in silence.
+
+    `connect_offset_lsn` is the stored position as an integer, None if there is none: then the next start takes
+    a snapshot, and any slot will do.
+    """
+    slot = connection.execute(_SLOT, {"slot": source.slot}).one_or_none()
+    if slot is None:
+        if connect_offset_lsn is None:
+            return Observation("slot", f"slot {source.slot} is made by the connector's first start")
+        return _lost(
+            source, f"slot {source.slot} is gone, and the changes since {lsn_text(connect_offset_lsn)} with it"
+        )
+    if not slot.here or slot.plugin != "pgoutput":
+        return Observation(
+            "slot",
+            f"slot {source.slot} belongs to another use (plugin {slot.plugin}, database {slot.database}): "
+            f"set another `slot` for source {source.name} in millrace.yaml",
+            wrong=True,
+        )
+    return _usable(source, slot, connect_offset_lsn)
+
+
+def lsn_text(lsn: int) -> str:
+    """An LSN as PostgreSQL writes it: 67895224 is 0/40BFFB8."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+def _usable(source: Source, slot: Row[tuple[object, ...]], offset: int | None) -> Observation:
+    if slot.wal_status == "lost" or slot.invalidated:
+        return _lost(source, f"slot {source.slot} is invalidated ({slot.invalidated or 'its WAL was removed'})")
+    # While a connector reads the slot the two move on, and Debezium compared them itself when it started.
+    if offset is not None and not slot.active and slot.confirmed is not None and slot.confirmed > offset:
+        return _lost(
+            source,
+            f"slot {source.slot} stands at {lsn_text(slot.confirmed)}, ahead of the connector's stored position "
+            f"{lsn_text(offset)}: it was recreated or advanced, and the changes between them are gone",
+        )
+    state = "active" if slot.active else "not active"
+    note = ", and WAL it needs goes at the next checkpoint" if slot.wal_status == "unreserved" else ""
+    return Observation("slot", f"slot {source.slot} is {state}, WAL {slot.wal_status}{note}")
+
+
+def _lost(source: Source, what: str) -> Observation:
+    return Observation(
+        "slot",
+        f"{what}. Take a new snapshot: stop connector {source.name} and delete its stored position (PUT "
+        f"/connectors/{source.name}/stop, then DELETE /connectors/{source.name}/offsets, on Kafka Connect), drop "
+        f"the slot if it is there (SELECT pg_drop_replication_slot('{source.slot}')), then millrace apply",
+        wrong=True,
+    )

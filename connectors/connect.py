@@ -1,0 +1,313 @@
+"""Kafka Connect's REST interface: the one place that speaks it.
+
+https://kafka.apache.org/documentation/#connect_rest
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import quote
+
+import requests
+from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
+
+Applied = Literal["created", "updated", "unchanged"]
+
+_TRACE_LINES = 6
+
+# What passes by itself: PostgreSQL, Kafka or the network was away, or another connection still holds the slot.
+_RETRIABLE = re.compile(
+    r"is active for PID|connection refused|connection reset|connection attempt failed|connection to .* failed"
+    r"|broken pipe|i/o error|terminating connection|database system is (starting up|shutting down|in recovery)"
+    r"|too many clients|remaining connection slots|UnknownHostException|SocketTimeoutException|EOFException"
+    r"|org\.apache\.kafka\.common\.errors\.(Timeout|Disconnect|Network|NotEnoughReplicas)\w*Exception"
+    r"|org\.apache\.kafka\.connect\.errors\.RetriableException",
+    re.IGNORECASE,
+)
+
+
+class ConnectUnavailable(Exception):
+    """Kafka Connect does not answer, or is busy rebalancing for longer than the client waits."""
+
+
+class ConnectRefused(Exception):
+    """Kafka Connect refused a request: the text is its own reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """What is wrong with one property of a connector's configuration."""
+
+    field: str
+    message: str
+
+
+class ConfigInvalid(Exception):
+    """Kafka Connect refuses a configuration: `errors` says why, property by property."""
+
+    def __init__(self, errors: tuple[FieldError, ...]) -> None:
+        super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors))
+        self.errors = errors
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed task, or with `task` None the failed connector; `reason` is what its trace tells.
+
+    A retriable failure passes by itself: a restart is worth trying.
+    """
+
+    connector: str
+    task: int | None
+    reason: str
+    retriable: bool
+
+
+class ConnectorFailed(Exception):
+    """A connector's tasks have failed."""
+
+    def __init__(self, failures: tuple[Failure, ...]) -> None:
+        super().__init__("; ".join(f"connector {f.connector}: {f.reason}" for f in failures))
+        self.failures = failures
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """One task; `state` is UNASSIGNED, RUNNING, PAUSED, FAILED or RESTARTING; `trace` of a failed one."""
+
+    task: int
+    state: str
+    worker: str
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorState:
+    """A connector and its tasks. A connector can be RUNNING while its only task is FAILED: `running` asks
+    the tasks."""
+
+    name: str
+    state: str
+    trace: str
+    tasks: tuple[TaskState, ...]
+
+    @property
+    def running(self) -> bool:
+        """Whether the connector has tasks and all of them run."""
+        return bool(self.tasks) and all(state == "RUNNING" for state in (self.state, *(t.state for t in self.tasks)))
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The failed tasks, or the connector itself."""
+        failed: list[tuple[int | None, str]] = [(t.task, t.trace) for t in self.tasks if t.state == "FAILED"]
+        if self.state == "FAILED":
+            failed.insert(0, (None, self.trace))
+        return tuple(Failure(self.name, task, _head(trace), bool(_RETRIABLE.search(trace))) for task, trace in failed)
+
+
+class Connect:
+    """A client of the Kafka Connect cluster at `url`.
+
+    Every call waits out rebalances (409), time-outs and a worker that is away, with backoff, for `patience`
+    seconds, and then raises `ConnectUnavailable`. Anything else that Connect refuses is `ConnectRefused`.
+    """
+
+    def __init__(
+        self, url: str, *, patience: float = 30.0, timeout: float = 10.0, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._patience = patience
+        self._timeout = timeout
+        self._sleep = sleep
+        self._session = requests.Session()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def validate(self, config: Mapping[str, str]) -> None:
+        """Have Connect and the connector check a configuration, the database included.
+
+        Raises `ConfigInvalid` with one error a property and message.
+        """
+        plugin = config["connector.class"].rsplit(".", 1)[-1]
+        body = {"name": plugin, **config}
+        answer = self._call("PUT", f"/connector-plugins/{quote(plugin)}/config/validate", body)
+        values = [item["value"] for item in answer["configs"]]
+        errors = tuple(FieldError(v["name"], message) for v in values for message in v["errors"])
+        if errors:
+            raise ConfigInvalid(errors)
+
+    def apply(self, name: str, config: Mapping[str, str]) -> Applied:
+        """Bring a connector to `config`, and have it run if it was stopped or paused.
+
+        An unchanged one is left alone, because a PUT restarts its tasks. Raises `ConfigInvalid` before
+        anything is changed.
+        """
+        path = f"{_path(name)}/config"
+        wanted = {**config, "name": name}
+        current = self._find(path)
+        if current == wanted:
+            return "updated" if self._resume(name) else "unchanged"
+        self.validate(wanted)
+        outcome: Applied = "created" if current is None else "updated"
+        for last in self._backoff():
+            try:
+                self._once("PUT", path, wanted)
+            except _Busy as busy:
+                # A request that timed out may still have been applied.
+                if self._find(path) != wanted:
+                    if last:
+                        raise ConnectUnavailable(str(busy)) from busy
+                    continue
+            self._resume(name)
+            return outcome
+        raise AssertionError("backoff always has a last attempt")
+
+    def state(self, name: str) -> ConnectorState | None:
+        """The state of a connector and its tasks; None if there is no such connector."""
+        answer = self._find(f"{_path(name)}/status")
+        if answer is None:
+            return None
+        tasks = [TaskState(t["id"], t["state"], t["worker_id"], t.get("trace", "")) for t in answer["tasks"]]
+        connector = answer["connector"]
+        return ConnectorState(name, connector["state"], connector.get("trace", ""), tuple(tasks))
+
+    def wait_running(self, name: str, timeout: float) -> ConnectorState:
+        """Wait until all tasks run. Raises `ConnectorFailed` as soon as one has failed for good, and
+        `TimeoutError` after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            state = self.state(name)
+            if state is not None and state.running:
+                return state
+            failures = state.failures if state else ()
+            if any(not failure.retriable for failure in failures) or (failures and time.monotonic() > deadline):
+                raise ConnectorFailed(failures)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"connector {name} is {state.state if state else 'absent'} after {timeout:g} s")
+            self._sleep(0.1)
+
+    def restart_failed(self, name: str) -> tuple[Failure, ...]:
+        """Restart failed tasks whose failure passes by itself, with backoff, until none is left.
+
+        Connect never restarts one by itself. Returns the failures that remain: those for good, which are
+        never restarted, or after `patience` seconds the retriable ones too.
+        """
+        failures: tuple[Failure, ...] = ()
+        for _ in self._backoff():
+            state = self.state(name)
+            failures = state.failures if state else ()
+            if not any(failure.retriable for failure in failures):
+                break
+            self._call("POST", f"{_path(name)}/restart?includeTasks=true&onlyFailed=true")
+        return failures
+
+    def offset_lsn(self, name: str) -> int | None:
+        """The LSN up to which Connect has stored the connector's position; None if it has none yet."""
+        answer = self._find(f"{_path(name)}/offsets") or {"offsets": []}
+        offsets = [item["offset"] for item in answer["offsets"] if item.get("offset")]
+        # The newest of them: lsn is that of the last event, the others those of finished transactions.
+        keys = ("lsn", "lsn_proc", "lsn_commit")
+        return max((int(o[key]) for o in offsets for key in keys if o.get(key) is not None), default=None)
+
+    def stop(self, name: str) -> None:
+        """Stop a connector's tasks, and wait until they have; its position stays stored."""
+        self._call("PUT", f"{_path(name)}/stop")
+        for last in self._backoff():
+            state = self.state(name)
+            if state is None or (state.state == "STOPPED" and not state.tasks):
+                return
+            if last:
+                raise ConnectUnavailable(f"connector {name} at {self._url} does not stop")
+
+    def reset(self, name: str) -> None:
+        """Stop a connector and forget its position: once applied again, it takes a new snapshot."""
+        self.stop(name)
+        self._call("DELETE", f"{_path(name)}/offsets")
+
+    def delete(self, name: str) -> bool:
+        """Delete a connector; False if there was none. Its position stays stored until `reset`."""
+        return self._find(_path(name), "DELETE") is not None
+
+    def _resume(self, name: str) -> bool:
+        """Have a stopped or paused connector run again; False if it was neither."""
+        state = self.state(name)
+        if state is None or state.state not in ("STOPPED", "PAUSED"):
+            return False
+        self._call("PUT", f"{_path(name)}/resume")
+        return True
+
+    def _find(self, path: str, method: str = "GET") -> Any:
+        """The answer, an empty one as {}, or None for 404."""
+        try:
+            return self._call(method, path)
+        except _Missing:
+            return None
+
+    def _call(self, method: str, path: str, body: Mapping[str, str] | None = None) -> Any:
+        for last in self._backoff():
+            try:
+                return self._once(method, path, body)
+            except _Busy as busy:
+                if last:
+                    raise ConnectUnavailable(str(busy)) from busy
+        raise AssertionError("backoff always has a last attempt")
+
+    def _backoff(self) -> Iterator[bool]:
+        """Attempts, with a doubling pause between them; True for the last one, when patience is spent."""
+        waited, pause = 0.0, 0.1
+        while waited < self._patience:
+            yield False
+            self._sleep(pause)
+            waited, pause = waited + pause, min(2 * pause, 2.0)
+        yield True
+
+    def _once(self, method: str, path: str, body: Mapping[str, str] | None = None) -> Any:
+        try:
+            response = self._session.request(method, self._url + path, json=body, timeout=self._timeout)
+            if response.ok:
+                return response.json() if response.content else {}
+        except (MissingSchema, InvalidSchema, InvalidURL, requests.JSONDecodeError) as error:
+            raise ConnectRefused(f"{self._url} is not Kafka Connect: {error}") from error
+        except requests.RequestException as error:
+            raise _Busy(f"Kafka Connect at {self._url} does not answer: {_cause(error)}") from error
+        message = _message(response)
+        if response.status_code in (409, 503) or (response.status_code == 500 and "timed out" in message.lower()):
+            raise _Busy(f"Kafka Connect at {self._url} is busy: {message}")
+        failure = _Missing if response.status_code == 404 else ConnectRefused
+        raise failure(f"Kafka Connect refused {method} {path}: {response.status_code} {message}")
+
+
+def _path(name: str) -> str:
+    return f"/connectors/{quote(name, safe='')}"
+
+
+class _Busy(Exception):
+    """Worth another attempt."""
+
+
+class _Missing(ConnectRefused):
+    """404."""
+
+
+def _message(response: requests.Response) -> str:
+    try:
+        return str(response.json()["message"])
+    except (requests.JSONDecodeError, KeyError, TypeError):
+        return response.text[:500]
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of a failed request: requests wraps it three times."""
+    reason: object = error.args[0] if error.args else error
+    return str(getattr(reason, "reason", reason))
+
+
+def _head(trace: str) -> str:
+    """The lines of a Java trace that tell, the innermost cause first."""
+    lines = [line.strip() for line in trace.splitlines() if not line.startswith(("\tat", "\t..."))]
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    return "\n".join([*causes[-1:], *lines][:_TRACE_LINES])

@@ -1,0 +1,170 @@
+"""The Debezium connector's configuration, derived from a declared source and its reflected tables.
+
+Property names and meanings: https://debezium.io/documentation/reference/stable/connectors/postgresql.html
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from connectors.encodings import PLACEHOLDER
+from connectors.source import Source, quoted
+from connectors.table import Table
+
+CONNECTOR_CLASS = "io.debezium.connector.postgresql.PostgresConnector"
+_JSON = "org.apache.kafka.connect.json.JsonConverter"
+
+MAX_RECORD_BYTES = 16 * 1024 * 1024
+"""The largest record that the connector may produce and that a topic which Connect creates takes."""
+
+_ENCODINGS = {
+    "key.converter": _JSON,
+    "key.converter.schemas.enable": "false",
+    "value.converter": _JSON,
+    "value.converter.schemas.enable": "false",
+    "decimal.handling.mode": "string",
+    "time.precision.mode": "microseconds",
+    "interval.handling.mode": "string",
+    # The JSON converter writes bytes as base64. Debezium's own mode "base64" would too, but it sends an
+    # unchanged TOASTed bytea as null instead of as the placeholder (seen with 3.6.3).
+    "binary.handling.mode": "bytes",
+    "unavailable.value.placeholder": PLACEHOLDER,
+    "tombstones.on.delete": "true",
+    "skipped.operations": "none",
+    "event.converting.failure.handling.mode": "fail",
+    "extended.headers.enabled": "false",
+}
+"""How values are written: `connectors.encodings` reads exactly this."""
+
+_LATENCY = {
+    "poll.interval.ms": "1",
+    "producer.override.linger.ms": "0",
+    # How soon the connector is back after PostgreSQL was away, or its slot still held by a lost connection.
+    "retriable.restart.connector.wait.ms": "1000",
+    "slot.retry.delay.ms": "1000",
+    "slot.max.retries": "60",
+}
+
+_SAFETY = {
+    "snapshot.mode": "initial",
+    "publication.autocreate.mode": "disabled",
+    "slot.drop.on.stop": "false",
+    # Refuse to start on a slot that is ahead of the stored offset, instead of leaving a silent gap.
+    "offset.mismatch.strategy": "trust_offset",
+    "heartbeat.interval.ms": "10000",
+    "signal.enabled.channels": "source",
+    "incremental.snapshot.watermarking.strategy": "insert_delete",
+}
+
+_SIZES = {
+    "producer.override.max.request.size": str(MAX_RECORD_BYTES),
+    "topic.creation.default.replication.factor": "-1",
+    "topic.creation.default.max.message.bytes": str(MAX_RECORD_BYTES),
+}
+
+# A URL's query, as libpq names it, and Debezium's property.
+_SSL = {
+    "sslmode": "database.sslmode",
+    "sslrootcert": "database.sslrootcert",
+    "sslcert": "database.sslcert",
+    "sslkey": "database.sslkey",
+    "sslpassword": "database.sslpassword",
+}
+
+# Properties that other parts of millrace know as well: a field of the source sets them, not an override.
+_FIELDS = {
+    "topic.prefix": "the source's name",
+    "slot.name": "slot",
+    "publication.name": "publication",
+    "signal.data.collection": "signal_table",
+    "table.include.list": "the declarations",
+    "table.exclude.list": "the declarations",
+    "column.include.list": "the declarations",
+}
+
+_SECRET = re.compile(r"password|secret|jaas|token|credential", re.IGNORECASE)
+
+
+def connector_config(source: Source, tables: Sequence[Table]) -> dict[str, str]:
+    """The connector's configuration; `source.overrides` win.
+
+    Only `tables`, and of them only columns that can be carried, are captured, so that a value of any other
+    type can never stop the connector. Raises `ValueError` for an override that a field of the source sets.
+    """
+    for name in source.overrides:
+        if name in _FIELDS:
+            raise ValueError(f"connector property {name} of source {source.name} is set by {_FIELDS[name]}")
+    return {
+        "connector.class": CONNECTOR_CLASS,
+        "plugin.name": "pgoutput",
+        "tasks.max": "1",
+        **_database(source),
+        "topic.prefix": source.name,
+        "slot.name": source.slot,
+        "publication.name": source.publication,
+        "table.include.list": ",".join(_exactly(f"{t.schema}.{t.name}") for t in tables),
+        "signal.data.collection": source.signal_table,
+        "heartbeat.action.query": heartbeat_statement(source),
+        "topic.creation.default.partitions": str(source.partitions),
+        **_ENCODINGS,
+        **_LATENCY,
+        **_SAFETY,
+        **_SIZES,
+        **source.overrides,
+        **_columns(source, tables),
+    }
+
+
+def heartbeat_statement(source: Source) -> str:
+    """What Debezium executes at each heartbeat: it moves the slot on while the captured tables are idle."""
+    return (
+        f"INSERT INTO {quoted(source.heartbeat_table)} (source, beat) VALUES ('{source.name}', now()) "
+        "ON CONFLICT (source) DO UPDATE SET beat = excluded.beat"
+    )
+
+
+def redacted(config: Mapping[str, str]) -> dict[str, str]:
+    """The configuration for display: values of properties that name a secret are replaced by asterisks."""
+    return {name: "********" if _SECRET.search(name) else value for name, value in config.items()}
+
+
+def _database(source: Source) -> dict[str, str]:
+    url = source.address()
+    ssl = {name: url.query[key] for key, name in _SSL.items() if key in url.query}
+    return {
+        "database.hostname": url.host or "",
+        "database.port": str(url.port or 5432),
+        "database.user": url.username or "",
+        "database.password": url.password or "",
+        "database.dbname": url.database or url.username or "",
+        **{name: value for name, value in ssl.items() if isinstance(value, str)},
+    }
+
+
+def _columns(source: Source, tables: Sequence[Table]) -> dict[str, str]:
+    """Which columns Debezium reads: those that are carried, or, as it takes one list only, all but those that
+    are not and those that the user excludes."""
+    excluded = source.overrides.get("column.exclude.list")
+    if excluded is None:
+        own = _pattern(source.signal_table, ["id", "type", "data"])
+        return {"column.include.list": ",".join([*(_select(table, carried=True) for table in tables), own])}
+    unfit = [table for table in tables if any(column.encoding == "none" for column in table.columns)]
+    return {"column.exclude.list": ",".join([excluded, *(_select(table, carried=False) for table in unfit)])}
+
+
+def _select(table: Table, *, carried: bool) -> str:
+    names = [column.name for column in table.columns if (column.encoding != "none") is carried]
+    return _pattern(f"{table.schema}.{table.name}", names)
+
+
+def _pattern(table: str, columns: Iterable[str]) -> str:
+    return f"(?-i:{_escaped(table)}\\.(?:{'|'.join(map(_escaped, columns))}))"
+
+
+def _exactly(name: str) -> str:
+    return f"(?-i:{_escaped(name)})"
+
+
+def _escaped(name: str) -> str:
+    """A name as a Java regular expression. Debezium compares without case, unless told otherwise, and takes
+    a comma for the end of the expression, unless a backslash stands before it."""
+    return re.sub(r"([^\w])", r"\\\1", name)

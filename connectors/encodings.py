@@ -1,0 +1,275 @@
+"""Debezium's JSON values, under the settings of `connectors.debezium`, to Arrow.
+
+The good case is a few vector operations a column. A value that does not fit is never coerced: it is named.
+What Debezium 3.6 writes for each type was read off a real PostgreSQL 18, streamed and in snapshots.
+"""
+
+import binascii
+import hashlib
+import uuid
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from connectors.table import Column, Encoding
+
+PLACEHOLDER = "__millrace_unchanged_5e0f9c1d7ab34c62"
+"""`unavailable.value.placeholder`: what Debezium writes for an unchanged TOASTed value. A token of our own,
+because Debezium's default could be somebody's text."""
+
+_TOKEN = PLACEHOLDER.encode()
+_TOKEN_BASE64 = binascii.b2a_base64(_TOKEN, newline=False).decode()
+# Java's UUID.nameUUIDFromBytes: the MD5 of the bytes, marked as version 3.
+_TOKEN_UUID = str(uuid.UUID(bytes=hashlib.md5(_TOKEN, usedforsecurity=False).digest(), version=3))
+
+# Years 1 to 9999, what Python's and every store's timestamps hold; PostgreSQL's reach further, and its
+# infinities arrive as sentinels outside of them.
+_DAYS = (-719_162, 2_932_896)
+_MICROSECONDS = (-62_135_596_800_000_000, 253_402_300_799_999_999)
+_DAY_MICROSECONDS = (0, 86_399_999_999)
+
+_NUMBERS = frozenset({int, float, str, type(None)})
+_FLOATS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+# The names of Debezium's SpecialValueDecimal, and PostgreSQL's.
+_NUMERICS = {"NAN": "NaN", "POSITIVE_INFINITY": "Infinity", "NEGATIVE_INFINITY": "-Infinity"}
+_NUMERIC = r"^(-?[0-9]+(\.[0-9]+)?|NAN|POSITIVE_INFINITY|NEGATIVE_INFINITY)$"
+# How Java prints the rows of a two-dimensional array, which Debezium does not unfold.
+_JAVA_ARRAY = "[Ljava.lang."
+
+
+class Undecodable(Exception):
+    """Values that do not fit their column: `bad` names every one as (index, value, reason)."""
+
+    def __init__(self, column: Column, bad: Sequence[tuple[int, object, str]]) -> None:
+        index, value, reason = bad[0]
+        shown = repr(value)[:80]
+        super().__init__(
+            f"column {column.name} ({column.sql_type}): {len(bad)} values do not fit, "
+            f"the first at {index}: {shown}: {reason}"
+        )
+        self.column = column
+        self.bad = tuple(bad)
+
+
+class _Misfit(ValueError):
+    """Some value of a batch does not fit."""
+
+
+# Arrow's own errors are subclasses of these.
+_MISFITS = (ValueError, TypeError, OverflowError, NotImplementedError)
+
+
+def decode(values: Sequence[object], column: Column) -> pa.Array:
+    """Decode a column of JSON values, None for null, to an array of `column.arrow_type`.
+
+    Placeholders (see `is_placeholder`) must have been replaced before. Raises `Undecodable` with all values
+    that do not fit; `ValueError` for a column whose encoding is "none".
+    """
+    if column.encoding == "none":
+        raise ValueError(f"column {column.name} ({column.sql_type}) cannot be carried")
+    values = values if isinstance(values, list) else list(values)
+    try:
+        return _DECODERS[column.encoding](values, column)
+    except _MISFITS:
+        arrays, bad = _bisect(values, column, 0)
+    if bad:
+        reason = f"expected {_expected(column)}"
+        raise Undecodable(column, [(i, values[i], reason) for i in bad])
+    return pa.concat_arrays(arrays)
+
+
+def is_placeholder(values: Sequence[object], column: Column) -> pa.BooleanArray | None:
+    """Where Debezium wrote its placeholder for an unchanged TOASTed value.
+
+    None for a column whose type has no placeholder: Debezium's task fails instead (under
+    `event.converting.failure.handling.mode=fail`), so that no such value arrives.
+    """
+    form = _placeholder(column)
+    if form is None:
+        return None
+    if form not in values:
+        return pa.repeat(False, len(values))
+    return pa.array([value == form for value in values], pa.bool_())
+
+
+def _placeholder(column: Column) -> object | None:
+    kind = column.arrow_type
+    if pa.types.is_string(kind) or pa.types.is_decimal(kind):
+        return PLACEHOLDER
+    if pa.types.is_binary(kind):
+        return _TOKEN_BASE64
+    if column.encoding != "array":
+        return None
+    kind = kind.value_type
+    if column.sql_type == "uuid[]":
+        return [_TOKEN_UUID]
+    if pa.types.is_string(kind):
+        return [PLACEHOLDER]
+    if pa.types.is_binary(kind):
+        return [_TOKEN_BASE64]
+    if pa.types.is_int32(kind) or pa.types.is_int64(kind) or pa.types.is_date32(kind):
+        return list(_TOKEN)
+    return None
+
+
+def _bisect(values: list[object], column: Column, start: int) -> tuple[list[pa.Array], list[int]]:
+    """The decoded parts of `values`, or the indexes, counted from `start`, of those that do not fit."""
+    try:
+        return [_DECODERS[column.encoding](values, column)], []
+    except _MISFITS:
+        if len(values) == 1:
+            return [], [start]
+    half = len(values) // 2
+    arrays, bad = _bisect(values[:half], column, start)
+    more, worse = _bisect(values[half:], column, start + half)
+    return arrays + more, bad + worse
+
+
+def _typed(values: list[object], fits: Callable[[pa.DataType], bool], target: pa.DataType) -> pa.Array:
+    """`values` as Arrow infers them, which is strict: `pa.array(values, int64)` would turn 1.5 into 1."""
+    array = pa.array(values)
+    if pa.types.is_null(array.type):
+        return array.cast(target)
+    if not fits(array.type):
+        raise _Misfit
+    return array if array.type == target else array.cast(target)
+
+
+def _plain(values: list[object], column: Column) -> pa.Array:
+    kind = column.arrow_type
+    if pa.types.is_integer(kind):
+        return _typed(values, pa.types.is_integer, kind)
+    return _typed(values, lambda inferred: inferred == kind, kind)
+
+
+def _float(values: list[object], column: Column) -> pa.Array:
+    kinds = set(map(type, values))
+    if str in kinds:
+        values = [_FLOATS.get(value, value) if isinstance(value, str) else value for value in values]
+    # Arrow would take true for 1 here, whatever it infers.
+    if not kinds <= _NUMBERS:
+        raise _Misfit
+    wide = pa.array(values, pa.float64())
+    if column.arrow_type == pa.float64():
+        return wide
+    narrow = wide.cast(column.arrow_type)
+    if pc.sum(pc.is_inf(narrow)) != pc.sum(pc.is_inf(wide)):
+        raise _Misfit
+    return narrow
+
+
+def _decimal(values: list[object], column: Column) -> pa.Array:
+    strings = _typed(values, pa.types.is_string, pa.string())
+    if not pa.types.is_string(column.arrow_type):
+        return strings.cast(column.arrow_type)
+    if pc.all(pc.match_substring_regex(strings, _NUMERIC)).as_py() is False:
+        raise _Misfit
+    if not any(name in values for name in _NUMERICS):
+        return strings
+    return pa.array([_NUMERICS.get(value, value) for value in strings.to_pylist()], pa.string())
+
+
+def _date(values: list[object], column: Column) -> pa.Array:
+    return _within(_typed(values, pa.types.is_integer, pa.int32()), _DAYS).cast(column.arrow_type)
+
+
+def _time(values: list[object], column: Column) -> pa.Array:
+    times = _within(_typed(values, pa.types.is_integer, pa.int64()), _DAY_MICROSECONDS).cast(pa.time64("us"))
+    return times.cast(column.arrow_type)
+
+
+def _timestamp(values: list[object], column: Column) -> pa.Array:
+    return _within(_typed(values, pa.types.is_integer, pa.int64()), _MICROSECONDS).cast(column.arrow_type)
+
+
+def _timestamptz(values: list[object], column: Column) -> pa.Array:
+    times = _typed(values, pa.types.is_string, pa.string()).cast(column.arrow_type)
+    _within(times.view(pa.int64()), _MICROSECONDS)
+    return times
+
+
+def _within(numbers: pa.Array, limits: tuple[int, int]) -> pa.Array:
+    found = pc.min_max(numbers)
+    low, high = found["min"].as_py(), found["max"].as_py()
+    if low is not None and (low < limits[0] or high > limits[1]):
+        raise _Misfit
+    return numbers
+
+
+def _bytes(values: list[object], column: Column) -> pa.Array:
+    decoded = [None if v is None else binascii.a2b_base64(v, strict_mode=True) for v in values]  # type: ignore[arg-type]  # else TypeError
+    return pa.array(decoded, column.arrow_type)
+
+
+def _array(values: list[object], column: Column) -> pa.Array:
+    lists = [value for value in values if value is not None]
+    if not all(type(value) is list for value in lists):
+        raise _Misfit
+    child = _DECODERS[_element(column)](list(chain.from_iterable(lists)), _element_column(column))  # type: ignore[arg-type]  # lists, as checked
+    if pa.types.is_string(child.type) and pc.any(pc.starts_with(child, _JAVA_ARRAY)).as_py():
+        raise _Misfit
+    lengths = np.fromiter((0 if v is None else len(v) for v in values), np.int32, len(values))  # type: ignore[arg-type]  # lists
+    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
+    missing = np.fromiter((value is None for value in values), np.bool_, len(values))
+    return pa.ListArray.from_arrays(pa.array(offsets), child, type=column.arrow_type, mask=pa.array(missing))
+
+
+def _vector(values: list[object], column: Column) -> pa.Array:
+    vectors = _array(values, column)
+    if vectors.values.null_count:
+        raise _Misfit
+    return vectors
+
+
+def _element(column: Column) -> Encoding:
+    return "float" if column.encoding == "vector" else column.element or "none"
+
+
+def _element_column(column: Column) -> Column:
+    return Column(column.name, column.sql_type.removesuffix("[]"), column.arrow_type.value_type, _element(column), True)
+
+
+_DECODERS: dict[Encoding, Callable[[list[object], Column], pa.Array]] = {
+    "plain": _plain,
+    "float": _float,
+    "decimal": _decimal,
+    "date": _date,
+    "time": _time,
+    "timestamp": _timestamp,
+    "timestamptz": _timestamptz,
+    "bytes": _bytes,
+    "array": _array,
+    "vector": _vector,
+}
+
+
+def _expected(column: Column) -> str:
+    """What a value of the column must be, for people."""
+    kind = column.arrow_type
+    if column.encoding == "plain" and pa.types.is_integer(kind):
+        half = 2 ** (kind.bit_width - 1)
+        return f"an integer from {-half} to {half - 1}"
+    if column.encoding == "plain":
+        return "true or false" if pa.types.is_boolean(kind) else "a string"
+    if column.encoding == "float":
+        return "a number of single precision" if kind == pa.float32() else "a number"
+    if column.encoding == "decimal":
+        return "a decimal number" if pa.types.is_string(kind) else f"a number that fits {kind}, not NaN or infinite"
+    if column.encoding in ("array", "vector"):
+        what = _expected(_element_column(column))
+        return f"a JSON array in one dimension, each element {what}" + (
+            "" if column.encoding == "vector" else " or null"
+        )
+    return _EXPECTED[column.encoding]
+
+
+_EXPECTED: dict[Encoding, str] = {
+    "date": "days since 1970-01-01, in the years 1 to 9999 and not infinite",
+    "time": "microseconds since midnight, before 24:00",
+    "timestamp": "microseconds since 1970-01-01, in the years 1 to 9999 and not infinite",
+    "timestamptz": "an ISO 8601 time with its zone, in the years 1 to 9999 and not infinite",
+    "bytes": "base64",
+}

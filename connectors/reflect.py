@@ -1,0 +1,223 @@
+"""Column types of captured tables, by SQLAlchemy reflection of the source database.
+
+SQLAlchemy's inspector tells columns, nullability, generated columns and primary keys. What a type is comes
+from PostgreSQL's catalog, because SQLAlchemy's types drop the precision of a domain, do not know types of
+extensions outside of the search path, and say nothing of TOAST.
+"""
+
+import difflib
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+import pyarrow as pa
+from sqlalchemy import Connection, Engine, Row, inspect, text
+from sqlalchemy.exc import SAWarning
+
+from connectors.source import Source, connected, split
+from connectors.table import Column, Encoding, Table
+
+_SCALARS: Mapping[str, tuple[Encoding, pa.DataType]] = {
+    "int2": ("plain", pa.int16()),
+    "int4": ("plain", pa.int32()),
+    "int8": ("plain", pa.int64()),
+    "oid": ("plain", pa.int64()),
+    "float4": ("float", pa.float32()),
+    "float8": ("float", pa.float64()),
+    "bool": ("plain", pa.bool_()),
+    "bpchar": ("plain", pa.string()),
+    "varchar": ("plain", pa.string()),
+    "text": ("plain", pa.string()),
+    "citext": ("plain", pa.string()),
+    "uuid": ("plain", pa.string()),
+    "json": ("plain", pa.string()),
+    "jsonb": ("plain", pa.string()),
+    "inet": ("plain", pa.string()),
+    "cidr": ("plain", pa.string()),
+    "macaddr": ("plain", pa.string()),
+    "interval": ("plain", pa.string()),
+    "date": ("date", pa.date32()),
+    # As text, HH:MM:SS.ffffff: neither Feast nor Delta has a time of day.
+    "time": ("time", pa.string()),
+    "timestamp": ("timestamp", pa.timestamp("us")),
+    "timestamptz": ("timestamptz", pa.timestamp("us", tz="UTC")),
+    "bytea": ("bytes", pa.binary()),
+    "vector": ("vector", pa.list_(pa.float32())),
+    "halfvec": ("vector", pa.list_(pa.float32())),
+}
+"""What is carried, by the type's name in `pg_type`; enums are carried as strings, numeric see `_numeric`."""
+
+# Debezium 3.6 has no converter for interval[], and a NaN in a numeric[] stops its task; the rest is untried.
+_NOT_IN_ARRAYS = frozenset({"interval", "numeric", "vector", "halfvec", "oid", "cidr", "macaddr"})
+
+# The largest precision of a Delta decimal, and of Arrow's decimal128.
+_MAX_PRECISION = 38
+
+_TABLES = text(
+    """
+    select n.nspname || '.' || c.relname as name, c.oid
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p') and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast')
+      and strpos(n.nspname, '.') = 0
+    """
+)
+
+# `base` follows a domain to the type that it is made of, with the modifiers and dimensions of the last step.
+_TYPES = text(
+    """
+    with recursive base as (
+        select a.attrelid, a.attnum, a.atttypid as type, a.atttypmod as typmod, a.attndims::int as dimensions
+        from pg_attribute a
+        where a.attrelid = any(:tables) and a.attnum > 0 and not a.attisdropped
+        union all
+        select b.attrelid, b.attnum, t.typbasetype, t.typtypmod, t.typndims
+        from base b join pg_type t on t.oid = b.type
+        where t.typtype = 'd'
+    )
+    select b.attrelid as oid, a.attname as name, format_type(a.atttypid, a.atttypmod) as sql_type,
+           t.typname as base, t.typtype as kind, format_type(t.oid, b.typmod) as base_sql,
+           e.typname as element, e.typtype as element_kind, b.dimensions,
+           a.attlen = -1 and a.attstorage <> 'p' and (c.reltoastrelid <> 0 or c.relkind = 'p') as toastable
+    from base b
+    join pg_attribute a on a.attrelid = b.attrelid and a.attnum = b.attnum
+    join pg_class c on c.oid = b.attrelid
+    join pg_type t on t.oid = b.type
+    left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
+    where t.typtype <> 'd'
+    order by b.attrelid, b.attnum
+    """
+)
+
+
+class TableNotFound(Exception):
+    """A declared table that the source database does not have; the text names the nearest ones."""
+
+
+def reflect(engine: Engine, source: Source, tables: Sequence[str]) -> tuple[Table, ...]:
+    """The tables, each "schema.name", with their columns in the database's order.
+
+    A table without a primary key has an empty one. A column of a type that cannot be carried, or generated,
+    has the encoding "none" and the Arrow type null. Raises `TableNotFound`
+    and `SourceUnavailable`.
+    """
+    with connected(engine, source) as connection:
+        known = table_oids(connection)
+        for table in tables:
+            if table not in known:
+                raise TableNotFound(f"source {source.name} has no table {table}{suggestion(table, known)}")
+        oids = {known[table]: table for table in tables}
+        rows = connection.execute(_TYPES, {"tables": list(oids)}).all()
+        types = {oids[oid]: {row.name: row for row in group} for oid, group in groupby(rows, lambda r: r.oid)}
+        shapes = _shapes(connection, tables)
+    return tuple(_table(source, table, *shapes[table], types[table]) for table in tables)
+
+
+def table_oids(connection: Connection) -> dict[str, int]:
+    """The oid of every table of the database, by "schema.name".
+
+    A schema whose name holds a dot is left out: "schema.name" could not be told apart.
+    """
+    return {row.name: row.oid for row in connection.execute(_TABLES)}
+
+
+def suggestion(table: str, known: Sequence[str] | Mapping[str, int]) -> str:
+    """ ": did you mean ...?" with the known tables nearest to a name, or an empty text."""
+    folded = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(table.lower(), list(folded), n=3, cutoff=0.7)
+    return f": did you mean {' or '.join(folded[name] for name in close)}?" if close else ""
+
+
+_Shape = tuple[list[tuple[str, bool, bool]], tuple[str, ...]]
+
+
+def _shapes(connection: Connection, tables: Sequence[str]) -> dict[str, _Shape]:
+    """By table: (name, nullable, generated) of its columns, and its primary key in key order."""
+    inspector = inspect(connection)
+    shapes: dict[str, _Shape] = {}
+    by_schema = groupby(sorted(split(table) for table in tables), lambda parts: parts[0])
+    for schema, group in by_schema:
+        names = [name for _, name in group]
+        with warnings.catch_warnings():
+            # The types are the catalog's, so one that SQLAlchemy does not know is no news.
+            warnings.filterwarnings("ignore", "Did not recognize type", SAWarning)
+            columns = inspector.get_multi_columns(schema=schema, filter_names=names)
+        keys = inspector.get_multi_pk_constraint(schema=schema, filter_names=names)
+        for key, found in columns.items():
+            shape = [(c["name"], c["nullable"], c.get("computed") is not None) for c in found]
+            shapes[f"{schema}.{key[1]}"] = shape, tuple(keys[key]["constrained_columns"])
+    return shapes
+
+
+def _table(
+    source: Source,
+    table: str,
+    columns: Sequence[tuple[str, bool, bool]],
+    primary_key: tuple[str, ...],
+    types: Mapping[str, Row[tuple[object, ...]]],
+) -> Table:
+    schema, name = split(table)
+    return Table(
+        source=source.name,
+        schema=schema,
+        name=name,
+        topic=topic(source.name, schema, name),
+        columns=tuple(_column(types[name], nullable, generated) for name, nullable, generated in columns),
+        primary_key=primary_key,
+    )
+
+
+def _column(row: Row[tuple[object, ...]], nullable: bool, generated: bool) -> Column:
+    encoding, arrow_type, element = ("none", pa.null(), None) if generated else _carried(row)
+    return Column(
+        name=row.name,
+        sql_type=row.sql_type,
+        arrow_type=arrow_type,
+        encoding=encoding,
+        nullable=nullable,
+        element=element,
+        toastable=row.toastable and encoding != "none",
+        generated=generated,
+    )
+
+
+def _carried(row: Row[tuple[object, ...]]) -> tuple[Encoding, pa.DataType, Encoding | None]:
+    """The encoding, Arrow type and element encoding of a column's type."""
+    if row.element is None:
+        return *_scalar(row.base, row.kind, row.base_sql), None
+    # Of an array declared with two dimensions Debezium sends nulls.
+    if row.element in _NOT_IN_ARRAYS or row.dimensions > 1:
+        return "none", pa.null(), None
+    encoding, arrow_type = _scalar(row.element, row.element_kind, "")
+    return ("none", arrow_type, None) if encoding == "none" else ("array", pa.list_(arrow_type), encoding)
+
+
+def _scalar(base: str, kind: str, base_sql: str) -> tuple[Encoding, pa.DataType]:
+    if kind == "e":
+        return "plain", pa.string()
+    if base == "numeric":
+        return _numeric(base_sql)
+    return _SCALARS.get(base, ("none", pa.null()))
+
+
+def _numeric(sql: str) -> tuple[Encoding, pa.DataType]:
+    """numeric(p,s) is a decimal; without a precision, or with more digits than a decimal has, a string.
+
+    With a negative scale Debezium 3.6 takes it for one of thousands of digits: not carried.
+    """
+    match = re.search(r"\((\d+),(-?\d+)\)", sql)
+    if match is None:
+        return "decimal", pa.string()
+    precision, scale = int(match[1]), int(match[2])
+    if scale < 0:
+        return "none", pa.null()
+    if max(precision, scale) > _MAX_PRECISION:
+        return "decimal", pa.string()
+    return "decimal", pa.decimal128(max(precision, scale), scale)
+
+
+def topic(source: str, schema: str, name: str) -> str:
+    """The topic of a table: Debezium's `topic.naming.strategy` writes '_' for each UTF-16 unit that Kafka
+    does not allow in a name (io.debezium.schema.AbstractTopicNamingStrategy)."""
+    joined = f"{source}.{schema}.{name}"
+    return re.sub(r"[^A-Za-z0-9._-]", lambda match: "_" * (1 + (match[0] > "\uffff")), joined)

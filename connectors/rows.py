@@ -1,0 +1,86 @@
+"""A table's rows as they stand in the source database, in the types in which its changes arrive.
+
+The values are read in the very encodings that Debezium writes and go through the same decoder, so that what
+is compared with a feature differs from it only if the data does.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.types as pt
+from sqlalchemy import Engine
+
+from connectors.encodings import Undecodable, decode
+from connectors.source import Source, connected, quoted, quoted_name
+from connectors.table import Column, Table
+
+CHUNK = 20_000
+
+# What decode() refuses, as it refuses Debezium's sentinels for infinity.
+_ENDLESS_DAYS, _ENDLESS_MICROSECONDS = 2**31 - 1, 2**63 - 1
+_ISO = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of a table: its carried columns, and how many rows hold a value that cannot be carried."""
+
+    table: pa.Table
+    undecodable: int
+
+
+def read_rows(engine: Engine, source: Source, table: Table, columns: Sequence[Column]) -> Iterator[Rows]:
+    """The given columns of all rows, in chunks, in one consistent snapshot. Raises `SourceUnavailable`."""
+    expressions = ", ".join(_expression(column) for column in columns)
+    query = f"SELECT {expressions} FROM {quoted(f'{table.schema}.{table.name}')}"
+    with connected(engine, source) as connection:
+        result = connection.execution_options(yield_per=CHUNK).exec_driver_sql(query)
+        for part in result.partitions():
+            yield _decoded([list(row) for row in part], columns)
+
+
+def _decoded(rows: list[list[object]], columns: Sequence[Column]) -> Rows:
+    total = len(rows)
+    while True:
+        bad: set[int] = set()
+        arrays = []
+        for i, column in enumerate(columns):
+            try:
+                arrays.append(decode([row[i] for row in rows], column))
+            except Undecodable as error:
+                bad |= {index for index, _, _ in error.bad}
+        if not bad:
+            return Rows(pa.table(arrays, names=[column.name for column in columns]), total - len(rows))
+        rows = [row for i, row in enumerate(rows) if i not in bad]
+
+
+def _expression(column: Column) -> str:
+    """SQL that gives a column's value as Debezium encodes it."""
+    name = quoted_name(column.name).replace("%", "%%")
+    kind = column.arrow_type
+    epoch = f"(extract(epoch FROM {name}) * 1000000)::bigint"
+    match column.encoding:
+        case "date":
+            days = f"{name} - DATE '1970-01-01'"
+            return f"CASE WHEN isfinite({name}) THEN {days} WHEN {name} IS NOT NULL THEN {_ENDLESS_DAYS} END"
+        case "time":
+            return epoch
+        case "timestamp":
+            return f"CASE WHEN isfinite({name}) THEN {epoch} WHEN {name} IS NOT NULL THEN {_ENDLESS_MICROSECONDS} END"
+        case "timestamptz":
+            text = f"to_char({name} AT TIME ZONE 'UTC', '{_ISO}')"
+            return f"CASE WHEN isfinite({name}) THEN {text} WHEN {name} IS NOT NULL THEN 'infinity' END"
+        case "bytes":
+            return f"replace(encode({name}, 'base64'), E'\\n', '')"
+        case "vector":
+            return f"{name}::real[]"
+        case "decimal":
+            return f"{name}::text"
+        case "array" if pt.is_string(kind.value_type):
+            return f"{name}::text[]"
+        case "plain" if pt.is_string(kind):
+            # format() writes a value as PostgreSQL prints it; a cast would cut char(n) and lengthen inet.
+            return f"CASE WHEN {name} IS NOT NULL THEN format('%%s', {name}) END"
+        case _:
+            return name

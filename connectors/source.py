@@ -1,0 +1,116 @@
+"""A source database of `millrace.yaml`, and what the declarations ask of its tables."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.exc import ArgumentError, OperationalError
+
+# Kafka allows these in a topic name; a dot would make `<source>.<schema>.<table>` ambiguous.
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+# https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS-MANIPULATION
+_SLOT = re.compile(r"[a-z0-9_]{1,63}")
+# Named, because for other styles of parameters SQLAlchemy doubles the percent signs in names.
+_PREPARER = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
+
+
+class SourceUnavailable(Exception):
+    """A source database does not answer, or refuses the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One source database. `name` is Debezium's `topic.prefix` and the name of the connector.
+
+    `url` is a PostgreSQL URL with user, password, host and database (`postgresql://u:p@host:5432/db`); its
+    query may carry libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey`. `partitions` is that of its
+    topics. `overrides` are connector properties that win over the derived ones. `heartbeat_table` and
+    `signal_table` ("schema.name") are the project's own tables in the source database.
+    Raises `ValueError` if a value cannot be used.
+    """
+
+    name: str
+    url: str = field(repr=False)
+    slot: str
+    publication: str
+    partitions: int = 1
+    overrides: Mapping[str, str] = field(default_factory=dict, repr=False)
+    heartbeat_table: str = "public.millrace_heartbeat"
+    signal_table: str = "public.millrace_signal"
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"source name {self.name!r}: use letters, digits, '_' and '-' only")
+        if not _SLOT.fullmatch(self.slot):
+            raise ValueError(
+                f"slot {self.slot!r} of source {self.name}: use lower-case letters, digits and '_', at most 63"
+            )
+        if self.partitions < 1:
+            raise ValueError(f"partitions of source {self.name} is {self.partitions}: use 1 or more")
+        for table in (self.heartbeat_table, self.signal_table):
+            split(table)
+        self.address()
+
+    def address(self) -> URL:
+        """The parsed `url`. Raises `ValueError`, without the password, if it is not a usable URL."""
+        try:
+            url = make_url(self.url)
+        except ArgumentError:
+            raise ValueError(f"url of source {self.name}: not a URL") from None
+        if not url.drivername.startswith(("postgresql", "postgres")) or not url.host or not url.username:
+            raise ValueError(
+                f"url of source {self.name}: use postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
+                f"not {url.render_as_string()}"
+            )
+        return url
+
+    def engine(self) -> Engine:
+        """A new SQLAlchemy engine; the caller disposes of it."""
+        url = self.address().set(drivername="postgresql+psycopg")
+        return create_engine(url, pool_size=1, connect_args={"connect_timeout": 10, "application_name": "millrace"})
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A table that the declarations capture: `table` is "schema.name". `full_identity` asks for REPLICA
+    IDENTITY FULL: event views need the old row, columns that can be TOASTed need the unchanged value."""
+
+    table: str
+    full_identity: bool
+
+
+@contextmanager
+def connected(engine: Engine, source: Source) -> Iterator[Connection]:
+    """A connection to the source database. Raises `SourceUnavailable`."""
+    try:
+        connection = engine.connect()
+    except OperationalError as error:
+        raise SourceUnavailable(f"source {source.name} is unavailable: {error.orig}") from error
+    with connection:
+        yield connection
+
+
+def default_slot(name: str) -> str:
+    """The slot, and the publication, of a source whose `millrace.yaml` names none."""
+    return ("millrace_" + re.sub(r"[^a-z0-9_]", "_", name.lower()))[:63]
+
+
+def split(table: str) -> tuple[str, str]:
+    """ "schema.name" as its two parts, at the first dot. Raises `ValueError` if one is missing."""
+    schema, _, name = table.partition(".")
+    if not schema or not name:
+        raise ValueError(f"table {table!r}: write it as schema.table, for example public.{table}")
+    return schema, name
+
+
+def quoted(table: str) -> str:
+    """ "schema.name" as SQL, each part quoted where PostgreSQL needs it."""
+    return ".".join(_PREPARER.quote(part) for part in split(table))
+
+
+def quoted_name(name: str) -> str:
+    """One identifier as SQL, quoted where PostgreSQL needs it."""
+    return _PREPARER.quote(name)

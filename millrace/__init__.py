@@ -1,0 +1,1 @@
+"""The front door: command line, settings, wiring, local stack."""

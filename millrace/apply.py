@@ -1,0 +1,183 @@
+"""`millrace apply`: check everything first, change nothing until all of it holds, then set everything up.
+
+Checked: the settings, the Feast objects, the captured tables and their columns, the contracts, the names in
+the online store, the source databases, the connectors' configurations. Then, in this order, each step
+repeatable: the source databases, the topics, the lake, Feast's own apply, the connectors.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from feast.repo_contents import RepoContents
+
+from connectors.checks import Finding, check
+from connectors.connect import Connect
+from connectors.debezium import connector_config
+from connectors.reflect import reflect
+from connectors.source import Capture, Source
+from connectors.table import Table
+from connectors.table_file import dumps
+from millrace.repo import Repo, parse, register
+from millrace.wiring import TABLE_PROPERTY, connect, lake, source, topics
+from stores.fields import check_collisions
+from stores.history import change_properties, feature_properties
+from stores.lake import Lake
+from stores.rows import EMBEDDING, rows_schema
+from stores.view import View
+from streams.changes import changes_schema
+from streams.decide import changes_table, features_table
+from streams.declarations import DeclarationError, Declared, captured_views, compile_view
+from streams.kafka import MAX_MESSAGE_BYTES
+from streams.views import StreamView
+from validation.contract import load
+
+Say = Callable[[str], None]
+
+CONNECTOR_SECONDS = 60.0
+
+
+class SourceNotReady(Exception):
+    """A source database cannot be captured as it is; the text says what to do, a line for each finding."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        super().__init__("\n".join(f"source {f.source}: {f.check}: {f.message}" for f in findings))
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One source with the tables that the declarations capture of it."""
+
+    source: Source
+    tables: tuple[Table, ...]
+    captures: tuple[Capture, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A feature repo that holds: what apply sets up."""
+
+    contents: RepoContents
+    captured: tuple[Captured, ...]
+    views: tuple[StreamView, ...]
+
+
+def apply(repo: Repo, say: Say) -> dict[str, object]:
+    """Check, then set up. Returns what was done, for people and machines.
+
+    Raises `DeclarationError`, `ContractError`, `SourceNotReady`, `ConfigInvalid` and what the services raise;
+    up to the last check nothing has been changed.
+    """
+    say("checking the declarations, the sources and the contracts")
+    client = connect(repo)
+    plan = _plan(repo)
+    for captured in plan.captured:
+        _check_source(captured, client, fix=False)
+        client.validate({**connector_config(captured.source, captured.tables), "name": captured.source.name})
+    fixed = [f for captured in plan.captured for f in _check_source(captured, client, fix=True)]
+    made = _ensure_topics(repo, plan)
+    _create_tables(lake(repo), plan)
+    say("applying to Feast")
+    register(repo, plan.contents)
+    connectors = {}
+    for captured in plan.captured:
+        name = captured.source.name
+        connectors[name] = client.apply(name, connector_config(captured.source, captured.tables))
+        say(f"connector {name}: {connectors[name]}")
+        client.wait_running(name, CONNECTOR_SECONDS)
+    return {
+        "project": repo.project,
+        "views": {v.view.name: v.view.kind for v in plan.views},
+        "tables": [t.topic for captured in plan.captured for t in captured.tables],
+        "connectors": connectors,
+        "topics_made": list(made),
+        "fixed": [f.message for f in fixed if f.severity == "fixed"],
+    }
+
+
+def _plan(repo: Repo) -> Plan:
+    contents = parse(repo)
+    declared = captured_views([*contents.feature_views, *contents.stream_feature_views], contents.entities)
+    if not declared:
+        raise DeclarationError(
+            str(repo.path), "no view has a captured table as its source", "declare one: millrace init"
+        )
+    captured = tuple(_capture(repo, name, views) for name, views in sorted(_by_source(repo, declared).items()))
+    tables = {table.topic: table for c in captured for table in c.tables}
+    views = tuple(compile_view(repo.project, d, tables[d.topic], d.view.name) for d in declared)
+    for table in tables.values():
+        load(repo.contract_path(table), changes_schema(table))
+    check_collisions([v.view for v in views])
+    return Plan(contents, tuple(_with_identities(c, views) for c in captured), views)
+
+
+def _by_source(repo: Repo, declared: Sequence[Declared]) -> dict[str, list[Declared]]:
+    by_source: dict[str, list[Declared]] = {}
+    for view in declared:
+        name = view.topic.split(".", 1)[0]
+        if name not in repo.settings.sources:
+            close = difflib.get_close_matches(name, repo.settings.sources, n=1)
+            instead = f"did you mean {close[0]}?" if close else f"add sources.{name} to millrace.yaml"
+            raise DeclarationError(f"source {view.source.name}", f"millrace.yaml has no source {name}", instead)
+        by_source.setdefault(name, []).append(view)
+    return by_source
+
+
+def _capture(repo: Repo, name: str, declared: Iterable[Declared]) -> Captured:
+    database = source(repo, name)
+    names = sorted({d.topic.split(".", 1)[1] for d in declared})
+    engine = database.engine()
+    try:
+        return Captured(database, reflect(engine, database, names), ())
+    finally:
+        engine.dispose()
+
+
+def _with_identities(captured: Captured, views: Sequence[StreamView]) -> Captured:
+    """Event views need the old row, to see it leave an entity; a column that can be TOASTed its old value."""
+    with_events = {v.table.topic for v in views if v.view.kind == "event"}
+    captures = tuple(
+        Capture(f"{t.schema}.{t.name}", t.topic in with_events or any(c.toastable for c in t.columns))
+        for t in captured.tables
+    )
+    return Captured(captured.source, captured.tables, captures)
+
+
+def _check_source(captured: Captured, client: Connect, *, fix: bool) -> list[Finding]:
+    engine = captured.source.engine()
+    try:
+        position = client.offset_lsn(captured.source.name)
+        findings = check(engine, captured.source, captured.captures, position, fix=fix)
+    finally:
+        engine.dispose()
+    errors = [f for f in findings if f.severity == "error" and (fix or not f.fixable)]
+    if errors:
+        raise SourceNotReady(errors)
+    return findings
+
+
+def _ensure_topics(repo: Repo, plan: Plan) -> Sequence[str]:
+    kafka = repo.settings.kafka
+    partitions = {t.topic: c.source.partitions for c in plan.captured for t in c.tables}
+    size = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
+    made = topics(repo).ensure(partitions, {**size, "retention.ms": str(kafka.retention_hours * 3_600_000)})
+    return [*made, *topics(repo).ensure({repo.letters_topic: 1}, {**size, "retention.ms": "-1"})]
+
+
+def _create_tables(store: Lake, plan: Plan) -> None:
+    for captured in plan.captured:
+        for table in captured.tables:
+            properties = {TABLE_PROPERTY: dumps([table]), **change_properties(table.topic, table.primary_key)}
+            store.create(changes_table(table.topic), changes_schema(table), properties)
+    for view in plan.views:
+        properties = feature_properties(view.view, view.table.topic)
+        store.create(features_table(view.view.name), feature_schema(view.view), properties)
+
+
+def feature_schema(view: View) -> object:
+    """The schema of a view's rows in the lake: with what stands beside a vector, so that a rebuild need not
+    embed again."""
+    schema = rows_schema(view)
+    for field in EMBEDDING if view.vector is not None else ():
+        schema = schema.append(field)
+    return schema

@@ -1,0 +1,66 @@
+"""Checks: verify, validate."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from millrace.cli import Failed, Out, Places, shared
+
+
+@click.command
+@click.option("--view", "views", multiple=True, help="Only this view; may be given several times.")
+@click.option("--sample", type=int, help="Compare only so many entities of each view, chosen at random.")
+@click.option("--wait", default=10.0, show_default=True, help="Seconds that changes in flight have to arrive.")
+@shared
+def verify(places: Places, out: Out, views: tuple[str, ...], sample: int | None, wait: float) -> None:
+    """Compare PostgreSQL, the online store and the lake, entity by entity. Exit code 1 if any differs."""
+    from millrace.repo import open_repo
+    from millrace.verify import verify_views
+
+    value = verify_views(open_repo(places.repo, places.stack), views, sample, wait, out.say)
+    out.result(value, show_verify)
+    if value["mismatches"]:
+        raise Failed(f"{value['mismatches']} entities differ")
+
+
+def show_verify(value: dict[str, Any]) -> str:
+    """The report for people."""
+    lines = []
+    for name, view in value["views"].items():
+        rejected = f", {view['rejected']} rows rejected by the contract" if view["rejected"] else ""
+        lines.append(f"{name}: {view['entities']:,} entities, {view['mismatches']} differ{rejected}")
+        for example in view["examples"]:
+            lines.append(f"  {example['entity']}")
+            lines += [f"    {place:8} {example[place]}" for place in ("postgres", "online", "lake")]
+    flight = value["in_flight"]
+    lines.append(f"in flight: {flight['records']} records not committed, changes of the last {flight['seconds']:g} s")
+    return "\n".join(lines)
+
+
+@click.command
+@click.argument("table")
+@click.option("--source", "from_source", is_flag=True, help="Validate the source's rows instead of the lake's.")
+@click.option("--docs", type=click.Path(path_type=Path), default="build/data-docs", show_default=True)
+@shared
+def validate(places: Places, out: Out, table: str, from_source: bool, docs: Path) -> None:
+    """Run the whole contract of TABLE (<source>.<schema>.<table>) by Great Expectations; write its Data Docs.
+
+    Exit code 1 if an expectation fails.
+    """
+    from millrace.repo import open_repo
+    from millrace.validate import validate_table
+
+    value = validate_table(open_repo(places.repo, places.stack), table, from_source, docs)
+    out.result(value, _show_validate)
+    if not value["success"]:
+        raise Failed(f"{value['failed']} expectations failed")
+
+
+def _show_validate(value: dict[str, Any]) -> str:
+    lines = [
+        f"{'ok  ' if e['success'] else 'FAIL'} {e['expectation']} on {', '.join(e['columns'])}"
+        + (f": {e['error']}" if e["error"] else f": {e['failed']} rows fail" if e["failed"] else "")
+        for e in value["expectations"]
+    ]
+    return "\n".join([*lines, f"Data Docs: {value['docs']}"])

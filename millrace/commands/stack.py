@@ -1,0 +1,85 @@
+"""The local stack: up, down, status."""
+
+import threading
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from millrace.cli import Failed, Out, Places, shared
+from millrace.settings import java_home
+from millrace.stack.jars import default_jars
+from millrace.stack.stack import Stack
+from millrace.stack.supervisor import supervise
+
+
+def open_stack(places: Places) -> Stack:
+    """The stack of the folder."""
+    return Stack(places.stack, default_jars(), java_home())
+
+
+@click.command
+@click.option("--foreground", is_flag=True, help="Stay, watch the services, and stop them all on Ctrl-C.")
+@shared
+def up(places: Places, out: Out, foreground: bool) -> None:
+    """Start PostgreSQL, Kafka, Kafka Connect with Debezium and Redis on this machine."""
+    stack = open_stack(places)
+    endpoints = stack.up(out.say)
+    value = {
+        "folder": str(places.stack),
+        "kafka": endpoints.kafka,
+        "connect": endpoints.connect,
+        "redis": endpoints.redis,
+    }
+    out.result(value, lambda _: f"up; for other tools: source {places.stack}/env")
+    if foreground and supervise(stack, threading.Event(), out.say):
+        raise Failed("a service died; its last log lines are above")
+
+
+@click.command
+@shared
+def down(places: Places, out: Out) -> None:
+    """Stop the local stack; its data stays."""
+    open_stack(places).down(out.say)
+    out.result({"folder": str(places.stack)}, lambda _: "down")
+
+
+@click.command
+@shared
+def status(places: Places, out: Out) -> None:
+    """Show the services, the connectors, the workers and how far behind they are.
+
+    Exit code 1 if something is wrong; the last lines name it.
+    """
+    services = [asdict(service) for service in open_stack(places).status()]
+    value: dict[str, Any] = {"services": services, "problems": []}
+    value["problems"] += [f"{s['name']} died; see {s['log']}" for s in services if s["state"] == "dead"]
+    if any(service["state"] == "running" for service in services) or not (places.stack / "stack.json").exists():
+        from millrace.repo import open_repo
+        from millrace.status import repo_status
+
+        found = repo_status(open_repo(places.repo, places.stack), places.stack / "workers")
+        value |= {**found, "problems": value["problems"] + found["problems"]}
+    elif not value["problems"]:
+        value["problems"] = ["the local stack is stopped: millrace up"]
+    out.result(value, _show_status)
+    if value["problems"]:
+        raise Failed(f"{len(value['problems'])} problems")
+
+
+def _show_status(value: dict[str, Any]) -> str:
+    lines = []
+    for service in value["services"]:
+        uptime = f"{service['uptime']:,.0f} s" if service["uptime"] else ""
+        lines.append(f"{service['name']:10} {service['state']:8} port {service['port'] or '-':<6} {uptime}")
+    for name, state in value.get("connectors", {}).items():
+        slot = value["slots"].get(name)
+        behind = f", slot {slot['behind_bytes']:,} bytes behind" if slot else ""
+        lines.append(f"connector  {name}: {state}{behind}")
+    for table, lag in value.get("lag", {}).items():
+        lines.append(f"table      {table}: {lag:,} records not committed")
+    for process, worker in value.get("workers", {}).items():
+        counts = worker["tables"].values()
+        accepted, rejected = (sum(c.get(what, 0) for c in counts) for what in ("accepted", "rejected"))
+        lines.append(f"worker     {process}: {accepted:,} accepted, {rejected:,} rejected")
+    return "\n".join([*lines, *(f"problem:   {problem}" for problem in value["problems"])])

@@ -1,0 +1,115 @@
+"""Running a worker, and bringing views from the lake into the stores."""
+
+import gc
+import logging
+import signal
+import threading
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from millrace.cli import Out, Places, shared
+
+log = logging.getLogger("millrace")
+
+WORKERS = "workers"
+
+
+@click.command
+@shared
+def run(places: Places, out: Out) -> None:
+    """Run a worker: from Kafka to the feature stores, until SIGTERM or Ctrl-C.
+
+    Start as many as there are partitions; they share the work. A worker that is told to stop finishes what it
+    holds, commits and leaves within ten seconds.
+    """
+    from millrace.repo import open_repo
+    from millrace.wiring import flows, worker
+    from streams.health import Health
+
+    stop = threading.Event()
+    _stop_on_signals(stop)
+    repo = open_repo(places.repo, places.stack)
+    for topic, flow in sorted(flows(repo).items()):
+        kinds = ", ".join(f"{v.view.name} ({v.view.kind})" for v in flow.views)
+        log.info("%s -> %s, contract %s", topic, kinds, flow.contract.version)
+    member = worker(repo)
+    health = Health(repo.settings.worker.health_host, repo.settings.worker.health_port, member.state)
+    log.info("health: %s", health.address)
+    note = _announce(places.stack / WORKERS, health.address)
+    # What start-up made lives as long as the process: keep the collector from walking it again and again.
+    gc.collect()
+    gc.freeze()
+    try:
+        member.run(stop)
+    finally:
+        gc.unfreeze()  # what native modules hold must be freed by the collector before they are unloaded
+        health.close()
+        if note is not None:
+            note.unlink(missing_ok=True)
+    state = member.state()
+    out.result(state, lambda s: f"stopped; rows written: {s['rows']}")
+
+
+@click.command
+@click.option("--view", "views", multiple=True, help="Only this view; may be given several times.")
+@click.option("--from", "start", type=click.DateTime(), help="Only changes committed at or after this time (UTC).")
+@click.option("--to", "end", type=click.DateTime(), help="Only changes committed before this time (UTC).")
+@shared
+def backfill(places: Places, out: Out, views: tuple[str, ...], start: datetime | None, end: datetime | None) -> None:
+    """Bring views from the lake into the stores: after a view was added, or the online store was lost.
+
+    Safe beside live workers, and repeatable: newer values are never overwritten, nothing is written twice. A
+    run that was killed is continued by running it again.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from millrace.repo import open_repo
+    from millrace.wiring import backfill as wired
+    from streams.backfill import Window
+
+    job = wired(open_repo(places.repo, places.stack))
+    with Progress(console=Console(stderr=True)) as progress:
+        tasks = {}
+
+        def advance(view: str, part: float) -> None:
+            if view not in tasks:
+                tasks[view] = progress.add_task(view, total=1.0)
+            progress.update(tasks[view], completed=part)
+
+        report = job.run(views, Window(start, end), advance)
+    out.result({"views": report}, _show_backfill)
+
+
+def _show_backfill(report: dict[str, Any]) -> str:
+    lines = [
+        f"{name}: {view['changes_read']:,} changes read, {view['rows_added']:,} rows added to the lake, "
+        f"{view['applied']:,} of {view['entities']:,} entities written ({view['refused']:,} were newer already)"
+        for name, view in report["views"].items()
+    ]
+    return "\n".join(lines)
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask)
+
+
+def _announce(folder: Path, address: str) -> Path | None:
+    """Leave the health address where `millrace status` on this machine finds it."""
+    import os
+
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        note = folder / str(os.getpid())
+        note.write_text(address)
+        return note
+    return None

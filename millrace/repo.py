@@ -1,0 +1,115 @@
+"""A feature repo opened: its settings, and Feast's own view of it."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from feast import FeatureStore
+from feast.repo_config import RepoConfig, load_repo_config
+from feast.repo_contents import RepoContents
+from feast.repo_operations import _get_repo_contents, apply_total_with_repo_instance
+
+from connectors.table import Table
+from millrace import settings
+from millrace.settings import Settings, SettingsError
+from streams.declarations import DeclarationError, Declared, captured_views
+
+
+@dataclass(frozen=True, slots=True)
+class Repo:
+    """A feature repo. `stack_folder` is where a local stack, if one runs, says where its services are."""
+
+    path: Path
+    stack_folder: Path
+    settings: Settings
+    store: FeatureStore
+
+    @property
+    def config(self) -> RepoConfig:
+        """Feast's configuration: project, online and offline store."""
+        return self.store.config
+
+    @property
+    def project(self) -> str:
+        """Feast's project name; it also names the consumer group and the letters topic."""
+        return str(self.store.project)
+
+    @property
+    def group(self) -> str:
+        """The consumer group of this repo's workers."""
+        return self.settings.kafka.group or f"millrace.{self.project}"
+
+    @property
+    def letters_topic(self) -> str:
+        """The topic of this repo's dead letters."""
+        return f"{self.project}.letters"
+
+    def contract_path(self, table: Table) -> Path:
+        """Where a table's contract stands."""
+        return self.path / self.settings.contracts / f"{table.schema}.{table.name}.json"
+
+    def declared(self) -> list[Declared]:
+        """The captured views of the registry, as last applied. Raises `DeclarationError`."""
+        views = [*self.store.list_feature_views(), *self.store.list_stream_feature_views()]
+        declared = captured_views({v.name: v for v in views}.values(), self.store.list_entities())
+        if not declared:
+            raise DeclarationError(
+                f"project {self.project}", "no view over a captured table is applied", "run millrace apply"
+            )
+        return declared
+
+    def online_name(self, view: str) -> str:
+        """Feast's name of a view inside the online store: with its version where versioning is on."""
+        if not self.config.registry.enable_online_feature_view_versioning:
+            return view
+        version = self.store.get_feature_view(view).current_version_number
+        return f"{view}_v{version}" if version else view
+
+
+def open_repo(path: Path, stack_folder: Path) -> Repo:
+    """Open a feature repo. Raises `SettingsError`."""
+    path = path.resolve()
+    loaded = settings.load(path, stack_folder)
+    settings.publish(settings.environment(stack_folder))
+    yaml = path / "feature_store.yaml"
+    if not yaml.exists():
+        raise SettingsError(f"{yaml} does not exist: millrace init makes a starting repo")
+    try:
+        store = FeatureStore(repo_path=str(path))
+    except Exception as error:
+        raise SettingsError(f"{yaml}: Feast refuses it: {error}") from error
+    return Repo(path, stack_folder, loaded, store)
+
+
+def parse(repo: Repo) -> RepoContents:
+    """Import the repo's modules as `feast apply` does. Raises `DeclarationError` naming the file."""
+    before = Path.cwd()
+    sys.path.insert(0, str(repo.path))
+    os.chdir(repo.path)
+    try:
+        contents = _get_repo_contents(
+            repo.path, repo.project, load_repo_config(repo.path, repo.path / "feature_store.yaml")
+        )
+    except Exception as error:
+        raise DeclarationError(_raised_in(repo.path, error), f"{type(error).__name__}: {error}", "mend it") from error
+    finally:
+        os.chdir(before)
+        sys.path.remove(str(repo.path))
+    return contents
+
+
+def register(repo: Repo, contents: RepoContents) -> None:
+    """Feast's own apply of the parsed objects: registry, online and offline stores."""
+    apply_total_with_repo_instance(repo.store, repo.project, repo.store.registry, contents, skip_source_validation=True)
+
+
+def _raised_in(folder: Path, error: Exception) -> str:
+    """The innermost line of the repo's own files on the way to the error."""
+    place, traceback = str(folder), error.__traceback__
+    while traceback is not None:
+        filename = Path(traceback.tb_frame.f_code.co_filename)
+        if filename.is_relative_to(folder):
+            place = f"{filename.relative_to(folder)}, line {traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return place

@@ -1,0 +1,184 @@
+"""`millrace.yaml` and the environment: the only place that reads either.
+
+Any value may hold `${NAME}` or `${NAME:-default}`. NAME is looked up in the environment of the process, then
+in the `env` file of a running local stack, so that a repo works unchanged on the stack, under compose and in
+production. Any value can also be set without touching the file: `MILLRACE__WORKER__FLUSH_SECONDS=5`
+overrides `worker.flush_seconds`.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+STACK_FOLDER = ".millrace"
+OVERRIDE = "MILLRACE__"
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+class SettingsError(Exception):
+    """A mistake in `millrace.yaml`: the text names file and key and says what to write instead."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceSettings(_Section):
+    """One source database."""
+
+    url: str
+    partitions: int = Field(4, ge=1, description="partitions of each table's topic")
+    connector: dict[str, str] = Field(default_factory=dict, description="any Debezium property, as Debezium names it")
+
+
+class KafkaSettings(_Section):
+    """The broker."""
+
+    bootstrap_servers: str = "${MILLRACE_KAFKA}"
+    group: str | None = None
+    replication_factor: int = Field(-1, description="of the topics that apply makes; -1 is the broker's default")
+    retention_hours: int = Field(168, ge=1, description="of the tables' topics; the letters are kept for ever")
+
+
+class ConnectSettings(_Section):
+    """Kafka Connect."""
+
+    url: str = "${MILLRACE_CONNECT}"
+
+
+class ProviderSettings(_Section):
+    """One embedding provider; the first that answers with the view's model is used."""
+
+    type: Literal["wordllama", "http"] = "wordllama"
+    url: str = ""
+    model: str = ""
+    length: int = 256
+    api_key: str = Field("", repr=False)
+
+
+class WorkerYaml(_Section):
+    """How a worker batches; see `docs/operations.md`."""
+
+    poll_records: int = Field(5_000, ge=1)
+    flush_rows: int = Field(50_000, ge=1)
+    flush_seconds: float = Field(1.0, gt=0)
+    stage_rows: int = Field(200_000, ge=1)
+    max_record_bytes: int = Field(4 * 1024 * 1024, ge=1024)
+    reject_share: float = Field(0.5, gt=0, le=1)
+    reject_least: int = Field(200, ge=1)
+    health_port: int = Field(0, ge=0, le=65_535, description="0: a free one, printed at start")
+    health_host: str = "127.0.0.1"
+
+
+class Settings(_Section):
+    """All of `millrace.yaml`."""
+
+    sources: dict[str, SourceSettings]
+    kafka: KafkaSettings = KafkaSettings()
+    connect: ConnectSettings = ConnectSettings()
+    embeddings: list[ProviderSettings] = [ProviderSettings()]
+    worker: WorkerYaml = WorkerYaml()
+    contracts: str = "contracts"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The process's environment, completed by what the local stack in `folder` wrote when it started."""
+    return {**_stack_environment(folder), **os.environ}
+
+
+def java_home() -> Path | None:
+    """The Java that the user prefers for the local stack."""
+    home = os.environ.get("JAVA_HOME")
+    return Path(home) if home else None
+
+
+def publish(variables: Mapping[str, str]) -> None:
+    """Put variables into the process's environment, where Feast expands `feature_store.yaml` from."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+def load(repo: Path, stack_folder: Path) -> Settings:
+    """Read `<repo>/millrace.yaml`. Raises `SettingsError`."""
+    path = repo / "millrace.yaml"
+    variables = environment(stack_folder)
+    try:
+        document = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path} does not exist: millrace init makes one, --repo names another folder") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise SettingsError(f"{path} is empty: it needs at least `sources:`")
+    try:
+        written = Settings.model_validate(_overridden(document, variables))
+        return Settings.model_validate(_expanded(written.model_dump(), variables, path, ""))
+    except ValidationError as error:
+        raise SettingsError(f"{path}: " + "; ".join(_explain(e) for e in error.errors())) from error
+
+
+def _stack_environment(folder: Path) -> dict[str, str]:
+    try:
+        lines = (folder / "env").read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    pairs = (line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
+    return {name: value.strip("'\"") for name, value in pairs}
+
+
+def _overridden(document: dict[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
+    for name, value in variables.items():
+        if name.startswith(OVERRIDE):
+            *parents, last = name.removeprefix(OVERRIDE).lower().split("__")
+            section = document
+            for parent in parents:
+                section = section.setdefault(parent, {})
+            section[last] = yaml.safe_load(value)
+    return document
+
+
+def _expanded(value: Any, variables: Mapping[str, str], path: Path, key: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _expanded(v, variables, path, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expanded(v, variables, path, f"{key}[{i}]") for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        found = variables.get(name, default)
+        if found is None:
+            raise SettingsError(
+                f"{path}: {key} needs the environment variable {name}, which is not set: "
+                "start a local stack with millrace up, or set it"
+            )
+        return found
+
+    return VARIABLE.sub(replace, value)
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{key}: {error['msg']}"
+    known = _known_keys(error["loc"][:-1])
+    close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+    instead = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
+    return f"{key}: unknown key; {instead}"
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Settings
+    for part in location:
+        if isinstance(part, str) and isinstance(model, type) and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            inner = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+            model = inner[0] if inner else annotation
+    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []

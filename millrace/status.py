@@ -1,0 +1,109 @@
+"""`millrace status`: the services, the connectors, the workers and how far behind they are, in one screen."""
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from connectors.connect import ConnectUnavailable
+from connectors.health import slot_health
+from connectors.source import SourceUnavailable
+from millrace.repo import Repo
+from millrace.wiring import connect, source, topics
+from streams.broker import BrokerUnavailable
+
+SECONDS = 2.0
+
+
+def repo_status(repo: Repo, workers: Path) -> dict[str, Any]:
+    """What runs for a feature repo. `problems` names everything that is wrong, empty if nothing is."""
+    problems: list[str] = []
+    return {
+        "connectors": _connectors(repo, problems),
+        "slots": _slots(repo, problems),
+        "workers": _workers(workers, problems),
+        "lag": _lag(repo, problems),
+        "problems": problems,
+    }
+
+
+def _connectors(repo: Repo, problems: list[str]) -> dict[str, str]:
+    client = connect(repo)
+    states = {}
+    for name in repo.settings.sources:
+        try:
+            state = client.state(name)
+        except ConnectUnavailable as error:
+            problems.append(str(error))
+            return {}
+        running = state is not None and state.running
+        states[name] = "RUNNING" if running else state.state if state is not None else "absent"
+        if state is None:
+            problems.append(f"connector {name} does not exist: run millrace apply")
+        problems += [f"connector {name}: {failure.reason}" for failure in (state.failures if state else ())]
+    return states
+
+
+def _slots(repo: Repo, problems: list[str]) -> dict[str, Any]:
+    slots = {}
+    for name in repo.settings.sources:
+        database = source(repo, name)
+        engine = database.engine()
+        try:
+            health = slot_health(engine, database)
+        except SourceUnavailable as error:
+            problems.append(str(error))
+            continue
+        finally:
+            engine.dispose()
+        if health is None:
+            problems.append(f"source {name} has no replication slot {database.slot}: run millrace apply")
+            continue
+        slots[name] = {"active": health.active, "behind_bytes": health.behind_bytes, "wal_status": health.wal_status}
+        if not health.active:
+            problems.append(f"nothing reads the replication slot of source {name}: PostgreSQL keeps its WAL until then")
+        if health.wal_status in ("unreserved", "lost"):
+            problems.append(f"the replication slot of source {name} is {health.wal_status}: changes are or may be lost")
+    return slots
+
+
+def _workers(folder: Path, problems: list[str]) -> dict[str, Any]:
+    """The workers of this machine, by process; one that is gone has no say."""
+    workers = {}
+    for note in sorted(folder.glob("*")) if folder.is_dir() else ():
+        state = _ask(note.read_text())
+        if state is None:
+            continue
+        workers[note.name] = state
+        if state["waiting_for"]:
+            problems.append(f"worker {note.name} waits: {state['waiting_for']}")
+        problems += state["paused"].values()
+    if not workers:
+        problems.append("no worker runs on this machine: millrace run")
+    return workers
+
+
+def _ask(address: str) -> dict[str, Any] | None:
+    try:
+        with urlopen(address, timeout=SECONDS) as answer:
+            body = answer.read()
+    except HTTPError as waiting:
+        body = waiting.read()
+    except (URLError, OSError):
+        return None
+    state: dict[str, Any] = json.loads(body)
+    return state
+
+
+def _lag(repo: Repo, problems: list[str]) -> dict[str, int]:
+    tables = sorted({declared.topic for declared in repo.declared()})
+    try:
+        offsets = topics(repo).committed(repo.group, tables)
+    except BrokerUnavailable as error:
+        problems.append(str(error))
+        return {}
+    lag: dict[str, int] = dict.fromkeys(tables, 0)
+    for partition, (committed, end) in offsets.items():
+        lag[partition.topic] += end - max(committed, 0)
+    return lag

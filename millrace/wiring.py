@@ -1,0 +1,169 @@
+"""The composition root: the only place that builds concrete classes."""
+
+from connectors.connect import Connect
+from connectors.source import Source, default_slot
+from connectors.table import Table
+from connectors.table_file import loads
+from millrace.repo import Repo
+from millrace.settings import ProviderSettings, SettingsError
+from stores.lake import DeltaLake
+from stores.online import RedisAddress, RedisOnline
+from stores.vectors import PgVectors
+from stores.writers import ByView
+from streams.backfill import Backfill
+from streams.breaker import Breaker, BreakerSettings
+from streams.changes import changes_schema
+from streams.decide import changes_table
+from streams.declarations import DeclarationError, compile_view
+from streams.embedders import Embedder, HttpEmbedder, Providers, WordLlamaEmbedder
+from streams.kafka import KafkaConsumer, KafkaProducer, KafkaTopics
+from streams.letters import DeadLetters
+from streams.pipeline import Embedding, Flow, Flows, embedding
+from streams.tally import Tally
+from streams.views import StreamView
+from streams.worker import Parts, Worker, WorkerSettings
+from validation.contract import load
+
+TABLE_PROPERTY = "millrace.table"
+"""Property of the lake's `changes/<topic>`: the table as reflected at apply, so that a start needs no database."""
+
+
+def source(repo: Repo, name: str) -> Source:
+    """One source database of `millrace.yaml`. Raises `SettingsError`."""
+    settings = repo.settings.sources[name]
+    slot = default_slot(f"{repo.project}_{name}")
+    try:
+        return Source(
+            name=name,
+            url=settings.url,
+            slot=slot,
+            publication=slot,
+            partitions=settings.partitions,
+            overrides=settings.connector,
+        )
+    except ValueError as error:
+        raise SettingsError(f"{repo.path / 'millrace.yaml'}: sources.{name}: {error}") from error
+
+
+def lake(repo: Repo) -> DeltaLake:
+    """The lake that `feature_store.yaml` names."""
+    return DeltaLake(repo.config.offline_store.path)
+
+
+def topics(repo: Repo) -> KafkaTopics:
+    """The broker's topics."""
+    return KafkaTopics(repo.settings.kafka.bootstrap_servers)
+
+
+def producer(repo: Repo) -> KafkaProducer:
+    """A producer of letters and replays."""
+    return KafkaProducer(repo.settings.kafka.bootstrap_servers)
+
+
+def connect(repo: Repo) -> Connect:
+    """Kafka Connect."""
+    return Connect(repo.settings.connect.url)
+
+
+def online(repo: Repo) -> RedisOnline:
+    """The online store that `feature_store.yaml` names."""
+    return RedisOnline(
+        RedisAddress.parse(repo.config.online_store.connection_string), repo.settings.kafka.retention_hours * 3_600
+    )
+
+
+def vectors(repo: Repo) -> PgVectors | None:
+    """The vector store that `feature_store.yaml` names, if any."""
+    url = getattr(repo.config.online_store, "vectors", None)
+    return PgVectors(url) if url else None
+
+
+def embedder(repo: Repo) -> Embedder:
+    """The embedding providers in their order."""
+    return Providers([_provider(settings) for settings in repo.settings.embeddings])
+
+
+def flows(repo: Repo) -> Flows:
+    """What the registry declares, bound to the tables as they were at apply, by topic.
+
+    Raises `DeclarationError` and `ContractError`.
+    """
+    store = lake(repo)
+    by_topic: dict[str, list[StreamView]] = {}
+    tables: dict[str, Table] = {}
+    for declared in repo.declared():
+        topic = declared.topic
+        if topic not in tables:
+            text = _property(store, changes_table(topic), TABLE_PROPERTY)
+            if text is None:
+                raise DeclarationError(f"table {topic}", "it is not set up", "run millrace apply")
+            (tables[topic],) = loads(text)
+        name = declared.view.name
+        view = compile_view(repo.project, declared, tables[topic], repo.online_name(name))
+        by_topic.setdefault(topic, []).append(view)
+    return {
+        topic: Flow(table, load(repo.contract_path(table), changes_schema(table)), tuple(by_topic[topic]))
+        for topic, table in tables.items()
+    }
+
+
+def worker(repo: Repo) -> Worker:
+    """A worker of this repo's consumer group."""
+    settings = repo.settings.worker
+    tally = Tally()
+    store = vectors(repo)
+    declared = flows(repo)
+    return Worker(
+        declared,
+        Parts(
+            consumer=KafkaConsumer(repo.settings.kafka.bootstrap_servers, repo.group),
+            letters=DeadLetters(producer(repo), repo.letters_topic),
+            online=ByView(online(repo), store),
+            lake=lake(repo),
+            embedding=_embedding(repo, declared, store, tally),
+            breaker=Breaker(BreakerSettings(share=settings.reject_share, least=settings.reject_least)),
+            tally=tally,
+        ),
+        WorkerSettings(
+            poll_records=settings.poll_records,
+            flush_rows=settings.flush_rows,
+            flush_seconds=settings.flush_seconds,
+            stage_rows=settings.stage_rows,
+            max_record_bytes=settings.max_record_bytes,
+        ),
+    )
+
+
+def backfill(repo: Repo) -> Backfill:
+    """A backfill of this repo's views."""
+    declared, store = flows(repo), vectors(repo)
+    step = _embedding(repo, declared, store, Tally())
+    return Backfill(declared, lake(repo), ByView(online(repo), store), step)
+
+
+def _embedding(repo: Repo, declared: Flows, store: PgVectors | None, tally: Tally) -> Embedding:
+    """The embedding step; without vector views no model is loaded."""
+    embedding_views = [v.view for flow in declared.values() for v in flow.views if v.view.vector is not None]
+    if not embedding_views:
+        return lambda outcome: outcome
+    if store is None:
+        raise DeclarationError(
+            f"view {embedding_views[0].name}",
+            "it has a vector field, and feature_store.yaml names no vector store",
+            "add online_store.vectors: a PostgreSQL URL",
+        )
+    model = embedder(repo)
+    for view in embedding_views:
+        store.create(view, model.model)
+    return embedding(model, store, tally.embedded)
+
+
+def _provider(settings: ProviderSettings) -> Embedder:
+    if settings.type == "wordllama":
+        return WordLlamaEmbedder()
+    return HttpEmbedder(url=settings.url, model=settings.model, length=settings.length, api_key=settings.api_key)
+
+
+def _property(store: DeltaLake, table: str, name: str) -> str | None:
+    """A property of a lake table; None if the table does not exist."""
+    return store.snapshot(table).properties.get(name) if store.exists(table) else None

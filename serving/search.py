@@ -1,0 +1,50 @@
+"""Vector search by text: the entities of a view whose texts mean most nearly the same."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from stores.errors import StoreRefused
+from stores.view import View
+
+
+class VectorIndex(Protocol):
+    """A store that is searched by vector: `stores.vectors.PgVectors`."""
+
+    def model(self, view: View) -> str:
+        """The model whose vectors the view's table holds."""
+
+    def search(self, view: View, vector: np.ndarray, top_k: int, filters: Any = None) -> pa.Table:
+        """The nearest entities, nearest first, with their `distance`."""
+
+
+class TextModel(Protocol):
+    """A model that turns texts into vectors: any of `streams.embedders`."""
+
+    @property
+    def model(self) -> str:
+        """What the model is called wherever its vectors are."""
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """The vectors of the texts, one a row."""
+
+
+def search(index: VectorIndex, embedder: TextModel, view: View, text: str, top_k: int, filters: Any = None) -> pa.Table:
+    """The `top_k` entities nearest to the text: join keys, features, `event_timestamp`, `distance`.
+
+    `filters` is a `ComparisonFilter` or `CompoundFilter` of Feast over join keys and features. Raises
+    `StoreRefused` if the view holds another model's vectors, `ValueError` for a text without meaning to the
+    model and a filter on an unknown field, and what index and embedder raise.
+    """
+    held = index.model(view)
+    if held != embedder.model:
+        raise StoreRefused(
+            f"view {view.name} holds vectors of {held}, and the first provider of `embeddings` is "
+            f"{embedder.model}: vectors of two models cannot be compared; name the same one"
+        )
+    vector = embedder.embed([text])[0]
+    if not vector.any():
+        raise ValueError(f"{text!r} means nothing to {embedder.model}: search for words")
+    return index.search(view, vector, top_k, filters)

@@ -1,0 +1,17 @@
+"""What can go wrong in a store."""
+
+
+class StoreUnavailable(Exception):
+    """The store does not answer, or is full: keep the batch, wait and retry.
+
+    `store` is its name for people ("Redis", "the lake", "pgvector"), `detail` where and why.
+    """
+
+    def __init__(self, store: str, detail: str) -> None:
+        super().__init__(f"{store} is unavailable: {detail}")
+        self.store = store
+        self.detail = detail
+
+
+class StoreRefused(Exception):
+    """The store cannot hold what was declared (colliding fields, another embedding model): stop and say so."""

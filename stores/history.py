@@ -1,0 +1,170 @@
+"""Newest rows of lake tables. Point-in-time joins are in `stores.asof`.
+
+The order of versions, as everywhere in millrace (`stores.rows`, `stores.view`):
+- state view: the newest version of an entity is the one with the greatest LSN;
+- event view: the newest version of a source row (`_row`) is the one with the greatest LSN, where at one LSN
+  the live one wins (a row that moved to another entity left a delete there at the same LSN); an entity's value
+  is its newest live row by (event time, LSN, row).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+from stores.errors import StoreRefused
+from stores.lake import Lake, Snapshot
+from stores.query import answer, held, quoted, session
+from stores.rows import EMBEDDING, rows_schema
+from stores.view import View
+
+KIND = "millrace.kind"
+"""Property of `features/<view>`: `state` or `event`."""
+
+JOIN_KEYS = "millrace.join_keys"
+"""Property of `features/<view>`: a JSON list of its join keys."""
+
+PRIMARY_KEY = "millrace.primary_key"
+"""Property of `changes/<topic>`: a JSON list of the primary key columns of the source table."""
+
+TOPIC = "millrace.topic"
+"""Property of both: the Kafka topic that feeds the table."""
+
+
+def feature_properties(view: View, topic: str) -> dict[str, str]:
+    """The properties to create `features/<view>` with; `topic` is empty where rows are pushed."""
+    return {KIND: view.kind, JOIN_KEYS: json.dumps([key.name for key in view.join_keys]), TOPIC: topic}
+
+
+def change_properties(topic: str, primary_key: Sequence[str]) -> dict[str, str]:
+    """The properties to create `changes/<topic>` with."""
+    return {PRIMARY_KEY: json.dumps(list(primary_key)), TOPIC: topic}
+
+
+def kind(table: Snapshot) -> str:
+    """`state` or `event`; `StoreRefused` if the table does not say."""
+    if table.properties.get(KIND) not in ("state", "event"):
+        raise StoreRefused(f"the lake's table {table.name} has no property {KIND}: it was not made by millrace")
+    return table.properties[KIND]
+
+
+def newest(lake: Lake, view: View, keys: pa.Table | None = None, *, deleted: bool = False) -> pa.Table:
+    """The newest feature row of every entity that is not gone, in no order.
+
+    `keys` (columns: the view's join keys) limits it to these entities; one that is gone, or was never there,
+    has no row in the answer. With `deleted` the entities of a state view that are gone are there too, as
+    their delete. Schema: `rows_schema(view)`, followed by `EMBEDDING` for a view with a vector.
+    Raises `StoreUnavailable`, `TableMissing`; `StoreRefused` if the table lacks a column of the view.
+    """
+    by_key = _by_key(view)
+    if view.kind == "state":
+        return _rows(lake, view, keys, "SELECT * FROM versions" + ("" if deleted else " WHERE NOT _deleted"))
+    return _rows(
+        lake,
+        view,
+        keys,
+        f"""SELECT * FROM versions WHERE NOT _deleted QUALIFY row_number() OVER
+            (PARTITION BY {by_key} ORDER BY event_timestamp DESC, _lsn DESC, _row DESC) = 1""",
+    )
+
+
+def standing(lake: Lake, view: View) -> pa.Table:
+    """The newest version of every source row that is not gone, in no order: of an event view all its rows, of
+    a state view one an entity. Schema and errors as of `newest`."""
+    return _rows(lake, view, None, "SELECT * FROM versions WHERE NOT _deleted")
+
+
+def _rows(lake: Lake, view: View, keys: pa.Table | None, query: str) -> pa.Table:
+    """A query over `versions`, the newest version of each source row, deleted ones too, of all or some keys."""
+    table = lake.snapshot(f"features/{view.name}")
+    schema = rows_schema(view)
+    for column in EMBEDDING if view.vector else ():
+        schema = schema.append(column)
+    columns = ", ".join(quoted(held(table, name)) for name in schema.names)
+    by_key = _by_key(view)
+    with session(data=table.data) as connection:
+        wanted, touched = "", "data"
+        if keys is not None:
+            stored = pa.schema([table.schema.field(key.name) for key in view.join_keys])
+            connection.register("entities", keys.select(stored.names).cast(stored))
+            wanted = f"SEMI JOIN entities USING ({by_key})"
+            touched = f"data WHERE hash(_row) IN (SELECT hash(_row) FROM data {wanted})"
+        versions = f"SELECT {columns} FROM data {wanted} {_latest(by_key)}"
+        if view.kind == "event":
+            versions = f"SELECT * FROM (SELECT {columns} FROM {touched} {_latest('_row')}) {wanted}"
+        return answer(connection, f"WITH versions AS ({versions}) {query}", schema)
+
+
+def _by_key(view: View) -> str:
+    return ", ".join(quoted(key.name) for key in view.join_keys)
+
+
+def _latest(by: str, gone: str = "_deleted") -> str:
+    return f"QUALIFY row_number() OVER (PARTITION BY {by} ORDER BY _lsn DESC, {gone}, _offset DESC) = 1"
+
+
+def current(
+    table: Snapshot,
+    columns: Mapping[str, str],
+    time: str,
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    latest_by: Sequence[str] = (),
+) -> pa.Table:
+    """The rows that a table holds now, newest event time first.
+
+    Of `changes/<topic>` that is the newest version of each source row by its primary key, without the deleted
+    and the truncated ones; of `features/<view>` the newest live rows (an event view's all, not one an entity);
+    of any other table all rows. Rows are limited to `start <= time <= end`, `time` being a stored column of
+    timestamps or dates, and with `latest_by` (stored columns) to the newest of each group.
+    `columns` maps the names in the answer to stored columns, and fixes the order and the types.
+    Raises `StoreUnavailable`, and `StoreRefused` if the table lacks a column or `time` is no time.
+    """
+    stored = [held(table, column) for column in columns.values()]
+    schema = pa.schema([table.schema.field(c).with_name(n) for n, c in zip(columns, stored, strict=True)])
+    micros = _micros(table, time)
+    bounds = [f"{micros} >= {_since_epoch(start)}"] if start else []
+    bounds += [f"{micros} <= {_since_epoch(end)}"] if end else []
+    where = " AND ".join(bounds) or "TRUE"
+    order = f"{micros} DESC" + (", _lsn DESC" if "_lsn" in table.schema.names else "")
+    if "_row" in table.schema.names:
+        order += ", _row DESC"
+    query = f"SELECT {', '.join(map(quoted, stored))} FROM ({_live(table)}) WHERE {where}"
+    if latest_by:
+        groups = ", ".join(quoted(held(table, column)) for column in latest_by)
+        query += f" QUALIFY row_number() OVER (PARTITION BY {groups} ORDER BY {order}) = 1"
+    with session(data=table.data) as connection:
+        return answer(connection, f"{query} ORDER BY {order}", schema)
+
+
+def _live(table: Snapshot) -> str:
+    """SQL of the newest versions that are not gone, in a table of changes, of features, or of neither."""
+    if "_op" in table.schema.names:
+        key = json.loads(table.properties.get(PRIMARY_KEY, "[]"))
+        newest_version = _latest(", ".join(map(quoted, key)), "_op = 'd'") if key else ""
+        return f"""
+            SELECT * FROM (
+                SELECT * FROM data
+                WHERE _op <> 't' AND _lsn > (SELECT coalesce(max(_lsn), -1) FROM data WHERE _op = 't')
+                {newest_version}
+            ) WHERE _op <> 'd'"""
+    if "_deleted" in table.schema.names:
+        by = "_row" if kind(table) == "event" else ", ".join(map(quoted, json.loads(table.properties[JOIN_KEYS])))
+        return f"SELECT * FROM (SELECT * FROM data {_latest(by)}) WHERE NOT _deleted"
+    return "SELECT * FROM data"
+
+
+def _micros(table: Snapshot, column: str) -> str:
+    type_ = table.schema.field(held(table, column)).type
+    if pt.is_timestamp(type_):
+        return f"epoch_us({quoted(column)})"
+    if pt.is_date(type_):
+        return f"epoch_us({quoted(column)}::TIMESTAMP)"
+    raise StoreRefused(f"column {column} of the lake's table {table.name} is {type_}, which is no event time")
+
+
+def _since_epoch(time: datetime) -> int:
+    return int(pa.scalar(time, pa.timestamp("us", tz="UTC")).value)

@@ -1,0 +1,399 @@
+"""The lake: Delta tables that hold every accepted change once.
+
+Tables are named by kind and owner: `changes/<topic>` (every accepted change of a captured table),
+`features/<view>` (feature rows, schema `stores.rows.rows_schema`), `datasets/<name>`, `logs/<name>`.
+
+Exactly once: every append of changes is one Delta commit that also carries one application transaction a
+topic-partition, app_id `<topic>-<partition>`, version = the next offset to read (Delta protocol, "Transaction
+Identifiers"). Rows below the stored version are replays and are dropped. Two writers that race with the same
+app_id are told apart by Delta's own conflict check: the loser reads the version back and drops its rows.
+"""
+
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, DeltaProtocolError, TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
+
+from stores.errors import StoreRefused, StoreUnavailable
+from stores.lake_schema import check_name, conform, fresh_rows, is_name, merged_schema, stored_schema
+
+STORE = "the lake"
+"""The lake's name in `StoreUnavailable`."""
+
+CHECKPOINT_INTERVAL = 50
+"""Commits between two checkpoints of a table's log; a handle lives as long, for its commits cost more the
+longer the log it has followed (measured with deltalake 1.6.6: 8 ms grow to 60 ms within 400 commits)."""
+
+DEFAULTS: Mapping[str, str] = {
+    "delta.checkpointInterval": str(CHECKPOINT_INTERVAL),
+    # On a local disk each log file costs every commit 14 us, so the log keeps minutes, not days. Nothing is
+    # lost by it: the tables are append-only, and their past is in their rows.
+    "delta.logRetentionDuration": "interval 10 minutes",
+    "delta.enableExpiredLogCleanup": "true",
+    # delta.setTransactionRetentionDuration stays unset, so application transactions never expire.
+}
+
+_ATTEMPTS = 5
+
+TopicPartition = tuple[str, int]
+
+_T = TypeVar("_T")
+
+
+class TableMissing(LookupError):
+    """The lake has no table of that name."""
+
+    def __init__(self, name: str, root: str) -> None:
+        super().__init__(f"the lake at {root} has no table {name}")
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class AppendResult:
+    """What an append did: rows written, and replayed rows dropped."""
+
+    written: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One version of a table, whatever is appended or compacted meanwhile.
+
+    `schema` holds the types that Delta stores (see `stores.lake_schema`); `properties` all table properties;
+    `data` reads the rows, lazily and with pruning by file statistics.
+    """
+
+    name: str
+    version: int
+    schema: pa.Schema
+    properties: Mapping[str, str]
+    data: ds.Dataset
+
+
+class Lake(Protocol):
+    """Tables of changes and features. Every method raises `StoreUnavailable` if the lake cannot be reached,
+    and `TableMissing` if it names a table that does not exist; `ValueError` if the name is not a table name.
+    """
+
+    def ping(self) -> None:
+        """Returns if the lake can be listed."""
+
+    def tables(self) -> tuple[str, ...]:
+        """The names of all tables, sorted."""
+
+    def exists(self, name: str) -> bool:
+        """Whether the table exists."""
+
+    def create(self, name: str, schema: pa.Schema, properties: Mapping[str, str]) -> None:
+        """Create a table, or check that the existing one agrees; its new columns are added.
+
+        Idempotent, and safe from several processes at once. Raises `StoreRefused` if a column cannot be
+        stored, has another type in the lake, or a property has another value there.
+        """
+
+    def append(self, name: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> AppendResult:
+        """Add rows in one commit, all or none.
+
+        `offsets` gives for each partition of one topic the offset after the last one of this batch; the rows
+        then need `_partition` and `_offset` below it, and those that the table already holds are dropped
+        (nothing is committed if all are). With `offsets` empty every row is added: for rows of no topic.
+        Missing columns become null, new ones are added to the table. Raises `StoreRefused` if a column
+        cannot be stored as its type in the lake, `ValueError` if rows and offsets disagree.
+        """
+
+    def advance(self, name: str, offsets: Mapping[TopicPartition, int]) -> None:
+        """Raise the partitions' next offsets to at least these without adding rows: what lies below them
+        counts as held, and an append of it as a replay."""
+
+    def replace(self, name: str, rows: pa.Table) -> None:
+        """Put `rows` in the place of all rows and columns of the table, in one commit."""
+
+    def next_offset(self, name: str, topic: str, partition: int) -> int | None:
+        """The first offset that the table does not hold yet, read from the lake; None if it holds none."""
+
+    def snapshot(self, name: str) -> Snapshot:
+        """The newest version of a table. Raises `StoreRefused` if another tool turned on deletion vectors or
+        column mapping, which this reader does not follow."""
+
+    def version(self, name: str) -> int:
+        """The number of the table's newest commit."""
+
+    def scan(
+        self, name: str, columns: list[str] | None = None, filter: ds.Expression | None = None
+    ) -> pa.RecordBatchReader:
+        """Stream rows of the newest version, in no order; `columns` None means all."""
+
+    def compact(self, name: str) -> int:
+        """Rewrite small files as large ones; the number of files replaced. Safe beside appends."""
+
+    def vacuum(self, name: str, retention: timedelta) -> int:
+        """Delete files that the table has not used for `retention`; the number deleted. A retention shorter
+        than the longest query or flush takes files away under it."""
+
+
+@dataclass(slots=True)
+class _Handle:
+    """An open table. `offsets` caches application transactions of exactly this version of the table: a
+    later commit of the same app_id makes ours conflict, so the cache cannot be wrong unnoticed."""
+
+    table: DeltaTable
+    opened: int
+    schema: pa.Schema
+    offsets: dict[str, int | None] = field(default_factory=dict)
+
+    def next_offset(self, app_id: str) -> int | None:
+        if app_id not in self.offsets:
+            self.offsets[app_id] = self.table.transaction_version(app_id)
+        return self.offsets[app_id]
+
+    @property
+    def worn(self) -> bool:
+        return bool(self.table.version() - self.opened >= CHECKPOINT_INTERVAL)
+
+
+class DeltaLake:
+    """The lake under a folder or an object store URL; thread-safe. See `Lake`.
+
+    `root` is never created, so that a volume that is not mounted is `StoreUnavailable` and not an empty lake.
+    `storage_options` are delta-rs' own (AWS_ACCESS_KEY_ID, ...).
+    """
+
+    def __init__(self, root: str, storage_options: Mapping[str, str] | None = None) -> None:
+        root = root.removeprefix("file://").rstrip("/")
+        self._options = dict(storage_options or {})
+        self._folder = None if "://" in root else Path(root).absolute()
+        self.root = str(self._folder or root)
+        self._handles: dict[str, _Handle] = {}
+        self._locks: dict[str, threading.RLock] = {}
+        self._lock = threading.Lock()
+
+    def ping(self) -> None:
+        self._list("")
+
+    def tables(self) -> tuple[str, ...]:
+        names = (name for kind in self._list("") for name in self._list(kind))
+        return tuple(sorted(name for name in names if is_name(name) and self.exists(name)))
+
+    def exists(self, name: str) -> bool:
+        self._check_root()
+        try:
+            return bool(DeltaTable.is_deltatable(self._uri(name), self._options))
+        except (DeltaError, OSError) as error:
+            raise self._unavailable(name, error) from error
+
+    def create(self, name: str, schema: pa.Schema, properties: Mapping[str, str]) -> None:
+        with self._guard(name):
+            for attempt in range(_ATTEMPTS):
+                self._check_root()
+                try:
+                    if self.exists(name):
+                        self._agree(name, schema, properties)
+                    else:
+                        DeltaTable.create(
+                            self._uri(name),
+                            stored_schema(schema, name),
+                            configuration={**DEFAULTS, **properties},
+                            storage_options=self._options,
+                            raise_if_key_not_exists=False,
+                        )
+                    return
+                except (DeltaError, OSError) as error:
+                    # Another process created or changed it at the same time: look again.
+                    failure = error
+                    self._handles.pop(name, None)
+                    _pause(attempt)
+            raise self._unavailable(name, failure) from failure
+
+    def append(self, name: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> AppendResult:
+        def write(handle: _Handle) -> AppendResult:
+            stored = {place: handle.next_offset(_app_id(*place)) for place in offsets}
+            fresh = fresh_rows(rows, offsets, stored, name)
+            if fresh.num_rows:
+                self._commit(handle, name, fresh, _ahead(offsets, stored))
+            else:
+                self._handles[name] = handle
+            return AppendResult(fresh.num_rows, rows.num_rows - fresh.num_rows)
+
+        return self._retried(name, write)
+
+    def advance(self, name: str, offsets: Mapping[TopicPartition, int]) -> None:
+        def write(handle: _Handle) -> None:
+            ahead = _ahead(offsets, {place: handle.next_offset(_app_id(*place)) for place in offsets})
+            if ahead:
+                self._commit(handle, name, handle.schema.empty_table(), ahead)
+            else:
+                self._handles[name] = handle
+
+        self._retried(name, write)
+
+    def replace(self, name: str, rows: pa.Table) -> None:
+        with self._guard(name):
+            table = self._open(name).table
+            self._handles.pop(name, None)
+            try:
+                write_deltalake(
+                    table, rows.cast(stored_schema(rows.schema, name)), mode="overwrite", schema_mode="overwrite"
+                )
+            except (DeltaError, OSError) as error:
+                raise self._unavailable(name, error) from error
+
+    def next_offset(self, name: str, topic: str, partition: int) -> int | None:
+        with self._guard(name):
+            self._handles[name] = handle = self._open(name)
+            return handle.next_offset(_app_id(topic, partition))
+
+    def snapshot(self, name: str) -> Snapshot:
+        table = self._open(name).table
+        filesystem = None  # delta-rs' own, for object stores
+        if self._folder is not None:
+            filesystem = pafs.SubTreeFileSystem(str(self._folder / name), pafs.LocalFileSystem())
+        try:
+            data = table.to_pyarrow_dataset(filesystem=filesystem)
+            properties = table.metadata().configuration
+        except DeltaProtocolError as error:
+            raise StoreRefused(
+                f"the lake's table {name} uses a Delta feature that this reader does not follow ({_words(error)}):"
+                " write it without deletion vectors and column mapping"
+            ) from error
+        except (DeltaError, OSError) as error:
+            raise self._unavailable(name, error) from error
+        return Snapshot(name, table.version(), data.schema, properties, data)
+
+    def version(self, name: str) -> int:
+        return int(self._open(name).table.version())
+
+    def scan(
+        self, name: str, columns: list[str] | None = None, filter: ds.Expression | None = None
+    ) -> pa.RecordBatchReader:
+        return self.snapshot(name).data.scanner(columns=columns, filter=filter).to_reader()
+
+    def compact(self, name: str) -> int:
+        table = self._open(name).table
+        try:
+            return int(table.optimize.compact()["numFilesRemoved"])
+        except (DeltaError, OSError) as error:
+            raise self._unavailable(name, error) from error
+
+    def vacuum(self, name: str, retention: timedelta) -> int:
+        hours = int(retention.total_seconds() // 3600)
+        table = self._open(name).table
+        try:
+            deleted = table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
+        except (DeltaError, OSError) as error:
+            raise self._unavailable(name, error) from error
+        return len(deleted)
+
+    def _retried(self, name: str, write: Callable[[_Handle], _T]) -> _T:
+        """Do one write; after a conflict, or a failure that may have been committed after all, look again.
+
+        The handle is out of `_handles` while it writes, so that after any failure the table is opened anew.
+        """
+        with self._guard(name):
+            for attempt in range(_ATTEMPTS):
+                self._check_root()
+                handle = self._handles.pop(name, None) or self._open(name)
+                try:
+                    return write(handle)
+                except (DeltaError, OSError) as error:
+                    failure = error
+                    if attempt and not isinstance(error, CommitFailedError):
+                        break
+                    _pause(attempt)
+            raise self._unavailable(name, failure) from failure
+
+    def _guard(self, name: str) -> threading.RLock:
+        with self._lock:
+            return self._locks.setdefault(name, threading.RLock())
+
+    def _uri(self, name: str) -> str:
+        check_name(name)
+        return f"{self.root}/{name}"
+
+    def _check_root(self) -> None:
+        if self._folder is not None and not self._folder.is_dir():
+            raise StoreUnavailable(STORE, f"the folder {self.root} does not exist: create it, or mount it")
+
+    def _open(self, name: str) -> _Handle:
+        uri = self._uri(name)
+        self._check_root()
+        try:
+            table = DeltaTable(uri, storage_options=self._options)
+        except TableNotFoundError as error:
+            raise TableMissing(name, self.root) from error
+        except (DeltaError, OSError) as error:
+            raise self._unavailable(name, error) from error
+        return _Handle(table, table.version(), pa.schema(table.schema().to_arrow()))
+
+    def _agree(self, name: str, schema: pa.Schema, properties: Mapping[str, str]) -> None:
+        handle = self._open(name)
+        stored = handle.table.metadata().configuration
+        for key, value in properties.items():
+            if stored.get(key) != value:
+                raise StoreRefused(
+                    f"the lake's table {name} was made with {key} = {stored.get(key)}, now it is declared"
+                    f" {value}: move the table away and backfill it, or restore the declaration"
+                )
+        merged = merged_schema(handle.schema, schema, name)
+        added = [merged.field(i) for i in range(len(handle.schema), len(merged))]
+        if added:
+            handle.table.alter.add_columns(Schema.from_arrow(pa.schema(added)).fields)
+            self._handles.pop(name, None)
+
+    def _commit(self, handle: _Handle, name: str, rows: pa.Table, transactions: Mapping[str, int]) -> None:
+        rows = conform(rows, handle.schema, name)
+        widened = len(rows.schema) > len(handle.schema)
+        write_deltalake(
+            handle.table,
+            rows,
+            mode="append",
+            schema_mode="merge" if widened else None,
+            commit_properties=CommitProperties(
+                app_transactions=[Transaction(app_id, version) for app_id, version in transactions.items()]
+            ),
+        )
+        handle.offsets.update(transactions)
+        if not widened and not handle.worn:
+            self._handles[name] = handle
+
+    def _list(self, folder: str) -> list[str]:
+        self._check_root()
+        try:
+            filesystem = pafs.PyFileSystem(DeltaStorageHandler(self.root, self._options))
+            return [info.path for info in filesystem.get_file_info(pafs.FileSelector(folder))]
+        except (DeltaError, OSError) as error:
+            raise self._unavailable(folder, error) from error
+
+    def _unavailable(self, name: str, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(STORE, f"{self.root}/{name}: {_words(error)}")
+
+
+def _app_id(topic: str, partition: int) -> str:
+    return f"{topic}-{partition}"
+
+
+def _ahead(offsets: Mapping[TopicPartition, int], stored: Mapping[TopicPartition, int | None]) -> dict[str, int]:
+    """The application transactions that raise what is stored; a version never goes back."""
+    return {_app_id(*place): offset for place, offset in offsets.items() if offset > (stored[place] or 0)}
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0, 0.01 * 2**attempt))
+
+
+def _words(error: Exception) -> str:
+    """The error on one line, without the terminal colours and the backtrace that delta-rs puts in."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return " ".join(re.split(r"\n\s*0: ", text)[0].split())

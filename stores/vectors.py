@@ -1,0 +1,347 @@
+"""The vector store: one pgvector table a view, for nearest neighbours and for lookups by entity."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, distinct_on, insert
+
+from stores.entity_keys import entity_keys
+from stores.errors import StoreRefused, StoreUnavailable
+from stores.rows import FeatureReader, FeatureRows, FeatureWriter, WriteResult
+from stores.vector_filters import Filters, conditions
+from stores.vector_rows import VECTOR_HEADER, arrow_table, copy_rows
+from stores.vector_tables import KEY, OPERATORS, VectorTable, create_table, held_model, vector_table
+from stores.vector_versions import Entities, Entity, fold, fold_decisions, fold_plain
+from stores.versions import LEAST_ORDER, Version
+from stores.view import View
+
+STORE = "pgvector"
+
+_EF_SEARCH = 200  # candidates of a search: of 5,000 random vectors it finds over 95 of 100 true neighbours
+_EF_SEARCH_LIMIT = 1000
+_FORGOTTEN_AT_ONCE = 1000
+_UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+_VERSION = ("_order", "_lsn", "_row", "_undecided")
+
+Folding = Callable[[View, Sequence[bytes], pa.Table, Entities], tuple[dict[bytes, Entity], int]]
+
+
+class PgVectors(FeatureWriter, FeatureReader):
+    """The store of the views with a vector, whose tables are made by `create`. Threads may share it.
+
+    `url` is SQLAlchemy's or libpq's: `postgresql://user:password@host:port/database`. `retention_seconds` is
+    how long the version of a deleted entity is kept, so that no late write revives it: the retention of the
+    topics. Every method raises `StoreUnavailable` when PostgreSQL does not answer or cannot write, and
+    `StoreRefused` when the view's table is missing or was made for something else.
+    """
+
+    def __init__(self, url: str, retention_seconds: float = 7 * 86_400) -> None:
+        parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
+        self._place = f"{parsed.host}:{parsed.port or 5432}/{parsed.database}"
+        self._retention = timedelta(seconds=retention_seconds)
+        # A server that vanished is noticed by the operating system, not by waiting for ever.
+        patience = {"connect_timeout": 5, "tcp_user_timeout": 30_000}
+        self._engine = sa.create_engine(parsed, connect_args=patience, pool_pre_ping=True)
+
+    def ping(self) -> None:
+        with self._transaction() as connection:
+            connection.execute(sa.select(1))
+
+    def close(self) -> None:
+        """Close the idle connections; the store can be used again."""
+        self._engine.dispose()
+
+    def create(self, view: View, model: str) -> None:
+        """Make the view's table for vectors of `model`, or check it and add columns and index that it lacks.
+
+        Raises `StoreRefused` when it holds vectors of another model or length, or a column of another type.
+        """
+        vectors = vector_table(view)
+        with self._transaction(vectors) as connection:
+            create_table(connection, vectors, model)
+
+    def drop(self, view: View) -> None:
+        """Drop the view's table, if there is one."""
+        vectors = vector_table(view)
+        with self._transaction(vectors) as connection:
+            vectors.table.drop(connection, checkfirst=True)
+
+    def model(self, view: View) -> str:
+        """The model whose vectors the view's table holds."""
+        vectors = vector_table(view)
+        with self._transaction(vectors) as connection:
+            held = held_model(connection, vectors)
+        if held is None:
+            raise StoreRefused(f"{vectors.name} in {self._place}: the view has no table yet, run `millrace apply`")
+        return held
+
+    def write(self, batches: Sequence[FeatureRows]) -> WriteResult:
+        """As `FeatureWriter.write`, a transaction each. Rows with a vector must name its model (`EMBEDDING`)."""
+        applied = refused = 0
+        undecided: list[tuple[View, pa.Table]] = []
+        for rows in batches:
+            keys = _keys(rows.view, rows.table)
+            now, count = self._apply(rows.view, keys, rows.table, fold)
+            applied += count
+            refused += len(keys) - count
+            marked = {key: place for place, key in enumerate(keys) if now[key].undecided}
+            if marked:
+                names = [key.name for key in rows.view.join_keys]
+                undecided.append((rows.view, rows.table.select(names).take(list(marked.values()))))
+        return WriteResult(applied, refused, tuple(undecided))
+
+    def decide(self, rows: FeatureRows) -> WriteResult:
+        """As `FeatureWriter.decide`."""
+        keys = _keys(rows.view, rows.table)
+        _, applied = self._apply(rows.view, keys, rows.table, fold_decisions)
+        return WriteResult(applied, len(keys) - applied)
+
+    def update_plain(self, view: View, rows: pa.Table) -> WriteResult:
+        """Write rows that know no log position: what Feast itself materializes or pushes.
+
+        `rows` has the join keys, the features, `event_timestamp` and `_model`. A row is applied if it is
+        newer than what is stored and than a delete, or as old as it where no change was ever streamed into
+        the view for that entity; what is known of versions stays.
+        """
+        keys = _keys(view, rows)
+        _, applied = self._apply(view, keys, rows, fold_plain)
+        return WriteResult(applied, len(keys) - applied)
+
+    def embedded(self, view: View, hashes: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """Of those text hashes that the view's table holds, the vectors (float32)."""
+        vectors = vector_table(view)
+        table, vector = vectors.table, vectors.vector
+        query = (
+            sa.select(table.c._text_hash, vector)
+            .ext(distinct_on(table.c._text_hash))
+            .where(table.c._text_hash == sa.any_(_array("hashes")), vector.is_not(None))
+        )
+        with self._transaction(vectors) as connection:
+            found = connection.execute(query, {"hashes": list(hashes)}).all()
+        return {text: np.frombuffer(raw, ">f4", offset=VECTOR_HEADER).astype(np.float32) for text, raw in found}
+
+    def read(self, views: Sequence[View], keys: pa.Table) -> list[pa.Table]:
+        """As `FeatureReader.read`."""
+        return [self._read(view, keys) for view in views]
+
+    def inspect(self, view: View, keys: pa.Table) -> pa.Table:
+        """As `read`, of one view, and with what is known of versions: `_order`, `_lsn`, `_row` and
+        `_undecided`, null where nothing was ever written."""
+        return self._read(view, keys, _VERSION)
+
+    def scan(self, view: View, size: int = 5_000) -> Iterator[pa.Table]:
+        """Every entity of a view, deleted ones included, at most `size` at once: its join keys, then the
+        columns of `inspect`."""
+        vectors = vector_table(view)
+        names = [f.name for f in (*view.join_keys, *view.features)] + ["event_timestamp", "_deleted", *_VERSION]
+        query = sa.select(*(vectors.table.c[name] for name in names))
+        with self._transaction(vectors) as connection:
+            for part in connection.execution_options(yield_per=size).execute(query).partitions():
+                yield _with_presence(arrow_table(vectors, names, part))
+
+    def search(
+        self,
+        view: View,
+        vector: Sequence[float] | np.ndarray,
+        top_k: int,
+        filters: Filters | None = None,
+        features: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """The `top_k` entities whose vectors are nearest, nearest first, of those that `filters` let pass.
+
+        Columns: the join keys, `features` (all but the vector if None), `event_timestamp` and `distance`
+        under the declared metric: cosine distance, Euclidean distance, or the negative inner product.
+        Filters are Feast's, over join keys and features, with SQL's treatment of nulls. Raises `ValueError`
+        for a query vector of another length and for a field that the view does not have.
+        """
+        vectors = vector_table(view)
+        assert view.vector is not None
+        query_vector = np.asarray(vector, np.float32)
+        if query_vector.shape != (view.vector.length,) or not np.isfinite(query_vector).all():
+            raise ValueError(
+                f"a query vector for view {view.name} has {view.vector.length} finite numbers, this one has "
+                f"the shape {query_vector.shape}"
+            )
+        names = [*(key.name for key in view.join_keys), *_selected(view, features), "event_timestamp"]
+        distance = vectors.vector.op(OPERATORS[view.vector.metric][0], return_type=sa.Float())(query_vector)
+        query = (
+            sa.select(*(vectors.table.c[name] for name in names), distance.label("distance"))
+            .where(vectors.vector.is_not(None), *conditions(vectors, filters))
+            .order_by(distance)
+            .limit(top_k)
+        )
+        with self._transaction(vectors) as connection:
+            _set(connection, "hnsw.ef_search", str(min(max(_EF_SEARCH, 2 * top_k), _EF_SEARCH_LIMIT)))
+            # A filter is applied to what the index yields: let it go on until enough has passed.
+            _set(connection, "hnsw.iterative_scan", "strict_order")
+            found = connection.execute(query).all()
+            if len(found) < top_k:
+                # The index gives up after hnsw.max_scan_tuples: look for what passes the filter in all rows.
+                _set(connection, "enable_indexscan", "off")
+                found = connection.execute(query).all()
+        meaningful = [row for row in found if not np.isnan(row[-1])]  # the cosine distance of a zero vector
+        result = arrow_table(vectors, names, [row[:-1] for row in meaningful])
+        return result.append_column("distance", pa.array([row[-1] for row in meaningful], pa.float64()))
+
+    def _apply(
+        self, view: View, keys: list[bytes], table: pa.Table, folding: Folding
+    ) -> tuple[dict[bytes, Entity], int]:
+        """Lock what is stored of the entities, fold the rows over it, and write what they end with."""
+        vectors = vector_table(view)
+        with self._transaction(vectors) as connection:
+            stored = _lock(connection, vectors, sorted(set(keys)))
+            now, applied = folding(view, keys, table, stored)
+            _replace(connection, vectors, table, {k: e for k, e in now.items() if e.position is not None})
+            _settle(connection, vectors, [k for k, e in stored.items() if e.undecided and not now[k].undecided])
+            self._forget(connection, vectors)
+        return now, applied
+
+    def _forget(self, connection: sa.Connection, vectors: VectorTable) -> None:
+        """Drop what is left of entities that were deleted longer ago than the retention."""
+        table = vectors.table
+        old = (
+            sa.select(table.c[KEY])
+            .where(table.c._deleted, ~table.c._undecided, table.c._written < sa.func.now() - self._retention)
+            .limit(_FORGOTTEN_AT_ONCE)
+            .with_for_update(skip_locked=True)
+        )
+        connection.execute(sa.delete(table).where(table.c[KEY].in_(old)))
+
+    def _read(self, view: View, keys: pa.Table, extra: Sequence[str] = ()) -> pa.Table:
+        """The features of the entities row for row, `event_timestamp`, `_present` and the extra columns."""
+        vectors = vector_table(view)
+        wanted = _keys(view, keys)
+        names = [*(feature.name for feature in view.features), "event_timestamp", "_deleted", *extra]
+        query = sa.select(vectors.table.c[KEY], *(vectors.table.c[name] for name in names)).where(
+            vectors.table.c[KEY] == sa.any_(_array("keys"))
+        )
+        with self._transaction(vectors) as connection:
+            found = connection.execute(query, {"keys": list(set(wanted))}).all()
+        places = {row[0]: place for place, row in enumerate(found)}
+        at = pa.array([places.get(key) for key in wanted], pa.int64())
+        return _with_presence(arrow_table(vectors, names, [row[1:] for row in found]).take(at))
+
+    @contextmanager
+    def _transaction(self, vectors: VectorTable | None = None) -> Iterator[sa.Connection]:
+        """A transaction; what PostgreSQL objects to is raised as a store's errors."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.TimeoutError as error:
+            raise StoreUnavailable(STORE, f"{self._place}: no free connection: {error}") from error
+        except (sa.exc.DBAPIError, psycopg.Error) as error:
+            cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+            if isinstance(cause, _UNAVAILABLE):
+                self._engine.dispose()  # the other connections of the pool are as dead
+                raise StoreUnavailable(STORE, f"{self._place}: {str(cause).strip()}") from error
+            name = vectors.name if vectors else STORE
+            raise StoreRefused(f"{name} in {self._place}: {_advice(cause)}{_said(cause)}") from error
+
+
+def _lock(connection: sa.Connection, vectors: VectorTable, keys: list[bytes]) -> dict[bytes, Entity]:
+    """What is stored of the entities, locked until the transaction ends.
+
+    An entity that is new gets an empty row first: a row that does not exist cannot be locked. Both steps go
+    in the order of the keys, so that two writers never wait for each other.
+    """
+    table = vectors.table
+    new = sa.func.unnest(_array("keys")).column_valued("key")
+    placeholders = insert(table).from_select([KEY], sa.select(new).order_by(new)).on_conflict_do_nothing()
+    connection.execute(placeholders, {"keys": keys})
+    held = (
+        sa.select(*(table.c[name] for name in (KEY, "_deleted", "event_timestamp", *_VERSION)))
+        .where(table.c[KEY] == sa.any_(_array("keys")))
+        .order_by(table.c[KEY])
+        .with_for_update()
+    )
+    entities = {}
+    for key, deleted, time, order, lsn, row, undecided in connection.execute(held, {"keys": keys}):
+        if deleted is not None:  # not an empty row
+            version = None if order is None else Version(order, lsn, row)
+            entities[key] = Entity(version, LEAST_ORDER if time is None else time, undecided)
+    return entities
+
+
+def _replace(connection: sa.Connection, vectors: VectorTable, rows: pa.Table, winners: dict[bytes, Entity]) -> None:
+    """Write the rows that won over the locked ones."""
+    if not winners:
+        return
+    table, batch = vectors.table, vectors.batch
+    batch.create(connection)
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    with driver.cursor() as cursor:
+        copy_rows(cursor, f"COPY {batch.name} FROM STDIN (FORMAT BINARY)", vectors, rows, winners)
+    values = {name: batch.c[name] for name in vectors.carried if name != KEY}
+    # A row that is there already, as after a replay, is left alone: rewriting it costs an index entry.
+    differs = sa.tuple_(*(table.c[name] for name in values)).is_distinct_from(sa.tuple_(*values.values()))
+    connection.execute(
+        sa.update(table).values(values | {"_written": sa.func.now()}).where(table.c[KEY] == batch.c[KEY], differs)
+    )
+
+
+def _settle(connection: sa.Connection, vectors: VectorTable, keys: list[bytes]) -> None:
+    """Clear the mark of entities that are decided."""
+    table = vectors.table
+    if keys:
+        settled = sa.update(table).values(_undecided=False).where(table.c[KEY] == sa.any_(_array("keys")))
+        connection.execute(settled, {"keys": keys})
+
+
+def _with_presence(table: pa.Table) -> pa.Table:
+    """`_deleted`, null where there is no row, as `_present`; of a deleted entity no event time is told."""
+    place = table.schema.get_field_index("_deleted")
+    present = pc.fill_null(pc.invert(table["_deleted"]), False)
+    table = table.set_column(place, "_present", present)
+    time = table.schema.get_field_index("event_timestamp")
+    return table.set_column(time, table.schema.field(time), pc.if_else(present, table["event_timestamp"], None))
+
+
+def _selected(view: View, features: Sequence[str] | None) -> list[str]:
+    """The names of the features to answer with."""
+    known = [feature.name for feature in view.features]
+    if features is None:
+        return [name for name in known if view.vector is None or name != view.vector.name]
+    unknown = [name for name in features if name not in known]
+    if unknown:
+        raise ValueError(f"view {view.name} has no feature {', '.join(unknown)}; it has {', '.join(known)}")
+    return list(dict.fromkeys(features))
+
+
+def _keys(view: View, table: pa.Table) -> list[bytes]:
+    return entity_keys(view).encode(table).to_pylist()  # type: ignore[no-any-return]
+
+
+def _array(name: str) -> sa.BindParameter[Any]:
+    return sa.bindparam(name, type_=ARRAY(BYTEA))
+
+
+def _set(connection: sa.Connection, name: str, value: str) -> None:
+    """A setting for the rest of the transaction."""
+    connection.execute(sa.select(sa.func.set_config(name, value, True)))
+
+
+def _said(cause: BaseException | None) -> str:
+    """What PostgreSQL said, without the values of the row that it quotes."""
+    said = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
+    return said or str(cause).strip()
+
+
+def _advice(cause: BaseException | None) -> str:
+    if isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
+        return "the view has no table yet, run `millrace apply`: "
+    if isinstance(cause, psycopg.errors.UndefinedColumn):
+        return "the table lacks a declared feature, run `millrace apply`: "
+    if isinstance(cause, psycopg.errors.CheckViolation):
+        return (
+            "the table holds vectors of one model, and these are of another or do not say which they are of "
+            "(rows that come through Feast: tag the vector field with its `model`): "
+        )
+    return ""

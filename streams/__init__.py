@@ -1,0 +1,1 @@
+"""Kafka to features: messages, decode, views, embeddings, dead letters, checkpoint, worker, backfill."""

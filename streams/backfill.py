@@ -1,0 +1,137 @@
+"""From the lake into the stores, through the same code path as the live stream.
+
+Two steps a view, each resumable and repeatable:
+1. The view's table in the lake is completed: changes without a row there (the view was added after them) go
+   through `process`. Which are missing is read off the lake itself, so a killed run leaves nothing to tidy.
+2. The newest row of each entity is written to the online or vector store by compare-and-set: newer values
+   stay. Entities of event views are decided as the worker decides them.
+
+Beside live workers nothing is written twice: a worker writes a view's rows before the changes they were made
+of, and the first step moves the view's offsets to those of the changes before it looks for what is missing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from connectors.table import Table
+from stores.history import newest
+from stores.lake import Lake
+from stores.rows import TIMESTAMP, FeatureRows, FeatureWriter
+from streams.changes import Changes, changes_schema
+from streams.decide import changes_table, decide, features_table
+from streams.messages import Records
+from streams.pipeline import Embedding, Flow, Flows, Outcome, process
+from streams.views import StreamView
+
+CHUNK = 20_000
+
+Advance = Callable[[str, float], None]
+"""Progress: a view, and how much of it is done, 0 to 1."""
+
+Report = dict[str, int]
+
+
+class UnknownView(Exception):
+    """A view that is not declared over a captured table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A span of commit times, open where None."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def of(self, column: str) -> pc.Expression | None:
+        """The span as a filter on a column."""
+        bounds = []
+        if self.start is not None:
+            bounds.append(pc.field(column) >= pa.scalar(self.start.replace(tzinfo=UTC), TIMESTAMP))
+        if self.end is not None:
+            bounds.append(pc.field(column) < pa.scalar(self.end.replace(tzinfo=UTC), TIMESTAMP))
+        return bounds[0] & bounds[-1] if bounds else None
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """Everything a backfill needs."""
+
+    flows: Flows
+    lake: Lake
+    writer: FeatureWriter
+    embedding: Embedding
+
+    def run(self, views: Sequence[str], window: Window, advance: Advance) -> dict[str, Report]:
+        """Bring the named views, or all, into the stores; returns a report for each.
+
+        Entities without a change in the window are left alone. Raises `UnknownView` and `StoreUnavailable`.
+        """
+        by_name = {v.view.name: (flow, v) for flow in self.flows.values() for v in flow.views}
+        unknown = [name for name in views if name not in by_name]
+        if unknown:
+            raise UnknownView(f"there is no view {unknown[0]} over a captured table; there are {', '.join(by_name)}")
+        return {name: self._view(*by_name[name], window, advance) for name in views or by_name}
+
+    def _view(self, flow: Flow, view: StreamView, window: Window, advance: Advance) -> Report:
+        report = {"changes_read": 0, "rejected": 0, "rows_added": 0, "entities": 0, "applied": 0, "refused": 0}
+        self._complete(flow, view, window, advance, report)
+        self._write(view, window, advance, report)
+        advance(view.view.name, 1.0)
+        return report
+
+    def _complete(self, flow: Flow, view: StreamView, window: Window, advance: Advance, report: Report) -> None:
+        source, target = changes_table(flow.table.topic), features_table(view.view.name)
+        snapshot = self.lake.snapshot(source)
+        partitions = self.lake.scan(source, ["_partition"]).read_all()["_partition"].unique().to_pylist()
+        held = {(flow.table.topic, p): self.lake.next_offset(source, flow.table.topic, p) for p in partitions}
+        self.lake.advance(target, {place: offset for place, offset in held.items() if offset is not None})
+        present = _places(self.lake.scan(target, ["_partition", "_offset"]).read_all())
+        total = max(1, snapshot.data.count_rows())
+        for batch in snapshot.data.scanner(filter=window.of("_commit_ts"), batch_size=CHUNK).to_batches():
+            rows = pa.table(batch)
+            report["changes_read"] += rows.num_rows
+            missing = rows.filter(pa.array(~np.isin(_places(rows), present)))
+            if missing.num_rows:
+                self._add(flow, view, missing, report)
+            advance(view.view.name, 0.5 * report["changes_read"] / total)
+
+    def _add(self, flow: Flow, view: StreamView, rows: pa.Table, report: Report) -> None:
+        schema = changes_schema(flow.table)
+        only = Flow(flow.table, flow.contract, (view,))
+        accepted = process(Changes(flow.table, rows.select(schema.names).cast(schema)), only)
+        report["rejected"] += len(accepted.bad)
+        outcome = self.embedding(Outcome(_no_records(flow.table), only, accepted, (), 0))
+        table = outcome.rows()[0].table
+        if table.num_rows:
+            report["rows_added"] += self.lake.append(features_table(view.view.name), table, {}).written
+
+    def _write(self, view: StreamView, window: Window, advance: Advance, report: Report) -> None:
+        names = [key.name for key in view.view.join_keys]
+        touched = self.lake.scan(features_table(view.view.name), names, window.of("created_timestamp")).read_all()
+        keys = touched.group_by(names).aggregate([])
+        for start in range(0, keys.num_rows, CHUNK):
+            part = keys.slice(start, CHUNK)
+            result = (
+                decide(self.lake, self.writer, view.view, part)
+                if view.view.kind == "event"
+                else self.writer.write([FeatureRows(view.view, newest(self.lake, view.view, part, deleted=True))])
+            )
+            report["entities"] += part.num_rows
+            report["applied"] += result.applied
+            report["refused"] += result.refused
+            advance(view.view.name, 0.5 + 0.5 * report["entities"] / keys.num_rows)
+
+
+def _places(rows: pa.Table) -> npt.NDArray[np.int64]:
+    """Partition and offset of each row as one number."""
+    return rows["_partition"].to_numpy().astype(np.int64) << 48 | rows["_offset"].to_numpy()
+
+
+def _no_records(table: Table) -> Records:
+    return Records(table.topic, [], [], [], [])

@@ -1,0 +1,62 @@
+"""Changes of one table, decoded: what everything after the decoder works on, live or from the lake."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from connectors.table import Table
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+META: tuple[pa.Field, ...] = (
+    pa.field("_op", pa.string()),
+    pa.field("_lsn", pa.int64()),
+    pa.field("_commit_ts", TIMESTAMP),
+    pa.field("_partition", pa.int32()),
+    pa.field("_offset", pa.int64()),
+)
+"""Follow the table's columns in `Changes.rows` and in the lake's `changes/<topic>`: Debezium's operation
+(c, u, d, r, t), PostgreSQL's log sequence number, the commit time, and where in the topic the change stood."""
+
+
+def carried(table: Table) -> tuple[pa.Field, ...]:
+    """The columns of a table that Debezium replicates in a form that can be decoded."""
+    return tuple(pa.field(c.name, c.arrow_type) for c in table.columns if c.encoding != "none" and not c.generated)
+
+
+def changes_schema(table: Table) -> pa.Schema:
+    """The schema of `Changes.rows` and of the lake's `changes/<topic>`."""
+    return pa.schema([*carried(table), *META])
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Changes of one table in arrival order, with the schema `changes_schema(table)`.
+
+    A delete holds its key, and its old values where the source sent them; a truncate holds nulls.
+    `before` has, row by row, the old values of the carried columns (null where the source sent none):
+    it is what tells an event view that a row left an entity. It is None when no view asks for it.
+    """
+
+    table: Table
+    rows: pa.Table
+    before: pa.Table | None = None
+
+    def __len__(self) -> int:
+        return int(self.rows.num_rows)
+
+    def take(self, positions: np.ndarray) -> "Changes":
+        """The changes at the given positions, in that order."""
+        indices = pa.array(positions, pa.int64())
+        return Changes(
+            self.table,
+            self.rows.take(indices),
+            None if self.before is None else self.before.take(indices),
+        )
+
+    def without(self, positions: "set[int]") -> "Changes":
+        """All changes but those at the given positions."""
+        if not positions:
+            return self
+        return self.take(np.setdiff1d(np.arange(len(self)), np.fromiter(positions, np.int64)))

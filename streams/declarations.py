@@ -1,0 +1,219 @@
+"""Feast's objects, read once into what the streams run on: which topics, which views, which columns.
+
+Everything here comes from plain Feast objects: a view's stream source is a `KafkaSource` whose topic is
+`<source>.<schema>.<table>`; renames are its `field_mapping`; what Feast has no word for is a tag.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from feast import Entity, FeatureView, Field, KafkaSource, StreamFeatureView
+
+from connectors.table import Table
+from stores.entity_keys import check_key_type
+from stores.values import arrow_type_of
+from stores.view import Feature, Kind, Metric, Vector, View
+from streams.transform import Mode, Transform, transform
+from streams.views import StreamView, castable
+
+EMBEDS_TAG = "embeds"
+"""On a vector field: the text columns that it embeds, separated by commas."""
+
+COMMIT_TIME = "_commit_ts"
+RESERVED = frozenset({"event_timestamp", "created_timestamp"})
+METRICS: Mapping[str, Metric] = {
+    "": "cosine",
+    "cosine": "cosine",
+    "l2": "l2",
+    "euclidean": "l2",
+    "inner_product": "inner_product",
+    "dot": "inner_product",
+}
+
+
+class DeclarationError(Exception):
+    """A mistake in a feature repo: which object, what is wrong, what to write instead."""
+
+    def __init__(self, where: str, problem: str, instead: str) -> None:
+        super().__init__(f"{where}: {problem}; {instead}")
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One feature view over a captured table, before the table's columns are known."""
+
+    view: FeatureView
+    topic: str
+    join_keys: tuple[Field, ...]
+
+    @property
+    def source(self) -> KafkaSource:
+        """The view's stream source."""
+        return self.view.stream_source
+
+
+def captured_views(views: Iterable[FeatureView], entities: Sequence[Entity]) -> list[Declared]:
+    """The views that are fed by captured tables; views with other sources are Feast's own business.
+
+    Raises `DeclarationError`.
+    """
+    by_name = {entity.name: entity for entity in entities}
+    declared = []
+    for view in views:
+        source = view.stream_source
+        if not isinstance(source, KafkaSource):
+            continue
+        topic = source.kafka_options.topic
+        if topic.count(".") < 2:
+            raise DeclarationError(
+                f"source {source.name}", f"topic {topic!r} is no table", "name it <source>.<schema>.<table>"
+            )
+        declared.append(Declared(view, topic, _join_keys(view, by_name)))
+    return declared
+
+
+def compile_view(project: str, declared: Declared, table: Table, online_name: str) -> StreamView:
+    """Bind a declared view to its table's columns. Raises `DeclarationError` naming view, column and type."""
+    view, source = declared.view, declared.source
+    renames = dict(source.field_mapping)
+    columns = {renames.get(c.name, c.name): c for c in table.columns}
+    where = f"view {view.name}"
+    keys = tuple(_feature(where, key) for key in declared.join_keys)
+    for key in keys:
+        _check_key(where, key)
+        _check_column(where, key, columns, table)
+    vector = _vector(where, view, table)
+    function = _function(view)
+    names = {key.name for key in keys}
+    # A stream feature view read back from the registry lists its join keys among its features.
+    features = tuple(_feature(where, field) for field in view.features if field.name not in names)
+    if function is None:
+        for feature in features:
+            if vector is None or feature.name != vector.name:
+                _check_column(where, feature, columns, table)
+    time = None if source.timestamp_field == COMMIT_TIME else source.timestamp_field
+    if time is not None:
+        _check_column(f"source {source.name}", Feature(time, 0, pa.timestamp("us", tz="UTC")), columns, table)
+    back = {name: column for column, name in renames.items()}
+    kind: Kind = "state" if {back.get(k.name, k.name) for k in keys} == set(table.primary_key) else "event"
+    compiled = View(
+        project=project,
+        name=view.name,
+        online_name=online_name,
+        kind=kind,
+        join_keys=keys,
+        features=features,
+        ttl=view.ttl if view.ttl else None,
+        vector=vector,
+    )
+    return StreamView(compiled, table, time, renames, _transform(compiled, function, view))
+
+
+def _join_keys(view: FeatureView, entities: Mapping[str, Entity]) -> tuple[Field, ...]:
+    typed = {field.name: field for field in view.entity_columns}
+    keys = []
+    for name in view.entities:
+        if name not in entities:
+            close = difflib.get_close_matches(name, entities, n=1)
+            instead = f"did you mean {close[0]}?" if close else "declare it as a module-level Entity"
+            raise DeclarationError(f"view {view.name}", f"there is no entity {name}", instead)
+        join_key = entities[name].join_key
+        if join_key not in typed:
+            raise DeclarationError(
+                f"view {view.name}",
+                f"the type of its join key {join_key} is not declared",
+                f"add Field(name={join_key!r}, dtype=...) to its schema, or value_type=... to the entity",
+            )
+        keys.append(typed[join_key])
+    return tuple(keys)
+
+
+def _feature(where: str, field: Field) -> Feature:
+    if field.name in RESERVED or field.name.startswith("_"):
+        raise DeclarationError(where, f"the name {field.name} is reserved", "rename it with field_mapping")
+    value_type = field.dtype.to_value_type()
+    try:
+        return Feature(field.name, value_type.value, arrow_type_of(value_type.value))
+    except (KeyError, ValueError) as error:
+        raise DeclarationError(
+            where, f"field {field.name}: {value_type.name} cannot be carried", "use a scalar, an array or a timestamp"
+        ) from error
+
+
+def _check_key(where: str, key: Feature) -> None:
+    try:
+        check_key_type(key.name, key.value_type)
+    except ValueError as error:
+        raise DeclarationError(where, str(error), "use String, Int32, Int64 or Bytes") from error
+
+
+def _check_column(where: str, feature: Feature, columns: Mapping[str, Any], table: Table) -> None:
+    name = f"{table.schema}.{table.name}"
+    if feature.name not in columns:
+        close = difflib.get_close_matches(feature.name, columns, n=1)
+        instead = f"did you mean {close[0]}?" if close else f"its columns: {', '.join(columns)}"
+        raise DeclarationError(where, f"table {name} has no column {feature.name}", instead)
+    column = columns[feature.name]
+    if column.generated:
+        raise DeclarationError(
+            where,
+            f"column {name}.{column.name} is generated and PostgreSQL does not replicate it",
+            "compute it in a view",
+        )
+    if column.encoding == "none":
+        raise DeclarationError(
+            where, f"column {name}.{column.name} has type {column.sql_type}, which cannot be carried", "leave it out"
+        )
+    if not castable(column.arrow_type, feature.arrow_type):
+        raise DeclarationError(
+            where,
+            f"column {name}.{column.name} ({column.sql_type}) cannot be carried as {feature.arrow_type}",
+            f"declare a type that holds {column.arrow_type}",
+        )
+
+
+def _vector(where: str, view: FeatureView, table: Table) -> Vector | None:
+    for field in view.features:
+        if not field.vector_index:
+            continue
+        texts = tuple(name.strip() for name in field.tags.get(EMBEDS_TAG, "").split(",") if name.strip())
+        if not texts:
+            raise DeclarationError(
+                where, f"vector field {field.name} names no text", f'add tags={{"{EMBEDS_TAG}": "<column>, <column>"}}'
+            )
+        if not field.vector_length:
+            raise DeclarationError(where, f"vector field {field.name} has no vector_length", "give the model's length")
+        if (field.vector_search_metric or "").lower() not in METRICS:
+            raise DeclarationError(
+                where, f"unknown vector_search_metric {field.vector_search_metric}", f"one of {', '.join(METRICS)}"
+            )
+        columns = {column.name: column for column in table.columns}
+        for text in texts:
+            _check_column(where, Feature(text, 0, pa.string()), columns, table)
+        metric = METRICS[(field.vector_search_metric or "").lower()]
+        return Vector(field.name, field.vector_length, metric, texts)
+    return None
+
+
+def _function(view: FeatureView) -> Any:
+    if not isinstance(view, StreamFeatureView):
+        return None
+    if view.aggregations:
+        raise DeclarationError(
+            f"view {view.name}", "aggregations are not carried", "compute them in its function, or in the source"
+        )
+    return view.udf
+
+
+def _transform(view: View, function: Any, declared: FeatureView) -> Transform | None:
+    if function is None:
+        return None
+    mode = getattr(declared.mode, "value", declared.mode)
+    modes: dict[object, Mode] = {"pandas": "pandas", "python": "python"}
+    if mode not in modes:
+        raise DeclarationError(f"view {view.name}", f"mode {mode!r} is not run here", 'use "pandas" or "python"')
+    returned = [f for f in (*view.join_keys, *view.features) if view.vector is None or f.name != view.vector.name]
+    return transform(view.name, function, modes[mode], {f.name: f.arrow_type for f in returned})

@@ -1,0 +1,225 @@
+"""Debezium's JSON envelopes to Arrow: in bulk, record by record only to name a bad one.
+
+The envelope is Debezium's (`op`, `before`, `after`, `source`), written without schemas; the encodings of
+the values are those of `connectors.debezium`.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from connectors.encodings import Undecodable, decode, is_placeholder
+from connectors.table import Column, Table
+from streams.changes import META, Changes, carried, changes_schema
+from streams.letters import Rejection, Stage
+from streams.messages import Records
+
+Envelope = dict[str, Any]
+Values = dict[str, Any]
+
+OPERATIONS = frozenset("curdt")
+LOGICAL_MESSAGE = "m"
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What became of a `Records`: every record is a change, a rejection, or one of the counted ignored
+    (tombstones and logical messages). `positions[i]` is the record that change `i` was."""
+
+    changes: Changes
+    positions: np.ndarray
+    rejections: list[Rejection]
+    ignored: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    positions: list[int]
+    envelopes: list[Envelope]
+    images: list[Values]
+
+    def without(self, bad: Collection[int]) -> "_Parsed":
+        keep = [i for i in range(len(self.positions)) if i not in bad]
+        return _Parsed(
+            [self.positions[i] for i in keep],
+            [self.envelopes[i] for i in keep],
+            [self.images[i] for i in keep],
+        )
+
+
+def decode_records(records: Records, table: Table, before: Sequence[str], max_bytes: int) -> Decoded:
+    """Decode one table's records.
+
+    `before` names the columns whose old values are wanted. A record that is larger than `max_bytes`, is no
+    envelope, has an unknown operation, a value of the wrong type or no primary key is a rejection that says
+    so; the others go on.
+    """
+    rejections: list[Rejection] = []
+    present = [i for i, value in enumerate(records.values) if value is not None]
+    small = [i for i in present if len(records.values[i] or b"") <= max_bytes]
+    if len(small) < len(present):
+        too_large = set(present) - set(small)
+        rejections += [_too_large(i, records.values[i], max_bytes) for i in sorted(too_large)]
+    parsed = _parse(records, small, rejections)
+    while True:
+        bad: dict[int, tuple[Stage, list[str]]] = {}
+        rows = _rows(records, parsed, table, bad)
+        old = _before(parsed, table, before, bad) if before else None
+        if not bad:
+            ignored = len(records) - len(parsed.positions) - len(rejections)
+            positions = np.array(parsed.positions, np.int64)
+            return Decoded(Changes(table, rows, old), positions, rejections, ignored)
+        rejections += [Rejection(parsed.positions[i], stage, tuple(why)) for i, (stage, why) in bad.items()]
+        parsed = parsed.without(bad)
+
+
+def _too_large(position: int, value: bytes | None, max_bytes: int) -> Rejection:
+    why = f"record of {len(value or b''):,} bytes is larger than worker.max_record_bytes ({max_bytes:,})"
+    return Rejection(position, "decode", (why,))
+
+
+def _parse(records: Records, positions: list[int], rejections: list[Rejection]) -> _Parsed:
+    """The readable envelopes among the records at `positions`, with the row image of each."""
+    values = [records.values[i] for i in positions]
+    try:
+        envelopes = orjson.loads(b"[" + b",".join(values) + b"]")  # type: ignore[arg-type]  # none is None here
+        if len(envelopes) == len(values):
+            images = [_image(e, records, i) for e, i in zip(envelopes, positions, strict=True)]
+            if None not in images:
+                return _Parsed(positions, envelopes, images)  # type: ignore[arg-type]  # None is excluded above
+    except (orjson.JSONDecodeError, _NotAnEnvelope):
+        pass  # one of them is bad: find it below, record by record
+    parsed = _Parsed([], [], [])
+    for i, value in zip(positions, values, strict=True):
+        try:
+            envelope = orjson.loads(value or b"")
+            image = _image(envelope, records, i)
+        except orjson.JSONDecodeError as error:
+            rejections.append(Rejection(i, "decode", (f"not JSON: {error}",)))
+        except _NotAnEnvelope as error:
+            rejections.append(Rejection(i, "decode", (str(error),)))
+        else:
+            if image is not None:
+                parsed.positions.append(i)
+                parsed.envelopes.append(envelope)
+                parsed.images.append(image)
+    return parsed
+
+
+class _NotAnEnvelope(Exception):
+    """A record that is JSON but not a Debezium envelope; the text says what is wrong."""
+
+
+def _image(envelope: Any, records: Records, position: int) -> Values | None:
+    """The row that an envelope is about: new values, or of a delete the key and the old ones.
+
+    None for a logical message. Raises `_NotAnEnvelope`.
+    """
+    try:
+        op = envelope["op"]
+        source = envelope["source"]
+        if op in ("c", "u", "r"):
+            image = envelope["after"]
+        elif op == "d":
+            image = {**(envelope.get("before") or {}), **_key(records.keys[position])}
+        elif op == "t":
+            image = {}
+        elif op == LOGICAL_MESSAGE:
+            return None
+        else:
+            raise _NotAnEnvelope(f"unknown operation {op!r}: Debezium's are c, u, d, r, t and m")
+        if type(image) is not dict or type(source["lsn"]) is not int or type(source["ts_us"]) is not int:
+            raise _NotAnEnvelope("not a Debezium envelope: no row image, or source.lsn or source.ts_us is no number")
+        return image
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _NotAnEnvelope(f"not a Debezium envelope: {type(error).__name__} {error}") from error
+
+
+def _key(key: bytes | None) -> Values:
+    try:
+        values = orjson.loads(key or b"")
+    except orjson.JSONDecodeError as error:
+        raise _NotAnEnvelope(f"a delete whose key is not JSON: {error}") from error
+    if type(values) is not dict:
+        raise _NotAnEnvelope("a delete whose key is no JSON object")
+    return values
+
+
+def _rows(records: Records, parsed: _Parsed, table: Table, bad: dict[int, tuple[Stage, list[str]]]) -> pa.Table:
+    columns = [
+        _column(table.column(field.name), [image.get(field.name) for image in parsed.images], parsed, bad)
+        for field in carried(table)
+    ]
+    ops = [e["op"] for e in parsed.envelopes]
+    for name in table.primary_key:
+        _require_key(name, parsed.images, ops, bad)
+    meta = [
+        pa.array(ops, pa.string()),
+        pa.array([e["source"]["lsn"] for e in parsed.envelopes], pa.int64()),
+        pa.array([e["source"]["ts_us"] for e in parsed.envelopes], pa.int64()).cast(META[2].type),
+        pa.array([records.partitions[i] for i in parsed.positions], pa.int32()),
+        pa.array([records.offsets[i] for i in parsed.positions], pa.int64()),
+    ]
+    if bad:
+        return None
+    return pa.table([*columns, *meta], schema=changes_schema(table))
+
+
+def _before(parsed: _Parsed, table: Table, names: Sequence[str], bad: dict[int, tuple[Stage, list[str]]]) -> pa.Table:
+    images = [e.get("before") or {} for e in parsed.envelopes]
+    arrays = [_decode(table.column(name), [b.get(name) for b in images], bad) for name in names]
+    if bad:
+        return None
+    return pa.table(arrays, names=list(names))
+
+
+def _column(
+    column: Column, values: list[Any], parsed: _Parsed, bad: dict[int, tuple[Stage, list[str]]]
+) -> pa.Array | None:
+    """Decode one column, after putting the old value where Debezium sent only its placeholder."""
+    if column.toastable:
+        mask = is_placeholder(values, column)
+        if mask is not None and mask.true_count:
+            for i in np.flatnonzero(mask.to_numpy(zero_copy_only=False)):
+                _restore(int(i), column, values, parsed, bad)
+    return _decode(column, values, bad)
+
+
+def _restore(
+    i: int, column: Column, values: list[Any], parsed: _Parsed, bad: dict[int, tuple[Stage, list[str]]]
+) -> None:
+    before = parsed.envelopes[i].get("before") or {}
+    old = before.get(column.name)
+    missing = column.name not in before or bool(is_placeholder([old], column)[0].as_py())
+    if missing and parsed.envelopes[i]["op"] != "d":
+        why = (
+            f"column {column.name}: PostgreSQL did not send the unchanged TOASTed value; "
+            "set REPLICA IDENTITY FULL on the table (millrace apply does, where it owns it)"
+        )
+        bad.setdefault(i, ("decode", []))[1].append(why)
+    values[i] = None if missing else old
+
+
+def _decode(column: Column, values: list[Any], bad: dict[int, tuple[Stage, list[str]]]) -> pa.Array | None:
+    try:
+        return decode(values, column)
+    except Undecodable as error:
+        for i, value, reason in error.bad:
+            why = f"column {column.name} ({column.sql_type}): {_short(value)}: {reason}"
+            bad.setdefault(i, ("schema", []))[1].append(why)
+        return None
+
+
+def _require_key(name: str, images: list[Values], ops: list[str], bad: dict[int, tuple[Stage, list[str]]]) -> None:
+    for i, image in enumerate(images):
+        if image.get(name) is None and ops[i] != "t":
+            bad.setdefault(i, ("schema", []))[1].append(f"column {name}: the primary key is missing or null")
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -1,0 +1,141 @@
+"""Text columns to a vector column: only texts that the vector store does not know yet are embedded."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stores.rows import EMBEDDING, FeatureRows
+from stores.view import Vector, View
+from streams.changes import Changes
+from streams.embedders import Embedder, TextRefused
+from streams.views import Projected, Unprojectable
+
+
+class KnownVectors(Protocol):
+    """Where vectors are kept under the hash of what they were made of: the vector store."""
+
+    def embedded(self, view: View, hashes: Sequence[bytes]) -> Mapping[bytes, np.ndarray]:
+        """The vectors (float32) of those text hashes that the view's table holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Projected rows with their vectors. `embedded` counts the texts that went to the model, `spared` the
+    rows that had a text and needed no embedding of their own: the store knew it, or the batch repeats it."""
+
+    projected: Projected
+    embedded: int
+    spared: int
+
+
+def embed(projected: Projected, changes: Changes, embedder: Embedder, known: KnownVectors) -> Embedded:
+    """Fill the vector field of a view's rows and append the columns of `stores.rows.EMBEDDING`.
+
+    `changes` are those that the rows were projected from. A row's text is its change's text columns joined
+    by a newline, nulls as empty; a deleted row, a blank text and one that means nothing to the model have
+    no vector. A kept vector is found by the hash of its text and model, never by its entity, so it cannot
+    meet another text or another model. Raises `EmbedderUnavailable`, `Unprojectable` for the changes whose
+    text the model refuses, and `ValueError` when the view declares another length than the model's.
+    """
+    view = projected.rows.view
+    vector = view.vector
+    if vector is None:
+        raise ValueError(f"view {view.name} has no vector field")
+    if vector.length != embedder.length:
+        raise ValueError(
+            f"view {view.name} declares vectors of length {vector.length}, and {embedder.model} gives "
+            f"{embedder.length}: declare vector_length={embedder.length}, or name another model"
+        )
+    table = projected.rows.table
+    texts = join_texts(changes.rows.take(pa.array(projected.positions, pa.int64())), vector)
+    texts = pc.if_else(pc.or_(pc.equal(pc.utf8_trim_whitespace(texts), ""), table["_deleted"]), None, texts)
+    if isinstance(texts, pa.ChunkedArray):
+        texts = texts.combine_chunks()
+    coded = texts.dictionary_encode()
+    distinct = coded.dictionary.to_pylist()
+    hashes = hash_texts(distinct, embedder)
+    kept = known.embedded(view, hashes) if hashes else {}
+    new = [i for i, key in enumerate(hashes) if key not in kept]
+    vectors = np.zeros((len(distinct), embedder.length), np.float32)
+    for i, key in enumerate(hashes):
+        if key in kept:
+            vectors[i] = kept[key]
+    if new:
+        made, refused = _embed_all([distinct[i] for i in new], embedder)
+        if refused:
+            codes = {new[i]: why for i, why in refused.items()}
+            raise Unprojectable(_by_change(codes, coded.indices, projected.positions, view))
+        vectors[new] = made
+    filled = _fill(table, vector, coded.indices, vectors, hashes, embedder.model)
+    spared = len(texts) - texts.null_count - len(new)
+    return Embedded(replace(projected, rows=FeatureRows(view, filled)), len(new), spared)
+
+
+def join_texts(rows: pa.Table, vector: Vector) -> pa.Array:
+    """The text of each row: the vector's columns joined by a newline, nulls as empty."""
+    columns = [rows[name].cast(pa.string()) for name in vector.columns]
+    return pc.binary_join_element_wise(*columns, "\n", null_handling="replace", null_replacement="")
+
+
+def hash_texts(texts: Sequence[str], embedder: Embedder) -> list[bytes]:
+    """For each text 16 bytes that stand for it and for the model: BLAKE2b of both and the length."""
+    base = hashlib.blake2b(f"{embedder.model}\0{embedder.length}\0".encode(), digest_size=16)
+    hashes = []
+    for text in texts:
+        digest = base.copy()
+        digest.update(text.encode())
+        hashes.append(digest.digest())
+    return hashes
+
+
+def _embed_all(texts: list[str], embedder: Embedder) -> tuple[np.ndarray, dict[int, str]]:
+    """The vectors of the texts that the model takes; of the others the position and the reason."""
+    remaining = list(range(len(texts)))
+    refused: dict[int, str] = {}
+    while True:
+        try:
+            return embedder.embed([texts[i] for i in remaining]), refused
+        except TextRefused as error:
+            refused[remaining.pop(error.position)] = error.reason
+
+
+def _by_change(refused: Mapping[int, str], codes: pa.Array, positions: np.ndarray, view: View) -> dict[int, list[str]]:
+    """The refused texts, given by dictionary code, as reasons by the position of their change."""
+    bad: dict[int, list[str]] = {}
+    for code, why in refused.items():
+        rows = np.flatnonzero(pc.fill_null(pc.equal(codes, code), False))
+        for position in positions[rows]:
+            bad[int(position)] = [f"view {view.name}: its text cannot be embedded: {why}"]
+    return bad
+
+
+def _fill(
+    table: pa.Table,
+    vector: Vector,
+    codes: pa.Array,
+    vectors: np.ndarray,
+    hashes: Sequence[bytes],
+    model: str,
+) -> pa.Table:
+    """The table with each row's vector, hash and model, found by the code of its text."""
+    meaningless = np.logical_not(vectors.any(axis=1))
+    valid = np.asarray(codes.is_valid())
+    at = np.asarray(codes.fill_null(0), np.int64)
+    present = valid.copy()
+    if len(vectors):
+        present &= ~meaningless[at]
+    lengths = np.where(present, vectors.shape[1], 0)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    values = pa.array(vectors[at[present]].reshape(-1), pa.float32())
+    column = pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(~present))
+    place = table.schema.get_field_index(vector.name)
+    field = table.schema.field(place)
+    table = table.set_column(place, field, column.cast(field.type))
+    hash_column = pa.array(hashes, EMBEDDING[0].type).take(codes)
+    model_column = pa.array([model], pa.string()).take(pa.array(at * 0, mask=~valid))
+    return table.append_column(EMBEDDING[0], hash_column).append_column(EMBEDDING[1], model_column)

@@ -1,0 +1,266 @@
+"""Embedding providers behind one Protocol, and the one door of the model library."""
+
+import contextlib
+import hashlib
+import http.client
+import json
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+
+class EmbedderUnavailable(Exception):
+    """No vectors can be had now: the batch waits and is tried again."""
+
+
+class TextRefused(Exception):
+    """The model does not take the text at `position`, because it is too long or for another reason of its
+    own; others it takes."""
+
+    def __init__(self, position: int, reason: str) -> None:
+        super().__init__(f"text {position}: {reason}")
+        self.position = position
+        self.reason = reason
+
+
+class Embedder(Protocol):
+    """A model that turns texts into vectors, each text by itself: its neighbours change nothing.
+
+    `model` names the model so that equal names and lengths mean equal vectors; `length` is the number of
+    dimensions.
+    """
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def length(self) -> int: ...
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of the texts: float32, shape (len(texts), length), finite. A text that means nothing to
+        the model may get a vector of zeros. Raises `EmbedderUnavailable`, `TextRefused`."""
+
+
+class WordLlamaEmbedder:
+    """WordLlama's `l2_supercat` from the weights in its package: unit vectors of 256 dimensions, offline.
+
+    A text's vector is the mean of the vectors of its tokens, scaled to length 1. `model` ends in a digest
+    of weights and vocabulary, so that an upgrade of the package that changes vectors is another model.
+    Raises `EmbedderUnavailable` when the package or its weights are missing.
+    """
+
+    _CONFIG = "l2_supercat"
+    _TOKENS = 1 << 12  # the token vectors of a step fit the processor's cache, however long the texts are
+
+    length = 256
+
+    def __init__(self) -> None:
+        library, folder = _wordllama()
+        files = (
+            folder / "weights" / f"{self._CONFIG}_{self.length}.safetensors",
+            folder / "tokenizers" / f"{self._CONFIG}_tokenizer_config.json",
+        )
+        digest = hashlib.blake2b(digest_size=4)
+        try:
+            for file in files:
+                digest.update(file.read_bytes())
+        except OSError as error:
+            raise EmbedderUnavailable(f"WordLlama's package lacks its weights: {error}") from error
+        # Without cache_dir it looks for the tokenizer elsewhere, and then on the network.
+        loaded = library.WordLlama.load(self._CONFIG, cache_dir=folder, dim=self.length, disable_download=True)
+        self.model = f"wordllama/{self._CONFIG}-{self.length}-{digest.hexdigest()}"
+        self._vectors: np.ndarray = loaded.embedding
+        self._tokenizer = loaded.tokenizer
+        self._tokenizer.no_padding()
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        tokens = [np.asarray(e.ids, np.int64) for e in encoded]
+        vectors = np.zeros((len(texts), self.length), np.float32)
+        for start, end in _steps([len(ids) for ids in tokens], self._TOKENS):
+            vectors[start:end] = self._means(tokens[start:end])
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        np.divide(vectors, norms, out=vectors, where=norms > 0)
+        return vectors
+
+    def _means(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
+        """The mean token vector of each text, zeros for a text without tokens."""
+        lengths = np.array([len(ids) for ids in tokens])
+        sums = np.zeros((len(tokens), self.length))
+        filled = np.flatnonzero(lengths)
+        if len(tokens) == 1:
+            for i in range(0, int(lengths[0]), self._TOKENS):
+                sums[0] += self._vectors[tokens[0][i : i + self._TOKENS]].sum(axis=0, dtype=np.float64)
+        elif len(filled):
+            starts = (np.cumsum(lengths) - lengths)[filled]
+            sums[filled] = np.add.reduceat(self._vectors[np.concatenate(tokens)], starts, axis=0, dtype=np.float64)
+        sums /= np.maximum(lengths, 1)[:, None]
+        return sums
+
+
+class HttpEmbedder:
+    """A server with OpenAI's `POST <url>/embeddings` (OpenAI itself, vLLM, text-embeddings-inference, ...).
+
+    `url` ends where `/embeddings` begins, as in `https://api.openai.com/v1`; `model` and `length` are sent
+    as `model` and, if `dimensions`, as `dimensions`. At most `batch` texts a request, `timeout` in seconds
+    for connecting and for each read. The request: https://platform.openai.com/docs/api-reference/embeddings
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        length: int,
+        *,
+        api_key: str | None = None,
+        dimensions: bool = False,
+        batch: int = 256,
+        timeout: float = 10.0,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"an embedding server's URL begins with http:// or https://, not {url!r}")
+        self.model = model
+        self.length = length
+        self._url = url.rstrip("/") + "/embeddings"
+        self._dimensions = dimensions
+        self._batch = batch
+        self._timeout = timeout
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        vectors = np.empty((len(texts), self.length), np.float32)
+        for start in range(0, len(texts), self._batch):
+            part = texts[start : start + self._batch]
+            vectors[start : start + len(part)] = self._embed(part, start)
+        return vectors
+
+    def _embed(self, texts: Sequence[str], position: int) -> np.ndarray:
+        """One request; when the server refuses its input, halves of it, until the refused text is alone."""
+        try:
+            return self._request(texts)
+        except _InputRefused as error:
+            if len(texts) > 1:
+                half = len(texts) // 2
+                first = self._embed(texts[:half], position)
+                return np.concatenate([first, self._embed(texts[half:], position + half)])
+            self._check_settings()
+            raise TextRefused(position, str(error)) from error
+
+    def _check_settings(self) -> None:
+        """A server that refuses one plain word too refuses the request's settings, not the text."""
+        try:
+            self._request(["word"])
+        except _InputRefused as error:
+            raise EmbedderUnavailable(
+                f"{error}: check the model, its length and `dimensions` in the settings"
+            ) from error
+
+    def _request(self, texts: Sequence[str]) -> np.ndarray:
+        body: dict[str, Any] = {"model": self.model, "input": list(texts), "encoding_format": "float"}
+        if self._dimensions:
+            body["dimensions"] = self.length
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers=self._headers, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout) as response:
+                answer = response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                told = f"{self._url} answered {error.code}: {error.read(500).decode(errors='replace')}"
+            if error.code in (400, 413, 422):
+                raise _InputRefused(told) from error
+            raise EmbedderUnavailable(told) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise EmbedderUnavailable(f"{self._url} does not answer: {error}") from error
+        return self._vectors(answer, len(texts))
+
+    def _vectors(self, answer: bytes, count: int) -> np.ndarray:
+        """The vectors of an answer in the order of its indices."""
+        try:
+            data = json.loads(answer)["data"]
+            by_index = {int(item["index"]): item["embedding"] for item in data}
+            vectors = np.array([by_index[i] for i in range(count)], np.float32)
+        except (ValueError, KeyError, TypeError) as error:
+            raise EmbedderUnavailable(f"{self._url} answered something else than {count} vectors: {error!r}") from error
+        if vectors.shape != (count, self.length):
+            raise EmbedderUnavailable(
+                f"{self._url} gives vectors of shape {vectors.shape[1:]}, not of length {self.length}: "
+                "set `length` to the model's, or ask for fewer with `dimensions`"
+            )
+        if not np.isfinite(vectors).all():
+            raise EmbedderUnavailable(f"{self._url} gives vectors that are not finite")
+        return vectors
+
+
+class Providers:
+    """Providers in order of preference; the first one's model is the model.
+
+    When one is unavailable the next answers, if it gives the same model's vectors: the same `model` and
+    `length`. Otherwise `EmbedderUnavailable` is raised with what each one said.
+    """
+
+    def __init__(self, providers: Sequence[Embedder]) -> None:
+        if not providers:
+            raise ValueError("name at least one embedding provider")
+        self.model = providers[0].model
+        self.length = providers[0].length
+        self._providers = tuple(providers)
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        told = []
+        for provider in self._providers:
+            if (provider.model, provider.length) != (self.model, self.length):
+                told.append(f"{provider.model} ({provider.length}) would give another model's vectors")
+                continue
+            try:
+                return provider.embed(texts)
+            except EmbedderUnavailable as error:
+                log.warning("an embedding provider of %s failed: %s", self.model, error)
+                told.append(str(error))
+        raise EmbedderUnavailable(f"no provider of {self.model} ({self.length}): {'; '.join(told)}")
+
+
+class _InputRefused(Exception):
+    """The server says that it does not take this input."""
+
+
+def _steps(sizes: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:
+    """Cut a sequence into runs whose sizes sum to at most `limit`; one larger than that runs alone."""
+    start = total = 0
+    for end, size in enumerate(sizes):
+        if end > start and total + size > limit:
+            yield start, end
+            start, total = end, 0
+        total += size
+    if sizes:
+        yield start, len(sizes)
+
+
+def _wordllama() -> tuple[Any, Path]:
+    """The library and its package folder."""
+    try:
+        with _root_logger_untouched():
+            import wordllama
+    except ImportError as error:
+        raise EmbedderUnavailable(f"WordLlama cannot be imported: {error}") from error
+    return wordllama, Path(wordllama.__file__).parent
+
+
+@contextlib.contextmanager
+def _root_logger_untouched() -> Iterator[None]:
+    """WordLlama configures the root logger when it is imported: undo that."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)

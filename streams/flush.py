@@ -1,0 +1,98 @@
+"""The flush: beside the loop, a batch goes to the letters topic and the lake, and event views are settled.
+
+Order, and why a crash after any step loses and doubles nothing:
+1. letters are durable;
+2. each lake table gets one commit, which carries the offsets: a replay of the batch is dropped there.
+   The tables of the views come before the changes they were made of (see `Worker._stage`);
+3. entities of event views whose winner is gone are decided anew from the lake;
+4. only then the caller commits the offsets to Kafka.
+"""
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow as pa
+
+from stores.lake import Lake
+from stores.rows import FeatureWriter
+from stores.view import View
+from streams.decide import decide
+from streams.letters import DeadLetters
+from streams.messages import Partition
+from streams.patience import Abandoned, Patience
+from streams.stage import Batch
+
+
+class Flusher:
+    """Flushes one batch at a time on a thread of its own."""
+
+    def __init__(self, lake: Lake, letters: DeadLetters, writer: FeatureWriter) -> None:
+        self._lake = lake
+        self._letters = letters
+        self._writer = writer
+        self._abandon = threading.Event()
+        self._patience = Patience(self._idle)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flush")
+        self._running: Future[dict[Partition, int]] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is under way or its offsets are yet to be collected."""
+        return self._running is not None
+
+    @property
+    def waiting_for(self) -> str | None:
+        """What a flush waits for, None while nothing is missing."""
+        return self._patience.waiting_for
+
+    def start(self, batch: Batch) -> None:
+        """Begin to flush; only while not `busy`."""
+        assert self._running is None
+        self._running = self._thread.submit(self._flush, batch)
+
+    def collect(self, timeout: float = 0) -> dict[Partition, int]:
+        """The offsets that a finished flush made safe to commit; empty if none has finished in time.
+
+        Raises what the flush raised.
+        """
+        if self._running is None:
+            return {}
+        try:
+            offsets = self._running.result(timeout)
+        except TimeoutError:
+            return {}
+        self._running = None
+        return offsets
+
+    def close(self) -> None:
+        """Call off a flush that waits for a store. What it has not written is read again from Kafka."""
+        self._abandon.set()
+        self._thread.shutdown(wait=True)
+
+    def _flush(self, batch: Batch) -> dict[Partition, int]:
+        self._patience(self._letters.flush)
+        for table, parts in batch.tables.items():
+            rows = pa.concat_tables(parts)
+            topic = batch.topics[table]
+            offsets = {p: offset for p, offset in batch.offsets.items() if p.topic == topic}
+            self._patience(lambda t=table, r=rows, o=offsets: self._append(t, r, o))  # type: ignore[misc]
+        self._settle(batch)
+        return batch.offsets
+
+    def _append(self, table: str, rows: pa.Table, offsets: Mapping[Partition, int]) -> None:
+        if rows.num_rows:
+            self._lake.append(table, rows, offsets)
+
+    def _settle(self, batch: Batch) -> None:
+        """Decide the undecided, and look again at what this batch deleted: while it was on its way to the
+        lake, another worker may have made a deleted row the winner."""
+        undecided: list[tuple[View, pa.Table]] = list(batch.undecided)
+        if batch.gone:
+            undecided += self._patience(lambda: self._writer.write(batch.gone)).undecided
+        for view, keys in undecided:
+            self._patience(lambda v=view, k=keys: decide(self._lake, self._writer, v, k))  # type: ignore[misc]
+
+    def _idle(self, seconds: float) -> None:
+        if self._abandon.wait(seconds):
+            raise Abandoned

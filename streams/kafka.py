@@ -1,0 +1,262 @@
+"""Kafka by confluent-kafka: the one door to the broker."""
+
+import logging
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from confluent_kafka import Consumer as ConfluentConsumer
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as ConfluentMessage
+from confluent_kafka import Producer as ConfluentProducer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from streams.broker import BrokerUnavailable, Rebalanced
+from streams.messages import Headers, Partition, Records
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+TIMEOUT_SECONDS = 10.0
+
+# KIP-345 and librdkafka's CONFIGURATION.md name the settings; these differ from the defaults for a reason:
+# fetch.wait.max.ms bounds what an idle topic adds to freshness, the queue bounds what a backlog adds to memory.
+CONSUMER = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "earliest",
+    "partition.assignment.strategy": "cooperative-sticky",
+    "fetch.wait.max.ms": 2,
+    "fetch.message.max.bytes": MAX_MESSAGE_BYTES,
+    "fetch.max.bytes": 4 * MAX_MESSAGE_BYTES,
+    "queued.max.messages.kbytes": 64 * 1024,
+    "session.timeout.ms": 10_000,
+    "max.poll.interval.ms": 300_000,
+    "topic.metadata.refresh.interval.ms": 5_000,
+    "reconnect.backoff.max.ms": 1_000,
+}
+PRODUCER_FLUSH_SECONDS = 35.0  # above message.timeout.ms, after which each record has an answer
+PRODUCER = {
+    "acks": "all",
+    "enable.idempotence": True,
+    "linger.ms": 5,
+    "message.max.bytes": MAX_MESSAGE_BYTES,
+    "message.timeout.ms": 30_000,
+}
+
+
+class KafkaConsumer:
+    """`streams.broker.Consumer` over one librdkafka consumer."""
+
+    def __init__(self, bootstrap_servers: str, group: str) -> None:
+        self._consumer = ConfluentConsumer(
+            {"bootstrap.servers": bootstrap_servers, "group.id": group, "error_cb": _report, **CONSUMER}
+        )
+        self._owned: set[Partition] = set()
+
+    def subscribe(self, topics: Sequence[str], assigned: Rebalanced, revoked: Rebalanced, lost: Rebalanced) -> None:
+        def on_assign(consumer: ConfluentConsumer, fresh: list[TopicPartition]) -> None:
+            partitions = _partitions(fresh)
+            self._owned |= partitions
+            assigned(partitions)
+            consumer.incremental_assign(fresh)
+
+        def on_revoke(consumer: ConfluentConsumer, gone: list[TopicPartition]) -> None:
+            partitions = _partitions(gone)
+            revoked(partitions)
+            self._owned -= partitions
+            consumer.incremental_unassign(gone)
+
+        def on_lost(consumer: ConfluentConsumer, gone: list[TopicPartition]) -> None:
+            partitions = _partitions(gone)
+            self._owned -= partitions
+            lost(partitions)
+            consumer.incremental_unassign(gone)
+
+        self._consumer.subscribe(list(topics), on_assign=on_assign, on_revoke=on_revoke, on_lost=on_lost)
+
+    def poll(self, timeout: float, limit: int) -> list[Records]:
+        # consume(n, timeout) waits for n messages or the whole timeout; poll() returns with the first one.
+        first = self._consumer.poll(timeout)
+        if first is None:
+            return []
+        return _records([first, *self._consumer.consume(limit - 1, 0)] if limit > 1 else [first])
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        self._consumer.pause([TopicPartition(*p) for p in partitions if p in self._owned])
+
+    def resume(self, partitions: Collection[Partition]) -> None:
+        self._consumer.resume([TopicPartition(*p) for p in partitions if p in self._owned])
+
+    def end(self, partition: Partition) -> int:
+        try:
+            low_and_high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=TIMEOUT_SECONDS)
+        except KafkaException as error:
+            raise BrokerUnavailable(f"{partition} does not answer: {error.args[0].str()}") from error
+        return int(low_and_high[1])
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        owned = [TopicPartition(p.topic, p.number, offset) for p, offset in offsets.items() if p in self._owned]
+        if not owned:
+            return
+        try:
+            self._consumer.commit(offsets=owned, asynchronous=False)
+        except KafkaException as error:
+            raise BrokerUnavailable(f"Kafka did not take the offsets: {error.args[0].str()}") from error
+
+    def lag(self) -> Mapping[Partition, int]:
+        owned = sorted(self._owned)
+        positions = self._consumer.position([TopicPartition(*p) for p in owned])
+        behind: dict[Partition, int] = {}
+        for partition, position in zip(owned, positions, strict=True):
+            low, high = self._consumer.get_watermark_offsets(position, cached=True)
+            read = position.offset if position.offset >= 0 else low
+            behind[partition] = max(0, high - read) if high >= 0 else 0
+        return behind
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+class KafkaProducer:
+    """`streams.broker.Producer` over one idempotent librdkafka producer."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._producer = ConfluentProducer({"bootstrap.servers": bootstrap_servers, "error_cb": _report, **PRODUCER})
+        self._failures: list[str] = []
+
+    def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while True:
+            try:
+                self._producer.produce(
+                    topic, value=value, key=key, headers=list(headers.items()), on_delivery=self._delivered
+                )
+                return
+            except BufferError as full:
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(f"Kafka takes no records for {topic}: {full}") from full
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                raise BrokerUnavailable(f"Kafka refused a record for {topic}: {error}") from error
+
+    def flush(self) -> None:
+        waiting = self._producer.flush(PRODUCER_FLUSH_SECONDS)
+        failures, self._failures = self._failures, []
+        if waiting or failures:
+            why = failures[0] if failures else "no answer in time"
+            raise BrokerUnavailable(f"{waiting + len(failures)} records are not durable: {why}")
+
+    def _delivered(self, error: KafkaError | None, message: ConfluentMessage) -> None:
+        if error is not None:
+            self._failures.append(f"{message.topic()}: {error.str()}")
+
+
+class KafkaTopics:
+    """`streams.broker.Topics` by the admin API and a consumer that joins no group."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._servers = bootstrap_servers
+        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers, "error_cb": _report})
+
+    def ensure(self, topics: Mapping[str, int], settings: Mapping[str, str]) -> Sequence[str]:
+        try:
+            existing = self._admin.list_topics(timeout=TIMEOUT_SECONDS).topics
+        except KafkaException as error:
+            raise BrokerUnavailable(f"Kafka at {self._servers} does not answer: {error.args[0].str()}") from error
+        for name, count in topics.items():
+            if name in existing and len(existing[name].partitions) < count:
+                has = len(existing[name].partitions)
+                raise ValueError(
+                    f"topic {name} has {has} partitions and {count} are declared: adding partitions would break "
+                    f"the order of keys; declare {has}, or make a new source"
+                )
+        missing = [
+            NewTopic(name, num_partitions=count, replication_factor=-1, config=dict(settings))
+            for name, count in topics.items()
+            if name not in existing
+        ]
+        if not missing:
+            return []
+        for name, future in self._admin.create_topics(missing, request_timeout=TIMEOUT_SECONDS).items():
+            try:
+                future.result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise BrokerUnavailable(f"topic {name} could not be made: {error.args[0].str()}") from error
+        return [topic.topic for topic in missing]
+
+    def read(self, topic: str, start: int = 0) -> Iterator[Records]:
+        consumer = ConfluentConsumer({"bootstrap.servers": self._servers, "group.id": "millrace-reader", **CONSUMER})
+        try:
+            metadata = consumer.list_topics(topic, timeout=TIMEOUT_SECONDS).topics[topic]
+            if metadata.error is not None:
+                return
+            ends: dict[int, int] = {}
+            for number in metadata.partitions:
+                low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=TIMEOUT_SECONDS)
+                if max(low, start) < high:
+                    ends[number] = high
+            consumer.assign([TopicPartition(topic, number, start) for number in ends])
+            while ends:
+                messages = consumer.consume(1_000, 0.2)
+                for message in messages:
+                    if message.error() is None and message.offset() + 1 >= ends.get(message.partition(), 0):
+                        ends.pop(message.partition(), None)
+                yield from _records(messages)
+        except KafkaException as error:
+            raise BrokerUnavailable(f"topic {topic} cannot be read: {error.args[0].str()}") from error
+        finally:
+            consumer.close()
+
+    def committed(self, group: str, topics: Sequence[str]) -> Mapping[Partition, tuple[int, int]]:
+        consumer = ConfluentConsumer({"bootstrap.servers": self._servers, "group.id": "millrace-reader", **CONSUMER})
+        try:
+            known = consumer.list_topics(timeout=TIMEOUT_SECONDS).topics
+            wanted = [TopicPartition(t, number) for t in topics if t in known for number in known[t].partitions]
+            if not wanted:
+                return {}
+            request = ConsumerGroupTopicPartitions(group, wanted)
+            answer = self._admin.list_consumer_group_offsets([request])[group].result()
+            return {
+                Partition(p.topic, p.partition): (
+                    p.offset if p.offset >= 0 else -1,
+                    consumer.get_watermark_offsets(TopicPartition(p.topic, p.partition), timeout=TIMEOUT_SECONDS)[1],
+                )
+                for p in answer.topic_partitions
+            }
+        except KafkaException as error:
+            raise BrokerUnavailable(f"Kafka at {self._servers} does not answer: {error.args[0].str()}") from error
+        finally:
+            consumer.close()
+
+
+def _partitions(given: list[TopicPartition]) -> set[Partition]:
+    return {Partition(p.topic, p.partition) for p in given}
+
+
+def _records(messages: list[ConfluentMessage]) -> list[Records]:
+    by_topic: dict[str, list[ConfluentMessage]] = {}
+    for message in messages:
+        error = message.error()
+        if error is None:
+            by_topic.setdefault(message.topic(), []).append(message)
+        elif error.fatal():
+            raise KafkaException(error)
+        else:
+            # librdkafka recovers by itself; raising would drop the good records that came with it.
+            _report(error)
+    return [
+        Records(
+            topic,
+            [m.partition() for m in group],
+            [m.offset() for m in group],
+            [m.key() for m in group],
+            [m.value() for m in group],
+            {i: dict(headers) for i, m in enumerate(group) if (headers := m.headers())},
+        )
+        for topic, group in by_topic.items()
+    ]
+
+
+def _report(error: KafkaError) -> None:
+    log.warning("Kafka: %s", error.str())

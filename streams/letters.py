@@ -1,0 +1,123 @@
+"""Dead letters: a rejected record's original bytes, where it stood, at which stage it failed and why."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+
+from streams.broker import Producer, Topics
+from streams.messages import Headers, Partition, Records
+
+Stage = Literal["decode", "schema", "contract", "transform"]
+
+# The names of the headers are the format of the letters topic.
+TOPIC, PARTITION, OFFSET = "millrace.topic", "millrace.partition", "millrace.offset"
+STAGE, REASONS, SUITE, TIME = "millrace.stage", "millrace.reasons", "millrace.suite", "millrace.time"
+REPLAY_OF = "millrace.replay-of"
+"""On a replayed record: `<topic>/<partition>/<offset>` of the record that the letter was made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why one record of a `Records` (by its position) is rejected."""
+
+    position: int
+    stage: Stage
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One dead letter as read back; `number` is its offset in the letters topic and its name for people."""
+
+    number: int
+    origin: Partition
+    offset: int
+    stage: str
+    reasons: tuple[str, ...]
+    suite: str
+    time: float
+    key: bytes | None
+    value: bytes | None
+
+    def as_dict(self) -> dict[str, object]:
+        """Everything but the original bytes."""
+        return {
+            "letter": self.number,
+            "topic": self.origin.topic,
+            "partition": self.origin.number,
+            "offset": self.offset,
+            "stage": self.stage,
+            "reasons": list(self.reasons),
+            "suite": self.suite,
+            "time": self.time,
+            "bytes": len(self.value or b""),
+        }
+
+
+class DeadLetters:
+    """Writes letters to one topic with one partition, so that a letter's offset is its number."""
+
+    def __init__(self, producer: Producer, topic: str) -> None:
+        self._producer = producer
+        self._topic = topic
+
+    def send(self, records: Records, rejections: Sequence[Rejection], suite: str) -> None:
+        """Queue a letter for each rejection. Raises `BrokerUnavailable`."""
+        for rejection in rejections:
+            i = rejection.position
+            headers = {
+                TOPIC: records.topic.encode(),
+                PARTITION: str(records.partitions[i]).encode(),
+                OFFSET: str(records.offsets[i]).encode(),
+                STAGE: rejection.stage.encode(),
+                REASONS: orjson.dumps(list(rejection.reasons)),
+                SUITE: suite.encode(),
+                TIME: f"{time.time():.3f}".encode(),
+            }
+            self._producer.send(self._topic, records.keys[i], records.values[i], headers)
+
+    def flush(self) -> None:
+        """Return once all letters are durable. Raises `BrokerUnavailable`."""
+        self._producer.flush()
+
+
+def read(topics: Topics, topic: str, start: int = 0) -> Iterator[Letter]:
+    """All letters in the topic from number `start` on."""
+    for records in topics.read(topic, start):
+        for i in range(len(records)):
+            yield _letter(records, i)
+
+
+def replay(producer: Producer, letters: Sequence[Letter]) -> int:
+    """Send the letters' original bytes to their topics again, where they take the ordinary way.
+
+    The worker drops a replayed change that the lake holds already, so a second replay changes nothing.
+    Returns how many were sent. Raises `BrokerUnavailable`.
+    """
+    for letter in letters:
+        origin = f"{letter.origin.topic}/{letter.origin.number}/{letter.offset}"
+        producer.send(letter.origin.topic, letter.key, letter.value, {REPLAY_OF: origin.encode()})
+    producer.flush()
+    return len(letters)
+
+
+def _letter(records: Records, i: int) -> Letter:
+    headers: Headers | Mapping[str, bytes] = records.headers.get(i, {})
+
+    def text(name: str) -> str:
+        return headers.get(name, b"").decode()
+
+    return Letter(
+        number=records.offsets[i],
+        origin=Partition(text(TOPIC), int(text(PARTITION) or -1)),
+        offset=int(text(OFFSET) or -1),
+        stage=text(STAGE),
+        reasons=tuple(orjson.loads(text(REASONS) or "[]")),
+        suite=text(SUITE),
+        time=float(text(TIME) or 0),
+        key=records.keys[i],
+        value=records.values[i],
+    )

@@ -1,0 +1,50 @@
+"""The second reaction to an error: what is unavailable is waited for, aloud, and nothing is dropped."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from stores.errors import StoreUnavailable
+from streams.broker import BrokerUnavailable
+from streams.embedders import EmbedderUnavailable
+
+log = logging.getLogger(__name__)
+
+UNAVAILABLE = (StoreUnavailable, BrokerUnavailable, EmbedderUnavailable)
+FIRST_SECONDS, LONGEST_SECONDS = 0.05, 2.0
+
+Result = TypeVar("Result")
+
+
+class Abandoned(Exception):
+    """The wait was called off: stop without committing, so that the records are read again."""
+
+
+class Patience:
+    """Repeats a step until what it needs is back.
+
+    `idle(seconds)` is called between two tries: it sleeps, and does what must go on meanwhile. It may raise
+    `Abandoned`. `waiting_for` says what is missing, None while nothing is.
+    """
+
+    def __init__(self, idle: Callable[[float], None]) -> None:
+        self._idle = idle
+        self.waiting_for: str | None = None
+
+    def __call__(self, step: Callable[[], Result]) -> Result:
+        pause, since = FIRST_SECONDS, time.monotonic()
+        while True:
+            try:
+                result = step()
+            except UNAVAILABLE as error:
+                if self.waiting_for is None:
+                    log.warning("waiting: %s", error)
+                self.waiting_for = str(error)
+                self._idle(pause)
+                pause = min(2 * pause, LONGEST_SECONDS)
+            else:
+                if self.waiting_for is not None:
+                    log.info("going on after %.1f s of waiting", time.monotonic() - since)
+                self.waiting_for = None
+                return result

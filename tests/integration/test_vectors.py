@@ -1,0 +1,461 @@
+"""The vector store on a real PostgreSQL with pgvector."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pytest
+from feast.filter_models import ComparisonFilter, CompoundFilter
+
+from serving.search import search
+from stores.errors import StoreRefused, StoreUnavailable
+from stores.rows import EMBEDDING, TIMESTAMP, FeatureRows, WriteResult, rows_schema
+from stores.vectors import PgVectors
+from stores.view import Feature, Kind, Metric, Vector, View
+from streams.embedders import WordLlamaEmbedder
+from tests.feature_writer_suite import FeatureWriterSuite, Store, by_inspection
+from tests.integration.database import Database
+
+FLOATS = pa.list_(pa.float32())
+NOON = datetime(2013, 2, 12, 12, tzinfo=UTC)
+MODEL = "a-model"
+
+
+@pytest.fixture(scope="module")
+def vectors(database: Database) -> Iterator[PgVectors]:
+    store = PgVectors(database.url)
+    yield store
+    store.close()
+
+
+def suite_view(name: str, kind: Kind) -> View:
+    """The view that the suite writes, with a vector beside its features."""
+    features = (Feature("x", 4, pa.int64()), Feature("name", 2, pa.string()), Feature("v", 16, FLOATS))
+    vector = Vector("v", 3, "l2", ("name",))
+    return View("suite", name, name, kind, (Feature("id", 4, pa.int64()),), features, vector=vector)
+
+
+class TestPgVectors(FeatureWriterSuite):
+    @pytest.fixture
+    def store(self, vectors: PgVectors) -> Store:
+        views = [suite_view("s", "state"), suite_view("o", "state"), suite_view("e", "event")]
+        for view in views:
+            vectors.create(view, MODEL)
+        return Store(vectors, by_inspection(vectors), *views)
+
+
+def place_view(name: str, metric: Metric = "cosine", length: int = 3) -> View:
+    features = (
+        Feature("state", 2, pa.string()),
+        Feature("altitude", 4, pa.int64()),
+        Feature("opened", 8, TIMESTAMP),
+        Feature("v", 16, FLOATS),
+    )
+    keys = (Feature("faa", 2, pa.string()), Feature("runway", 3, pa.int32()))
+    return View("places", name, name, "state", keys, features, vector=Vector("v", length, metric, ("state",)))
+
+
+def place_rows(
+    view: View,
+    vectors: Sequence[Any],
+    *,
+    lsn: int = 1,
+    deleted: bool = False,
+    model: str | None = MODEL,
+    states: Sequence[str | None] | None = None,
+) -> FeatureRows:
+    """Row i is of the entity (a<i>, 1): at altitude i, in the state i modulo 10."""
+    count = len(vectors)
+
+    def unless_deleted(values: Sequence[Any]) -> Sequence[Any]:
+        return [None] * count if deleted else values
+
+    columns: dict[str, Any] = {
+        "faa": [f"a{i}" for i in range(count)],
+        "runway": [1] * count,
+        "state": unless_deleted(states or [f"s{i % 10}" for i in range(count)]),
+        "altitude": unless_deleted(range(count)),
+        "opened": unless_deleted([NOON + timedelta(days=i) for i in range(count)]),
+        "v": unless_deleted([None if v is None else list(map(float, v)) for v in vectors]),
+        "event_timestamp": [NOON] * count,
+        "created_timestamp": [NOON] * count,
+        "_lsn": [lsn] * count,
+        "_row": [None] * count,
+        "_deleted": [deleted] * count,
+        "_partition": [0] * count,
+        "_offset": range(count),
+        "_text_hash": unless_deleted([i.to_bytes(16) for i in range(count)]),
+        "_model": unless_deleted([None if v is None else model for v in vectors]),
+    }
+    schema = pa.schema([*rows_schema(view), *EMBEDDING])
+    return FeatureRows(view, pa.table({name: pa.array(columns[name], schema.field(name).type) for name in columns}))
+
+
+def test_every_type_comes_back(vectors: PgVectors) -> None:
+    types = {
+        "b": (1, pa.binary(), [b"\0\xff", b"", None]),
+        "s": (2, pa.string(), ["Ä 😀", "", None]),
+        "i": (3, pa.int32(), [-(2**31), 0, None]),
+        "l": (4, pa.int64(), [-(2**63), 2**63 - 1, None]),
+        "d": (5, pa.float64(), [float("inf"), 1e-300, None]),
+        "f": (6, pa.float32(), [-float("inf"), 0.5, None]),
+        "t": (7, pa.bool_(), [True, False, None]),
+        "ts": (8, TIMESTAMP, [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 1, UTC), None]),
+        "bs": (11, pa.list_(pa.binary()), [[b"a", b""], [], None]),
+        "ss": (12, pa.list_(pa.string()), [["a", None, '{,}"'], [], None]),
+        "is": (13, pa.list_(pa.int32()), [[1, -1], [], None]),
+        "ls": (14, pa.list_(pa.int64()), [[2**63 - 1], [], None]),
+        "ds": (15, pa.list_(pa.float64()), [[0.1, 2.0], [], None]),
+        "fs": (16, FLOATS, [[0.5], [], None]),
+        "tfs": (17, pa.list_(pa.bool_()), [[True, False], [], None]),
+        "tss": (18, pa.list_(TIMESTAMP), [[NOON], [], None]),
+        'Quoted "name"': (4, pa.int64(), [1, 2, None]),
+        "v": (16, FLOATS, [[1.0, -0.5], [1e-30, 3.4e38], None]),
+    }
+    features = tuple(Feature(name, number, arrow) for name, (number, arrow, _) in types.items())
+    keys = (Feature("Key", 1, pa.binary()),)
+    view = View('Odd "project"', "types", "t" * 80, "state", keys, features, vector=Vector("v", 2, "l2", ()))
+    columns = {
+        "Key": [b"\0", b"\xff", b"c"],
+        **{name: values for name, (_, _, values) in types.items()},
+        "event_timestamp": [NOON] * 3,
+        "created_timestamp": [NOON] * 3,
+        "_lsn": [1, 2, 3],
+        "_row": [None] * 3,
+        "_deleted": [False] * 3,
+        "_partition": [0] * 3,
+        "_offset": [0] * 3,
+        "_text_hash": [None] * 3,
+        "_model": [MODEL] * 3,
+    }
+    schema = pa.schema([*rows_schema(view), *EMBEDDING])
+    table = pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names})
+    vectors.create(view, MODEL)
+    assert vectors.write([FeatureRows(view, table)]) == WriteResult(3, 0)
+    (read,) = vectors.read([view], table)
+    names = [feature.name for feature in features]
+    assert read.select(names).equals(table.select(names))
+    assert read["event_timestamp"].to_pylist() == [NOON] * 3
+    (scanned,) = vectors.scan(view)
+    assert scanned.sort_by("_lsn").select(["Key", *names]).equals(table.select(["Key", *names]))
+
+
+def test_infinite_event_times_do_not_stop_a_batch(vectors: PgVectors) -> None:
+    view = place_view("far")
+    vectors.create(view, MODEL)
+    rows = place_rows(view, [[1, 0, 0]])
+    far = pa.array([200_000 * 365 * 86_400 * 1_000_000], pa.int64()).cast(TIMESTAMP)
+    place = rows.table.schema.get_field_index("event_timestamp")
+    table = rows.table.set_column(place, rows.table.schema.field(place), far)
+    vectors.write([FeatureRows(view, table)])
+    (read,) = vectors.read([view], table)
+    assert read["event_timestamp"].combine_chunks().equals(far)
+
+
+def test_an_unknown_and_a_deleted_entity_are_absent(vectors: PgVectors) -> None:
+    view = place_view("absent")
+    vectors.create(view, MODEL)
+    vectors.write([place_rows(view, [[1, 0, 0]])])
+    vectors.write([place_rows(view, [[1, 0, 0]], lsn=2, deleted=True)])
+    keys = pa.table({"runway": pa.array([1, 1], pa.int32()), "faa": ["a0", "zz"]})
+    found = vectors.inspect(view, keys).to_pylist()
+    assert [row["_present"] for row in found] == [False, False]
+    assert [row["_lsn"] for row in found] == [2, None]
+    assert all(row[name] is None for row in found for name in ("state", "v", "event_timestamp"))
+    assert vectors.search(view, [1, 0, 0], 5).num_rows == 0
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "inner_product"])
+def test_search_finds_the_true_neighbours(vectors: PgVectors, metric: Metric) -> None:
+    view = place_view(f"near_{metric}", metric, 8)
+    vectors.create(view, MODEL)
+    stored = np.random.default_rng(1).normal(size=(400, 8)).astype(np.float32)
+    vectors.write([place_rows(view, stored)])
+    query = np.random.default_rng(2).normal(size=8).astype(np.float32)
+    distances = {
+        "cosine": 1 - stored @ query / np.linalg.norm(stored, axis=1) / np.linalg.norm(query),
+        "l2": np.linalg.norm(stored - query, axis=1),
+        "inner_product": -(stored @ query),
+    }[metric]
+    found = vectors.search(view, query, 10)
+    nearest = np.argsort(distances)[:10]
+    assert found["faa"].to_pylist() == [f"a{i}" for i in nearest]
+    assert found["distance"].to_pylist() == pytest.approx(distances[nearest].tolist(), rel=1e-4)
+    assert found.column_names == ["faa", "runway", "state", "altitude", "opened", "event_timestamp", "distance"]
+    assert vectors.search(view, query, 1, features=["v"])["v"].to_pylist()[0] == stored[nearest[0]].tolist()
+
+
+def test_recall_of_the_index(vectors: PgVectors, database: Database) -> None:
+    """Random vectors are the hardest case: no structure guides the index."""
+    view = place_view("recall", length=32)
+    vectors.create(view, MODEL)
+    stored = np.random.default_rng(1).normal(size=(5_000, 32)).astype(np.float32)
+    vectors.write([place_rows(view, stored)])
+    unit = stored / np.linalg.norm(stored, axis=1, keepdims=True)
+    with psycopg.connect(database.dsn) as connection:
+        connection.execute("analyze features_places.recall")
+    found = 0
+    for query in np.random.default_rng(2).normal(size=(40, 32)).astype(np.float32):
+        nearest = {f"a{i}" for i in np.argsort(-(unit @ query))[:10]}
+        found += len(nearest & set(vectors.search(view, query, 10)["faa"].to_pylist()))
+    assert found >= 0.95 * 400
+
+    # A filter that a handful pass, far from the query: still all of them, in order.
+    query = stored[0]
+    rare = ComparisonFilter(type="in", key="altitude", value=[7, 4_321, 1_234])
+    expected = sorted([7, 4_321, 1_234], key=lambda i: -float(unit[i] @ query))
+    assert vectors.search(view, query, 10, rare)["altitude"].to_pylist() == expected
+
+
+def test_filters(vectors: PgVectors) -> None:
+    view = place_view("filters")
+    vectors.create(view, MODEL)
+    states = [None if i == 3 else f"s{i % 2}" for i in range(8)]
+    vectors.write([place_rows(view, [[1, i, 0] for i in range(8)], states=states)])
+
+    def passing(kind: str, key: str, value: Any) -> set[int]:
+        found = vectors.search(view, [1, 0, 0], 8, ComparisonFilter(type=kind, key=key, value=value))
+        return set(found["altitude"].to_pylist())
+
+    assert passing("eq", "state", "s0") == {0, 2, 4, 6}
+    assert passing("ne", "state", "s0") == {1, 5, 7}
+    assert passing("eq", "state", None) == {3}
+    assert passing("gt", "altitude", 5) == {6, 7}
+    assert passing("gte", "altitude", 5.5) == {6, 7}
+    assert passing("lt", "opened", NOON + timedelta(days=2)) == {0, 1}
+    assert passing("lte", "altitude", 1) == {0, 1}
+    assert passing("in", "faa", ["a1", "a2", "nowhere"]) == {1, 2}
+    assert passing("nin", "altitude", [0, 1, 2, 3, 4, 5]) == {6, 7}
+    assert passing("eq", "runway", 2) == set()
+    low = ComparisonFilter(type="lt", key="altitude", value=4)
+    even = ComparisonFilter(type="eq", key="state", value="s0")
+    both = CompoundFilter(type="and", filters=[low, even])
+    either = CompoundFilter(type="or", filters=[both, ComparisonFilter(type="eq", key="faa", value="a7")])
+    assert set(vectors.search(view, [1, 0, 0], 8, either)["altitude"].to_pylist()) == {0, 2, 7}
+    assert vectors.search(view, [1, 0, 0], 3, CompoundFilter(type="and", filters=[])).num_rows == 3
+    with pytest.raises(ValueError, match="no field nothing to filter on; it has faa, runway, state"):
+        passing("eq", "nothing", 1)
+    with pytest.raises(ValueError, match="needs a list"):
+        passing("in", "state", "s0")
+
+
+def test_what_a_query_vector_must_be(vectors: PgVectors) -> None:
+    view = place_view("query")
+    vectors.create(view, MODEL)
+    for wrong in ([1.0, 2.0], [1.0, 2.0, float("nan")], [[1.0, 2.0, 3.0]]):
+        with pytest.raises(ValueError, match="3 finite numbers"):
+            vectors.search(view, wrong, 1)
+    with pytest.raises(ValueError, match="no feature sate; it has state"):
+        vectors.search(view, [1, 2, 3], 1, features=["sate"])
+
+
+def test_a_zero_vector_is_never_near(vectors: PgVectors) -> None:
+    view = place_view("zero")
+    vectors.create(view, MODEL)
+    vectors.write([place_rows(view, [[0, 0, 0], [1, 0, 0], None])])
+    assert vectors.search(view, [1, 0, 0], 3)["faa"].to_pylist() == ["a1"]
+
+
+def test_a_table_keeps_to_one_model(vectors: PgVectors) -> None:
+    view = place_view("models")
+    with pytest.raises(StoreRefused, match="no table yet, run `millrace apply`"):
+        vectors.model(view)
+    vectors.create(view, MODEL)
+    vectors.create(view, MODEL)
+    assert vectors.model(view) == MODEL
+    with pytest.raises(StoreRefused, match=r"vectors of the model a-model, not of it's new.*DROP TABLE"):
+        vectors.create(view, "it's new")
+    with pytest.raises(StoreRefused, match="of another or do not say"):
+        vectors.write([place_rows(view, [[1, 2, 3]], model="it's new")])
+    with pytest.raises(StoreRefused, match="of another or do not say"):
+        vectors.write([place_rows(view, [[1, 2, 3]], model=None)])
+    longer = replace(view, vector=Vector("v", 4, "cosine", ("state",)))
+    with pytest.raises(StoreRefused, match=r"column v of type VECTOR\(3\).*declares VECTOR\(4\)"):
+        vectors.create(longer, MODEL)
+    with pytest.raises(StoreRefused, match="expected 3 dimensions, not 4"):
+        vectors.write([place_rows(longer, [[1, 2, 3, 4]])])
+    vectors.drop(view)
+    vectors.drop(view)
+    vectors.create(longer, "it's new")
+    assert vectors.model(longer) == "it's new"
+
+
+def test_a_view_that_changes(vectors: PgVectors, database: Database) -> None:
+    view = place_view("changing")
+    vectors.create(view, MODEL)
+    vectors.write([place_rows(view, [[1, 0, 0]])])
+    more = replace(view, features=(*view.features, Feature("names", 12, pa.list_(pa.string()))))
+    with pytest.raises(StoreRefused, match="lacks a declared feature, run `millrace apply`"):
+        vectors.inspect(more, pa.table({"faa": ["a0"], "runway": pa.array([1], pa.int32())}))
+    vectors.create(more, MODEL)
+    assert vectors.search(more, [1, 0, 0], 1)["names"].to_pylist() == [None]
+    other = replace(view, features=(Feature("state", 4, pa.int64()), *view.features[1:]))
+    with pytest.raises(StoreRefused, match="column state of type TEXT, and the view changing declares BIGINT"):
+        vectors.create(other, MODEL)
+    vectors.create(replace(view, vector=Vector("v", 3, "l2", ("state",))), MODEL)
+    with psycopg.connect(database.dsn) as connection:
+        indexes = connection.execute(
+            "select indexdef from pg_indexes where tablename = 'changing' and indexdef like '%hnsw%'"
+        ).fetchall()
+    assert len(indexes) == 1 and "vector_l2_ops" in indexes[0][0]
+
+
+def test_what_no_table_can_be_made_for(vectors: PgVectors) -> None:
+    with pytest.raises(StoreRefused, match="indexes up to 2000"):
+        vectors.create(place_view("long", length=3_000), MODEL)
+    plain = replace(place_view("plain"), vector=None)
+    with pytest.raises(StoreRefused, match="no vector field"):
+        vectors.create(plain, MODEL)
+    view = place_view("odd")
+    odd = replace(view, features=(*view.features, Feature("m", 20, pa.map_(pa.string(), pa.string()))))
+    with pytest.raises(StoreRefused, match="feature m of type map"):
+        vectors.create(odd, MODEL)
+
+
+def test_vectors_are_found_by_the_hash_of_their_text(vectors: PgVectors) -> None:
+    view = place_view("hashes")
+    vectors.create(view, MODEL)
+    vectors.write([place_rows(view, [[1, 2, 3], [4, 5, 6], None])])
+    found = vectors.embedded(view, [i.to_bytes(16) for i in (1, 2, 9)])
+    assert {key: value.tolist() for key, value in found.items()} == {(1).to_bytes(16): [4, 5, 6]}
+    vectors.write([place_rows(view, [[1, 2, 3], [4, 5, 6]], lsn=2, deleted=True)])
+    assert vectors.embedded(view, [(1).to_bytes(16)]) == {}
+
+
+def test_a_replay_writes_nothing(vectors: PgVectors, database: Database) -> None:
+    view = place_view("replay")
+    vectors.create(view, MODEL)
+    rows = place_rows(view, [[1, 2, 3], [4, 5, 6]])
+    vectors.write([rows])
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        places = "select array_agg(ctid order by _entity_key) from features_places.replay"
+        before = connection.execute(places).fetchone()
+        assert vectors.write([rows]) == WriteResult(2, 0)
+        assert connection.execute(places).fetchone() == before
+
+
+def test_writers_side_by_side_leave_the_newest(vectors: PgVectors) -> None:
+    """Live changes beside a backfill: the same new entities, in other orders."""
+    view = place_view("racing")
+    vectors.create(view, MODEL)
+    whole = place_rows(view, [[1, i, 0] for i in range(40)]).table
+    newest: dict[int, int] = {}
+
+    def work(seed: int) -> list[tuple[int, int]]:
+        random = np.random.default_rng(seed)
+        written = []
+        for _ in range(15):
+            chosen = random.permutation(40)[:20]
+            lsns = pa.array(random.integers(1, 1_000, 20))
+            table = whole.take(pa.array(chosen))
+            for name in ("_lsn", "altitude"):
+                table = table.set_column(table.schema.get_field_index(name), name, lsns)
+            vectors.write([FeatureRows(view, table)])
+            written += zip(chosen.tolist(), lsns.to_pylist(), strict=True)
+        return written
+
+    with ThreadPoolExecutor(4) as pool:
+        for written in pool.map(work, range(4)):
+            for entity, lsn in written:
+                newest[entity] = max(newest.get(entity, 0), lsn)
+    (table,) = vectors.scan(view)
+    assert {int(row["faa"][1:]): row["_lsn"] for row in table.to_pylist()} == newest
+    assert table["altitude"].equals(table["_lsn"])
+
+
+def test_deletes_are_forgotten_after_the_retention(vectors: PgVectors, database: Database) -> None:
+    view = place_view("forgetting")
+    vectors.create(view, MODEL)
+    vectors.write([place_rows(view, [[1, 2, 3]])])
+    vectors.write([place_rows(view, [[1, 2, 3]], lsn=2, deleted=True)])
+    key = pa.table({"faa": ["a0"], "runway": pa.array([1], pa.int32())})
+    other = place_rows(view, [[0, 0, 0], [1, 2, 3]])
+    other = FeatureRows(view, other.table.slice(1))
+    vectors.write([other])
+    assert vectors.inspect(view, key)["_lsn"].to_pylist() == [2]
+    forgetful = PgVectors(database.url, retention_seconds=0)
+    forgetful.write([other])
+    forgetful.close()
+    assert vectors.inspect(view, key)["_lsn"].to_pylist() == [None]
+    assert vectors.search(view, [1, 2, 3], 5)["faa"].to_pylist() == ["a1"]
+
+
+def test_plain_rows_never_replace_what_is_newer(vectors: PgVectors) -> None:
+    view = place_view("plain_rows")
+    vectors.create(view, MODEL)
+
+    def plain(altitude: int, time: datetime) -> pa.Table:
+        names = [*(f.name for f in (*view.join_keys, *view.features)), "event_timestamp", "_model"]
+        table = place_rows(view, [[1, 0, 0]]).table.select(names)
+        table = table.set_column(table.schema.get_field_index("altitude"), "altitude", pa.array([altitude]))
+        return table.set_column(
+            table.schema.get_field_index("event_timestamp"), "event_timestamp", pa.array([time], TIMESTAMP)
+        )
+
+    def altitude() -> int | None:
+        (found,) = vectors.read([view], pa.table({"faa": ["a0"], "runway": pa.array([1], pa.int32())}))
+        return found["altitude"].to_pylist()[0]
+
+    hour = timedelta(hours=1)
+    assert vectors.update_plain(view, plain(1, NOON)) == WriteResult(1, 0)
+    assert vectors.update_plain(view, plain(2, NOON - hour)) == WriteResult(0, 1)
+    assert vectors.update_plain(view, plain(3, NOON)) == WriteResult(1, 0)
+    assert altitude() == 3
+    vectors.write([place_rows(view, [[1, 0, 0]], lsn=5)])  # a change wins over what has no version
+    assert altitude() == 0
+    assert vectors.update_plain(view, plain(4, NOON)) == WriteResult(0, 1)
+    assert vectors.update_plain(view, plain(5, NOON + hour)) == WriteResult(1, 0)
+    assert altitude() == 5
+    vectors.write([place_rows(view, [[1, 0, 0]], lsn=6, deleted=True)])
+    assert vectors.update_plain(view, plain(6, NOON)) == WriteResult(0, 1)
+    assert altitude() is None
+    assert vectors.write([place_rows(view, [[1, 0, 0]], lsn=4)]) == WriteResult(0, 1)
+
+
+def test_when_postgresql_is_away(database: Database) -> None:
+    view = place_view("away")
+    nowhere = PgVectors("postgresql://nobody:secret@127.0.0.1:1/nothing")
+    for call in (nowhere.ping, lambda: nowhere.create(view, MODEL), lambda: nowhere.search(view, [1, 2, 3], 1)):
+        with pytest.raises(StoreUnavailable, match=r"pgvector is unavailable: 127.0.0.1:1/nothing") as raised:
+            call()
+        assert "secret" not in str(raised.value)
+    store = PgVectors(database.dsn)
+    store.create(view, MODEL)
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        assert store.write([place_rows(view, [[1, 2, 3]])]) == WriteResult(1, 0)
+        connection.execute(f'alter database "{database.name}" set default_transaction_read_only = on')
+        store.close()
+        with pytest.raises(StoreUnavailable, match="read-only"):
+            store.write([place_rows(view, [[1, 2, 3]], lsn=2)])
+        connection.execute("set default_transaction_read_only = off")
+        connection.execute(f'alter database "{database.name}" reset default_transaction_read_only')
+        store.close()
+        assert store.write([place_rows(view, [[1, 2, 3]], lsn=2)]) == WriteResult(1, 0)
+    store.close()
+
+
+def test_search_by_text(vectors: PgVectors) -> None:
+    embedder = WordLlamaEmbedder()
+    view = place_view("texts", length=embedder.length)
+    texts = ["a harbour for sailing boats", "a runway for large aeroplanes", "a school for small children"]
+    vectors.create(view, embedder.model)
+    vectors.write([place_rows(view, embedder.embed(texts), model=embedder.model, states=texts)])
+    found = search(vectors, embedder, view, "aircraft landing at the airport", 2)
+    assert found["state"].to_pylist()[0] == texts[1]
+    filtered = search(vectors, embedder, view, "aircraft", 2, ComparisonFilter(type="ne", key="state", value=texts[1]))
+    assert set(filtered["state"].to_pylist()) == {texts[0], texts[2]}
+    with pytest.raises(ValueError, match="means nothing"):
+        search(vectors, embedder, view, "", 2)
+    other = place_view("other_texts")
+    vectors.create(other, MODEL)
+    with pytest.raises(StoreRefused, match="holds vectors of a-model, and"):
+        search(vectors, embedder, other, "aircraft", 2)

@@ -1,0 +1,247 @@
+"""Newest rows and point-in-time joins, against a plain reading of the rules over generated histories."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stores.asof import Join, asof
+from stores.history import change_properties, current, feature_properties, newest, standing
+from stores.memory_lake import MemoryLake
+from stores.rows import TIMESTAMP, rows_schema
+from stores.view import Feature, Kind, View
+
+SECOND = 1_000_000
+TABLE = "features/v"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happened to one source row: it has `entity` and `value` from this change on, or is gone (None)."""
+
+    row: int
+    entity: int | None
+    event: int
+    commit: int
+    lsn: int
+
+    @property
+    def value(self) -> int:
+        return self.lsn * 10 + self.row
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Change]:
+    """Inserts, updates, moves to another entity, deletes and insertions of the same row again.
+
+    Commit times do not decrease, rows of one statement share an LSN, event times are late, early and equal.
+    """
+    changes: list[Change] = []
+    alive: set[int] = set()
+    commit = lsn = 0
+    for _ in range(draw(st.integers(0, 14))):
+        row = draw(st.integers(0, 5))
+        commit += draw(st.integers(0, 3))
+        shared = changes and changes[-1].row < row and draw(st.booleans())
+        lsn += 0 if shared else 1
+        if row in alive and draw(st.integers(0, 3)) == 0:
+            alive.discard(row)
+            changes.append(Change(row, None, commit, commit, lsn))
+        else:
+            alive.add(row)
+            changes.append(Change(row, draw(st.integers(0, 2)), draw(st.integers(0, 12)), commit, lsn))
+    return changes
+
+
+def view_of(kind: Kind, keys: Sequence[str] = ("k",)) -> View:
+    features = (Feature("V", 4, pa.int64()), Feature("weird \"name", 2, pa.string()))
+    return View("p", "v", "v", kind, tuple(Feature(key, 4, pa.int64()) for key in keys), features)
+
+
+@dataclass
+class Rows:
+    """Rows of a feature table, as the worker writes them: a move leaves a delete at the same LSN."""
+
+    columns: dict[str, list[object]] = field(default_factory=lambda: {name: [] for name in SCHEMA.names})
+
+    def add(self, entity: int, change: Change, row: int | None, *, deleted: bool, event: int) -> None:
+        value = None if deleted else change.value
+        values = [entity, value, None if value is None else str(value), event * SECOND, change.commit * SECOND]
+        values += [change.lsn, None if row is None else bytes([row] * 16), deleted, 0, len(self.columns["k"])]
+        for name, cell in zip(SCHEMA.names, values, strict=True):
+            self.columns[name].append(cell)
+
+    def table(self) -> pa.Table:
+        return pa.table({n: pa.array(c, SCHEMA.field(n).type) for n, c in self.columns.items()})
+
+
+SCHEMA = rows_schema(view_of("event"))
+
+
+def event_rows(history: Sequence[Change]) -> pa.Table:
+    rows, entities = Rows(), dict[int, int]()
+    for change in history:
+        before = entities.get(change.row)
+        if before is not None and before != change.entity:
+            rows.add(before, change, change.row, deleted=True, event=change.commit)
+        if change.entity is None:
+            del entities[change.row]
+        else:
+            entities[change.row] = change.entity
+            rows.add(change.entity, change, change.row, deleted=False, event=change.event)
+    return rows.table()
+
+
+def state_rows(history: Sequence[Change]) -> pa.Table:
+    """The same changes where the row itself is the entity."""
+    rows = Rows()
+    for change in history:
+        rows.add(change.row, change, None, deleted=change.entity is None, event=change.event)
+    return rows.table()
+
+
+def filled(view: View, rows: pa.Table, order: Sequence[int] = ()) -> MemoryLake:
+    lake = MemoryLake()
+    lake.create(TABLE, rows_schema(view), feature_properties(view, "t"))
+    lake.append(TABLE, rows.take(pa.array(order, pa.int64())) if order else rows, {})
+    return lake
+
+
+def event_value(history: Sequence[Change], entity: int, time: int, ttl: int, known: bool) -> int | None:
+    """The value that the rules give an entity of an event view at a time."""
+    counting = []
+    for row in {change.row for change in history}:
+        versions = [c for c in history if c.row == row]
+        for version, following in zip(versions, [*versions[1:], None], strict=True):
+            superseded = following is not None and (known or following.entity is None)
+            counts = following is None or following.entity is None or known
+            begun = version.event <= time and (not known or version.commit <= time)
+            ended = superseded and following is not None and following.commit <= time
+            if version.entity == entity and counts and begun and not ended:
+                counting.append((version.event, version.lsn, version.row, version.value))
+    if not counting:
+        return None
+    event, *_, value = max(counting)
+    return value if not ttl or event >= time - ttl else None
+
+
+def state_value(history: Sequence[Change], entity: int, time: int, ttl: int, known: bool) -> int | None:
+    """The value that the rules give an entity of a state view at a time."""
+    value, valid = None, 0
+    for change in (c for c in history if c.row == entity):
+        valid = max(valid, change.event, change.commit if known else 0)
+        if valid <= time:
+            old = ttl and change.event < time - ttl
+            value = None if change.entity is None or old else change.value
+    return value
+
+
+def joined(lake: MemoryLake, spine: Sequence[tuple[int | None, int]], ttl: int, known: bool) -> list[object]:
+    entities = pa.table({"id": pa.array([key for key, _ in spine], pa.int64())})
+    times = pa.chunked_array([pa.array([time * SECOND for _, time in spine], TIMESTAMP)])
+    join = Join(TABLE, {"k": "id"}, ("weird \"name", "V"), timedelta(seconds=ttl))
+    answer = asof(lake, entities, times, join, known=known)
+    assert answer["weird \"name"].to_pylist() == [None if v is None else str(v) for v in answer["V"].to_pylist()]
+    return answer["V"].to_pylist()
+
+
+spines = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 14)), max_size=12)
+ttls = st.sampled_from([0, 0, 2, 5])
+
+
+@settings(deadline=None, max_examples=300)
+@given(histories(), spines, ttls, st.booleans(), st.randoms())
+def test_an_event_view_has_at_each_time_what_the_rules_say(history, spine, ttl, known, random):
+    rows = event_rows(history)
+    order = list(range(rows.num_rows))
+    random.shuffle(order)
+    lake = filled(view_of("event"), rows, order)
+    expected = [event_value(history, entity, time, ttl, known) for entity, time in spine]
+    assert joined(lake, spine, ttl, known) == expected
+
+
+@settings(deadline=None, max_examples=300)
+@given(histories(), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 14)), max_size=12), ttls, st.booleans())
+def test_a_state_view_has_at_each_time_what_the_rules_say(history, spine, ttl, known):
+    lake = filled(view_of("state"), state_rows(history))
+    expected = [state_value(history, entity, time, ttl, known) for entity, time in spine]
+    assert joined(lake, spine, ttl, known) == expected
+
+
+def test_an_entity_without_a_key_has_no_features():
+    lake = filled(view_of("event"), event_rows([Change(1, 1, 1, 1, 1)]))
+    assert joined(lake, [(None, 5), (1, 5)], 0, False) == [None, 11]
+
+
+@settings(deadline=None, max_examples=300)
+@given(histories(), st.lists(st.integers(0, 3), unique=True), st.randoms())
+def test_the_newest_row_of_an_event_view(history, asked, random):
+    rows = event_rows(history)
+    order = list(range(rows.num_rows))
+    random.shuffle(order)
+    lake, view = filled(view_of("event"), rows, order), view_of("event")
+    last = {change.row: change for change in history}
+    live = [change for change in last.values() if change.entity is not None]
+    best = {e: max((c.event, c.lsn, c.row, c.value) for c in live if c.entity == e)[-1] for e in {c.entity for c in live}}
+    found = newest(lake, view)
+    assert found.schema.equals(rows_schema(view))
+    assert dict(zip(found["k"].to_pylist(), found["V"].to_pylist(), strict=True)) == best
+    some = newest(lake, view, pa.table({"k": pa.array(asked, pa.int32())}))
+    assert dict(zip(some["k"].to_pylist(), some["V"].to_pylist(), strict=True)) == {e: v for e, v in best.items() if e in asked}
+    assert sorted(standing(lake, view)["V"].to_pylist()) == sorted(change.value for change in live)
+
+
+@settings(deadline=None, max_examples=300)
+@given(histories(), st.lists(st.integers(0, 5), unique=True))
+def test_the_newest_row_of_a_state_view(history, asked):
+    lake, view = filled(view_of("state"), state_rows(history)), view_of("state")
+    last = {change.row: change for change in history}
+    live = {row: change.value for row, change in last.items() if change.entity is not None}
+    found = newest(lake, view)
+    assert dict(zip(found["k"].to_pylist(), found["V"].to_pylist(), strict=True)) == live
+    assert sorted(standing(lake, view)["V"].to_pylist()) == sorted(live.values())
+    keys = pa.table({"k": pa.array(asked, pa.int64())})
+    some = newest(lake, view, keys, deleted=True)
+    gone = dict(zip(some["k"].to_pylist(), some["_deleted"].to_pylist(), strict=True))
+    assert gone == {row: last[row].entity is None for row in asked if row in last}
+
+
+@settings(deadline=None, max_examples=300)
+@given(histories(), st.integers(0, 12), st.integers(0, 12), st.integers(0, 15), st.booleans())
+def test_the_current_rows_of_a_table_of_changes(history, start, end, truncated, latest):
+    """Newest state by primary key, deletes and truncated rows out, in the window, newest first."""
+    lake = MemoryLake()
+    columns = ["row", "entity", "at", "_op", "_lsn", "_commit_ts", "_partition", "_offset"]
+    cells = [
+        (c.row, c.entity, c.event * SECOND, "d" if c.entity is None else "u", c.lsn, c.commit * SECOND, 0, i)
+        for i, c in enumerate(history)
+    ] + [(None, None, None, "t", truncated, 0, 0, len(history))]
+    types = [pa.int64(), pa.int64(), TIMESTAMP, pa.string(), pa.int64(), TIMESTAMP, pa.int32(), pa.int64()]
+    rows = pa.table({n: pa.array(c, t) for n, c, t in zip(columns, zip(*cells, strict=True), types, strict=True)})
+    lake.create("changes/t", rows.schema, change_properties("t", ["row"]))
+    lake.append("changes/t", rows, {})
+    found = current(
+        lake.snapshot("changes/t"),
+        {"Row": "row", "entity": "entity", "when": "_commit_ts", "_lsn": "_lsn"},
+        "at",
+        start=_moment(start),
+        end=_moment(end),
+        latest_by=["entity"] if latest else [],
+    )
+    last = {c.row: c for c in history if c.lsn > truncated}
+    live = [c for c in last.values() if c.entity is not None and start <= c.event <= end]
+    live.sort(key=lambda c: (c.event, c.lsn), reverse=True)
+    if latest:
+        best = {e: max((c.event, c.lsn) for c in live if c.entity == e) for e in {c.entity for c in live}}
+        got = zip(found["entity"].to_pylist(), found["_lsn"].to_pylist(), strict=True)
+        assert {e: lsn for e, lsn in got} == {e: lsn for e, (_, lsn) in best.items()}
+    else:
+        assert found["_lsn"].to_pylist() == [c.lsn for c in live]
+        assert sorted(found["Row"].to_pylist()) == sorted(c.row for c in live)
+
+
+def _moment(seconds: int):
+    return pa.scalar(seconds * SECOND, TIMESTAMP).as_py()

@@ -1,0 +1,114 @@
+"""The derived Debezium configuration."""
+
+import re
+
+import pyarrow as pa
+import pytest
+
+from connectors.debezium import connector_config, redacted
+from connectors.encodings import PLACEHOLDER
+from connectors.reflect import topic
+from connectors.source import Source
+from connectors.table import Column, Encoding, Table
+
+
+def source(**fields: object) -> Source:
+    url = "postgresql://user:s3cret@db.example:5433/shop?sslmode=require&sslrootcert=/ca.pem"
+    values = {"name": "shop", "url": url, "slot": "shop_slot", "publication": "shop_pub", **fields}
+    return Source(**values)  # type: ignore[arg-type]  # a mapping of mixed values
+
+
+def table(schema: str, name: str, **columns: Encoding) -> Table:
+    made = tuple(Column(n, "x", pa.int32(), encoding, True) for n, encoding in columns.items())
+    return Table("shop", schema, name, topic("shop", schema, name), made, ("id",))
+
+
+def test_the_database_of_the_url() -> None:
+    config = connector_config(source(), [])
+    assert {name: value for name, value in config.items() if name.startswith("database.")} == {
+        "database.hostname": "db.example",
+        "database.port": "5433",
+        "database.user": "user",
+        "database.password": "s3cret",
+        "database.dbname": "shop",
+        "database.sslmode": "require",
+        "database.sslrootcert": "/ca.pem",
+    }
+
+
+def test_what_the_guarantees_rest_on() -> None:
+    config = connector_config(source(partitions=6), [])
+    assert config == config | {
+        "topic.prefix": "shop",
+        "slot.name": "shop_slot",
+        "publication.name": "shop_pub",
+        "publication.autocreate.mode": "disabled",
+        "plugin.name": "pgoutput",
+        "snapshot.mode": "initial",
+        "skipped.operations": "none",
+        "event.converting.failure.handling.mode": "fail",
+        "slot.drop.on.stop": "false",
+        "offset.mismatch.strategy": "trust_offset",
+        "unavailable.value.placeholder": PLACEHOLDER,
+        "decimal.handling.mode": "string",
+        "time.precision.mode": "microseconds",
+        "binary.handling.mode": "bytes",
+        "interval.handling.mode": "string",
+        "poll.interval.ms": "1",
+        "producer.override.linger.ms": "0",
+        "producer.override.max.request.size": "16777216",
+        "topic.creation.default.partitions": "6",
+        "signal.data.collection": "public.millrace_signal",
+    }
+    assert config["heartbeat.action.query"].startswith("INSERT INTO public.millrace_heartbeat")
+    assert all(isinstance(value, str) for value in config.values())
+
+
+def test_any_property_can_be_overridden() -> None:
+    overrides = {"poll.interval.ms": "50", "column.mask.with.8.chars": "public.a.b"}
+    assert connector_config(source(overrides=overrides), []) == connector_config(source(), []) | overrides
+
+
+@pytest.mark.parametrize("name", ["topic.prefix", "slot.name", "publication.name", "table.include.list"])
+def test_what_a_field_sets_is_not_overridden(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} of source shop is set by"):
+        connector_config(source(overrides={name: "x"}), [])
+
+
+def test_only_carried_columns_of_declared_tables_are_captured() -> None:
+    tables = [table("public", "flights", id="plain", gone="none"), table("odd", 'a,b "C".d', **{"id": "plain"})]
+    config = connector_config(source(), tables)
+
+    def selected(property_name: str, name: str) -> bool:
+        # Debezium splits at commas without a backslash and matches whole names without case.
+        patterns = re.split(r"(?<!\\),", config[property_name])
+        return any(re.fullmatch(p.replace("(?-i:", "(?:"), name) for p in patterns)
+
+    assert selected("table.include.list", "public.flights")
+    assert selected("table.include.list", 'odd.a,b "C".d')
+    assert not selected("table.include.list", "public.flightsx")
+    assert not selected("table.include.list", "publicxflights")
+    assert selected("column.include.list", "public.flights.id")
+    assert not selected("column.include.list", "public.flights.gone")
+    assert selected("column.include.list", "public.millrace_signal.data")
+
+
+def test_columns_that_the_user_excludes() -> None:
+    tables = [table("public", "flights", id="plain", gone="none"), table("public", "planes", id="plain")]
+    config = connector_config(source(overrides={"column.exclude.list": r"public\.flights\.pilot"}), tables)
+    assert "column.include.list" not in config
+    assert config["column.exclude.list"] == r"public\.flights\.pilot,(?-i:public\.flights\.(?:gone))"
+
+
+def test_secrets_are_not_displayed() -> None:
+    config = connector_config(source(overrides={"database.sslpassword": "p4ss"}), [])
+    shown = redacted(config)
+    assert "s3cret" not in str(shown)
+    assert "p4ss" not in str(shown)
+    assert shown.keys() == config.keys()
+    assert shown["database.user"] == "user"
+
+
+def test_topics_are_named_as_debezium_names_them() -> None:
+    assert topic("nyc", "public", "flights") == "nyc.public.flights"
+    assert topic("t7", "public", 'Mixed Case, "q" é\U0001f600.x') == "t7.public.Mixed_Case___q_____.x"

@@ -1,0 +1,42 @@
+"""Reflected tables as a file."""
+
+import pyarrow as pa
+import pytest
+
+from connectors.table import Column, Table
+from connectors.table_file import dumps, loads
+
+TABLE = Table(
+    source="nyc",
+    schema="public",
+    name='Mixed "é"',
+    topic="nyc.public.Mixed____",
+    columns=(
+        Column("id", "integer", pa.int32(), "plain", False),
+        Column("price", "numeric(10,2)", pa.decimal128(10, 2), "decimal", True, toastable=True),
+        Column("at", "timestamp with time zone", pa.timestamp("us", tz="UTC"), "timestamptz", True),
+        Column("words", "text[]", pa.list_(pa.string()), "array", True, "plain", toastable=True),
+        Column("v", "vector(3)", pa.list_(pa.float32()), "vector", True, toastable=True),
+        Column("sum", "integer", pa.null(), "none", True, generated=True),
+    ),
+    primary_key=("id",),
+)
+
+
+def test_round_trip() -> None:
+    assert loads(dumps([TABLE, TABLE])) == (TABLE, TABLE)
+    assert dumps(loads(dumps([TABLE]))) == dumps([TABLE])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"version": 2, "tables": []}', '{"version": 1}', dumps([TABLE]).replace("int32", "int33")]
+)
+def test_other_files_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not a file of tables|another version|unknown Arrow type|Expecting"):
+        loads(text)
+
+
+def test_a_column_by_its_name() -> None:
+    assert TABLE.column("v").sql_type == "vector(3)"
+    with pytest.raises(KeyError):
+        TABLE.column("w")

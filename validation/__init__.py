@@ -1,0 +1,1 @@
+"""Contracts: Great Expectations suites, compiled checks, the GX runner and Data Docs."""

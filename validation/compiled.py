@@ -1,0 +1,87 @@
+"""The common row-level expectations, compiled to operations on whole Arrow columns.
+
+A compiled rule gives the verdicts of Great Expectations itself over `validation.frames.frame`; property
+tests hold the two together. Whatever is not known to be equal is not compiled, and Great Expectations
+evaluates it. What all rules share: a missing value (a null, and a NaN as well) is skipped, unless the rule
+is about missing values or compares a pair. `mostly` does not count here: it says how many rows may fail,
+not which.
+"""
+
+from collections.abc import Callable, Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from validation.between import lengths_between, lengths_equal, values_between
+from validation.check import Check, is_missing
+from validation.errors import RuleError
+from validation.kinds import kind_of
+from validation.membership import in_set, not_in_set
+from validation.pairs import equal, greater
+from validation.regex import Pattern, PatternError
+from validation.rule import Rule
+from validation.typenames import in_type_list, of_type
+from validation.uniqueness import compound_unique, unique
+
+
+def compile_rule(rule: Rule, schema: pa.Schema) -> Check | None:
+    """The check of a row-level rule over columns of these types, or None if it is not compiled.
+
+    Raises `RuleError` if the rule's kwargs are wrong, or no value of such a column could ever pass it.
+    """
+    compiler = _COMPILERS.get(rule.expectation)
+    if compiler is None or rule.kwargs.get("row_condition") is not None:
+        return None
+    return compiler(rule, [schema.field(column).type for column in rule.columns])
+
+
+def _not_null(_rule: Rule, types: list[pa.DataType]) -> Check:
+    if kind_of(types[0]) == "float":
+        return is_missing
+    return lambda column: pc.is_null(column) if column.null_count else None
+
+
+def _null(_rule: Rule, _types: list[pa.DataType]) -> Check:
+    return lambda column: pc.invert(is_missing(column))
+
+
+def _match(rule: Rule, types: list[pa.DataType]) -> Check | None:
+    pattern = _pattern(rule)
+    return None if kind_of(types[0]) != "text" else lambda column: pc.invert(pattern.found(column))
+
+
+def _not_match(rule: Rule, types: list[pa.DataType]) -> Check | None:
+    pattern = _pattern(rule)
+    return None if kind_of(types[0]) != "text" else pattern.found
+
+
+def _pattern(rule: Rule) -> Pattern:
+    regex = rule.kwargs.get("regex", "(?s).*")
+    if not isinstance(regex, str):
+        raise RuleError(f"regex is {regex!r}", "write a regular expression in quotes")
+    try:
+        return Pattern(regex)
+    except (PatternError, OverflowError, RecursionError) as error:
+        raise RuleError(f"regex {regex!r} is wrong: {error}", "correct it by the rules of Python's re") from None
+
+
+_COMPILERS: Mapping[str, Callable[[Rule, list[pa.DataType]], Check | None]] = {
+    "expect_column_values_to_not_be_null": _not_null,
+    "expect_column_values_to_be_null": _null,
+    "expect_column_values_to_be_between": values_between,
+    "expect_column_values_to_be_in_set": in_set,
+    "expect_column_values_to_not_be_in_set": not_in_set,
+    "expect_column_values_to_match_regex": _match,
+    "expect_column_values_to_not_match_regex": _not_match,
+    "expect_column_value_lengths_to_be_between": lengths_between,
+    "expect_column_value_lengths_to_equal": lengths_equal,
+    "expect_column_values_to_be_of_type": of_type,
+    "expect_column_values_to_be_in_type_list": in_type_list,
+    "expect_column_values_to_be_unique": unique,
+    "expect_column_pair_values_a_to_be_greater_than_b": greater,
+    "expect_column_pair_values_to_be_equal": equal,
+    "expect_compound_columns_to_be_unique": compound_unique,
+}
+
+COMPILED: frozenset[str] = frozenset(_COMPILERS)
+"""The expectations that are compiled, for most types of columns."""

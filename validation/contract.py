@@ -1,0 +1,215 @@
+"""A contract: the Great Expectations suite of one table, and its verdicts on batches of typed rows."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from validation import suite
+from validation.catalogue import EXPECTATIONS
+from validation.check import Check
+from validation.compiled import compile_rule
+from validation.errors import ContractError, RuleError
+from validation.rule import Reason, Rule, SuiteReport
+
+if TYPE_CHECKING:
+    from validation.gx import Failing
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_VALUE = 200
+"""Characters of a value that a reason shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The rules of one table; `load` makes it.
+
+    `name` is the suite's, `version` twelve hex digits of the SHA-256 of its canonical JSON. `rules` give
+    a verdict a row, `table_rules` one for many rows (see `validation.window`).
+    """
+
+    file: Path
+    name: str
+    version: str
+    schema: pa.Schema
+    rules: tuple[Rule, ...]
+    table_rules: tuple[Rule, ...]
+    _compiled: tuple[tuple[Rule, Check], ...]
+    _by_gx: tuple[Rule, ...]
+    _columns: tuple[str, ...]
+
+    def check(self, table: pa.Table) -> "Verdict":
+        """The verdict on each row of a batch.
+
+        The table has at least the columns that the rules name, in the types that the contract was loaded
+        for: types are the decoder's task, and checked before. Uniqueness is judged within the batch. Rows
+        that fail warning and info rules are counted and logged, in one line a batch.
+
+        Raises `ValueError` for another type, and `EvaluationFailed` where Great Expectations gives up.
+        """
+        arrays = {column: self._array(table, column) for column in self._columns}
+        failures = [*self._compiled_failures(arrays), *self._gx_failures(table)]
+        verdict = Verdict(table, failures)
+        if any(failure.rule.severity != "critical" for failure in failures):
+            self._log(verdict)
+        return verdict
+
+    def validate(self, table: pa.Table, docs: Path) -> SuiteReport:
+        """Evaluate the whole suite by Great Expectations, and write its Data Docs into the folder `docs`.
+
+        `mostly` counts here: an expectation succeeds if enough rows pass it. An expectation that Great
+        Expectations cannot evaluate has an error, and never succeeds.
+        """
+        from validation import gx
+
+        rules = sorted((*self.rules, *self.table_rules), key=lambda rule: rule.index)
+        return gx.run_suite(self.name, rules, table.select(self.schema.names), docs)
+
+    def _compiled_failures(self, arrays: Mapping[str, pa.Array]) -> "list[Failure]":
+        failures: list[Failure] = []
+        for rule, check in self._compiled:
+            failing = check(*[arrays[column] for column in rule.columns])
+            if failing is not None and failing.true_count:
+                mask = failing.fill_null(False).to_numpy(zero_copy_only=False)
+                failures.append(Failure(rule, mask, {}))
+        return failures
+
+    def _gx_failures(self, table: pa.Table) -> "list[Failure]":
+        if not self._by_gx or not table.num_rows:
+            return []
+        from validation import gx
+
+        found = gx.failing(self._by_gx, table.select(self.schema.names))
+        return [_failure(one, table.num_rows) for one in found if one.rows.size]
+
+    def _array(self, table: pa.Table, column: str) -> pa.Array:
+        chunks = table.column(column)
+        expected = self.schema.field(column).type
+        if chunks.type != expected:
+            raise ValueError(f"column {column} is {chunks.type}, but contract {self.file} was loaded for {expected}")
+        return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
+
+    def _log(self, verdict: "Verdict") -> None:
+        lenient = [failure for failure in verdict.failures if failure.rule.severity != "critical"]
+        level = logging.WARNING if any(f.rule.severity == "warning" for f in lenient) else logging.INFO
+        told = "; ".join(
+            f"{failure.count} fail {failure.rule.expectation} on {', '.join(failure.rule.columns)}"
+            f" ({failure.rule.severity}, {failure.rule.detail})"
+            for failure in lenient
+        )
+        logger.log(level, "%s: of %d rows %s", self.name, len(verdict.rejected), told)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One rule and the rows of a batch that fail it; `errors` says where it could not be evaluated."""
+
+    rule: Rule
+    rows: "np.ndarray[tuple[int], np.dtype[np.bool_]]"
+    errors: Mapping[int, str]
+
+    @property
+    def count(self) -> int:
+        """The number of failing rows."""
+        return int(self.rows.sum())
+
+
+class Verdict:
+    """What a contract says of a batch.
+
+    `rejected` has one value a row, True where a critical rule fails; `rejects` counts them; `failures`
+    holds the rules that any row fails.
+    """
+
+    __slots__ = ("_table", "failures", "rejected", "rejects")
+
+    def __init__(self, table: pa.Table, failures: Sequence[Failure]) -> None:
+        rejected = np.zeros(table.num_rows, dtype=np.bool_)
+        for failure in failures:
+            if failure.rule.severity == "critical":
+                rejected |= failure.rows
+        self._table = table
+        self.failures = tuple(failures)
+        self.rejected: pa.BooleanArray = pa.array(rejected)
+        self.rejects = int(rejected.sum())
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Failing rows by rule id; a rule that no row fails is left out."""
+        return {failure.rule.id: failure.count for failure in self.failures}
+
+    def reasons(self, row: int) -> tuple[Reason, ...]:
+        """The rules of any severity that a row fails, with what stood there."""
+        return tuple(self._reason(failure, row) for failure in self.failures if failure.rows[row])
+
+    def _reason(self, failure: Failure, row: int) -> Reason:
+        rule = failure.rule
+        values = [_shown(self._table.column(column)[row].as_py()) for column in rule.columns]
+        detail = rule.detail
+        if row in failure.errors:
+            detail = f"cannot be evaluated: {failure.errors[row]}"
+        return Reason(rule.expectation, ", ".join(rule.columns), ", ".join(values), rule.severity, detail)
+
+
+def load(path: Path, schema: pa.Schema) -> Contract:
+    """Read `contracts/<schema>.<table>.json`, a native suite, for a table of these Arrow columns.
+
+    Everything that can be known beforehand is checked: columns, expectations, kwargs, types. Rules that
+    Great Expectations itself must evaluate are checked by it, which imports it. Raises `ContractError`.
+    """
+    parsed = suite.read(path, schema)
+    compiled: list[tuple[Rule, Check]] = []
+    by_gx: list[Rule] = []
+    for rule in parsed.rules:
+        try:
+            check = compile_rule(rule, schema) if _level(rule) == "row" else None
+            if check is None:
+                _verify(rule)
+        except RuleError as error:
+            raise ContractError(path, rule.index, error.problem, error.instead, rule.expectation) from error
+        if check is not None:
+            compiled.append((rule, check))
+        elif _level(rule) == "row":
+            by_gx.append(rule)
+    rules = tuple(rule for rule in parsed.rules if _level(rule) == "row")
+    return Contract(
+        file=path,
+        name=parsed.name,
+        version=parsed.version,
+        schema=schema,
+        rules=rules,
+        table_rules=tuple(rule for rule in parsed.rules if _level(rule) == "table"),
+        _compiled=tuple(compiled),
+        _by_gx=tuple(by_gx),
+        _columns=tuple(dict.fromkeys(column for rule in rules for column in rule.columns)),
+    )
+
+
+def _level(rule: Rule) -> str:
+    return EXPECTATIONS[rule.expectation].level
+
+
+def _verify(rule: Rule) -> None:
+    from validation import gx
+
+    gx.verify(rule)
+
+
+def _failure(found: "Failing", rows: int) -> Failure:
+    mask = np.zeros(rows, dtype=np.bool_)
+    mask[found.rows] = True
+    return Failure(found.rule, mask, found.errors)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "null"
+    text = repr(value) if isinstance(value, str | bytes) else str(value)
+    if len(text) <= _LONGEST_VALUE:
+        return text
+    return f"{text[:_LONGEST_VALUE]}... ({len(text)} characters)"

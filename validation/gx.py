@@ -1,0 +1,251 @@
+"""The one door to Great Expectations: rules over frames, and Data Docs.
+
+Import this module only where it is needed: Great Expectations takes some five seconds and 250 MB.
+Great Expectations is not thread-safe, and wrong without an exception where threads share a context: every
+thread has a context of its own.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import great_expectations
+import numpy as np
+import pyarrow as pa
+from great_expectations.core.expectation_validation_result import (
+    ExpectationSuiteValidationResult,
+    ExpectationValidationResult,
+)
+from great_expectations.core.run_identifier import RunIdentifier
+from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
+from great_expectations.data_context.types.resource_identifiers import (
+    ExpectationSuiteIdentifier,
+    ValidationResultIdentifier,
+)
+from great_expectations.expectations.expectation import Expectation
+from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+from validation.catalogue import EXPECTATIONS, Reading
+from validation.errors import EvaluationFailed, RuleError
+from validation.frames import frame
+from validation.rule import Outcome, Rule, SuiteReport
+
+_ROWS_FORMAT = {
+    "result_format": "COMPLETE",
+    "partial_unexpected_count": 0,
+    "exclude_unexpected_values": True,
+    "return_unexpected_index_query": False,
+}
+_SUMMARY_FORMAT = {"result_format": "SUMMARY"}
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """The rows that fail a rule, by position. `errors` names what Great Expectations raised on a row."""
+
+    rule: Rule
+    rows: "np.ndarray[tuple[int], np.dtype[np.int64]]"
+    errors: Mapping[int, str] = field(default_factory=dict)
+
+
+def verify(rule: Rule) -> None:
+    """Raises `RuleError` if Great Expectations does not accept the kwargs of the rule."""
+    try:
+        _expectation(rule)
+    except ValueError as error:
+        raise RuleError(
+            f"Great Expectations does not accept it: {_in_one_line(error)}", "correct its kwargs"
+        ) from error
+
+
+def failing(rules: Sequence[Rule], table: pa.Table) -> list[Failing]:
+    """The rows that fail each of these row-level rules, in the order of the rules.
+
+    One value that an expectation cannot stand makes Great Expectations give up the whole batch. The rows
+    are then halved until it stands alone: that row fails, with what was raised as the reason. Raises
+    `EvaluationFailed` where the rule cannot be split so, because its verdicts hang on other rows.
+    """
+    results = _validate(rules, table, _ROWS_FORMAT)
+    return [_failing(rule, result, table) for rule, result in zip(rules, results, strict=True)]
+
+
+def outcomes(rules: Sequence[Rule], table: pa.Table) -> list[Outcome]:
+    """What Great Expectations says of each rule over all rows, in the order of the rules."""
+    results = _validate(rules, table, _SUMMARY_FORMAT)
+    return [_outcome(rule, result, table) for rule, result in zip(rules, results, strict=True)]
+
+
+def run_suite(name: str, rules: Sequence[Rule], table: pa.Table, docs: Path) -> SuiteReport:
+    """Evaluate all rules of a suite, of rows and of tables, and write Data Docs to the folder `docs`."""
+    results = _validate(rules, table, _SUMMARY_FORMAT)
+    found = [_outcome(rule, result, table) for rule, result in zip(rules, results, strict=True)]
+    page = _write_docs(name, rules, results, docs)
+    return SuiteReport(name, all(one.success for one in found), table.num_rows, tuple(found), page)
+
+
+# Evaluation
+
+_local = threading.local()
+_creating = threading.Lock()
+
+
+def _batch_definition() -> Any:
+    """This thread's own, in a context of its own."""
+    if not hasattr(_local, "batch_definition"):
+        source = _new_context().data_sources.add_pandas("batches")
+        _local.batch_definition = source.add_dataframe_asset("batch").add_batch_definition_whole_dataframe("batch")
+    return _local.batch_definition
+
+
+def _new_context(sites: dict[str, Any] | None = None) -> Any:
+    config = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(),
+        data_docs_sites=sites or {},
+        analytics_enabled=False,
+        progress_bars={"globally": False, "metric_calculations": False},
+    )
+    with _creating:  # The newest context is also a global of the library.
+        return great_expectations.get_context(mode="ephemeral", project_config=config)
+
+
+def _validate(
+    rules: Sequence[Rule], table: pa.Table, result_format: dict[str, Any]
+) -> list[ExpectationValidationResult]:
+    """One result for each rule. Rules that read a table alike share one frame and one call."""
+    found: dict[int, ExpectationValidationResult] = {}
+    for reading, alike in _by_reading(rules).items():
+        data = frame(table.select(_columns(alike, table)), reading)
+        suite = great_expectations.ExpectationSuite(name="rules", expectations=list(map(_expectation, alike)))
+        batch = _batch_definition().get_batch({"dataframe": data})
+        for result in batch.validate(suite, result_format=result_format).results:
+            # Results come in another order than the expectations went.
+            found[result.expectation_config.meta["index"]] = result
+    return [found[rule.index] for rule in rules]
+
+
+def _by_reading(rules: Sequence[Rule]) -> dict[Reading, list[Rule]]:
+    groups: dict[Reading, list[Rule]] = {}
+    for rule in rules:
+        groups.setdefault(EXPECTATIONS[rule.expectation].reading, []).append(rule)
+    return groups
+
+
+def _columns(rules: Sequence[Rule], table: pa.Table) -> list[str]:
+    """The columns that the rules read: all of them for a rule on the table, or with a row condition."""
+    if any(not rule.columns or rule.kwargs.get("row_condition") is not None for rule in rules):
+        return list(table.column_names)
+    return list(dict.fromkeys(column for rule in rules for column in rule.columns))
+
+
+def _expectation(rule: Rule) -> Expectation:
+    configuration = ExpectationConfiguration(
+        type=rule.expectation,
+        kwargs=dict(rule.kwargs),
+        severity=rule.severity,
+        notes=list(rule.notes) if isinstance(rule.notes, tuple) else rule.notes,
+        meta={"index": rule.index},
+    )
+    return configuration.to_domain_obj()
+
+
+def _error(result: ExpectationValidationResult) -> str | None:
+    """What Great Expectations caught while evaluating: it then says neither pass nor which rows fail."""
+    info = result.exception_info or {}
+    entries = [info] if "raised_exception" in info else info.values()
+    messages = {_in_one_line(entry["exception_message"]): None for entry in entries if entry["raised_exception"]}
+    return "; ".join(messages) or None
+
+
+def _in_one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def _failing(rule: Rule, result: ExpectationValidationResult, table: pa.Table) -> Failing:
+    error = _error(result)
+    if error is None:
+        return Failing(rule, np.array(result.result["unexpected_index_list"], dtype=np.int64))
+    if rule.needs_whole_batch:
+        raise EvaluationFailed(f"{rule.expectation} on {', '.join(rule.columns)}", error)
+    errors: dict[int, str] = {}
+    rows = np.array(list(_isolated(rule, table, 0, error, errors)), dtype=np.int64)
+    return Failing(rule, rows, errors)
+
+
+def _isolated(rule: Rule, table: pa.Table, start: int, error: str, errors: dict[int, str]) -> Iterator[int]:
+    """The failing rows of a table on which the rule raised `error`; `start` is the position of its first."""
+    if table.num_rows == 1:
+        errors[start] = error
+        yield start
+        return
+    half = table.num_rows // 2
+    for offset, part in ((0, table.slice(0, half)), (half, table.slice(half))):
+        (result,) = _validate([rule], part, _ROWS_FORMAT)
+        raised = _error(result)
+        if raised is None:
+            yield from (start + offset + row for row in result.result["unexpected_index_list"])
+        else:
+            yield from _isolated(rule, part, start + offset, raised, errors)
+
+
+def _outcome(rule: Rule, result: ExpectationValidationResult, table: pa.Table) -> Outcome:
+    error = _error(result)
+    if error is not None:
+        return Outcome(rule, success=False, rows=table.num_rows, error=error)
+    details = result.to_json_dict()["result"]
+    return Outcome(
+        rule,
+        success=bool(result.success),
+        rows=table.num_rows,
+        observed=details.get("observed_value"),
+        failed=details.get("unexpected_count") if EXPECTATIONS[rule.expectation].level == "row" else None,
+    )
+
+
+# Data Docs
+
+
+def _write_docs(name: str, rules: Sequence[Rule], results: Sequence[ExpectationValidationResult], docs: Path) -> Path:
+    store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())}
+    site = {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "store_backend": store,
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+    }
+    context = _new_context({"docs": site})
+    suite = great_expectations.ExpectationSuite(name=name, expectations=list(map(_expectation, rules)))
+    context.suites.add(suite)
+    now = datetime.now(UTC)
+    key = ValidationResultIdentifier(
+        expectation_suite_identifier=ExpectationSuiteIdentifier(name),
+        run_id=RunIdentifier(run_name=now.strftime("%Y%m%dT%H%M%SZ"), run_time=now),
+        batch_identifier=name,
+    )
+    context.validation_results_store.set(key, _suite_result(name, results, now))
+    context.build_data_docs()
+    return docs.resolve() / "index.html"
+
+
+def _suite_result(
+    name: str, results: Sequence[ExpectationValidationResult], now: datetime
+) -> ExpectationSuiteValidationResult:
+    passed = sum(bool(result.success) for result in results)
+    return ExpectationSuiteValidationResult(
+        suite_name=name,
+        success=passed == len(results),
+        results=list(results),
+        statistics={
+            "evaluated_expectations": len(results),
+            "successful_expectations": passed,
+            "unsuccessful_expectations": len(results) - passed,
+            "success_percent": 100.0 * passed / len(results) if results else None,
+        },
+        meta={
+            "great_expectations_version": great_expectations.__version__,
+            "validation_time": now.strftime("%Y%m%dT%H%M%S.%fZ"),
+            "active_batch_definition": {"datasource_name": "millrace", "data_asset_name": name},
+        },
+    )

@@ -1,0 +1,76 @@
+"""Compiled: one column compared with another in the same row."""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from validation.check import Check, flag, is_missing
+from validation.errors import RuleError
+from validation.kinds import NUMBERS, kind_of
+from validation.rule import Rule
+
+Comparison = Callable[[pa.Array, pa.Array], pa.BooleanArray]
+
+
+def greater(rule: Rule, types: list[pa.DataType]) -> Check | None:
+    """`expect_column_pair_values_a_to_be_greater_than_b`."""
+    return _compared(rule, types, pc.greater_equal if flag(rule, "or_equal") else pc.greater)
+
+
+def equal(rule: Rule, types: list[pa.DataType]) -> Check | None:
+    """`expect_column_pair_values_to_be_equal`."""
+    return _compared(rule, types, pc.equal)
+
+
+def _compared(rule: Rule, types: list[pa.DataType], holds: Comparison) -> Check | None:
+    _require_comparable(rule, *types)
+    if not _settled(*types):
+        return None
+    if kind_of(types[0]) != kind_of(types[1]):
+        holds = _as_floats(holds)
+    ignored = _IGNORED[rule.kwargs.get("ignore_row_if", "both_values_are_missing")]
+
+    def fails(a: pa.Array, b: pa.Array) -> pa.BooleanArray | None:
+        # A missing value equals nothing and is not greater than anything: such a row fails, unless ignored.
+        failing = pc.fill_null(pc.invert(holds(a, b)), True)
+        if not failing.true_count or ignored is None:
+            return failing
+        return pc.and_not(failing, ignored(is_missing(a), is_missing(b)))
+
+    return fails
+
+
+_IGNORED: dict[str, Comparison | None] = {
+    "both_values_are_missing": pc.and_,
+    "either_value_is_missing": pc.or_,
+    "neither": None,
+}
+
+
+def _require_comparable(rule: Rule, type_a: pa.DataType, type_b: pa.DataType) -> None:
+    a, b = kind_of(type_a), kind_of(type_b)
+    related = a == b or {a, b} <= NUMBERS | {"bool"} or "other" in (a, b)
+    zones_differ = a == b == "timestamp" and (type_a.tz is None) != (type_b.tz is None)
+    if a == "nested" or not related or zones_differ:
+        raise RuleError(
+            f"{rule.columns[0]} is {type_a} and {rule.columns[1]} is {type_b}, which cannot be compared",
+            "name two columns of one type",
+        )
+
+
+def _settled(type_a: pa.DataType, type_b: pa.DataType) -> bool:
+    """Whether Arrow compares values of these types exactly, as Python does."""
+    a, b = kind_of(type_a), kind_of(type_b)
+    if a == b == "int":
+        return pa.uint64() not in (type_a, type_b)
+    if a == b == "float":
+        return True
+    if {a, b} == {"int", "float"}:
+        # A float holds every integer of 32 bits, not every one of 64.
+        return all(kind_of(t) == "float" or t.bit_width <= 32 for t in (type_a, type_b))
+    return bool(type_a == type_b) and a != "other"
+
+
+def _as_floats(holds: Comparison) -> Comparison:
+    return lambda a, b: holds(a.cast(pa.float64()), b.cast(pa.float64()))
