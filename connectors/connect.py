@@ -115,7 +115,7 @@ class Connect:
     """
 
     def __init__(
-        self, url: str, *, patience: float = 30.0, timeout: float = 10.0, sleep: Callable[[float], None] = time.sleep
+        self, url: str, *, patience: float = 30.0, timeout: float = 20.0, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self._url = url.rstrip("/")
         self._patience = patience
@@ -258,8 +258,8 @@ class Connect:
 
     def _backoff(self) -> Iterator[bool]:
         """Attempts, with a doubling pause between them; True for the last one, when patience is spent."""
-        waited, pause = 0.0, 0.1
-        while waited < self._patience:
+        start, waited, pause = time.monotonic(), 0.0, 0.1
+        while max(waited, time.monotonic() - start) < self._patience:
             yield False
             self._sleep(pause)
             waited, pause = waited + pause, min(2 * pause, 2.0)

@@ -42,6 +42,8 @@ _LATENCY = {
     "retriable.restart.connector.wait.ms": "1000",
     "slot.retry.delay.ms": "1000",
     "slot.max.retries": "60",
+    # Less than the Connect client waits, so that a database out of reach is named as the reason.
+    "connection.validation.timeout.ms": "10000",
 }
 
 _SAFETY = {

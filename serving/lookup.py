@@ -36,29 +36,42 @@ class Status(IntEnum):
     """What the view has is older than its `ttl`; the value is withheld."""
 
 
+_NAMES = np.array([None, *(status.name for status in Status)], object)
+
+
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """The answer: three tables with a column a requested feature and a row an entity, in the order asked.
+    """The answer, a row an entity in the order asked.
 
-    `statuses` holds the numbers of `Status` (int8); `event_timestamps` is null where the status is
-    NOT_FOUND.
+    `values` has a column a requested feature, and `statuses` the same with the numbers of `Status` (int8).
+    `views` names the view of each of these columns, and `event_timestamps` has a column a view: null where
+    the view has nothing of the entity.
     """
 
     values: pa.Table
     statuses: pa.Table
+    views: tuple[str, ...]
     event_timestamps: pa.Table
 
     def to_dict(self) -> dict[str, Any]:
         """The answer in the shape of Feast's `/get-online-features`, as Python values."""
+        times = {name: self.event_timestamps.column(name).to_pylist() for name in self.event_timestamps.column_names}
         results = [
             {
-                "values": self.values.column(name).to_pylist(),
-                "statuses": [Status(status).name for status in self.statuses.column(name).to_pylist()],
-                "event_timestamps": self.event_timestamps.column(name).to_pylist(),
+                "values": _to_list(values),
+                "statuses": _NAMES[statuses.to_numpy()].tolist(),
+                "event_timestamps": times[view],
             }
-            for name in self.values.column_names
+            for values, statuses, view in zip(self.values.columns, self.statuses.columns, self.views, strict=True)
         ]
         return {"metadata": {"feature_names": self.values.column_names}, "results": results}
+
+
+def _to_list(column: pa.ChunkedArray) -> list[Any]:
+    """The column as Python values; numbers without a null by NumPy, which is faster by far."""
+    if not column.null_count and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return column.to_numpy().tolist()  # type: ignore[no-any-return]
+    return column.to_pylist()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +106,6 @@ class _Answer:
 
     table: pa.Table
     statuses: npt.NDArray[np.int8]
-    event_timestamps: pa.ChunkedArray
     outdated: npt.NDArray[np.bool_] | None
 
 
@@ -123,18 +135,23 @@ class OnlineLookup:
         for group in plan.groups:
             tables = group.reader.read(group.views, _join_key_columns(group.join_keys, entities))
             answers.append([_answer(view, table, moment) for view, table in zip(group.views, tables, strict=True)])
-        values, statuses, timestamps = [], [], []
+        values, statuses = [], []
         for column in plan.columns:
             answer = answers[column.group][column.view]
             value = answer.table.column(column.feature)
             statuses.append(_statuses(value, answer))
             values.append(value if answer.outdated is None else pc.if_else(answer.outdated, None, value))
-            timestamps.append(answer.event_timestamps)
         names = [column.name for column in plan.columns]
+        times = {
+            view.name: answer.table.column("event_timestamp")
+            for group, found in zip(plan.groups, answers, strict=True)
+            for view, answer in zip(group.views, found, strict=True)
+        }
         return Lookup(
             pa.Table.from_arrays(values, names),
             pa.Table.from_arrays(statuses, names),
-            pa.Table.from_arrays(timestamps, names),
+            tuple(plan.groups[column.group].views[column.view].name for column in plan.columns),
+            pa.table(times),
         )
 
     def _plan(self, features: tuple[str, ...], full_feature_names: bool) -> _Plan:
@@ -217,12 +234,12 @@ def _answer(view: View, table: pa.Table, now: datetime) -> _Answer:
     timestamps = table.column("event_timestamp")
     statuses = np.where(present, np.int8(Status.PRESENT), np.int8(Status.NOT_FOUND))
     if not view.ttl:
-        return _Answer(table, statuses, timestamps, None)
+        return _Answer(table, statuses, None)
     oldest = pa.scalar(now - view.ttl, TIMESTAMP)
     outdated = pc.less(timestamps, oldest).fill_null(False).to_numpy() & present
     if not outdated.any():
-        return _Answer(table, statuses, timestamps, None)
-    return _Answer(table, np.where(outdated, np.int8(Status.OUTSIDE_MAX_AGE), statuses), timestamps, outdated)
+        return _Answer(table, statuses, None)
+    return _Answer(table, np.where(outdated, np.int8(Status.OUTSIDE_MAX_AGE), statuses), outdated)
 
 
 def _statuses(values: pa.ChunkedArray, answer: _Answer) -> pa.Array:

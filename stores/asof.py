@@ -159,7 +159,7 @@ class _Query:
                 SELECT *, p = max(p) OVER ({order} ROWS UNBOUNDED PRECEDING) AS leads FROM (
                     SELECT *, row_number() OVER (PARTITION BY {self.by_key} ORDER BY e, l, r) AS p FROM {spans})
             ), {spans}_steps AS (
-                SELECT * FROM {spans}_ranked WHERE TRUE
+                SELECT * FROM {spans}_ranked WHERE leads
                 QUALIFY lead(s) OVER ({order}) IS DISTINCT FROM s
             )"""
 

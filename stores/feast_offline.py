@@ -1,4 +1,5 @@
 """(thin version)"""
+
 from typing import Literal
 from feast.infra.offline_stores.dask import DaskOfflineStore
 from feast.repo_config import FeastConfigBaseModel

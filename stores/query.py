@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,13 +23,19 @@ _CONFIG = {
 }
 
 
+@cache
+def _database() -> Session:
+    """One DuckDB a process: opening one costs as much as a query."""
+    return duckdb.connect(config=_CONFIG)
+
+
 @contextmanager
 def session(**tables: pa.Table | ds.Dataset) -> Iterator[Session]:
-    """A DuckDB of its own over these tables; larger than memory spills to the temporary folder.
+    """A DuckDB connection of its own that sees these tables; what exceeds memory spills to a temporary folder.
 
     A file that vanishes or cannot be read while a query runs is `StoreUnavailable`.
     """
-    with duckdb.connect(config=_CONFIG) as connection:
+    with _database().cursor() as connection:
         for name, table in tables.items():
             connection.register(name, table)
         try:

@@ -29,9 +29,15 @@ def feature_tables(views: Sequence[View], hashes: Sequence[Stored]) -> list[pa.T
         features.append(fields[start + 1 : end])
         start = end
     columns = _decode_features(views, features)
-    return [
-        _with_presence(view, values, stamps) for view, values, stamps in zip(views, columns, timestamps, strict=True)
-    ]
+    moments = decode_timestamps(list(chain.from_iterable(timestamps)))
+    present = moments.is_valid()
+    tables = []
+    for number, (view, arrays) in enumerate(zip(views, columns, strict=True)):
+        start = number * len(hashes)
+        names = [*(feature.name for feature in view.features), "event_timestamp", "_present"]
+        known = [moments.slice(start, len(hashes)), present.slice(start, len(hashes))]
+        tables.append(pa.Table.from_arrays([*arrays, *known], names))
+    return tables
 
 
 def with_versions(table: pa.Table, stored: Stored) -> pa.Table:
@@ -87,11 +93,3 @@ def _blame(
                 "backfill the view"
             )
     return StoreRefused(str(error))
-
-
-def _with_presence(view: View, features: list[pa.Array], timestamps: Stored) -> pa.Table:
-    present = pa.array([timestamp is not None for timestamp in timestamps], pa.bool_())
-    names = [feature.name for feature in view.features]
-    return pa.Table.from_arrays(
-        [*features, decode_timestamps(timestamps), present], [*names, "event_timestamp", "_present"]
-    )

@@ -138,13 +138,12 @@ def decode(values: Sequence[bytes | None], value_type: int) -> pa.Array:
     Raises `ValueError` if a value was stored as another type.
     """
     form = _FORMATS[value_type]
-    present = np.fromiter((bool(value) for value in values), bool, len(values))
     found = [value for value in values if value]
     try:
         dense = _decode_list(found, form) if isinstance(form, _List) else _decode_scalar(found, form)
     except (ValueError, IndexError) as error:
         raise ValueError(f"a stored value is not of the declared type {form.name}: {error}") from None
-    return dense if len(found) == len(values) else _spread(dense, present)
+    return dense if len(found) == len(values) else _spread(dense, np.array(list(map(bool, values)), bool))
 
 
 def encode_timestamps(column: pa.Array | pa.ChunkedArray) -> pa.Array:

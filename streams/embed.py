@@ -43,36 +43,23 @@ def embed(projected: Projected, changes: Changes, embedder: Embedder, known: Kno
     text the model refuses, and `ValueError` when the view declares another length than the model's.
     """
     view = projected.rows.view
-    vector = view.vector
-    if vector is None:
-        raise ValueError(f"view {view.name} has no vector field")
-    if vector.length != embedder.length:
-        raise ValueError(
-            f"view {view.name} declares vectors of length {vector.length}, and {embedder.model} gives "
-            f"{embedder.length}: declare vector_length={embedder.length}, or name another model"
-        )
-    table = projected.rows.table
-    texts = join_texts(changes.rows.take(pa.array(projected.positions, pa.int64())), vector)
-    texts = pc.if_else(pc.or_(pc.equal(pc.utf8_trim_whitespace(texts), ""), table["_deleted"]), None, texts)
-    if isinstance(texts, pa.ChunkedArray):
-        texts = texts.combine_chunks()
-    coded = texts.dictionary_encode()
+    vector = _declared(view, embedder)
+    coded = _texts(projected, changes, vector).dictionary_encode()
     distinct = coded.dictionary.to_pylist()
     hashes = hash_texts(distinct, embedder)
     kept = known.embedded(view, hashes) if hashes else {}
-    new = [i for i, key in enumerate(hashes) if key not in kept]
+    new = [code for code, key in enumerate(hashes) if key not in kept]
+    made, refused = _embed_all([distinct[code] for code in new], embedder)
+    if refused:
+        codes = {new[place]: why for place, why in refused.items()}
+        raise Unprojectable(_by_change(codes, coded.indices, projected.positions, view))
     vectors = np.zeros((len(distinct), embedder.length), np.float32)
-    for i, key in enumerate(hashes):
+    vectors[new] = made
+    for code, key in enumerate(hashes):
         if key in kept:
-            vectors[i] = kept[key]
-    if new:
-        made, refused = _embed_all([distinct[i] for i in new], embedder)
-        if refused:
-            codes = {new[i]: why for i, why in refused.items()}
-            raise Unprojectable(_by_change(codes, coded.indices, projected.positions, view))
-        vectors[new] = made
-    filled = _fill(table, vector, coded.indices, vectors, hashes, embedder.model)
-    spared = len(texts) - texts.null_count - len(new)
+            vectors[code] = kept[key]
+    filled = _fill(projected.rows.table, vector, coded.indices, vectors, hashes, embedder.model)
+    spared = len(coded) - coded.null_count - len(new)
     return Embedded(replace(projected, rows=FeatureRows(view, filled)), len(new), spared)
 
 
@@ -93,8 +80,30 @@ def hash_texts(texts: Sequence[str], embedder: Embedder) -> list[bytes]:
     return hashes
 
 
+def _declared(view: View, embedder: Embedder) -> Vector:
+    """The view's vector, if it is what the model gives."""
+    if view.vector is None:
+        raise ValueError(f"view {view.name} has no vector field")
+    if view.vector.length != embedder.length:
+        raise ValueError(
+            f"view {view.name} declares vectors of length {view.vector.length}, and {embedder.model} gives "
+            f"{embedder.length}: declare vector_length={embedder.length}, or name another model"
+        )
+    return view.vector
+
+
+def _texts(projected: Projected, changes: Changes, vector: Vector) -> pa.Array:
+    """The text of each row; null where it is blank or the row is deleted."""
+    texts = join_texts(changes.rows.take(pa.array(projected.positions, pa.int64())), vector)
+    blank = pc.equal(pc.utf8_trim_whitespace(texts), "")
+    texts = pc.if_else(pc.or_(blank, projected.rows.table["_deleted"]), None, texts)
+    return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+
+
 def _embed_all(texts: list[str], embedder: Embedder) -> tuple[np.ndarray, dict[int, str]]:
     """The vectors of the texts that the model takes; of the others the position and the reason."""
+    if not texts:
+        return np.zeros((0, embedder.length), np.float32), {}
     remaining = list(range(len(texts)))
     refused: dict[int, str] = {}
     while True:

@@ -1,7 +1,8 @@
 """The broker in memory: the same Protocols, no threads, no network. For tests and simulations."""
 
+import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from streams.broker import BrokerUnavailable, Rebalanced
@@ -47,9 +48,10 @@ class MemoryConsumer:
     """`streams.broker.Consumer` over a `MemoryBroker`. Assignments are made by `assign` and `revoke`; without
     them the first poll assigns every partition."""
 
-    def __init__(self, broker: MemoryBroker, group: str) -> None:
+    def __init__(self, broker: MemoryBroker, group: str, sleep: Callable[[float], None] = time.sleep) -> None:
         self._broker = broker
         self._group = group
+        self._sleep = sleep
         self._positions: dict[Partition, int] = {}
         self._paused: set[Partition] = set()
         self._topics: list[str] = []
@@ -76,17 +78,17 @@ class MemoryConsumer:
     def poll(self, timeout: float, limit: int) -> list[Records]:
         if not self._joined:
             self.assign([p for topic in self._topics for p in self._broker.all(topic)])
-        if not self._broker.available:
-            return []
         polled: dict[str, list[tuple[int, int, _Stored]]] = defaultdict(list)
         for partition in sorted(self._positions):
-            if partition in self._paused or limit <= 0:
+            if partition in self._paused or limit <= 0 or not self._broker.available:
                 continue
             start = self._positions[partition]
             stored = self._broker.log[partition][start : start + limit]
             limit -= len(stored)
             self._positions[partition] += len(stored)
             polled[partition.topic] += [(partition.number, start + i, record) for i, record in enumerate(stored)]
+        if not any(polled.values()):
+            self._sleep(timeout)
         return [
             Records(
                 topic,

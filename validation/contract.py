@@ -99,7 +99,7 @@ class Contract:
         level = logging.WARNING if any(f.rule.severity == "warning" for f in lenient) else logging.INFO
         told = "; ".join(
             f"{failure.count} fail {failure.rule.expectation} on {', '.join(failure.rule.columns)}"
-            f" ({failure.rule.severity}, {failure.rule.detail})"
+            f" ({', '.join(filter(None, (failure.rule.severity, failure.rule.detail)))})"
             for failure in lenient
         )
         logger.log(level, "%s: of %d rows %s", self.name, len(verdict.rejected), told)

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from validation.check import Check, flag, is_missing
 from validation.errors import RuleError
-from validation.kinds import NUMBERS, kind_of
+from validation.kinds import NUMBERS, Kind, kind_of
 from validation.rule import Rule
 
 Comparison = Callable[[pa.Array, pa.Array], pa.BooleanArray]
@@ -48,9 +48,12 @@ _IGNORED: dict[str, Comparison | None] = {
 }
 
 
+_RELATED: tuple[frozenset[Kind], ...] = (NUMBERS | {"bool"}, frozenset({"date", "timestamp"}))
+
+
 def _require_comparable(rule: Rule, type_a: pa.DataType, type_b: pa.DataType) -> None:
     a, b = kind_of(type_a), kind_of(type_b)
-    related = a == b or {a, b} <= NUMBERS | {"bool"} or "other" in (a, b)
+    related = a == b or "other" in (a, b) or any({a, b} <= group for group in _RELATED)
     zones_differ = a == b == "timestamp" and (type_a.tz is None) != (type_b.tz is None)
     if a == "nested" or not related or zones_differ:
         raise RuleError(

@@ -26,9 +26,11 @@ from tests.integration.capturing import eventually, new_source
 
 @pytest.fixture
 def admin(database: Any) -> Iterator[psycopg.Connection]:
-    """A superuser in an empty schema `public`."""
+    """A superuser in an empty schema `public`, without publications."""
     with psycopg.connect(database.dsn, autocommit=True) as connection:
         connection.execute("drop schema public cascade; create schema public")
+        for (publication,) in connection.execute("select quote_ident(pubname) from pg_publication").fetchall():
+            connection.execute(f"drop publication {publication}")
         yield connection
 
 

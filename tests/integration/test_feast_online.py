@@ -14,6 +14,8 @@ import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.data_source import PushMode
 from feast.filter_models import ComparisonFilter
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Float32, Float64, Int64, Map, String, UnixTimestamp
 
 from stores.errors import StoreRefused
@@ -357,6 +359,17 @@ def test_views_without_a_column_form_go_by_feasts_own_code(repo: Repo) -> None:
     frame = pd.DataFrame({"faa": ["a0"], "counts": [{"x": "1"}], "event_timestamp": [NOON]})
     repo.push(odd, frame)
     assert repo.features(["odd:counts"], ["a0"])["counts"] == [{"x": "1"}]
+
+
+def test_what_feast_precomputes_for_a_service(repo: Repo) -> None:
+    """It stands in a view that Feast makes up, without entities but with entity keys."""
+    repo.push(repo.facts, facts({"a0": 1}))
+    config, store = repo.store.config, MillraceOnlineStore()
+    key = EntityKey(join_keys=["faa"], entity_values=[Value(string_val="a0")])
+    store.write_precomputed_vector(config, "both", repo.store.project, key, b"a blob")
+    other = EntityKey(join_keys=["faa"], entity_values=[Value(string_val="a1")])
+    assert store.read_precomputed_vectors(config, "both", repo.store.project, [key, other]) == [b"a blob", None]
+    assert repo.features(["facts:altitude"], ["a0"])["altitude"] == [1]
 
 
 def test_a_view_whose_model_nobody_names(repo: Repo) -> None:

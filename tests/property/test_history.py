@@ -152,7 +152,7 @@ spines = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 14)), max_size=12)
 ttls = st.sampled_from([0, 0, 2, 5])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=60)
 @given(histories(), spines, ttls, st.booleans(), st.randoms())
 def test_an_event_view_has_at_each_time_what_the_rules_say(history, spine, ttl, known, random):
     rows = event_rows(history)
@@ -163,7 +163,7 @@ def test_an_event_view_has_at_each_time_what_the_rules_say(history, spine, ttl, 
     assert joined(lake, spine, ttl, known) == expected
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=60)
 @given(histories(), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 14)), max_size=12), ttls, st.booleans())
 def test_a_state_view_has_at_each_time_what_the_rules_say(history, spine, ttl, known):
     lake = filled(view_of("state"), state_rows(history))
@@ -176,7 +176,7 @@ def test_an_entity_without_a_key_has_no_features():
     assert joined(lake, [(None, 5), (1, 5)], 0, False) == [None, 11]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=60)
 @given(histories(), st.lists(st.integers(0, 3), unique=True), st.randoms())
 def test_the_newest_row_of_an_event_view(history, asked, random):
     rows = event_rows(history)
@@ -194,7 +194,7 @@ def test_the_newest_row_of_an_event_view(history, asked, random):
     assert sorted(standing(lake, view)["V"].to_pylist()) == sorted(change.value for change in live)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=60)
 @given(histories(), st.lists(st.integers(0, 5), unique=True))
 def test_the_newest_row_of_a_state_view(history, asked):
     lake, view = filled(view_of("state"), state_rows(history)), view_of("state")
@@ -209,7 +209,7 @@ def test_the_newest_row_of_a_state_view(history, asked):
     assert gone == {row: last[row].entity is None for row in asked if row in last}
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=60)
 @given(histories(), st.integers(0, 12), st.integers(0, 12), st.integers(0, 15), st.booleans())
 def test_the_current_rows_of_a_table_of_changes(history, start, end, truncated, latest):
     """Newest state by primary key, deletes and truncated rows out, in the window, newest first."""

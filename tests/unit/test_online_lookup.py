@@ -54,8 +54,11 @@ def test_every_value_has_its_status(lookup: OnlineLookup) -> None:
         "airports__x": ["PRESENT", "NOT_FOUND", "NOT_FOUND"],
         "airports__name": ["PRESENT", "NOT_FOUND", "NOT_FOUND"],
     }
-    times = found.event_timestamps["weather_now__x"].to_pylist()
-    assert times == [EPOCH, EPOCH + timedelta(minutes=50), None]
+    assert found.views == ("weather_now", "weather_now", "airports", "airports")
+    assert found.event_timestamps.to_pydict() == {
+        "weather_now": [EPOCH, EPOCH + timedelta(minutes=50), None],
+        "airports": [EPOCH, None, None],
+    }
 
 
 def test_a_value_as_old_as_the_limit_is_served(lookup: OnlineLookup) -> None:

@@ -1,0 +1,252 @@
+"""What Great Expectations itself does behind its one door."""
+
+import json
+import threading
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from great_expectations.expectations import registry
+
+from validation import gx
+from validation.catalogue import DOMAIN_KWARGS, EXPECTATIONS, IGNORE_ROW_IF
+from validation.compiled import COMPILED, compile_rule
+from validation.contract import Contract, load
+from validation.errors import EvaluationFailed, RuleError
+from validation.rule import Rule
+
+SCHEMA = pa.schema([("id", pa.int64()), ("text", pa.string()), ("amount", pa.decimal128(10, 2))])
+
+
+def rule(expectation: str, index: int = 0, **kwargs: Any) -> Rule:
+    named = [kwargs[key] for key in ("column", "column_A", "column_B") if key in kwargs]
+    columns = tuple(kwargs.get("column_list", named))
+    return Rule(f"{expectation}{index}", index, f"expect_{expectation}", columns, kwargs, "critical")
+
+
+def contract(tmp_path: Path, *expectations: tuple[str, dict[str, Any]]) -> Contract:
+    path = tmp_path / "public.payments.json"
+    entries = [{"type": f"expect_{name}", "kwargs": kwargs} for name, kwargs in expectations]
+    path.write_text(json.dumps({"name": "public.payments", "expectations": entries}))
+    return load(path, SCHEMA)
+
+
+def batch(*texts: str | None) -> pa.Table:
+    rows = len(texts)
+    return pa.table(
+        [pa.array(range(rows)), pa.array(texts, pa.string()), pa.nulls(rows, SCHEMA.types[2])], schema=SCHEMA
+    )
+
+
+# The catalogue
+
+
+def test_the_catalogue_holds_the_expectations_of_great_expectations() -> None:
+    assert set(EXPECTATIONS) == set(registry.list_registered_expectation_implementations())
+    assert {name for name in COMPILED if EXPECTATIONS[name].level != "row"} == set()
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTATIONS))
+def test_the_catalogue_tells_the_kwargs_and_the_level(name: str) -> None:
+    model, signature = registry.get_expectation_impl(name), EXPECTATIONS[name]
+    domain = set(DOMAIN_KWARGS[signature.domain])
+    fields = {key: field for key, field in model.__fields__.items() if key not in NOT_KWARGS}
+    assert {key for key, field in fields.items() if field.required} == domain | signature.required
+    if signature.level == "sql":
+        return
+    assert set(fields) == domain | signature.required | signature.optional
+    assert (getattr(model, "map_metric", None) is not None) == (signature.level == "row")
+    if signature.domain in IGNORE_ROW_IF:
+        assert fields["ignore_row_if"].default == IGNORE_ROW_IF[signature.domain][0]
+
+
+NOT_KWARGS = {
+    "id", "meta", "notes", "result_format", "catch_exceptions", "rendered_content", "severity", "description",
+    "batch_id", "windows", "library_metadata",
+}  # fmt: skip
+
+
+# Rows
+
+
+def test_a_rule_that_is_not_compiled_goes_to_great_expectations(tmp_path: Path) -> None:
+    made = contract(tmp_path, ("column_values_to_match_strftime_format", {"column": "text", "strftime_format": "%Y"}))
+    verdict = made.check(batch("2013", "soon", None, "12"))
+    assert verdict.rejected.to_pylist() == [False, True, False, True]
+    (reason,) = verdict.reasons(1)
+    assert (reason.expectation, reason.value) == ("expect_column_values_to_match_strftime_format", "'soon'")
+
+
+def test_a_row_condition_goes_to_great_expectations(tmp_path: Path) -> None:
+    kwargs = {"column": "text", "row_condition": "id >= 1", "condition_parser": "pandas"}
+    made = contract(tmp_path, ("column_values_to_not_be_null", kwargs))
+    assert made.check(batch(None, None, "a")).rejected.to_pylist() == [False, True, False]
+
+
+def test_one_value_that_cannot_be_evaluated_does_not_save_the_others(tmp_path: Path) -> None:
+    schema = {"type": "object", "required": ["a"]}
+    made = contract(tmp_path, ("column_values_to_match_json_schema", {"column": "text", "json_schema": schema}))
+    verdict = made.check(batch('{"a": 1}', "{}", '{"a": 2}', "not json", None, "{}", '{"a": 3}'))
+    assert verdict.rejected.to_pylist() == [False, True, False, True, False, True, False]
+    assert verdict.reasons(3)[0].detail.startswith("cannot be evaluated: ")
+    assert verdict.reasons(1)[0].detail.startswith("json_schema=")
+
+
+def test_a_rule_across_rows_that_cannot_be_evaluated_stops(tmp_path: Path) -> None:
+    made = contract(tmp_path, ("column_values_to_be_increasing", {"column": "text"}))
+    with pytest.raises(EvaluationFailed, match="cannot evaluate expect_column_values_to_be_increasing on text"):
+        made.check(batch("a", "b"))
+
+
+def test_integers_keep_their_digits_next_to_nulls(tmp_path: Path) -> None:
+    big = 2**53 + 1
+    table = pa.table([pa.array([big, None, 5]), pa.array(["a", "b", "c"]), pa.nulls(3, SCHEMA.types[2])], schema=SCHEMA)
+    found = gx.failing(
+        [
+            rule("column_values_to_match_regex", 0, column="id", regex=f"^({big}|5)$"),
+            rule("column_values_to_be_in_set", 1, column="id", value_set=[big - 1, 5]),
+        ],
+        table,
+    )
+    assert [one.rows.tolist() for one in found] == [[], [0]]
+
+
+def test_threads_do_not_disturb_one_another() -> None:
+    """Each thread evaluates rules of its own over rows of its own."""
+    wrong: list[tuple[int, list[int]]] = []
+
+    def evaluate(limit: int) -> None:
+        table = pa.table({"text": [str(row % 4) for row in range(20)]})
+        for _ in range(4):
+            (found,) = gx.failing([rule("column_values_to_be_in_set", column="text", value_set=[str(limit)])], table)
+            if found.rows.tolist() != [row for row in range(20) if row % 4 != limit]:
+                wrong.append((limit, found.rows.tolist()))
+
+    threads = [threading.Thread(target=evaluate, args=(limit,)) for limit in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+# What is refused when a contract is loaded
+
+
+VALUES: dict[str, tuple[pa.DataType, Any]] = {
+    "int": (pa.int32(), 5),
+    "big": (pa.int64(), 5),
+    "real": (pa.float32(), 1.5),
+    "double": (pa.float64(), 1.5),
+    "decimal": (pa.decimal128(10, 2), Decimal("1.50")),
+    "flag": (pa.bool_(), True),
+    "text": (pa.string(), "a"),
+    "bytes": (pa.binary(), b"a"),
+    "date": (pa.date32(), date(2013, 2, 12)),
+    "stamp": (pa.timestamp("us"), datetime(2013, 2, 12)),
+    "zoned": (pa.timestamp("us", tz="UTC"), datetime(2013, 2, 12, tzinfo=UTC)),
+    "time": (pa.time64("us"), time(9, 30)),
+}
+TYPED = pa.table({name: pa.array([value, None], kind) for name, (kind, value) in VALUES.items()})
+TYPE_NAMES = ["int", "int64", "float", "float64", "bool", "str", "object", "date", "datetime64[us]", "Timestamp", "INT"]
+
+
+def test_type_names_mean_what_they_mean_to_great_expectations() -> None:
+    rules = [
+        rule(expectation, index, column=column, **{key: [name] if key == "type_list" else name})
+        for index, (column, name, (expectation, key)) in enumerate(
+            (column, name, how)
+            for column in VALUES
+            for name in TYPE_NAMES
+            for how in (("column_values_to_be_of_type", "type_"), ("column_values_to_be_in_type_list", "type_list"))
+        )
+    ]
+    for one, outcome in zip(rules, gx.outcomes(rules, TYPED), strict=True):
+        try:
+            compile_rule(one, TYPED.schema)
+        except RuleError:
+            assert not outcome.success, one
+        else:
+            assert outcome.success, one
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        rule("column_values_to_be_between", column="text", min_value=1),
+        rule("column_values_to_be_between", column="text", min_value="a"),
+        rule("column_values_to_be_between", column="time", min_value=1),
+        rule("column_values_to_be_between", column="bytes", min_value=1),
+        rule("column_values_to_be_between", column="date", min_value="2013-02-11T00:00:00"),
+        rule("column_values_to_be_between", column="stamp", min_value="2013-02-11"),
+        rule("column_values_to_be_between", column="stamp", min_value="2013-02-11T00:00:00Z"),
+        rule("column_values_to_be_between", column="zoned", min_value="2013-02-11T00:00:00"),
+        rule("column_values_to_be_between", column="zoned", min_value="2013-02-11"),
+        rule("column_values_to_be_between", column="double", min_value="2013-02-11"),
+        rule("column_values_to_be_in_set", column="text", value_set=[5]),
+        rule("column_values_to_be_in_set", column="big", value_set=["5"]),
+        rule("column_values_to_be_in_set", column="date", value_set=["2013-02-12"]),
+        rule("column_values_to_be_in_set", column="time", value_set=["09:30:00"]),
+        rule("column_values_to_be_in_set", column="bytes", value_set=["a"]),
+        rule("column_pair_values_a_to_be_greater_than_b", column_A="text", column_B="big"),
+        rule("column_pair_values_to_be_equal", column_A="text", column_B="big"),
+        rule("column_pair_values_to_be_equal", column_A="time", column_B="stamp"),
+        rule("column_pair_values_a_to_be_greater_than_b", column_A="zoned", column_B="stamp"),
+    ],
+    ids=lambda one: f"{one.expectation}-{one.columns[0]}-{list(one.kwargs.values())[-1]}",
+)
+def test_great_expectations_never_passes_what_is_refused(refused: Rule) -> None:
+    with pytest.raises(RuleError):
+        compile_rule(refused, TYPED.schema)
+    try:
+        (outcome,) = gx.outcomes([refused], TYPED)
+    except ValueError:
+        return  # Great Expectations does not take the kwargs either.
+    assert not outcome.success
+
+
+# A whole suite
+
+
+def test_a_suite_is_evaluated_and_written_as_data_docs(tmp_path: Path) -> None:
+    made = contract(
+        tmp_path,
+        ("column_values_to_not_be_null", {"column": "text", "mostly": 0.5}),
+        ("table_row_count_to_equal", {"value": 4}),
+        ("column_values_to_be_between", {"column": "amount", "min_value": 0.1, "max_value": 1}),
+        ("column_max_to_be_between", {"column": "id", "max_value": 2}),
+        ("column_mean_to_be_between", {"column": "text", "min_value": 0}),
+        ("column_values_to_be_of_type", {"column": "id", "type_": "int64"}),
+        ("column_pair_values_to_be_equal", {"column_A": "id", "column_B": "id"}),
+    )
+    amounts = pa.array([Decimal("0.10"), Decimal("1.00"), None, Decimal("1.01")], SCHEMA.types[2])
+    table = pa.table([pa.array([1, 2, 3, None]), pa.array(["a", None, "b", "c"]), amounts], schema=SCHEMA)
+    report = made.validate(table.append_column("_lsn", pa.array(range(4))), tmp_path / "docs")
+
+    assert [outcome.rule.index for outcome in report.outcomes] == list(range(7))
+    assert [outcome.success for outcome in report.outcomes] == [True, True, False, False, False, True, True]
+    assert [outcome.failed for outcome in report.outcomes] == [1, None, 1, None, None, None, 0]
+    assert [outcome.observed for outcome in report.outcomes][1:4] == [4, None, 3]
+    assert [outcome.error is not None for outcome in report.outcomes] == [False] * 4 + [True] + [False] * 2
+    assert (report.name, report.rows, report.success) == ("public.payments", 4, False)
+    assert report.page == (tmp_path / "docs" / "index.html").resolve()
+    page = report.page.read_text()
+    assert "public.payments" in page
+    (validation,) = (tmp_path / "docs" / "validations").rglob("*.html")
+    assert "amount" in validation.read_text()
+
+
+def test_a_suite_that_holds(tmp_path: Path) -> None:
+    made = contract(tmp_path, ("column_values_to_not_be_null", {"column": "text"}))
+    assert made.validate(batch("a"), tmp_path / "docs").success
+
+
+def test_verify_says_in_one_line_what_great_expectations_refuses() -> None:
+    wrong = rule("column_value_z_scores_to_be_less_than", column="id", threshold="high", double_sided=True)
+    with pytest.raises(RuleError) as raised:
+        gx.verify(wrong)
+    assert "\n" not in raised.value.problem
+    assert "threshold" in raised.value.problem
