@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, Row, inspect, text
 from sqlalchemy.exc import SAWarning
 
 from connectors.source import Source, connected, split
-from connectors.table import Column, Encoding, Table
+from connectors.table import Column, Encoding, Table, topic
 
 _SCALARS: Mapping[str, tuple[Encoding, pa.DataType]] = {
     "int2": ("plain", pa.int16()),
@@ -214,10 +214,3 @@ def _numeric(sql: str) -> tuple[Encoding, pa.DataType]:
     if max(precision, scale) > _MAX_PRECISION:
         return "decimal", pa.string()
     return "decimal", pa.decimal128(max(precision, scale), scale)
-
-
-def topic(source: str, schema: str, name: str) -> str:
-    """The topic of a table: Debezium's `topic.naming.strategy` writes '_' for each UTF-16 unit that Kafka
-    does not allow in a name (io.debezium.schema.AbstractTopicNamingStrategy)."""
-    joined = f"{source}.{schema}.{name}"
-    return re.sub(r"[^A-Za-z0-9._-]", lambda match: "_" * (1 + (match[0] > "\uffff")), joined)

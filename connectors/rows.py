@@ -13,12 +13,13 @@ from sqlalchemy import Engine
 
 from connectors.encodings import Undecodable, decode
 from connectors.source import Source, connected, quoted, quoted_name
-from connectors.table import Column, Table
+from connectors.table import Column, Encoding, Table
 
 CHUNK = 20_000
 
 # What decode() refuses, as it refuses Debezium's sentinels for infinity.
 _ENDLESS_DAYS, _ENDLESS_MICROSECONDS = 2**31 - 1, 2**63 - 1
+_SPECIAL_NUMERICS = {"NaN": "NAN", "Infinity": "POSITIVE_INFINITY", "-Infinity": "NEGATIVE_INFINITY"}
 _ISO = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
 
 
@@ -58,9 +59,16 @@ def _decoded(rows: list[list[object]], columns: Sequence[Column]) -> Rows:
 def _expression(column: Column) -> str:
     """SQL that gives a column's value as Debezium encodes it."""
     name = quoted_name(column.name).replace("%", "%%")
-    kind = column.arrow_type
+    if column.encoding != "array":
+        return _scalar(name, column.encoding, column.arrow_type)
+    element = _scalar("e", column.element or "plain", column.arrow_type.value_type)
+    elements = f"SELECT {element} FROM unnest({name}) WITH ORDINALITY AS u(e, i) ORDER BY i"
+    return f"CASE WHEN {name} IS NOT NULL THEN ARRAY({elements}) END"
+
+
+def _scalar(name: str, encoding: Encoding, kind: pa.DataType) -> str:
     epoch = f"(extract(epoch FROM {name}) * 1000000)::bigint"
-    match column.encoding:
+    match encoding:
         case "date":
             days = f"{name} - DATE '1970-01-01'"
             return f"CASE WHEN isfinite({name}) THEN {days} WHEN {name} IS NOT NULL THEN {_ENDLESS_DAYS} END"
@@ -76,9 +84,8 @@ def _expression(column: Column) -> str:
         case "vector":
             return f"{name}::real[]"
         case "decimal":
-            return f"{name}::text"
-        case "array" if pt.is_string(kind.value_type):
-            return f"{name}::text[]"
+            specials = " ".join(f"WHEN '{ours}' THEN '{theirs}'" for ours, theirs in _SPECIAL_NUMERICS.items())
+            return f"CASE {name}::text {specials} ELSE {name}::text END"
         case "plain" if pt.is_string(kind):
             # format() writes a value as PostgreSQL prints it; a cast would cut char(n) and lengthen inet.
             return f"CASE WHEN {name} IS NOT NULL THEN format('%%s', {name}) END"

@@ -1,5 +1,6 @@
 """A captured table: its columns with their PostgreSQL types, reflected from the source database."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,3 +58,10 @@ class Table:
             if column.name == name:
                 return column
         raise KeyError(name)
+
+
+def topic(source: str, schema: str, name: str) -> str:
+    """The topic of a table: Debezium's `topic.naming.strategy` writes '_' for each UTF-16 unit that Kafka
+    does not allow in a name (io.debezium.schema.AbstractTopicNamingStrategy)."""
+    joined = f"{source}.{schema}.{name}"
+    return re.sub(r"[^A-Za-z0-9._-]", lambda match: "_" * (1 + (match[0] > "\uffff")), joined)

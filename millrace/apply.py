@@ -19,7 +19,7 @@ from connectors.source import Capture, Source
 from connectors.table import Table
 from connectors.table_file import dumps
 from millrace.repo import Repo, parse, register
-from millrace.wiring import TABLE_PROPERTY, connect, lake, source, topics
+from millrace.wiring import TABLE_PROPERTY, connect, embedder, lake, source, topics, vectors
 from stores.fields import check_collisions
 from stores.history import change_properties, feature_properties
 from stores.lake import Lake
@@ -79,6 +79,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     _create_tables(lake(repo), plan)
     say("applying to Feast")
     register(repo, plan.contents)
+    _create_vector_tables(repo, plan)
     connectors = {}
     for captured in plan.captured:
         name = captured.source.name
@@ -125,7 +126,7 @@ def _by_source(repo: Repo, declared: Sequence[Declared]) -> dict[str, list[Decla
 
 def _capture(repo: Repo, name: str, declared: Iterable[Declared]) -> Captured:
     database = source(repo, name)
-    names = sorted({d.topic.split(".", 1)[1] for d in declared})
+    names = sorted({d.table for d in declared})
     engine = database.engine()
     try:
         return Captured(database, reflect(engine, database, names), ())
@@ -172,6 +173,15 @@ def _create_tables(store: Lake, plan: Plan) -> None:
     for view in plan.views:
         properties = feature_properties(view.view, view.table.topic)
         store.create(features_table(view.view.name), feature_schema(view.view), properties)
+
+
+def _create_vector_tables(repo: Repo, plan: Plan) -> None:
+    views = [v.view for v in plan.views if v.view.vector is not None]
+    store = vectors(repo) if views else None
+    if store is not None:
+        model = embedder(repo).model
+        for view in views:
+            store.create(view, model)
 
 
 def feature_schema(view: View) -> object:

@@ -114,7 +114,7 @@ def main() -> None:
     """Run the command line; every known error is one line that says what went wrong and what to do."""
     warnings.simplefilter("ignore", DeprecationWarning)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    for noisy in ("feast", "httpx", "great_expectations", "distributed", "py.warnings"):
+    for noisy in ("feast", "httpx", "great_expectations", "distributed", "py.warnings", "validation.contract"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         millrace(standalone_mode=False)

@@ -175,10 +175,11 @@ def _explain(error: Any) -> str:
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    model: Any = Settings
+    model: type[BaseModel] = Settings
     for part in location:
-        if isinstance(part, str) and isinstance(model, type) and part in model.model_fields:
+        if part in model.model_fields:
             annotation = model.model_fields[part].annotation
-            inner = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
-            model = inner[0] if inner else annotation
-    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+            candidates = [annotation, *get_args(annotation)]
+            models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+            model = models[0] if models else model
+    return sorted(model.model_fields)

@@ -101,11 +101,11 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """One view's part of an answer; `statuses` are those of a value that is not null, `outdated` marks the
+    """One view's part of an answer; `statuses` are those of values that are not null, `outdated` marks the
     rows whose values are withheld, None if there are none."""
 
     table: pa.Table
-    statuses: npt.NDArray[np.int8]
+    statuses: pa.Array
     outdated: npt.NDArray[np.bool_] | None
 
 
@@ -234,16 +234,17 @@ def _answer(view: View, table: pa.Table, now: datetime) -> _Answer:
     timestamps = table.column("event_timestamp")
     statuses = np.where(present, np.int8(Status.PRESENT), np.int8(Status.NOT_FOUND))
     if not view.ttl:
-        return _Answer(table, statuses, None)
+        return _Answer(table, pa.array(statuses), None)
     oldest = pa.scalar(now - view.ttl, TIMESTAMP)
     outdated = pc.less(timestamps, oldest).fill_null(False).to_numpy() & present
     if not outdated.any():
-        return _Answer(table, statuses, None)
-    return _Answer(table, np.where(outdated, np.int8(Status.OUTSIDE_MAX_AGE), statuses), outdated)
+        return _Answer(table, pa.array(statuses), None)
+    return _Answer(table, pa.array(np.where(outdated, np.int8(Status.OUTSIDE_MAX_AGE), statuses)), outdated)
 
 
 def _statuses(values: pa.ChunkedArray, answer: _Answer) -> pa.Array:
     if not values.null_count:
-        return pa.array(answer.statuses)
-    missing = values.is_null().to_numpy() & (answer.statuses == Status.PRESENT)
-    return pa.array(np.where(missing, np.int8(Status.NULL_VALUE), answer.statuses))
+        return answer.statuses
+    statuses = answer.statuses.to_numpy()
+    missing = values.is_null().to_numpy() & (statuses == Status.PRESENT)
+    return pa.array(np.where(missing, np.int8(Status.NULL_VALUE), statuses))

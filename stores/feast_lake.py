@@ -1,27 +1,74 @@
-"""Feast's data source of a lake table. (thin version)"""
+"""The lake in Feast's words: a data source, a storage of saved datasets, a destination of feature logs.
+
+Where the lake is does not stand in these objects, but once, in `feature_store.yaml`:
+`offline_store: {type: stores.feast_offline.LakeOfflineStore, path: ...}`.
+"""
 
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
-from feast import RepoConfig, ValueType
+import pyarrow as pa
+import pyarrow.types as pt
 from feast.data_source import DataSource
+from feast.errors import FeastObjectNotFoundException
+from feast.feature_logging import LoggingDestination
+from feast.feature_store import FeatureStore
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
+from feast.protos.feast.core.FeatureService_pb2 import LoggingConfig as LoggingConfigProto
+from feast.protos.feast.core.SavedDataset_pb2 import SavedDatasetStorage as SavedDatasetStorageProto
+from feast.repo_config import RepoConfig
+from feast.saved_dataset import SavedDatasetStorage
+from feast.type_map import pa_to_feast_value_type
+from feast.value_type import ValueType
+
+from stores.lake import DeltaLake, Snapshot
+from stores.lake_schema import check_name
+from stores.rows import EMBEDDING, META
+
+ADDED = frozenset([field.name for field in (*META, *EMBEDDING)] + ["_op", "_commit_ts"])
+"""The columns that the worker adds to those of the source table or the view."""
+
+
+def lake_of(config: RepoConfig) -> DeltaLake:
+    """The lake of a feature repo; a relative path counts from the repo's folder.
+
+    Raises `ValueError` if the repo's offline store is not the lake.
+    """
+    path = getattr(config.offline_store, "path", None)
+    if path is None:
+        raise ValueError(
+            "feature_store.yaml does not name the lake: write"
+            " offline_store: {type: stores.feast_offline.LakeOfflineStore, path: <folder or URL>}"
+        )
+    if "://" not in path and config.repo_path is not None:
+        path = str(Path(config.repo_path) / path)
+    return DeltaLake(path, config.offline_store.storage_options)
 
 
 class LakeSource(DataSource):
+    """One table of the lake: `changes/<topic>` of a captured table, `features/<view>` for a `PushSource`, or
+    `datasets/<name>`.
+
+    `timestamp_field` names the column of the event time. A table of changes also has `_commit_ts`, the commit
+    time in PostgreSQL; the event and commit times of a feature table answer to whatever names the source
+    gives them. The table need not exist when the source is applied.
+    """
+
     def __init__(
         self,
         *,
         name: str,
         table: str,
-        timestamp_field: str = "",
-        created_timestamp_column: str = "",
+        timestamp_field: str | None = None,
+        created_timestamp_column: str | None = None,
         field_mapping: dict[str, str] | None = None,
-        description: str = "",
+        description: str | None = "",
         tags: dict[str, str] | None = None,
-        owner: str = "",
+        owner: str | None = "",
     ) -> None:
+        check_name(table)
         super().__init__(
             name=name,
             timestamp_field=timestamp_field,
@@ -33,42 +80,145 @@ class LakeSource(DataSource):
         )
         self.table = table
 
-    def __hash__(self) -> int:
-        return super().__hash__()
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LakeSource) and bool(super().__eq__(other)) and self.table == other.table
 
-    def source_type(self) -> Any:
+    def __hash__(self) -> int:
+        return int(super().__hash__())
+
+    def source_type(self) -> "DataSourceProto.SourceType.ValueType":
         return DataSourceProto.CUSTOM_SOURCE
 
     @staticmethod
-    def from_proto(data_source: Any) -> "LakeSource":
+    def from_proto(data_source: DataSourceProto) -> "LakeSource":
         return LakeSource(
             name=data_source.name,
             table=json.loads(data_source.custom_options.configuration)["table"],
             timestamp_field=data_source.timestamp_field,
             created_timestamp_column=data_source.created_timestamp_column,
             field_mapping=dict(data_source.field_mapping),
+            description=data_source.description,
+            tags=dict(data_source.tags),
+            owner=data_source.owner,
         )
 
-    def _to_proto_impl(self) -> Any:
-        proto = DataSourceProto(
+    def _to_proto_impl(self) -> DataSourceProto:
+        return DataSourceProto(
             name=self.name,
             type=DataSourceProto.CUSTOM_SOURCE,
             data_source_class_type="stores.feast_lake.LakeSource",
+            timestamp_field=self.timestamp_field,
+            created_timestamp_column=self.created_timestamp_column,
             field_mapping=self.field_mapping,
-            custom_options=DataSourceProto.CustomSourceOptions(
-                configuration=json.dumps({"table": self.table}).encode()
-            ),
+            custom_options=_options(self.table),
+            description=self.description,
+            tags=self.tags,
+            owner=self.owner,
         )
-        proto.timestamp_field = self.timestamp_field
-        proto.created_timestamp_column = self.created_timestamp_column
-        return proto
 
     def validate(self, config: RepoConfig) -> None:
-        pass
+        """Raises `ValueError` if the repo has no lake; the table itself comes with the first changes."""
+        lake_of(config)
+
+    def get_table_query_string(self) -> str:
+        return f'"{self.table}"'
+
+    def get_table_column_names_and_types(self, config: RepoConfig) -> Iterable[tuple[str, str]]:
+        """The columns that a user may name, with their Arrow types.
+
+        Feast asks for them only to infer what a view does not declare, and on a push. Of a feature table
+        that no row was pushed to yet they are those of the view. Raises `ValueError` if neither is there.
+        """
+        lake = lake_of(config)
+        if lake.exists(self.table):
+            return self._columns(lake.snapshot(self.table))
+        kind, owner = self.table.split("/", 1)
+        declared = _declared(config, owner) if kind == "features" else None
+        if declared is None:
+            raise ValueError(
+                f"source {self.name}: the lake has no table {self.table} to infer columns from yet: declare the"
+                " schema of the view with all its fields, and the value_type of its entities"
+            )
+        return [*declared, *((column, str(META[0].type)) for column in self._times())]
+
+    def _columns(self, table: Snapshot) -> list[tuple[str, str]]:
+        columns = [(f.name, _feast_name(f.type)) for f in table.schema if f.name not in ADDED]
+        taken = {name for name, _ in columns}
+        return columns + [(name, str(META[0].type)) for name in self._times() if name not in taken]
+
+    def _times(self) -> list[str]:
+        return [name for name in (self.timestamp_field, self.created_timestamp_column) if name]
 
     @staticmethod
     def source_datatype_to_feast_value_type() -> Callable[[str], ValueType]:
-        return lambda t: ValueType.STRING
+        return _value_type
 
-    def get_table_column_names_and_types(self, config: RepoConfig) -> Iterable[tuple[str, str]]:
-        return []
+
+def _options(table: str) -> DataSourceProto.CustomSourceOptions:
+    return DataSourceProto.CustomSourceOptions(configuration=json.dumps({"table": table}).encode())
+
+
+def _declared(config: RepoConfig, view: str) -> list[tuple[str, str]] | None:
+    """The join keys and features of a view in the registry; None if it is not there."""
+    store = FeatureStore(config=config)
+    try:
+        found: Any = store.registry.get_any_feature_view(view, store.project)
+    except FeastObjectNotFoundException:
+        return None
+    fields = {field.name: field for field in (*found.entity_columns, *found.features)}
+    return [(name, field.dtype.to_value_type().name) for name, field in fields.items()]
+
+
+def _feast_name(type_: pa.DataType) -> str:
+    """The Arrow type as Feast writes it: elements of lists are called item."""
+    return str(pa.list_(pa.field("item", type_.value_type))) if pt.is_list(type_) else str(type_)
+
+
+def _value_type(name: str) -> ValueType:
+    """Feast's type for an Arrow type, or for the name of a Feast type."""
+    if name in ValueType.__members__:
+        return ValueType[name]
+    if name.startswith("date"):
+        return ValueType.UNIX_TIMESTAMP
+    return ValueType.STRING if name.startswith("decimal") else pa_to_feast_value_type(name)
+
+
+class SavedDatasetLakeStorage(SavedDatasetStorage):
+    """A saved dataset as a table of the lake, such as `datasets/delays`."""
+
+    _proto_attr_name = "custom_storage"
+
+    def __init__(self, table: str) -> None:
+        check_name(table)
+        self.table = table
+
+    @staticmethod
+    def from_proto(storage_proto: SavedDatasetStorageProto) -> "SavedDatasetLakeStorage":
+        return SavedDatasetLakeStorage(json.loads(storage_proto.custom_storage.configuration)["table"])
+
+    def to_proto(self) -> Any:
+        return self._custom_storage_proto(_options(self.table))
+
+    def to_data_source(self) -> DataSource:
+        return LakeSource(name=self.table, table=self.table, timestamp_field="event_timestamp")
+
+
+class LakeLoggingDestination(LoggingDestination):
+    """Served features, logged to a table of the lake, such as `logs/delays`."""
+
+    _proto_kind = "lake_destination"
+
+    def __init__(self, *, table: str) -> None:
+        check_name(table)
+        self.table = table
+
+    @classmethod
+    def from_proto(cls, config_proto: LoggingConfigProto) -> "LakeLoggingDestination":
+        return cls(table=config_proto.custom_destination.config["table"])
+
+    def to_proto(self) -> LoggingConfigProto:
+        destination = LoggingConfigProto.CustomDestination(kind=self._proto_kind, config={"table": self.table})
+        return LoggingConfigProto(custom_destination=destination)
+
+    def to_data_source(self) -> DataSource:
+        return LakeSource(name=self.table, table=self.table, timestamp_field="__log_timestamp")

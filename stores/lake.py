@@ -119,7 +119,7 @@ class Lake(Protocol):
         counts as held, and an append of it as a replay."""
 
     def replace(self, name: str, rows: pa.Table) -> None:
-        """Put `rows` in the place of all rows and columns of the table, in one commit."""
+        """Make the table these rows, whatever it held before, in one commit; it need not exist."""
 
     def next_offset(self, name: str, topic: str, partition: int) -> int | None:
         """The first offset that the table does not hold yet, read from the lake; None if it holds none."""
@@ -240,12 +240,18 @@ class DeltaLake:
         self._retried(name, write)
 
     def replace(self, name: str, rows: pa.Table) -> None:
+        uri = self._uri(name)
         with self._guard(name):
-            table = self._open(name).table
+            self._check_root()
             self._handles.pop(name, None)
             try:
                 write_deltalake(
-                    table, rows.cast(stored_schema(rows.schema, name)), mode="overwrite", schema_mode="overwrite"
+                    uri,
+                    rows.cast(stored_schema(rows.schema, name)),
+                    mode="overwrite",
+                    schema_mode="overwrite",
+                    configuration=DEFAULTS,
+                    storage_options=self._options,
                 )
             except (DeltaError, OSError) as error:
                 raise self._unavailable(name, error) from error

@@ -81,8 +81,12 @@ class MemoryLake:
             self._table(name).advance(offsets)
 
     def replace(self, name: str, rows: pa.Table) -> None:
+        stored = rows.cast(stored_schema(rows.schema, name))
         with self._lock:
-            self._table(name).commit(rows.cast(stored_schema(rows.schema, name)))
+            if self.exists(name):
+                self._table(name).commit(stored)
+            else:
+                self._tables[name] = _Table(stored, {})
 
     def next_offset(self, name: str, topic: str, partition: int) -> int | None:
         return self._table(name).offsets.get((topic, partition))

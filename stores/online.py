@@ -90,6 +90,10 @@ class _Pipeline:
 
     _sock: Any
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._received = bytearray(1 << 16)
+
     def send(self, packed: bytes | memoryview) -> None:
         self._sock.sendall(packed)
 
@@ -97,10 +101,10 @@ class _Pipeline:
         """The next `count` replies; an error reply is among them as `hiredis.ReplyError`."""
         reader, replies = hiredis.Reader(), list[Any]()
         while len(replies) < count:
-            received = self._sock.recv(1 << 18)
-            if not received:
+            size = self._sock.recv_into(self._received)
+            if not size:
                 raise redis.ConnectionError("the connection was closed")
-            reader.feed(received)
+            reader.feed(self._received, 0, size)
             while (reply := reader.gets()) is not False:
                 replies.append(reply)
         return replies
@@ -151,14 +155,16 @@ class RedisOnline(FeatureWriter, FeatureReader):
 
     def close(self) -> None:
         """Closes the idle connections; the store can be used again."""
-        while self._idle:
-            self._idle.pop().disconnect()
+        while (connection := self._pop_idle()) is not None:
+            connection.disconnect()
 
     def write(self, batches: Sequence[FeatureRows]) -> WriteResult:
         """Applies the rows by the rule of `FeatureWriter`, in one pipelined round trip.
 
         Of several changes of one source row only the newest is sent; those it stands for count as it
         does, applied or refused. An entity whose mark was already set is reported as undecided too.
+        Raises `StoreUnavailable` (some rows may have been written: write the batch again), `StoreRefused`,
+        and `ValueError` if a join key is null.
         """
         return self._evaluate(self._write, versioned(batches), marking=True)
 
@@ -195,10 +201,8 @@ class RedisOnline(FeatureWriter, FeatureReader):
         An entity that is written meanwhile may or may not come; one can come twice while Redis resizes
         its table of keys (the guarantees of SCAN).
         """
-        codec = entity_keys(view)
-        for keys in self._scan_keys(codec):
+        for keys, columns in self._scan_keys(entity_keys(view)):
             table = self._inspect(view, keys)
-            _, columns = codec.decode(keys)
             for name in reversed(columns.column_names):
                 table = table.add_column(0, name, columns.column(name))
             known = table.filter(pc.or_(table.column("_present"), pc.is_valid(table.column("_lsn"))))
@@ -208,7 +212,7 @@ class RedisOnline(FeatureWriter, FeatureReader):
     def drop(self, view: View) -> int:
         """Removes all that Redis holds of a view, versions included; how many entities that were."""
         fields, dropped = fields_of(view).every(), 0
-        for keys in self._scan_keys(entity_keys(view)):
+        for keys, _ in self._scan_keys(entity_keys(view)):
             replies = self._ask([command(b"EVALSHA", self._drop, b"1", key, *fields) for key in keys])
             dropped += sum(map(int, replies))
         return dropped
@@ -243,16 +247,16 @@ class RedisOnline(FeatureWriter, FeatureReader):
             hashes += self._ask([b"%s$%d\r\n%s\r\n%s" % (start, len(key), key, rest) for key in some])
         return hashes
 
-    def _scan_keys(self, codec: EntityKeys) -> Iterator[list[bytes]]:
-        """The keys of a codec in Redis, a page at a time."""
+    def _scan_keys(self, codec: EntityKeys) -> Iterator[tuple[list[bytes], pa.Table]]:
+        """The keys of a codec in Redis, a page at a time, and their join key columns."""
         pattern, cursor = _literal(codec.prefix) + b"*" + _literal(codec.project), b"0"
         while True:
             page = command(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % SCAN_COUNT)
             ((cursor, found),) = self._ask([page])
-            belongs, _ = codec.decode(found)
+            belongs, columns = codec.decode(found)
             keys = [key for key, belonging in zip(found, belongs, strict=True) if belonging]
             if keys:
-                yield keys
+                yield keys, columns
             if cursor == b"0":
                 return
 
@@ -301,8 +305,7 @@ class RedisOnline(FeatureWriter, FeatureReader):
 
     def _checkout(self) -> Any:
         """An idle connection that still stands, or a new one with the scripts loaded."""
-        while self._idle:
-            connection = self._idle.pop()
+        while (connection := self._pop_idle()) is not None:
             if _stands(connection):
                 return connection
             connection.disconnect()
@@ -320,6 +323,13 @@ class RedisOnline(FeatureWriter, FeatureReader):
                 connection.disconnect()
                 raise self._failure(str(reply))
         return connection
+
+    def _pop_idle(self) -> Any:
+        """An idle connection, None if there is none; a list gives each of its items to one thread only."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
 
     def _failure(self, error: str) -> StoreUnavailable | StoreRefused:
         """What an error reply means: wait, or stop and say so."""

@@ -30,58 +30,61 @@ _EXPIRE_IF_BARE = """
 
 _COMPARE_AND_SET = """
 local key, i, last, outcomes = KEYS[1], 1, #ARGV, ''
-local view, stored, winner, unmarked
+local view, stored, s1, s2, s3, s4, s_row, s_mark, winner, size, unmarked
 repeat
   local n, offered = tonumber(ARGV[i]), ARGV[i + 2]
   if ARGV[i + 1] ~= view then
     view, winner, unmarked = ARGV[i + 1], nil, false
     stored = redis.call('HGET', key, view)
+    if stored then s1, s2, s3, s4, s_row, s_mark = struct.unpack('>I4I4I4I4c16B', stored) end
   end
 
-  local applied, mark, was = true, string.byte(offered, 33) == 1, false
-  if stored then
-    local o1, o2, o3, o4 = struct.unpack('>I4I4I4I4', offered)  -- order and lsn, two halves each
-    local s1, s2, s3, s4 = struct.unpack('>I4I4I4I4', stored)
-    was = string.byte(stored, 33) == 1
-    if string.sub(offered, 17, 32) == string.sub(stored, 17, 32) then
-      applied = o3 > s3 or (o3 == s3 and o4 >= s4)
-      mark = mark or (n > 0 and (o1 < s1 or (o1 == s1 and o2 < s2)))
-    elseif n < 0 then applied = false
-    elseif o1 ~= s1 then applied = o1 > s1
-    elseif o2 ~= s2 then applied = o2 > s2
-    elseif o3 ~= s3 then applied = o3 > s3
-    elseif o4 ~= s4 then applied = o4 > s4
-    else
-      o1, o2, o3, o4 = struct.unpack('>I4I4I4I4', offered, 17)  -- the row
-      s1, s2, s3, s4 = struct.unpack('>I4I4I4I4', stored, 17)
-      if o1 ~= s1 then applied = o1 > s1
-      elseif o2 ~= s2 then applied = o2 > s2
-      elseif o3 ~= s3 then applied = o3 > s3
-      else applied = o4 > s4 end
-    end
+  -- order and lsn in two halves each
+  local o1, o2, o3, o4, o_row, o_mark = struct.unpack('>I4I4I4I4c16B', offered)
+  local applied, mark = true, o_mark
+  if not stored then
+    s_mark = 0
+  elseif o_row == s_row then
+    applied = o3 > s3 or (o3 == s3 and o4 >= s4)
+    if n > 0 and (o1 < s1 or (o1 == s1 and o2 < s2)) then mark = 1 end
+  elseif n < 0 then applied = false
+  elseif o1 ~= s1 then applied = o1 > s1
+  elseif o2 ~= s2 then applied = o2 > s2
+  elseif o3 ~= s3 then applied = o3 > s3
+  elseif o4 ~= s4 then applied = o4 > s4
+  else
+    local a, b, c, d = struct.unpack('>I4I4I4I4', o_row)
+    local e, f, g, h = struct.unpack('>I4I4I4I4', s_row)
+    if a ~= e then applied = a > e
+    elseif b ~= f then applied = b > f
+    elseif c ~= g then applied = c > g
+    else applied = d > h end
   end
 
-  mark = MARKING and (was or (applied and mark))
-  if applied then stored, winner = offered, i end
-  if mark ~= (string.byte(stored, 33) == 1) then
-    stored = string.sub(stored, 1, 32) .. (mark and '\\1' or '\\0') .. string.sub(stored, 34)
+  if s_mark == 1 then mark = 1 elseif not applied then mark = 0 end
+  if not MARKING then mark = 0 end
+  if applied then
+    stored, s1, s2, s3, s4, s_row, s_mark = offered, o1, o2, o3, o4, o_row, o_mark
+    winner, size = i, n
+  end
+  if mark ~= s_mark then
+    stored, s_mark = string.sub(stored, 1, 32) .. (mark == 1 and '\\1' or '\\0') .. string.sub(stored, 34), mark
     if winner then ARGV[winner + 2] = stored else unmarked = true end
   end
-  outcomes = outcomes .. ((applied and 1 or 0) + (mark and 2 or 0))
+  outcomes = outcomes .. (applied and (mark == 1 and '3' or '1') or (mark == 1 and '2' or '0'))
   i = i + (n < 0 and -n or n) + 1
 
   if i > last or ARGV[i + 1] ~= view then  -- the view's operations end: write what has won
     if winner then
-      n = tonumber(ARGV[winner])
-      local verb, from, to = 'HSET', winner + 1, winner + n
-      if n < 0 then verb, from, to = 'HDEL', winner + 3, winner - n end
+      local verb, from, to = 'HSET', winner + 1, winner + size
+      if size < 0 then verb, from, to = 'HDEL', winner + 3, winner - size end
       local changed = 0
       repeat
         local stop = to - from < SLICE and to or from + SLICE - 1
         changed = changed + redis.call(verb, key, unpack(ARGV, from, stop))
         from = stop + 1
       until from > to
-      if n > 0 then
+      if size > 0 then
         if changed > 0 then redis.call('PERSIST', key) end  -- it may have held versions only
       else
         redis.call('HSET', key, view, stored)

@@ -130,7 +130,8 @@ class Backfill:
 
 def _places(rows: pa.Table) -> npt.NDArray[np.int64]:
     """Partition and offset of each row as one number."""
-    return rows["_partition"].to_numpy().astype(np.int64) << 48 | rows["_offset"].to_numpy()
+    partitions, offsets = (np.asarray(rows[name], np.int64) for name in ("_partition", "_offset"))
+    return partitions << 48 | offsets
 
 
 def _no_records(table: Table) -> Records:

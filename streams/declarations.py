@@ -15,23 +15,18 @@ from feast import Entity, FeatureView, Field, KafkaSource, StreamFeatureView
 from connectors.table import Table
 from stores.entity_keys import check_key_type
 from stores.values import arrow_type_of
-from stores.view import Feature, Kind, Metric, Vector, View
+from stores.view import METRICS, Feature, Kind, Vector, View
 from streams.transform import Mode, Transform, transform
 from streams.views import StreamView, castable
 
 EMBEDS_TAG = "embeds"
 """On a vector field: the text columns that it embeds, separated by commas."""
 
+TABLE_TAG = "table"
+"""On a source: the table as `<schema>.<table>`, where the topic cannot spell its name."""
+
 COMMIT_TIME = "_commit_ts"
 RESERVED = frozenset({"event_timestamp", "created_timestamp"})
-METRICS: Mapping[str, Metric] = {
-    "": "cosine",
-    "cosine": "cosine",
-    "l2": "l2",
-    "euclidean": "l2",
-    "inner_product": "inner_product",
-    "dot": "inner_product",
-}
 
 
 class DeclarationError(Exception):
@@ -39,6 +34,7 @@ class DeclarationError(Exception):
 
     def __init__(self, where: str, problem: str, instead: str) -> None:
         super().__init__(f"{where}: {problem}; {instead}")
+        self.where, self.problem, self.instead = where, problem, instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +49,11 @@ class Declared:
     def source(self) -> KafkaSource:
         """The view's stream source."""
         return self.view.stream_source
+
+    @property
+    def table(self) -> str:
+        """The captured table, as `<schema>.<table>`."""
+        return str(self.source.tags.get(TABLE_TAG) or self.topic.split(".", 1)[1])
 
 
 def captured_views(views: Iterable[FeatureView], entities: Sequence[Entity]) -> list[Declared]:

@@ -194,7 +194,8 @@ def _restore(
 ) -> None:
     before = parsed.envelopes[i].get("before") or {}
     old = before.get(column.name)
-    missing = column.name not in before or bool(is_placeholder([old], column)[0].as_py())
+    mask = is_placeholder([old], column)
+    missing = column.name not in before or (mask is not None and mask.true_count > 0)
     if missing and parsed.envelopes[i]["op"] != "d":
         why = (
             f"column {column.name}: PostgreSQL did not send the unchanged TOASTed value; "

@@ -11,10 +11,11 @@ Order, and why a crash after any step loses and doubles nothing:
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import pyarrow as pa
 
-from stores.lake import Lake
+from stores.lake import Lake, TopicPartition
 from stores.rows import FeatureWriter
 from stores.view import View
 from streams.decide import decide
@@ -75,12 +76,12 @@ class Flusher:
         for table, parts in batch.tables.items():
             rows = pa.concat_tables(parts)
             topic = batch.topics[table]
-            offsets = {p: offset for p, offset in batch.offsets.items() if p.topic == topic}
-            self._patience(lambda t=table, r=rows, o=offsets: self._append(t, r, o))  # type: ignore[misc]
+            offsets: dict[TopicPartition, int] = {p: n for p, n in batch.offsets.items() if p.topic == topic}
+            self._patience(partial(self._append, table, rows, offsets))
         self._settle(batch)
         return batch.offsets
 
-    def _append(self, table: str, rows: pa.Table, offsets: Mapping[Partition, int]) -> None:
+    def _append(self, table: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> None:
         if rows.num_rows:
             self._lake.append(table, rows, offsets)
 
@@ -91,7 +92,7 @@ class Flusher:
         if batch.gone:
             undecided += self._patience(lambda: self._writer.write(batch.gone)).undecided
         for view, keys in undecided:
-            self._patience(lambda v=view, k=keys: decide(self._lake, self._writer, v, k))  # type: ignore[misc]
+            self._patience(partial(decide, self._lake, self._writer, view, keys))
 
     def _idle(self, seconds: float) -> None:
         if self._abandon.wait(seconds):

@@ -176,7 +176,7 @@ def _check(changes: Changes, contract: Contract, bad: dict[int, tuple[Stage, lis
     for i in np.flatnonzero(verdict.rejected):
         critical = [reason for reason in verdict.reasons(int(i)) if reason.severity == "critical"]
         bad[int(live[i])] = ("contract", [_words(reason) for reason in critical])
-    warnings.update(verdict.counts)
+    warnings.update({f.rule.id: f.count for f in verdict.failures if f.rule.severity != "critical"})
     return warnings
 
 

@@ -17,6 +17,7 @@ class Tally:
         self._topics: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._stores: Counter[str] = Counter()
         self._texts: Counter[str] = Counter()
+        self._said: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._warnings: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._committed: dict[Partition, int] = {}
         self._committed_at: float | None = None
@@ -47,6 +48,12 @@ class Tally:
         """Remember the last committed offsets."""
         self._committed.update(offsets)
         self._committed_at = time.time()
+
+    def unsaid(self) -> dict[str, Counter[str]]:
+        """The rows that failed a lenient expectation since this was last asked, by topic."""
+        news = {topic: counts - self._said[topic] for topic, counts in self._warnings.items()}
+        self._said = defaultdict(Counter, {topic: Counter(counts) for topic, counts in self._warnings.items()})
+        return {topic: counts for topic, counts in news.items() if counts}
 
     def snapshot(self) -> dict[str, object]:
         """All counters as plain values."""

@@ -106,9 +106,11 @@ Part = tuple[np.ndarray, pa.Table]
 
 
 def _live(stream_view: StreamView, changes: Changes, positions: np.ndarray, row_ids: pa.Array | None) -> Part:
+    if not len(positions):
+        return positions, rows_schema(stream_view.view).empty_table()
     source = _renamed(changes.rows.take(pa.array(positions)), stream_view.renames)
     meta = source
-    if stream_view.transform is not None and len(positions):
+    if stream_view.transform is not None:
         try:
             source, kept = stream_view.transform(source)
         except Untransformable as error:

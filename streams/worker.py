@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
@@ -25,6 +26,8 @@ from streams.tally import Tally
 from streams.truncate import expand_truncates
 
 log = logging.getLogger(__name__)
+
+SAY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,7 @@ class Worker:
         self._patience = Patience(self._idle)
         self._stop = threading.Event()
         self._deadline = float("inf")
+        self._say_next = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Consume until `stop` is set, then flush and commit what is staged and leave the group."""
@@ -206,6 +210,16 @@ class Worker:
         if owned:
             self._patience(lambda: self._consumer.commit(owned))
             self._tally.committed(owned)
+            self._say_failures()
+
+    def _say_failures(self) -> None:
+        """One line a table and minute about expectations that reject nothing."""
+        if time.monotonic() < self._say_next:
+            return
+        self._say_next = time.monotonic() + SAY_SECONDS
+        for topic, counts in self._tally.unsaid().items():
+            told = ", ".join(f"{rule} in {count:,} rows" for rule, count in counts.items())
+            log.warning("%s: not fulfilled: %s", topic, told)
 
     def _idle(self, seconds: float) -> None:
         """Between two tries: keep the membership of the group alive without taking records."""
@@ -252,9 +266,9 @@ class Worker:
     def _check_positions(self) -> None:
         """A topic that was made anew starts at 0 again, and the lake would take its records for replays."""
         for partition in sorted(self._unchecked):
-            end = self._patience(lambda p=partition: self._consumer.end(p))  # type: ignore[misc]
+            end = self._patience(partial(self._consumer.end, partition))
             for table in self._tables(partition.topic):
-                held = self._patience(lambda t=table, p=partition: self._parts.lake.next_offset(t, *p))  # type: ignore[misc]
+                held = self._patience(partial(self._parts.lake.next_offset, table, *partition))
                 if held is not None and held > end:
                     raise TopicRecreated(
                         f"{partition} ends at offset {end}, but the lake's {table} holds its records up to {held}: the "

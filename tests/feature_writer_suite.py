@@ -369,7 +369,7 @@ class FeatureWriterSuite:
             store.write(rows(store.event, change))
         assert undecided(store.write(rows(store.event, *changes)), store.event) == [one, two]
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_any_order_of_a_rows_changes_leaves_the_newest(self, store: Store, data: st.DataObject) -> None:
         one = entity()
@@ -382,7 +382,7 @@ class FeatureWriterSuite:
         newest = history[-1]
         assert store.x(store.state, one) == (None if newest.deleted else newest.x)
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_any_order_of_events_leaves_the_newest(self, store: Store, data: st.DataObject) -> None:
         one = entity()

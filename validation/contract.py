@@ -54,7 +54,7 @@ class Contract:
         """
         arrays = {column: self._array(table, column) for column in self._columns}
         failures = [*self._compiled_failures(arrays), *self._gx_failures(table)]
-        verdict = Verdict(table, failures)
+        verdict = _verdict(table, failures)
         if any(failure.rule.severity != "critical" for failure in failures):
             self._log(verdict)
         return verdict
@@ -84,7 +84,7 @@ class Contract:
             return []
         from validation import gx
 
-        found = gx.failing(self._by_gx, table.select(self.schema.names))
+        found = gx.failing(self._by_gx, table)
         return [_failure(one, table.num_rows) for one in found if one.rows.size]
 
     def _array(self, table: pa.Table, column: str) -> pa.Array:
@@ -119,6 +119,7 @@ class Failure:
         return int(self.rows.sum())
 
 
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What a contract says of a batch.
 
@@ -126,17 +127,10 @@ class Verdict:
     holds the rules that any row fails.
     """
 
-    __slots__ = ("_table", "failures", "rejected", "rejects")
-
-    def __init__(self, table: pa.Table, failures: Sequence[Failure]) -> None:
-        rejected = np.zeros(table.num_rows, dtype=np.bool_)
-        for failure in failures:
-            if failure.rule.severity == "critical":
-                rejected |= failure.rows
-        self._table = table
-        self.failures = tuple(failures)
-        self.rejected: pa.BooleanArray = pa.array(rejected)
-        self.rejects = int(rejected.sum())
+    rejected: pa.BooleanArray
+    rejects: int
+    failures: tuple[Failure, ...]
+    _table: pa.Table
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -156,11 +150,21 @@ class Verdict:
         return Reason(rule.expectation, ", ".join(rule.columns), ", ".join(values), rule.severity, detail)
 
 
-def load(path: Path, schema: pa.Schema) -> Contract:
+def _verdict(table: pa.Table, failures: Sequence[Failure]) -> Verdict:
+    rejected = np.zeros(table.num_rows, dtype=np.bool_)
+    for failure in failures:
+        if failure.rule.severity == "critical":
+            rejected |= failure.rows
+    return Verdict(pa.array(rejected), int(rejected.sum()), tuple(failures), table)
+
+
+def load(path: Path, schema: pa.Schema, *, verify: bool = True) -> Contract:
     """Read `contracts/<schema>.<table>.json`, a native suite, for a table of these Arrow columns.
 
     Everything that can be known beforehand is checked: columns, expectations, kwargs, types. Rules that
-    Great Expectations itself must evaluate are checked by it, which imports it. Raises `ContractError`.
+    Great Expectations itself must evaluate are checked by it, which imports it and takes seconds: a worker,
+    whose contracts were verified when they were applied, goes without (`verify` False). Raises
+    `ContractError`.
     """
     parsed = suite.read(path, schema)
     compiled: list[tuple[Rule, Check]] = []
@@ -168,7 +172,7 @@ def load(path: Path, schema: pa.Schema) -> Contract:
     for rule in parsed.rules:
         try:
             check = compile_rule(rule, schema) if _level(rule) == "row" else None
-            if check is None:
+            if check is None and verify:
                 _verify(rule)
         except RuleError as error:
             raise ContractError(path, rule.index, error.problem, error.instead, rule.expectation) from error

@@ -1,5 +1,7 @@
 """Compiled: values, and combinations of values, that stand more than once in a batch."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,6 +10,10 @@ from validation.check import Check
 from validation.errors import RuleError
 from validation.kinds import HASHABLE, kind_of
 from validation.rule import Rule
+
+Numbers = np.ndarray[tuple[int], np.dtype[np.integer[Any]]]
+
+_LARGEST = 1 << 63
 
 
 def unique(rule: Rule, types: list[pa.DataType]) -> Check | None:
@@ -40,16 +46,21 @@ def _repeated(column: pa.Array) -> pa.BooleanArray | None:
 
 
 def _repeated_together(columns: tuple[pa.Array, ...], ignore: str) -> pa.BooleanArray | None:
-    codes, distinct = _codes(columns[0])
-    missing = [codes == distinct]
-    for column in columns[1:]:
-        more, size = _codes(column)
-        missing.append(more == size)
-        # Every combination gets a code of its own; coding anew keeps the product below 2**63.
-        combined = pa.array(codes.astype(np.int64) * (size + 1) + more)
-        codes, distinct = _codes(combined)
-    counts = np.bincount(codes, minlength=distinct + 1)
-    failing = (counts > 1)[codes]
+    rows = len(columns[0])
+    # One number for each combination of values; `size` is above the largest.
+    combined: Numbers = np.zeros(rows, dtype=np.int64)
+    size, missing = 1, []
+    for column in columns:
+        codes, distinct = _codes(column)
+        if distinct == rows:
+            return None  # This column alone tells all rows apart.
+        missing.append(codes == distinct)
+        if size * (distinct + 1) >= _LARGEST:
+            combined, size = _renumbered(combined)
+        combined, size = combined * (distinct + 1) + codes, size * (distinct + 1)
+    if size > 16 * rows:
+        combined, size = _renumbered(combined)
+    failing = (np.bincount(combined, minlength=size) > 1)[combined]
     if not failing.any():
         return None
     if ignore == "all_values_are_missing":
@@ -59,11 +70,17 @@ def _repeated_together(columns: tuple[pa.Array, ...], ignore: str) -> pa.Boolean
     return pa.array(failing)
 
 
-def _codes(column: pa.Array) -> tuple["np.ndarray[tuple[int], np.dtype[np.int32]]", int]:
+def _renumbered(numbers: Numbers) -> tuple[Numbers, int]:
+    codes, distinct = _codes(pa.array(numbers))
+    return codes.astype(np.int64), distinct
+
+
+def _codes(column: pa.Array) -> tuple[Numbers, int]:
     """A number for each value, equal for equal values; missing ones get the count of distinct values."""
     if pa.types.is_floating(column.type):
         # -0.0 and 0.0 are one value, all NaNs are missing.
         column = pc.if_else(pc.is_nan(column), None, pc.add(column, pa.scalar(0.0, column.type)))
     encoded = column.dictionary_encode()
     distinct = len(encoded.dictionary)
-    return encoded.indices.fill_null(distinct).to_numpy(zero_copy_only=False), distinct
+    indices = encoded.indices.fill_null(distinct) if encoded.null_count else encoded.indices
+    return indices.to_numpy(zero_copy_only=False), distinct

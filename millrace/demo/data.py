@@ -6,6 +6,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pandas as pd
+from pandas._libs.tslibs.nattype import NaTType
 
 LIVE_DAY = pd.Timestamp("2013-02-12", tz="America/New_York")
 # The four destinations that the airports table lacks are all in this zone.
@@ -68,7 +69,7 @@ def _flights(path: Path, airports: pd.DataFrame) -> pd.DataFrame:
     return _whole(flights, "air_time")
 
 
-def _landing(departed: pd.Timestamp, arr_time: float, air_time: float, zone: str) -> pd.Timestamp | None:
+def _landing(departed: pd.Timestamp | NaTType, arr_time: float, air_time: float, zone: str) -> pd.Timestamp | None:
     """The moment of arrival: `arr_time` is HHMM on the clock of the destination, on the day of landing."""
     if pd.isna(arr_time) or pd.isna(departed):
         return None

@@ -45,11 +45,11 @@ def run_demo(repo_path: Path, stack: Stack, folder: Path, say: Say) -> dict[str,
     repo = open_repo(repo_path, folder)
     say("millrace apply")
     apply(repo, say)
-    with _worker(repo_path, folder, say):
-        _drain(repo, say, "the snapshot")
+    with _worker(repo_path, folder, say) as worker:
+        _drain(repo, worker, say, "the snapshot")
         say(f"live: the commits of {LIVE_DAY:%Y-%m-%d} in {LIVE_SECONDS:g} seconds")
         freshness = _live(repo, engine, data)
-        _drain(repo, say, "the live day")
+        _drain(repo, worker, say, "the live day")
         say("millrace verify")
         verified = verify_views(repo, (), None, 10.0, say)
     report = _report(repo, freshness, verified)
@@ -69,7 +69,7 @@ def _make_database(stack: Stack, data: Flights2013, say: Say) -> Any:
 
 
 @contextmanager
-def _worker(repo_path: Path, folder: Path, say: Say) -> Iterator[None]:
+def _worker(repo_path: Path, folder: Path, say: Say) -> Iterator[subprocess.Popen[bytes]]:
     """A worker as a process of its own, stopped as an operator stops it: by SIGTERM."""
     log = folder / "logs" / "worker.log"
     command = [sys.executable, "-m", "millrace.cli", "run", "--repo", str(repo_path), "--stack", str(folder)]
@@ -77,7 +77,7 @@ def _worker(repo_path: Path, folder: Path, say: Say) -> Iterator[None]:
         worker = subprocess.Popen(command, stdout=output, stderr=output)
         try:
             say(f"millrace run (log: {log})")
-            yield
+            yield worker
         finally:
             worker.terminate()
             code = worker.wait(15)
@@ -85,16 +85,18 @@ def _worker(repo_path: Path, folder: Path, say: Say) -> Iterator[None]:
         raise DemoFailed(f"the worker ended with exit code {code}; see {log}")
 
 
-def _drain(repo: Repo, say: Say, what: str) -> None:
+def _drain(repo: Repo, worker: subprocess.Popen[bytes], say: Say, what: str) -> None:
     """Wait until the workers have committed everything that the topics hold, and that holds for a second."""
     since, deadline = time.monotonic(), time.monotonic() + SETTLE_SECONDS
-    quiet = 0
-    last = -1
+    quiet, last = 0, -1
+    tables, broker = sorted(flows(repo)), topics(repo)
     while quiet < 4:
+        if worker.poll() is not None:
+            raise DemoFailed(f"the worker ended with exit code {worker.returncode}; its log says why")
         if time.monotonic() > deadline:
             raise DemoFailed(f"{what} is not through after {SETTLE_SECONDS:g} s: millrace status tells why")
         time.sleep(0.25)
-        offsets = topics(repo).committed(repo.group, sorted(flows(repo))).values()
+        offsets = broker.committed(repo.group, tables).values()
         total = sum(end for _, end in offsets)
         drained = total > 0 and all(committed >= end or end == 0 for committed, end in offsets)
         quiet = quiet + 1 if drained and total == last else 0

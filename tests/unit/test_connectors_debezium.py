@@ -7,9 +7,8 @@ import pytest
 
 from connectors.debezium import connector_config, redacted
 from connectors.encodings import PLACEHOLDER
-from connectors.reflect import topic
 from connectors.source import Source
-from connectors.table import Column, Encoding, Table
+from connectors.table import Column, Encoding, Table, topic
 
 
 def source(**fields: object) -> Source:

@@ -2,10 +2,12 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -127,6 +129,21 @@ def test_chunks_slices_and_empty_batches(write: Write) -> None:
     assert rejected(contract, table) == [0, 3]
     assert rejected(contract, table.slice(1)) == []
     assert rejected(contract, table.slice(0, 0)) == []
+
+
+def test_many_columns_together_are_told_apart(tmp_path: Path) -> None:
+    """The number of possible combinations is above 2**63."""
+    random = Random(2013)
+    rows = [tuple(random.randrange(500) for _ in range(8)) for _ in range(995)]
+    rows += random.choices(rows, k=5)
+    names = [f"c{number}" for number in range(8)]
+    table = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    path = tmp_path / "public.combinations.json"
+    path.write_text(
+        json.dumps({"name": "x", "expectations": [expect("compound_columns_to_be_unique", column_list=names)]})
+    )
+    times = Counter(rows)
+    assert rejected(load(path, table.schema), table) == [i for i, row in enumerate(rows) if times[row] > 1]
 
 
 def test_columns_that_no_rule_names_may_be_missing_or_more(write: Write) -> None:

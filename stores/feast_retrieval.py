@@ -1,0 +1,93 @@
+"""A retrieval from the lake that runs when its result is asked for, and parquet files in Feast's words."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.repo_config import RepoConfig
+from feast.saved_dataset import SavedDatasetStorage
+
+from stores.feast_lake import SavedDatasetLakeStorage, lake_of
+
+
+class LakeRetrievalJob(RetrievalJob):  # type: ignore[misc]
+    """Feast's handle on one retrieval; `retrieve` is called anew for every result that is asked for."""
+
+    def __init__(
+        self,
+        config: RepoConfig,
+        retrieve: Callable[[], pa.Table],
+        *,
+        full_feature_names: bool = False,
+        on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
+        metadata: RetrievalMetadata | None = None,
+    ) -> None:
+        self._config = config
+        self._retrieve = retrieve
+        self._full_feature_names = full_feature_names
+        self._on_demand_feature_views = list(on_demand_feature_views)
+        self._metadata = metadata
+
+    @property
+    def full_feature_names(self) -> bool:
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        return self._on_demand_feature_views
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        return self._metadata
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return self._retrieve()
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        frame: pd.DataFrame = self._retrieve().to_pandas()
+        return frame
+
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
+        """Keep the result in the lake, or as parquet: one file if the path ends so, else a folder.
+
+        Raises `SavedDatasetLocationAlreadyExists`, and `ValueError` for any other storage.
+        """
+        if isinstance(storage, SavedDatasetLakeStorage):
+            self._persist_in_lake(storage.table, allow_overwrite)
+        elif isinstance(storage, SavedDatasetFileStorage):
+            self._persist_as_parquet(storage.to_data_source(), allow_overwrite)
+        else:
+            raise ValueError(f"a dataset is saved in the lake or as parquet, not in a {type(storage).__name__}")
+
+    def _persist_in_lake(self, table: str, allow_overwrite: bool) -> None:
+        lake = lake_of(self._config)
+        if lake.exists(table) and not allow_overwrite:
+            raise SavedDatasetLocationAlreadyExists(location=table)
+        lake.replace(table, self.to_arrow())
+
+    def _persist_as_parquet(self, source: FileSource, allow_overwrite: bool) -> None:
+        filesystem, path = location(self._config, source.path, source.file_options.s3_endpoint_override)
+        present = filesystem.get_file_info(path).type != pafs.FileType.NotFound
+        if present and not allow_overwrite:
+            raise SavedDatasetLocationAlreadyExists(location=source.path)
+        if path.endswith(".parquet"):
+            pq.write_table(self.to_arrow(), path, filesystem=filesystem)
+            return
+        rows = self.to_arrow()
+        if present:
+            filesystem.delete_dir_contents(path)
+        pq.write_to_dataset(rows, path, filesystem=filesystem)
+
+
+def location(config: RepoConfig, path: str, endpoint: str | None) -> tuple[Any, str]:
+    """The file system and the path of a file or folder that a feature repo names."""
+    uri = FileSource.get_uri_for_file_path(config.repo_path, path)
+    filesystem, place = FileSource.create_filesystem_and_path(uri, endpoint or "")
+    return filesystem or pafs.LocalFileSystem(), place

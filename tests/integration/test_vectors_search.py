@@ -1,0 +1,134 @@
+"""Nearest neighbours and filters on a real PostgreSQL with pgvector."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from feast.filter_models import ComparisonFilter, CompoundFilter
+
+from serving.search import search
+from stores.errors import StoreRefused
+from stores.vectors import PgVectors
+from stores.view import Metric
+from streams.embedders import WordLlamaEmbedder
+from tests.integration.database import Database
+from tests.integration.places import MODEL, NOON, place_rows, place_view
+
+
+@pytest.fixture(scope="module")
+def vectors(database: Database) -> Iterator[PgVectors]:
+    store = PgVectors(database.url)
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "inner_product"])
+def test_search_finds_the_true_neighbours(vectors: PgVectors, metric: Metric) -> None:
+    view = place_view(f"near_{metric}", metric, 8)
+    vectors.create(view, MODEL)
+    stored = np.random.default_rng(1).normal(size=(400, 8)).astype(np.float32)
+    vectors.write([place_rows(view, stored)])
+    query = np.random.default_rng(2).normal(size=8).astype(np.float32)
+    distances = {
+        "cosine": 1 - stored @ query / np.linalg.norm(stored, axis=1) / np.linalg.norm(query),
+        "l2": np.linalg.norm(stored - query, axis=1),
+        "inner_product": -(stored @ query),
+    }[metric]
+    found = vectors.search(view, query, 10)
+    nearest = np.argsort(distances)[:10]
+    assert found["faa"].to_pylist() == [f"a{i}" for i in nearest]
+    assert found["distance"].to_pylist() == pytest.approx(distances[nearest].tolist(), rel=1e-4)
+    assert found.column_names == ["faa", "runway", "state", "altitude", "opened", "event_timestamp", "distance"]
+    assert vectors.search(view, query, 1, features=["v"])["v"].to_pylist()[0] == stored[nearest[0]].tolist()
+
+
+def test_recall_of_the_index(vectors: PgVectors, database: Database) -> None:
+    """Random vectors are the hardest case: no structure guides the index."""
+    view = place_view("recall", length=32)
+    vectors.create(view, MODEL)
+    stored = np.random.default_rng(1).normal(size=(5_000, 32)).astype(np.float32)
+    vectors.write([place_rows(view, stored)])
+    unit = stored / np.linalg.norm(stored, axis=1, keepdims=True)
+    with psycopg.connect(database.dsn) as connection:
+        connection.execute("analyze features_places.recall")
+    found = 0
+    for query in np.random.default_rng(2).normal(size=(40, 32)).astype(np.float32):
+        nearest = {f"a{i}" for i in np.argsort(-(unit @ query))[:10]}
+        found += len(nearest & set(vectors.search(view, query, 10)["faa"].to_pylist()))
+    assert found >= 0.95 * 400
+
+    # A filter that a handful pass, far from the query: still all of them, in order.
+    query = stored[0]
+    rare = ComparisonFilter(type="in", key="altitude", value=[7, 4_321, 1_234])
+    expected = sorted([7, 4_321, 1_234], key=lambda i: -float(unit[i] @ query))
+    assert vectors.search(view, query, 10, rare)["altitude"].to_pylist() == expected
+
+
+def test_filters(vectors: PgVectors) -> None:
+    view = place_view("filters")
+    vectors.create(view, MODEL)
+    states = [None if i == 3 else f"s{i % 2}" for i in range(8)]
+    vectors.write([place_rows(view, [[1, i, 0] for i in range(8)], states=states)])
+
+    def passing(kind: str, key: str, value: Any) -> set[int]:
+        found = vectors.search(view, [1, 0, 0], 8, ComparisonFilter(type=kind, key=key, value=value))
+        return set(found["altitude"].to_pylist())
+
+    assert passing("eq", "state", "s0") == {0, 2, 4, 6}
+    assert passing("ne", "state", "s0") == {1, 5, 7}
+    assert passing("eq", "state", None) == {3}
+    assert passing("gt", "altitude", 5) == {6, 7}
+    assert passing("gte", "altitude", 5.5) == {6, 7}
+    assert passing("lt", "opened", NOON + timedelta(days=2)) == {0, 1}
+    assert passing("lte", "altitude", 1) == {0, 1}
+    assert passing("in", "faa", ["a1", "a2", "nowhere"]) == {1, 2}
+    assert passing("nin", "altitude", [0, 1, 2, 3, 4, 5]) == {6, 7}
+    assert passing("eq", "runway", 2) == set()
+    low = ComparisonFilter(type="lt", key="altitude", value=4)
+    even = ComparisonFilter(type="eq", key="state", value="s0")
+    both = CompoundFilter(type="and", filters=[low, even])
+    either = CompoundFilter(type="or", filters=[both, ComparisonFilter(type="eq", key="faa", value="a7")])
+    assert set(vectors.search(view, [1, 0, 0], 8, either)["altitude"].to_pylist()) == {0, 2, 7}
+    assert vectors.search(view, [1, 0, 0], 3, CompoundFilter(type="and", filters=[])).num_rows == 3
+    with pytest.raises(ValueError, match="no field nothing to filter on; it has faa, runway, state"):
+        passing("eq", "nothing", 1)
+    with pytest.raises(ValueError, match="needs a list"):
+        passing("in", "state", "s0")
+
+
+def test_what_a_query_vector_must_be(vectors: PgVectors) -> None:
+    view = place_view("query")
+    vectors.create(view, MODEL)
+    for wrong in ([1.0, 2.0], [1.0, 2.0, float("nan")], [[1.0, 2.0, 3.0]]):
+        with pytest.raises(ValueError, match="3 finite numbers"):
+            vectors.search(view, wrong, 1)
+    with pytest.raises(ValueError, match="no feature sate; it has state"):
+        vectors.search(view, [1, 2, 3], 1, features=["sate"])
+
+
+def test_a_zero_vector_is_never_near(vectors: PgVectors) -> None:
+    view = place_view("zero")
+    vectors.create(view, MODEL)
+    vectors.write([place_rows(view, [[0, 0, 0], [1, 0, 0], None])])
+    assert vectors.search(view, [1, 0, 0], 3)["faa"].to_pylist() == ["a1"]
+
+
+def test_search_by_text(vectors: PgVectors) -> None:
+    embedder = WordLlamaEmbedder()
+    view = place_view("texts", length=embedder.length)
+    texts = ["a harbour for sailing boats", "a runway for large aeroplanes", "a school for small children"]
+    vectors.create(view, embedder.model)
+    vectors.write([place_rows(view, embedder.embed(texts), model=embedder.model, states=texts)])
+    found = search(vectors, embedder, view, "aircraft landing at the airport", 2)
+    assert found["state"].to_pylist()[0] == texts[1]
+    filtered = search(vectors, embedder, view, "aircraft", 2, ComparisonFilter(type="ne", key="state", value=texts[1]))
+    assert set(filtered["state"].to_pylist()) == {texts[0], texts[2]}
+    with pytest.raises(ValueError, match="means nothing"):
+        search(vectors, embedder, view, "", 2)
+    other = place_view("other_texts")
+    vectors.create(other, MODEL)
+    with pytest.raises(StoreRefused, match="holds vectors of a-model, and"):
+        search(vectors, embedder, other, "aircraft", 2)
