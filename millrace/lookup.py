@@ -20,16 +20,16 @@ def look_up(repo: Repo, features: Sequence[str], entity: Mapping[str, str]) -> d
     wanted = [name for feature in features for name in _of_service(repo, feature)]
     keys = _typed(views, wanted, entity)
     found = lookup.lookup(wanted, keys, full_feature_names=True)
-    names = found.values.column_names
+    moments = found.event_timestamps.columns
     return {
         "entity": dict(entity),
         "features": {
             name: {
                 "value": found.values[name][0].as_py(),
                 "status": Status(found.statuses[name][0].as_py()).name,
-                "event_timestamp": found.event_timestamps[name][0].as_py(),
+                "event_timestamp": moments[i][0].as_py(),
             }
-            for name in names
+            for i, name in enumerate(found.values.column_names)
         },
     }
 

@@ -41,21 +41,21 @@ _NAMES = np.array([None, *(status.name for status in Status)], object)
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """The answer, a row an entity in the order asked.
+    """The answer: three tables with a column a requested feature and a row an entity, in the order asked.
 
-    `values` has a column a requested feature, and `statuses` the same with the numbers of `Status` (int8).
-    `views` names the view of each of these columns, and `event_timestamps` has a column a view: null where
-    the view has nothing of the entity.
+    `statuses` holds the numbers of `Status` (int8); `event_timestamps` is null where the status is
+    NOT_FOUND. `views` names the view of each column.
     """
 
     values: pa.Table
     statuses: pa.Table
-    views: tuple[str, ...]
     event_timestamps: pa.Table
+    views: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The answer in the shape of Feast's `/get-online-features`, as Python values."""
-        times = {name: self.event_timestamps.column(name).to_pylist() for name in self.event_timestamps.column_names}
+        of_view = dict(zip(self.views, self.event_timestamps.columns, strict=True))
+        times = {view: column.to_pylist() for view, column in of_view.items()}
         results = [
             {
                 "values": _to_list(values),
@@ -135,23 +135,19 @@ class OnlineLookup:
         for group in plan.groups:
             tables = group.reader.read(group.views, _join_key_columns(group.join_keys, entities))
             answers.append([_answer(view, table, moment) for view, table in zip(group.views, tables, strict=True)])
-        values, statuses = [], []
+        values, statuses, times = [], [], []
         for column in plan.columns:
             answer = answers[column.group][column.view]
             value = answer.table.column(column.feature)
             statuses.append(_statuses(value, answer))
             values.append(value if answer.outdated is None else pc.if_else(answer.outdated, None, value))
+            times.append(answer.table.column("event_timestamp"))
         names = [column.name for column in plan.columns]
-        times = {
-            view.name: answer.table.column("event_timestamp")
-            for group, found in zip(plan.groups, answers, strict=True)
-            for view, answer in zip(group.views, found, strict=True)
-        }
         return Lookup(
             pa.Table.from_arrays(values, names),
             pa.Table.from_arrays(statuses, names),
+            pa.Table.from_arrays(times, names),
             tuple(plan.groups[column.group].views[column.view].name for column in plan.columns),
-            pa.table(times),
         )
 
     def _plan(self, features: tuple[str, ...], full_feature_names: bool) -> _Plan:

@@ -160,7 +160,8 @@ def _options(table: str) -> DataSourceProto.CustomSourceOptions:
 
 def _declared(config: RepoConfig, view: str) -> list[tuple[str, str]] | None:
     """The join keys and features of a view in the registry; None if it is not there."""
-    store = FeatureStore(config=config)
+    folder = config.repo_path
+    store = FeatureStore(config=config) if folder is None else FeatureStore(repo_path=str(folder))
     try:
         found: Any = store.registry.get_any_feature_view(view, store.project)
     except FeastObjectNotFoundException:

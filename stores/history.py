@@ -159,10 +159,9 @@ def _live(table: Snapshot) -> str:
 
 def _micros(table: Snapshot, column: str) -> str:
     type_ = table.schema.field(held(table, column)).type
-    if pt.is_timestamp(type_):
-        return f"epoch_us({quoted(column)})"
-    if pt.is_date(type_):
-        return f"epoch_us({quoted(column)}::TIMESTAMP)"
+    if pt.is_timestamp(type_) or pt.is_date(type_):
+        zoned = pt.is_timestamp(type_) and type_.tz is not None
+        return f"epoch_us({quoted(column)}::{'TIMESTAMPTZ' if zoned else 'TIMESTAMP'})"
     raise StoreRefused(f"column {column} of the lake's table {table.name} is {type_}, which is no event time")
 
 

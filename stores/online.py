@@ -31,11 +31,11 @@ from stores.view import View
 READS_PER_ROUND_TRIP = 1_000
 SCAN_COUNT = 1_000
 
-_TRANSIENT = ("LOADING", "READONLY", "OOM", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS")
-"""Error codes of a Redis that will take the command later."""
-
-_TRANSIENT_TEXTS = ("OOM command not allowed", "max number of clients reached")
-"""The same of older servers, which put another code before it."""
+_TRANSIENT = re.compile(
+    r"(^|: -)(LOADING|READONLY|OOM|BUSY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS) "
+    r"|max number of clients reached"
+)
+"""Errors of a Redis that will take the command later; Redis 6 wraps those of a script's commands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +265,7 @@ class RedisOnline(FeatureWriter, FeatureReader):
         return self._pipeline(lambda: iter([(b"".join(commands), len(commands))]))
 
     def _pipeline(self, requests: Callable[[], Iterator[Request]]) -> list[Any]:
-        """Sends all requests, then reads all replies; once more if Redis has forgotten the scripts.
+        """Sends all requests, then reads all replies; once more if Redis does not have the scripts yet.
 
         Raises `StoreUnavailable` if Redis does not answer or cannot take the commands now, `StoreRefused`
         if it never will.
@@ -304,7 +304,7 @@ class RedisOnline(FeatureWriter, FeatureReader):
         self._idle.append(connection)
 
     def _checkout(self) -> Any:
-        """An idle connection that still stands, or a new one with the scripts loaded."""
+        """An idle connection that still stands, or a new one."""
         while (connection := self._pop_idle()) is not None:
             if _stands(connection):
                 return connection
@@ -312,16 +312,10 @@ class RedisOnline(FeatureWriter, FeatureReader):
         connection = self._build()
         try:
             connection.connect()
-            connection.send(self._load)
-            replies = connection.receive(self._script_count)
         except (redis.AuthenticationError, redis.ResponseError) as error:
             raise self._failure(str(error)) from error
         except (redis.RedisError, OSError) as error:
             raise StoreUnavailable("Redis", f"{self._address}: {error}") from error
-        for reply in replies:
-            if isinstance(reply, hiredis.ReplyError):
-                connection.disconnect()
-                raise self._failure(str(reply))
         return connection
 
     def _pop_idle(self) -> Any:
@@ -333,7 +327,7 @@ class RedisOnline(FeatureWriter, FeatureReader):
 
     def _failure(self, error: str) -> StoreUnavailable | StoreRefused:
         """What an error reply means: wait, or stop and say so."""
-        if error.startswith(_TRANSIENT) or any(text in error for text in _TRANSIENT_TEXTS):
+        if _TRANSIENT.search(error):
             return StoreUnavailable("Redis", f"{self._address}: {error}")
         return StoreRefused(f"Redis at {self._address} refuses: {error}")
 

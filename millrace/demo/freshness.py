@@ -14,6 +14,7 @@ from stores.rows import FeatureReader
 from stores.view import View
 
 PATIENCE_SECONDS = 30.0
+POLL_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,10 @@ class Freshness:
         while True:
             while not self._new.empty():
                 waiting.append(self._new.get())
-            if not waiting:
-                if self._done.is_set():
-                    return
-                time.sleep(0.001)
-                continue
-            waiting = self._look(waiting)
+            if not waiting and self._done.is_set():
+                return
+            time.sleep(POLL_SECONDS)
+            waiting = self._look(waiting) if waiting else []
 
     def _look(self, waiting: list[Awaited]) -> list[Awaited]:
         keys = pa.table({"tailnum": [awaited.tailnum for awaited in waiting]})

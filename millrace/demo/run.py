@@ -52,7 +52,7 @@ def run_demo(repo_path: Path, stack: Stack, folder: Path, say: Say) -> dict[str,
         _drain(repo, worker, say, "the live day")
         say("millrace verify")
         verified = verify_views(repo, (), None, 10.0, say)
-    report = _report(repo, freshness, verified)
+    report = _report(repo, data, freshness, verified)
     engine.dispose()
     return {**report, "seconds": round(time.monotonic() - began, 1)}
 
@@ -112,7 +112,7 @@ def _live(repo: Repo, engine: Any, data: Flights2013) -> Freshness:
     return freshness
 
 
-def _report(repo: Repo, freshness: Freshness, verified: dict[str, Any]) -> dict[str, Any]:
+def _report(repo: Repo, data: Flights2013, freshness: Freshness, verified: dict[str, Any]) -> dict[str, Any]:
     letters = list(read(topics(repo), repo.letters_topic))
     reasons = Counter(reason for letter in letters for reason in letter.reasons)
     store = lake(repo)
@@ -126,21 +126,21 @@ def _report(repo: Repo, freshness: Freshness, verified: dict[str, Any]) -> dict[
         "freshness_ms": freshness.summary(),
         "lookup": look_up(repo, ("weather_now", "plane_last_flight"), {"faa": "JFK", "tailnum": "N14228"}),
         "search": search_text(repo, None, "international airport in Chicago", 3),
-        "training": _training(repo),
+        "training": _training(repo, data),
         "verify": verified,
     }
 
 
-def _training(repo: Repo) -> dict[str, Any]:
+def _training(repo: Repo, data: Flights2013) -> dict[str, Any]:
     """A training frame of the day's flights: what was known when each was to depart, and how late it arrived."""
-    frame = repo.store.get_historical_features(entity_df=_departures(), features=list(TRAINED_ON)).to_df()
+    frame = repo.store.get_historical_features(entity_df=_departures(data), features=list(TRAINED_ON)).to_df()
     label = "late_minutes"
     known = {name: int(frame[name.split(":")[1]].notna().sum()) for name in TRAINED_ON}
     shown = frame.sort_values("event_timestamp").tail(3).astype(str).to_dict("records")
     return {"rows": len(frame), "known": known, "label": label, "examples": shown}
 
 
-def _departures() -> Any:
+def _departures(data: Flights2013) -> Any:
     """The flights of the live day as entities, each at its scheduled departure, with its arrival delay."""
     flights = load().flights
     day = flights[

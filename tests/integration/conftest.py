@@ -3,18 +3,15 @@
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg import sql
 
 from millrace.stack.endpoints import Endpoints
 from millrace.stack.jars import default_jars
 from millrace.stack.stack import Stack
-from tests.integration.database import Database, drop_database
+from tests.integration.database import Database, new_database
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +40,5 @@ def stack(jars: Path) -> Iterator[Endpoints]:
 @pytest.fixture(scope="module")
 def database(stack: Endpoints) -> Iterator[Database]:
     """A new empty database, dropped afterwards with its connections and replication slots."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    dsn = stack.postgres.replace("postgresql+psycopg", "postgresql")
-    with psycopg.connect(f"{dsn}/postgres", autocommit=True) as server:
-        server.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-        try:
-            yield Database(name, f"{stack.postgres}/{name}", f"{dsn}/{name}")
-        finally:
-            drop_database(server, name)
+    with new_database(stack.postgres) as made:
+        yield made

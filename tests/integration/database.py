@@ -1,5 +1,8 @@
 """A PostgreSQL database of its own for a test module."""
 
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
@@ -19,6 +22,19 @@ class Database:
     name: str
     url: str
     dsn: str
+
+
+@contextmanager
+def new_database(postgres: str) -> Iterator[Database]:
+    """A new empty database of the server (a SQLAlchemy URL), dropped afterwards with its connections and slots."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    dsn = postgres.replace("postgresql+psycopg", "postgresql")
+    with psycopg.connect(f"{dsn}/postgres", autocommit=True) as server:
+        server.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        try:
+            yield Database(name, f"{postgres}/{name}", f"{dsn}/{name}")
+        finally:
+            drop_database(server, name)
 
 
 def drop_database(server: psycopg.Connection, name: str) -> None:

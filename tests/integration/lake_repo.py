@@ -1,6 +1,7 @@
 """A feature repo over a lake of its own, for the tests of the offline store: no service, no network."""
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from feast import FeatureStore
+from feast import Entity, FeatureStore
+from feast.base_feature_view import BaseFeatureView
 
 from stores.history import change_properties
 from stores.lake import DeltaLake
@@ -27,7 +29,7 @@ offline_store: {type: stores.feast_offline.LakeOfflineStore, path: lake}
 entity_key_serialization_version: 3
 """
 
-DECLARATIONS = '''
+DECLARATIONS = """
 from datetime import timedelta
 
 from feast import Entity, FeatureView, Field, ValueType
@@ -72,7 +74,7 @@ order_now = FeatureView(
 def last_order_cents(df):
     df["cents"] = (df["amount"] * 100).round().astype("int64")
     return df
-'''
+"""
 
 ORDERS = pa.schema(
     [
@@ -95,13 +97,21 @@ def at(hours: float) -> datetime:
     return START + timedelta(hours=hours)
 
 
-def make(folder: Path, declarations: str = DECLARATIONS) -> Path:
-    """A repo folder with an empty lake."""
+def make(folder: Path, declarations: str = DECLARATIONS, config: str = "") -> Path:
+    """A repo folder with an empty lake; `config` is added to feature_store.yaml."""
     folder.mkdir(exist_ok=True)
-    (folder / "feature_store.yaml").write_text(CONFIG)
+    (folder / "feature_store.yaml").write_text(CONFIG + config)
     (folder / "definitions.py").write_text(declarations)
     (folder / "lake").mkdir()
     return folder
+
+
+def applied(repo: Path) -> FeatureStore:
+    """The repo's objects in its registry, applied within this process."""
+    declared = runpy.run_path(str(repo / "definitions.py")).values()
+    store = FeatureStore(repo_path=str(repo))
+    store.apply([thing for thing in declared if isinstance(thing, Entity | BaseFeatureView)])
+    return store
 
 
 def feast(repo: Path, *arguments: str) -> str:

@@ -55,9 +55,10 @@ def test_every_value_has_its_status(lookup: OnlineLookup) -> None:
         "airports__name": ["PRESENT", "NOT_FOUND", "NOT_FOUND"],
     }
     assert found.views == ("weather_now", "weather_now", "airports", "airports")
-    assert found.event_timestamps.to_pydict() == {
-        "weather_now": [EPOCH, EPOCH + timedelta(minutes=50), None],
-        "airports": [EPOCH, None, None],
+    times = {name: found.event_timestamps[name].to_pylist() for name in ("weather_now__x", "airports__x")}
+    assert times == {
+        "weather_now__x": [EPOCH, EPOCH + timedelta(minutes=50), None],
+        "airports__x": [EPOCH, None, None],
     }
 
 

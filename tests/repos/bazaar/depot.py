@@ -1,5 +1,7 @@
 """Features of what is in stock, from another database than the shop's."""
 
+from datetime import timedelta
+
 from entities import badge, sku, warehouse
 from feast import FeatureView, Field
 from feast.stream_feature_view import stream_feature_view
@@ -14,6 +16,7 @@ badges = cdc_source("bazaar_depot.yard.Badges", field_mapping={"validUntil": "va
 # A state view by a function over lists.
 @stream_feature_view(
     entities=[warehouse, sku],
+    ttl=timedelta(0),
     mode="python",
     schema=[
         Field(name="warehouse", dtype=String),
@@ -29,7 +32,7 @@ def stock_level(rows):
     return {
         **rows,
         "free": free,
-        "share_reserved": [r / o if o else None for r, o in zip(rows["reserved"], rows["on_hand"], strict=True)],
+        "share_reserved": [r / o for r, o in zip(rows["reserved"], rows["on_hand"], strict=True)],
         "level": ["out" if f <= 0 else "low" if f < 5 else "plenty" for f in free],
     }
 
