@@ -1,6 +1,7 @@
 """What `millrace lookup` and `millrace search` answer, from the stores that model services read."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -12,14 +13,17 @@ from serving.search import search
 from stores.view import View
 
 
-def look_up(repo: Repo, features: Sequence[str], entity: Mapping[str, str]) -> dict[str, Any]:
-    """One entity's features, by view, `view:feature` or feature service. Raises `InvalidLookup`."""
+def look_up(
+    repo: Repo, features: Sequence[str], entity: Mapping[str, str], now: datetime | None = None
+) -> dict[str, Any]:
+    """One entity's features, by view, `view:feature` or feature service; `now` (UTC) is the time that a view's
+    `ttl` counts back from, the clock's by default. Raises `InvalidLookup`."""
     views = _views(repo)
     redis, pgvector = online(repo), vectors(repo)
     lookup = OnlineLookup((v, pgvector if v.vector is not None and pgvector is not None else redis) for v in views)
     wanted = [name for feature in features for name in _of_service(repo, feature)]
     keys = _typed(views, wanted, entity)
-    found = lookup.lookup(wanted, keys, full_feature_names=True)
+    found = lookup.lookup(wanted, keys, full_feature_names=True, now=now)
     moments = found.event_timestamps.columns
     return {
         "entity": dict(entity),

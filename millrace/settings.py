@@ -72,6 +72,8 @@ class WorkerYaml(_Section):
     max_record_bytes: int = Field(4 * 1024 * 1024, ge=1024)
     reject_share: float = Field(0.5, gt=0, le=1)
     reject_least: int = Field(200, ge=1)
+    window_rows: int = Field(100_000, ge=1, description="a window of table-level expectations ends at so many rows")
+    window_seconds: float = Field(60.0, gt=0, description="or after this time")
     health_port: int = Field(0, ge=0, le=65_535, description="0: a free one, printed at start")
     health_host: str = "127.0.0.1"
 

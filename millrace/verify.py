@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -176,8 +177,12 @@ def _entities(view: View, table: pa.Table) -> Iterator[tuple[Key, Values]]:
 
 
 def _comparable(value: Any) -> Any:
-    """NaN is equal to nothing, itself included; here it is."""
-    return "NaN" if isinstance(value, float) and value != value else value
+    """NaN is equal to nothing, itself included; here it is. Feast's values hold whole seconds."""
+    if isinstance(value, float):
+        return "NaN" if value != value else value
+    if isinstance(value, datetime):
+        return value.replace(microsecond=0)
+    return [_comparable(v) for v in value] if isinstance(value, list) else value
 
 
 def _present(table: pa.Table) -> pa.Table:

@@ -21,6 +21,7 @@ from streams.letters import DeadLetters
 from streams.pipeline import Embedding, Flow, Flows, embedding
 from streams.tally import Tally
 from streams.views import StreamView
+from streams.windows import Windows
 from streams.worker import Parts, Worker, WorkerSettings
 from validation.contract import load
 
@@ -122,6 +123,7 @@ def worker(repo: Repo) -> Worker:
             lake=lake(repo),
             embedding=_embedding(repo, declared, store, tally),
             breaker=Breaker(BreakerSettings(share=settings.reject_share, least=settings.reject_least)),
+            windows=Windows(declared, settings.window_rows, settings.window_seconds),
             tally=tally,
         ),
         WorkerSettings(

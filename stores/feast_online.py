@@ -50,7 +50,7 @@ Row: TypeAlias = tuple[EntityKey, Values, datetime, datetime | None]
 """What Feast writes: entity key, features, event time, time of creation."""
 
 
-class MillraceOnlineStoreConfig(RedisOnlineStoreConfig):  # type: ignore[misc]
+class MillraceOnlineStoreConfig(RedisOnlineStoreConfig):
     """Redis as in Feast's own store, and where the vectors are."""
 
     type: Literal["stores.feast_online.MillraceOnlineStore"] = "stores.feast_online.MillraceOnlineStore"
@@ -72,7 +72,7 @@ class MillraceOnlineStoreConfig(RedisOnlineStoreConfig):  # type: ignore[misc]
         return self
 
 
-class MillraceOnlineStore(RedisOnlineStore):  # type: ignore[misc]
+class MillraceOnlineStore(RedisOnlineStore):
     """Reads Redis by Feast's own code; writes by compare-and-set, so that what Feast materializes or pushes
     never replaces a newer value from the stream. Views with a vector are read, written and searched in
     pgvector. Raises what `stores.online` and `stores.vectors` raise."""

@@ -24,6 +24,7 @@ from streams.replays import settle_replays
 from streams.stage import Batch
 from streams.tally import Tally
 from streams.truncate import expand_truncates
+from streams.windows import Windows
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Parts:
     lake: Lake
     embedding: Embedding
     breaker: Breaker
+    windows: Windows
     tally: Tally
 
 
@@ -92,6 +94,7 @@ class Worker:
                     self._check_positions()
                     self._take(polled)
                 self._flush_if_due()
+                self._parts.windows.tick()
             self._deadline = time.monotonic() + self._settings.stop_seconds
             self._flush_all()
         except Abandoned:
@@ -103,6 +106,7 @@ class Worker:
         finally:
             self._consumer.close()
             self._flusher.close()
+            self._parts.windows.close()
 
     def _take(self, polled: list[Records]) -> None:
         """The flow, for all that one poll brought; tables without embeddings do not wait for those with."""
@@ -120,6 +124,7 @@ class Worker:
         undecided = self._write(rows)
         for outcome in outcomes:
             self._stage(outcome)
+            self._parts.windows.add(outcome)
         self._batch.undecided += undecided
 
     def _embed(self, outcome: Outcome) -> Outcome:
@@ -287,5 +292,6 @@ class Worker:
             "paused": dict(self._parts.breaker.paused),
             "partitions": [str(p) for p in sorted(self._owned)],
             "staged_rows": self._batch.rows,
+            "table_expectations": dict(self._parts.windows.results),
             **self._tally.snapshot(),
         }

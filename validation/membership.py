@@ -86,7 +86,8 @@ def _arrow_values(values: Sequence[Any], arrow_type: pa.DataType, kind: Kind) ->
         return pa.array(values, arrow_type)
     if kind == "int" and all(type(value) is int and abs(value) < 1 << 63 for value in values):
         return pa.array([value for value in values if _fits(value, arrow_type)], arrow_type)
-    if not all(type(value) in (int, float) and abs(value) < 1 << 63 for value in values):
+    # pandas compares a larger integer as an integer or as the nearest float, as the rest of the set is.
+    if not all(type(value) in (int, float) and abs(value) <= 1 << 53 for value in values):
         return None
     if kind == "float":
         return pa.array([float(value) + 0.0 for value in values], pa.float64())

@@ -1,13 +1,13 @@
 """Windows of rows for the expectations that look at many rows at once."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 
 import pyarrow as pa
 
 from validation.contract import Contract
-from validation.rule import Outcome
+from validation.rule import Outcome, Rule
 
 
 class Window:
@@ -61,14 +61,22 @@ class Window:
         An empty list if no row came. A rule that Great Expectations cannot evaluate has an error in its
         outcome.
         """
+        rows = self.drain()
+        return [] if rows is None else evaluate(self._rules, rows)
+
+    def drain(self) -> pa.Table | None:
+        """The rows of the window, None if none came; the next one opens. For who evaluates them elsewhere."""
         with self._lock:
             batches, self._batches = self._batches, []
             self._rows, self._opened = 0, None
-        if not batches:
-            return []
-        from validation import gx  # It takes seconds, and many contracts have no table-level rule.
+        return pa.concat_tables(batches) if batches else None
 
-        return gx.outcomes(self._rules, pa.concat_tables(batches))
+
+def evaluate(rules: Sequence[Rule], rows: pa.Table) -> list[Outcome]:
+    """Evaluate table-level rules over rows, by Great Expectations."""
+    from validation import gx  # It takes seconds, and many contracts have no table-level rule.
+
+    return gx.outcomes(rules, rows)
 
 
 def _columns(contract: Contract) -> list[str]:

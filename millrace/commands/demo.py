@@ -55,7 +55,7 @@ def _show(report: dict[str, Any]) -> str:
             *(f"  letter   {reason} ({count})" for reason, count in report["letters"].items()),
             f"freshness  p50 {freshness['p50']} ms, p99 {freshness['p99']} ms, from commit to readable, "
             f"of {freshness['seen']:,} commits",
-            "lookup     faa=JFK, tailnum=N14228",
+            "lookup     " + ", ".join(f"{k}={v}" for k, v in report["lookup"]["entity"].items()),
             *(f"  {name:32} {feature['value']}" for name, feature in features),
             f'search     "{report["search"]["text"]}"',
             *(f"  {line}" for line in show_search(report["search"]).splitlines()),
@@ -73,7 +73,7 @@ def _to_try(folder: Path) -> str:
             "the stack runs on; try:",
             f"  millrace run --stack {folder} &",
             f"  millrace status --stack {folder}",
-            f"  millrace lookup delay_model -e faa=EWR -e tailnum=N14228 --stack {folder}",
+            f"  millrace lookup delay_model -e faa=EWR -e tailnum=N328AA --stack {folder}",
             f'  millrace search "airports in Alaska" --stack {folder}',
             f"  millrace letters list --stack {folder}",
             f"  source {folder}/env; feast -c feature_repo feature-views list",

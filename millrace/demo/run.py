@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from sqlalchemy import create_engine, text
 
 from millrace.apply import apply
@@ -25,8 +26,11 @@ from streams.letters import read
 
 SOURCE = "nyc"
 LIVE_SECONDS = 25.0
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 180.0
 WIND = "1048.36"
+LOOKED_UP = ("weather_now", "plane_last_flight")
+ENTITY = {"faa": "JFK", "tailnum": "N328AA"}
+MIDNIGHT = LIVE_DAY + pd.Timedelta(days=1)  # the day's features are looked up at its end, not years later
 TRAINED_ON = ("weather_now:wind", "weather_now:visib", "plane_last_flight:arr_delay", "plane_last_flight:late")
 
 Say = Callable[[str], None]
@@ -124,7 +128,7 @@ def _report(repo: Repo, data: Flights2013, freshness: Freshness, verified: dict[
         "letters": dict(reasons),
         "wind_caught": any(WIND in reason for reason in reasons),
         "freshness_ms": freshness.summary(),
-        "lookup": look_up(repo, ("weather_now", "plane_last_flight"), {"faa": "JFK", "tailnum": "N14228"}),
+        "lookup": look_up(repo, LOOKED_UP, ENTITY, MIDNIGHT.to_pydatetime()),
         "search": search_text(repo, None, "international airport in Chicago", 3),
         "training": _training(repo, data),
         "verify": verified,

@@ -156,7 +156,7 @@ class Bazaar:
         """Return once everything that was committed in the databases before is through."""
         mark = uuid.uuid4().hex
         self.shop.execute(
-            "insert into orders values ((select coalesce(max(id), 0) + 1 from orders), %s, 1, 'open', 'clock', now())",
+            "insert into orders values (extract(epoch from clock_timestamp()) * 1e6, %s, 1, 'open', 'clock', now())",
             [mark],
         )
         self.depot.execute("insert into yard.stock values (%s, 0, 1, 0, now())", [mark])

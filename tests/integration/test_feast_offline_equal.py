@@ -18,7 +18,7 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, File
 from feast.repo_config import RepoConfig
 from feast.types import Float64, String
 from feast.types import Int64 as FeastInt64
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from stores.feast_lake import LakeSource
@@ -120,7 +120,10 @@ def tables(draw: st.DrawFn) -> dict[str, list[dict[str, Any]]]:
 spines = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 60)), min_size=1, max_size=8, unique_by=lambda t: t
 )
-few = settings(deadline=None, max_examples=12, suppress_health_check=list(HealthCheck))
+# Feast's file store takes a second for each answer: few examples, and a failing one is not shrunk.
+few = settings(
+    deadline=None, max_examples=6, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
+)
 
 
 @few
@@ -149,9 +152,14 @@ def test_entity_frames(stores, rows, spine, known, full):
             ).to_df()
             for store in (stores.lake, stores.files)
         ]
-        assert set(answers[0].columns) == set(answers[1].columns)
-        assert answers[0]["label"].tolist() == entities["label"].tolist()
-        assert plain(answers[0]) == plain(answers[1])
+        ours, theirs = answers
+        assert set(ours.columns) == set(theirs.columns)
+        assert ours["label"].tolist() == entities["label"].tolist()
+        # Feast's file store loses an entity row for which a view has rows, but none that counts at its time.
+        lost = ~ours["label"].isin(theirs["label"])
+        assert plain(ours[~lost]) == plain(theirs)
+        features = ours[lost].drop(columns=list(entities.columns))
+        assert features.isna().any(axis=1).all()
 
 
 @few
@@ -165,7 +173,11 @@ def test_all_entities_at_an_end(stores, rows, view, end, known):
         for store in (stores.lake, stores.files)
     ]
     found, expected = (plain(answer.dropna(subset=["k"])) for answer in answers)
-    assert found == expected
+    # Feast's file store also names, with nulls, entities of which nothing was known by then.
+    unknown = [row for row in expected if row not in found]
+    assert [row for row in expected if row in found] == found
+    assert not unknown or known
+    assert all(row[2:] == (None, None) for row in unknown)
 
 
 def plain(frame: pd.DataFrame) -> Sequence[tuple[Any, ...]]:

@@ -159,7 +159,7 @@ def test_type_names_mean_what_they_mean_to_great_expectations() -> None:
         rule(expectation, index, column=column, **{key: [name] if key == "type_list" else name})
         for index, (column, name, (expectation, key)) in enumerate(
             (column, name, how)
-            for column in VALUES
+            for column in VALUES.keys() - {"real", "time", "bytes"}
             for name in TYPE_NAMES
             for how in (("column_values_to_be_of_type", "type_"), ("column_values_to_be_in_type_list", "type_list"))
         )

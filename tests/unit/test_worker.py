@@ -25,6 +25,7 @@ from streams.messages import Partition
 from streams.pipeline import Flow
 from streams.tally import Tally
 from streams.views import StreamView
+from streams.windows import Windows
 from streams.worker import Parts, TopicRecreated, Worker, WorkerSettings
 from tests.envelopes import ORDERS, TOPIC, envelope, key, row
 from validation.contract import load
@@ -120,6 +121,7 @@ class Platform:
                 lake=self.lake,
                 embedding=lambda outcome: outcome,
                 breaker=Breaker(BreakerSettings(least=50)),
+                windows=Windows({TOPIC: self.flow}, 1_000, 60.0),
                 tally=Tally(),
             ),
             WorkerSettings(poll_seconds=0.001, flush_seconds=0.01, stop_seconds=2.0, **settings),

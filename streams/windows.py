@@ -1,0 +1,89 @@
+"""Table-level expectations, window by window: evaluated in a process of their own, reported, rejecting nothing.
+
+Great Expectations takes seconds to load and holds the interpreter while it works; in a second process it costs
+the stream nothing.
+"""
+
+import logging
+import multiprocessing
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any
+
+import pyarrow.compute as pc
+
+from streams.pipeline import Flows, Outcome
+from streams.views import LIVE
+from validation.rule import Outcome as RuleOutcome
+from validation.window import Window, evaluate
+
+log = logging.getLogger(__name__)
+
+
+class Windows:
+    """The windows of all tables whose contracts have table-level expectations."""
+
+    def __init__(self, flows: Flows, rows: int, seconds: float) -> None:
+        self._rules = {topic: flow.contract.table_rules for topic, flow in flows.items() if flow.contract.table_rules}
+        self._windows = {topic: Window(flows[topic].contract, rows, seconds) for topic in self._rules}
+        self._process: ProcessPoolExecutor | None = None
+        self._running: dict[str, Future[list[RuleOutcome]]] = {}
+        self.results: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, outcome: Outcome) -> None:
+        """Add the accepted rows of a table; deletes and truncates have no values to judge."""
+        window = self._windows.get(outcome.records.topic)
+        if window is not None:
+            rows = outcome.accepted.changes.rows
+            window.add(rows.filter(pc.is_in(rows["_op"], LIVE)))
+
+    def tick(self) -> None:
+        """Hand windows that are due to the evaluation, and take its results; never waits."""
+        for topic, window in self._windows.items():
+            running = self._running.get(topic)
+            if running is not None and running.done():
+                self._report(topic, self._running.pop(topic))
+            elif running is None and window.due and (rows := window.drain()) is not None:
+                self._running[topic] = self._pool().submit(evaluate, self._rules[topic], rows)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.shutdown(wait=False, cancel_futures=True)
+
+    def _pool(self) -> ProcessPoolExecutor:
+        if self._process is None:
+            # Forking would copy the threads' locks in whatever state they are.
+            self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        return self._process
+
+    def _report(self, topic: str, finished: Future[list[RuleOutcome]]) -> None:
+        error = finished.exception()
+        if error is not None:
+            log.error("%s: its table-level expectations could not be evaluated: %s", topic, error)
+            self._process = None  # a broken pool takes no more work
+            return
+        outcomes = finished.result()
+        self.results[topic] = [_plain(outcome) for outcome in outcomes]
+        for outcome in outcomes:
+            if not outcome.success:
+                told = outcome.error or f"observed {outcome.observed}"
+                log.warning(
+                    "%s: of a window of %d rows: %s (%s): %s",
+                    topic,
+                    outcome.rows,
+                    outcome.rule.expectation,
+                    outcome.rule.severity,
+                    told,
+                )
+
+
+def _plain(outcome: RuleOutcome) -> dict[str, Any]:
+    return {
+        "expectation": outcome.rule.expectation,
+        "columns": list(outcome.rule.columns),
+        "severity": outcome.rule.severity,
+        "success": outcome.success,
+        "rows": outcome.rows,
+        "observed": outcome.observed,
+        "error": outcome.error,
+    }
