@@ -185,8 +185,8 @@ def _carried(row: Row[tuple[object, ...]]) -> tuple[Encoding, pa.DataType, Encod
     """The encoding, Arrow type and element encoding of a column's type."""
     if row.element is None:
         return *_scalar(row.base, row.kind, row.base_sql), None
-    # Of an array declared with two dimensions Debezium sends nulls.
-    if row.element in _NOT_IN_ARRAYS or row.dimensions > 1:
+    # Of an array declared with two dimensions Debezium sends nulls; a null inside an array of an enum stops its task.
+    if row.element in _NOT_IN_ARRAYS or row.element_kind == "e" or row.dimensions > 1:
         return "none", pa.null(), None
     encoding, arrow_type = _scalar(row.element, row.element_kind, "")
     return ("none", arrow_type, None) if encoding == "none" else ("array", pa.list_(arrow_type), encoding)

@@ -43,9 +43,11 @@ def asof(lake: Lake, entities: pa.Table, times: pa.ChunkedArray, join: Join, *, 
 
     `times` are timestamps in UTC, one a row. A state view's version counts from its event time on, made
     monotone along the LSN, so that the newest version has the last word; from a delete on the values are
-    null. Of an event view's source row the newest version counts, from its event time up to the commit time
-    of the row's delete. With `known` a version counts from its commit time at the earliest, and an event
-    view's row has at each time the newest version committed by then.
+    null. A version of an event view's source row counts from its event time until that of a later version, or
+    until the commit time of the row's delete: as the online store served it, if changes arrive in time; one
+    that a later version moved to the same time or before was corrected, and does not count. With `known` a
+    version counts from its commit time at the earliest, and a row has at each time the newest version
+    committed by then.
 
     Raises `StoreUnavailable`, `TableMissing`, `StoreRefused` if the table lacks a column, and `ValueError` if
     a key is missing in `entities` or cannot be read as the join key's type.
@@ -175,11 +177,13 @@ class _Query:
             CREATE TEMP TABLE several AS
             SELECT hash(r) AS h FROM {self.rows} GROUP BY h
             HAVING (count(*) > 1 OR bool_or(d)) AND bool_or({key} IN (SELECT {key} FROM spine))""")
-        # Without `known` a live version that another live one follows counts at no time: it was corrected.
-        until, counted = ("lead(c)", "TRUE") if self.known else ("lead(e)", "followed_by_delete")
+        # Without `known` a version counts until the event time of a later one, of a delete the commit time: a
+        # version whose successor lies at the same time or before was corrected, and counts at no time.
+        later = "ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING"
+        until = "lead(c) OVER version" if self.known else f"min(e) OVER (PARTITION BY r ORDER BY l, o {later})"
         connection.execute(f"""
             CREATE TEMP TABLE versions AS
-            SELECT *, {until} OVER version AS until, lead(d) OVER version AS followed_by_delete
+            SELECT *, {until} AS until, lead(d) OVER version IS NOT NULL AS followed
             FROM (
                 SELECT *, bool_or(NOT d) OVER (PARTITION BY r, l) AS moved
                 FROM {self.rows} SEMI JOIN several ON hash(r) = several.h
@@ -187,9 +191,9 @@ class _Query:
             WINDOW version AS (PARTITION BY r ORDER BY l, o)""")
         connection.execute(f"""
             CREATE TEMP TABLE closed AS
-            SELECT {columns} FROM versions WHERE NOT d AND {counted} AND s < until""")
+            SELECT {columns} FROM versions WHERE NOT d AND followed AND s < until""")
         connection.execute(f"""
             CREATE TEMP VIEW open AS
             SELECT {columns} FROM (SELECT *, NULL::BIGINT AS until FROM {self.rows})
             SEMI JOIN spine USING ({self.by_key}) ANTI JOIN several ON hash(r) = several.h
-            UNION ALL SELECT {columns} FROM versions WHERE NOT d AND followed_by_delete IS NULL""")
+            UNION ALL SELECT {columns} FROM versions WHERE NOT d AND NOT followed""")

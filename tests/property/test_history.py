@@ -115,12 +115,11 @@ def event_value(history: Sequence[Change], entity: int, time: int, ttl: int, kno
     counting = []
     for row in {change.row for change in history}:
         versions = [c for c in history if c.row == row]
-        for version, following in zip(versions, [*versions[1:], None], strict=True):
-            superseded = following is not None and (known or following.entity is None)
-            counts = following is None or following.entity is None or known
+        for place, version in enumerate(versions):
+            later = versions[place + 1 :]
+            ends = [c.commit for c in later[:1]] if known else [c.commit if c.entity is None else c.event for c in later]
             begun = version.event <= time and (not known or version.commit <= time)
-            ended = superseded and following is not None and following.commit <= time
-            if version.entity == entity and counts and begun and not ended:
+            if version.entity == entity and begun and all(time < end for end in ends):
                 counting.append((version.event, version.lsn, version.row, version.value))
     if not counting:
         return None

@@ -89,7 +89,6 @@ sample_lists = FeatureView(
         Field(name="marks", dtype=Array(Bytes)),
         Field(name="days", dtype=Array(UnixTimestamp)),
         Field(name="instants", dtype=Array(UnixTimestamp)),
-        Field(name="grades", dtype=Array(String)),
         Field(name="shape", dtype=Array(Float32)),
         Field(name="half", dtype=Array(Float32)),
     ],

@@ -52,9 +52,9 @@ create table measurements (
     marks bytea[],
     days date[],
     instants timestamptz[],
-    grades grade[],
     shape vector(3),
-    half halfvec(2)
+    half halfvec(2),
+    grades grade[] default '{NULL,A}'
 );
 
 -- Names that have to be quoted, and a key that is no single column.
