@@ -25,10 +25,11 @@ _ISO = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Some rows of a table: its carried columns, and how many rows hold a value that cannot be carried."""
+    """Some rows of a table: its carried columns. `undecodable` are the rows that hold a value which cannot be
+    carried, such as an infinite timestamp, with null in its place."""
 
     table: pa.Table
-    undecodable: int
+    undecodable: pa.Table
 
 
 def read_rows(engine: Engine, source: Source, table: Table, columns: Sequence[Column]) -> Iterator[Rows]:
@@ -42,7 +43,7 @@ def read_rows(engine: Engine, source: Source, table: Table, columns: Sequence[Co
 
 
 def _decoded(rows: list[list[object]], columns: Sequence[Column]) -> Rows:
-    total = len(rows)
+    odd: list[list[object]] = []
     while True:
         bad: set[int] = set()
         arrays = []
@@ -52,8 +53,19 @@ def _decoded(rows: list[list[object]], columns: Sequence[Column]) -> Rows:
             except Undecodable as error:
                 bad |= {index for index, _, _ in error.bad}
         if not bad:
-            return Rows(pa.table(arrays, names=[column.name for column in columns]), total - len(rows))
+            names = [column.name for column in columns]
+            rest = [_salvaged([row[i] for row in odd], column) for i, column in enumerate(columns)]
+            return Rows(pa.table(arrays, names=names), pa.table(rest, names=names))
+        odd += [row for i, row in enumerate(rows) if i in bad]
         rows = [row for i, row in enumerate(rows) if i not in bad]
+
+
+def _salvaged(values: list[object], column: Column) -> pa.Array:
+    try:
+        return decode(values, column)
+    except Undecodable as error:
+        bad = {index for index, _, _ in error.bad}
+        return decode([None if i in bad else value for i, value in enumerate(values)], column)
 
 
 def _expression(column: Column) -> str:

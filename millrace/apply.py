@@ -168,8 +168,9 @@ def _ensure_topics(repo: Repo, plan: Plan) -> Sequence[str]:
 def _create_tables(store: Lake, plan: Plan) -> None:
     for captured in plan.captured:
         for table in captured.tables:
-            properties = {TABLE_PROPERTY: dumps([table]), **change_properties(table.topic, table.primary_key)}
-            store.create(changes_table(table.topic), changes_schema(table), properties)
+            name = changes_table(table.topic)
+            store.create(name, changes_schema(table), change_properties(table.topic, table.primary_key))
+            store.describe(name, {TABLE_PROPERTY: dumps([table])})
     for view in plan.views:
         properties = feature_properties(view.view, view.table.topic)
         store.create(features_table(view.view.name), feature_schema(view.view), properties)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from sqlalchemy import Engine
 
-from connectors.rows import read_rows
+from connectors.rows import Rows, read_rows
 from connectors.source import Source
 from connectors.table import Table
 from millrace.repo import Repo
@@ -26,7 +26,7 @@ from stores.history import newest
 from stores.lake import Lake
 from stores.view import View
 from streams.backfill import UnknownView
-from streams.changes import TIMESTAMP, Changes, changes_schema
+from streams.changes import TIMESTAMP, Changes, carried, changes_schema
 from streams.pipeline import Flow, process
 from streams.views import StreamView
 
@@ -133,10 +133,11 @@ def _postgres(flow: Flow, stream_view: StreamView, database: Database) -> tuple[
     free: set[Key] = set()
     rejected = 0
     only = replace(flow, views=(stream_view,))
-    for changes in _as_changes(flow.table, database):
-        accepted = process(changes, only)
-        rejected += len(accepted.bad)
-        free |= _keys_at(stream_view, changes, sorted(accepted.bad))
+    for rows in _rows(flow.table, database):
+        accepted = process(_as_changes(flow.table, rows.table), only)
+        rejected += len(accepted.bad) + rows.undecodable.num_rows
+        free |= _keys(stream_view, rows.table.take(pa.array(sorted(accepted.bad), pa.int64())))
+        free |= _keys(stream_view, rows.undecodable)
         ((_, projected),) = accepted.projected
         times = projected.rows.table["event_timestamp"].to_pylist()
         for (key, values), moment in zip(_entities(stream_view.view, projected.rows.table), times, strict=True):
@@ -147,26 +148,30 @@ def _postgres(flow: Flow, stream_view: StreamView, database: Database) -> tuple[
     return truth, free, rejected
 
 
-def _as_changes(table: Table, database: Database) -> Iterator[Changes]:
+def _rows(table: Table, database: Database) -> Iterator[Rows]:
+    columns = [table.column(field.name) for field in carried(table)]
+    return read_rows(database.engine, database.source, table, columns)
+
+
+def _as_changes(table: Table, rows: pa.Table) -> Changes:
     """The table's rows as if a snapshot had just read them."""
-    schema = changes_schema(table)
-    columns = [column for column in table.columns if column.name in schema.names]
-    for rows in read_rows(database.engine, database.source, table, columns):
-        count = rows.table.num_rows
-        meta = {
-            "_op": pa.repeat("r", count),
-            "_lsn": pa.repeat(pa.scalar(0, pa.int64()), count),
-            "_commit_ts": pa.repeat(pa.scalar(0, TIMESTAMP), count),
-            "_partition": pa.repeat(pa.scalar(0, pa.int32()), count),
-            "_offset": pa.array(np.arange(count)),
-        }
-        held = {name: rows.table[name] for name in rows.table.column_names}
-        yield Changes(table, pa.table({**held, **meta}, schema=schema))
+    count = rows.num_rows
+    meta = {
+        "_op": pa.repeat("r", count),
+        "_lsn": pa.repeat(pa.scalar(0, pa.int64()), count),
+        "_commit_ts": pa.repeat(pa.scalar(0, TIMESTAMP), count),
+        "_partition": pa.repeat(pa.scalar(0, pa.int32()), count),
+        "_offset": pa.array(np.arange(count)),
+    }
+    held = {name: rows[name] for name in rows.column_names}
+    return Changes(table, pa.table({**held, **meta}, schema=changes_schema(table)))
 
 
-def _keys_at(stream_view: StreamView, changes: Changes, positions: Sequence[int]) -> set[Key]:
-    rows = changes.rows.select(list(stream_view.key_columns)).take(pa.array(positions, pa.int64()))
-    return set(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+def _keys(stream_view: StreamView, rows: pa.Table) -> set[Key]:
+    """The entities that rows of the table belong to."""
+    types = [key.arrow_type for key in stream_view.view.join_keys]
+    columns = [rows[name].cast(type_) for name, type_ in zip(stream_view.key_columns, types, strict=True)]
+    return set(zip(*(column.to_pylist() for column in columns), strict=True))
 
 
 def _entities(view: View, table: pa.Table) -> Iterator[tuple[Key, Values]]:

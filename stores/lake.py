@@ -104,6 +104,9 @@ class Lake(Protocol):
         stored, has another type in the lake, or a property has another value there.
         """
 
+    def describe(self, name: str, properties: Mapping[str, str]) -> None:
+        """Set properties of a table that may change, as its columns in the source do."""
+
     def append(self, name: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> AppendResult:
         """Add rows in one commit, all or none.
 
@@ -216,6 +219,18 @@ class DeltaLake:
                     self._handles.pop(name, None)
                     _pause(attempt)
             raise self._unavailable(name, failure) from failure
+
+    def describe(self, name: str, properties: Mapping[str, str]) -> None:
+        with self._guard(name):
+            table = self._open(name).table
+            changed = {k: v for k, v in properties.items() if table.metadata().configuration.get(k) != v}
+            if not changed:
+                return
+            try:
+                table.alter.set_table_properties(changed, raise_if_not_exists=False)
+            except (DeltaError, OSError) as error:
+                raise self._unavailable(name, error) from error
+            self._handles.pop(name, None)
 
     def append(self, name: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> AppendResult:
         def write(handle: _Handle) -> AppendResult:

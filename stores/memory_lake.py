@@ -66,6 +66,10 @@ class MemoryLake:
             if len(merged) > len(table.rows.schema):
                 table.commit(conform(table.rows, merged, name))
 
+    def describe(self, name: str, properties: Mapping[str, str]) -> None:
+        self.ping()
+        self._table(name).properties.update(properties)
+
     def append(self, name: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> AppendResult:
         with self._lock:
             table = self._table(name)

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stores.errors import StoreRefused
@@ -45,6 +44,25 @@ def append(lake: Lake, start: int, end: int, partition: int = 0) -> AppendResult
 
 def ids(lake: Lake) -> list[int]:
     return sorted(lake.scan(NAME, ["id"]).read_all()["id"].to_pylist())
+
+
+def each_record_stands_once(open_lake: Open, data: st.DataObject) -> None:
+    """Two writers take turns at two partitions. Either may have read any part again (a crash before the Kafka
+    commit, a rebalance), hold an old state of the table (a zombie), or start anew."""
+    writers = [open_lake(), open_lake()]
+    writers[0].create(NAME, SCHEMA, PROPERTIES)
+    ends = [0, 0]
+    for _ in range(data.draw(st.integers(1, 10))):
+        writer, partition = data.draw(st.integers(0, 1)), data.draw(st.integers(0, 1))
+        if data.draw(st.integers(0, 4)) == 0:
+            writers[writer] = open_lake()
+        start = data.draw(st.integers(0, ends[partition]))
+        end = start + data.draw(st.integers(0, 5))
+        result = append(writers[writer], start, end, partition)
+        assert result.written == max(0, end - ends[partition])
+        assert result.written + result.duplicates == end - start
+        ends[partition] = max(ends[partition], end)
+    assert ids(open_lake()) == [*range(ends[0]), *range(1_000, 1_000 + ends[1])]
 
 
 class LakeSuite:
@@ -239,30 +257,3 @@ class LakeSuite:
         for values in ([1, 2], [3.5]):
             lake.replace("datasets/a", pa.table({"v": values}))
             assert lake.scan("datasets/a").read_all()["v"].to_pylist() == values
-
-    @settings(
-        deadline=None,
-        max_examples=12,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
-    @given(data=st.data())
-    def test_each_record_stands_once_whatever_the_writers_do(
-        self, new_lake: Callable[[], Open], data: st.DataObject
-    ) -> None:
-        """Two writers take turns at two partitions. Either may have read any part again (a crash before the
-        Kafka commit, a rebalance), hold an old state of the table (a zombie), or start anew."""
-        open_lake = new_lake()
-        writers = [open_lake(), open_lake()]
-        writers[0].create(NAME, SCHEMA, PROPERTIES)
-        ends = [0, 0]
-        for _ in range(data.draw(st.integers(1, 10))):
-            writer, partition = data.draw(st.integers(0, 1)), data.draw(st.integers(0, 1))
-            if data.draw(st.integers(0, 4)) == 0:
-                writers[writer] = open_lake()
-            start = data.draw(st.integers(0, ends[partition]))
-            end = start + data.draw(st.integers(0, 5))
-            result = append(writers[writer], start, end, partition)
-            assert result.written == max(0, end - ends[partition])
-            assert result.written + result.duplicates == end - start
-            ends[partition] = max(ends[partition], end)
-        assert ids(open_lake()) == [*range(ends[0]), *range(1_000, 1_000 + ends[1])]

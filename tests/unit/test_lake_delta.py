@@ -2,21 +2,19 @@
 
 import itertools
 import shutil
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from deltalake import DeltaTable, TableFeatures
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stores.errors import StoreRefused, StoreUnavailable
 from stores.lake import CHECKPOINT_INTERVAL, DeltaLake, TableMissing
-from tests.lake_suite import NAME, PROPERTIES, SCHEMA, TOPIC, LakeSuite, Open, append, ids
-
-ROOT = Path(__file__).parents[2]
+from tests.lake_suite import NAME, PROPERTIES, SCHEMA, TOPIC, LakeSuite, Open, append, each_record_stands_once, ids
 
 
 class TestDeltaLake(LakeSuite):
@@ -43,21 +41,16 @@ def root(tmp_path) -> Path:
 
 def in_threads(*jobs: Callable[[], object]) -> None:
     """Run all at once; the first failure is raised."""
-    failures: list[BaseException] = []
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for done in [pool.submit(job) for job in jobs]:
+            done.result()
 
-    def run(job: Callable[[], object]) -> None:
-        try:
-            job()
-        except BaseException as error:
-            failures.append(error)
 
-    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+@settings(deadline=None, max_examples=12)
+@given(st.data())
+def test_each_record_stands_once_whatever_the_writers_do(data):
+    with TemporaryDirectory() as folder:
+        each_record_stands_once(lambda: DeltaLake(folder), data)
 
 
 def test_writers_of_different_partitions_all_succeed(root):
@@ -96,39 +89,6 @@ def test_tables_are_created_by_several_processes_at_once(tmp_path):
     assert lakes[0].tables() == (NAME,)
 
 
-WRITER = """
-import sys
-from stores.lake import DeltaLake
-from tests.lake_suite import append
-lake, start = DeltaLake(sys.argv[1]), int(sys.argv[2])
-print("ready", flush=True)
-while True:
-    append(lake, start, start + 200)
-    start += 200
-    print(start, flush=True)
-"""
-
-
-def test_a_killed_writer_leaves_each_record_once_after_a_replay(root):
-    committed = end = 0
-    for confirmations in (1, 4, 2):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(root), str(committed)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-        for _ in range(confirmations):
-            end = int(writer.stdout.readline())
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        committed = max(0, end - 300)
-    lake = DeltaLake(str(root))
-    last = lake.next_offset(NAME, TOPIC, 0)
-    assert last is not None and last >= end
-    append(lake, committed, last + 50)
-    assert ids(lake) == list(range(last + 50))
-
-
 def test_a_root_that_is_not_there_is_an_outage_until_it_is(root):
     lake = DeltaLake(str(root))
     append(lake, 0, 1)
@@ -154,35 +114,6 @@ def test_a_place_that_cannot_be_written_is_an_outage(root):
     (root / "features").write_text("a file where a folder must be")
     with pytest.raises(StoreUnavailable, match="features/a"):
         DeltaLake(str(root)).create("features/a", SCHEMA, {})
-
-
-FULL = """
-import resource, signal, sys
-import pyarrow as pa
-from stores.errors import StoreUnavailable
-from stores.lake import DeltaLake
-from tests.lake_suite import NAME, TOPIC, append, ids, rows
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-lake = DeltaLake(sys.argv[1])
-append(lake, 0, 10)
-hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
-try:
-    append(lake, 10, 100_000)
-except StoreUnavailable as error:
-    print(error)
-resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-assert append(lake, 5, 20).written == 10
-assert ids(lake) == list(range(20))
-print("recovered")
-"""
-
-
-def test_a_full_disk_is_an_outage_and_leaves_nothing_half_done(root):
-    done = subprocess.run([sys.executable, "-c", FULL, str(root)], cwd=ROOT, capture_output=True, text=True, check=True)
-    message, recovered = done.stdout.splitlines()
-    assert message.startswith("the lake is unavailable: ") and "File too large" in message
-    assert recovered == "recovered"
 
 
 def test_the_log_stays_short_and_forgets_no_offset(root):

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stores.errors import StoreUnavailable
 from stores.memory_lake import MemoryLake
-from tests.lake_suite import NAME, SCHEMA, LakeSuite, Open, append, ids
+from tests.lake_suite import NAME, SCHEMA, LakeSuite, Open, append, each_record_stands_once, ids
 
 
 class TestMemoryLake(LakeSuite):
@@ -17,6 +19,13 @@ class TestMemoryLake(LakeSuite):
             return lambda: lake
 
         return make
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_each_record_stands_once_whatever_the_writers_do(data):
+    lake = MemoryLake()
+    each_record_stands_once(lambda: lake, data)
 
 
 def test_an_outage_ends_as_it_began():
