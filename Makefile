@@ -55,7 +55,7 @@ $(VENV)/ready: requirements-dev.lock pyproject.toml
 
 $(JARS)/ready: pom.xml | tools
 	@echo "fetching the jars of Kafka, Kafka Connect and Debezium by Maven"
-	@mvn -q -B dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(JARS)
+	@mvn -q -B -Dstyle.color=never dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(JARS)
 	@touch $@
 
 .PHONY: help demo test lint bench setup lock down jars clean tools

@@ -18,7 +18,7 @@ from connectors.reflect import reflect
 from connectors.source import Capture, Source
 from connectors.table import Table
 from connectors.table_file import dumps
-from millrace.repo import Repo, parse, register
+from millrace.repo import Repo, declared_at, parse, register, rehearse
 from millrace.wiring import TABLE_PROPERTY, connect, embedder, lake, source, topics, vectors
 from stores.fields import check_collisions
 from stores.history import change_properties, feature_properties
@@ -70,7 +70,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     """
     say("checking the declarations, the sources and the contracts")
     client = connect(repo)
-    plan = _plan(repo)
+    plan = _checked(repo)
+    lake(repo).ping()
     for captured in plan.captured:
         _check_source(captured, client, fix=False)
         client.validate({**connector_config(captured.source, captured.tables), "name": captured.source.name})
@@ -96,20 +97,60 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     }
 
 
+def _checked(repo: Repo) -> Plan:
+    """The plan; where a declaration does not hold, the error begins with its file and line."""
+    try:
+        return _plan(repo)
+    except DeclarationError as error:
+        kind, _, name = error.where.partition(" ")
+        place = declared_at(repo.path, kind, name)
+        if place is None:
+            raise
+        raise DeclarationError(f"{place}: {error.where}", error.problem, error.instead) from error
+
+
 def _plan(repo: Repo) -> Plan:
     contents = parse(repo)
+    _check_names(contents)
     declared = captured_views([*contents.feature_views, *contents.stream_feature_views], contents.entities)
     if not declared:
         raise DeclarationError(
             str(repo.path), "no view has a captured table as its source", "declare one: millrace init"
         )
     captured = tuple(_capture(repo, name, views) for name, views in sorted(_by_source(repo, declared).items()))
-    tables = {table.topic: table for c in captured for table in c.tables}
+    tables = _by_topic(captured)
     views = tuple(compile_view(repo.project, d, tables[d.topic], d.view.name) for d in declared)
     for table in tables.values():
         load(repo.contract_path(table), changes_schema(table))
     check_collisions([v.view for v in views])
+    rehearse(repo, contents)
     return Plan(contents, tuple(_with_identities(c, views) for c in captured), views)
+
+
+def _check_names(contents: RepoContents) -> None:
+    """Feast takes names without case, and finds a view by its name alone."""
+    views = [*contents.feature_views, *contents.stream_feature_views, *contents.on_demand_feature_views]
+    for kind, objects in (("view", views), ("source", contents.data_sources)):
+        seen: dict[str, str] = {}
+        for name in (o.name for o in objects):
+            if name.lower() in seen:
+                raise DeclarationError(
+                    f"{kind} {name}", f"there is another {kind} named {seen[name.lower()]}", "give it another name"
+                )
+            seen[name.lower()] = name
+
+
+def _by_topic(captured: Sequence[Captured]) -> dict[str, Table]:
+    tables: dict[str, Table] = {}
+    for table in (table for c in captured for table in c.tables):
+        other = tables.setdefault(table.topic, table)
+        if other is not table:
+            raise DeclarationError(
+                f"topic {table.topic}",
+                f"Debezium would write both {other.schema}.{other.name} and {table.schema}.{table.name} to it",
+                "capture one of them, or rename one in the database",
+            )
+    return tables
 
 
 def _by_source(repo: Repo, declared: Sequence[Declared]) -> dict[str, list[Declared]]:

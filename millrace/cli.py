@@ -113,6 +113,7 @@ def shared(command: Callable[..., Any]) -> Callable[..., Any]:
 def main() -> None:
     """Run the command line; every known error is one line that says what went wrong and what to do."""
     warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.filterwarnings("ignore", "(Stream|On demand) feature views? (are|is an) experimental", RuntimeWarning)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("feast", "httpx", "great_expectations", "distributed", "py.warnings", "validation.contract"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

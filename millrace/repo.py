@@ -1,7 +1,9 @@
 """A feature repo opened: its settings, and Feast's own view of it."""
 
 import os
+import re
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,9 +90,9 @@ def parse(repo: Repo) -> RepoContents:
     sys.path.insert(0, str(repo.path))
     os.chdir(repo.path)
     try:
-        contents = _get_repo_contents(
-            repo.path, repo.project, load_repo_config(repo.path, repo.path / "feature_store.yaml")
-        )
+        config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
+        with redirect_stdout(sys.stderr):  # Feast prints; a command's stdout is its result
+            contents = _get_repo_contents(repo.path, repo.project, config)
     except Exception as error:
         raise DeclarationError(_raised_in(repo.path, error), f"{type(error).__name__}: {error}", "mend it") from error
     finally:
@@ -99,9 +101,35 @@ def parse(repo: Repo) -> RepoContents:
     return contents
 
 
+def rehearse(repo: Repo, contents: RepoContents) -> None:
+    """Feast's own checks of the parsed objects, as its apply makes them. Raises `DeclarationError`."""
+    try:
+        repo.store.plan(contents)
+    except Exception as error:
+        raise DeclarationError(str(repo.path), f"Feast refuses it: {error}", "mend it") from error
+
+
+def declared_at(folder: Path, kind: str, name: str) -> str | None:
+    """The file and line that declare a "view" or a "source" of that name; None if that cannot be read off."""
+    quoted = rf"""["']{re.escape(name)}["']"""
+    patterns = {
+        "view": rf"FeatureView\(\s*(?:name\s*=\s*)?{quoted}|def\s+{re.escape(name)}\s*\(",
+        "source": rf"(?:cdc_source|Source)\([^()]*?{quoted}",
+    }
+    for path in sorted(folder.rglob("*.py")) if kind in patterns else ():
+        text = path.read_text()
+        if found := re.search(patterns[kind], text):
+            line = text.count("\n", 0, found.start()) + 1
+            return f"{path.relative_to(folder)}, line {line}"
+    return None
+
+
 def register(repo: Repo, contents: RepoContents) -> None:
     """Feast's own apply of the parsed objects: registry, online and offline stores."""
-    apply_total_with_repo_instance(repo.store, repo.project, repo.store.registry, contents, skip_source_validation=True)
+    with redirect_stdout(sys.stderr):
+        apply_total_with_repo_instance(
+            repo.store, repo.project, repo.store.registry, contents, skip_source_validation=True
+        )
 
 
 def _raised_in(folder: Path, error: Exception) -> str:

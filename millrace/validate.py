@@ -21,18 +21,20 @@ class UnknownTable(Exception):
 def validate_table(repo: Repo, topic: str, from_source: bool, docs: Path) -> dict[str, Any]:
     """Validate the rows of the source as they are now, or of the lake as they were captured.
 
+    `undecodable` counts rows of the source with a value that cannot be carried; they are no success.
     Raises `UnknownTable`, `StoreUnavailable` and `SourceUnavailable`.
     """
     declared = flows(repo)
     if topic not in declared:
         raise UnknownTable(f"there is no captured table {topic}; there are {', '.join(declared)}")
     flow = declared[topic]
-    rows = _of_source(repo, flow.table) if from_source else _of_lake(repo, flow.table)
+    rows, undecodable = _of_source(repo, flow.table) if from_source else (_of_lake(repo, flow.table), 0)
     report = flow.contract.validate(rows, docs)
     return {
         "table": topic,
         "rows": rows.num_rows,
-        "success": report.success,
+        "undecodable": undecodable,
+        "success": report.success and not undecodable,
         "failed": sum(not outcome.success for outcome in report.outcomes),
         "docs": str(report.page),
         "expectations": [
@@ -50,16 +52,17 @@ def validate_table(repo: Repo, topic: str, from_source: bool, docs: Path) -> dic
     }
 
 
-def _of_source(repo: Repo, table: Table) -> pa.Table:
-    names = {field.name for field in carried(table)}
-    columns = [column for column in table.columns if column.name in names]
+def _of_source(repo: Repo, table: Table) -> tuple[pa.Table, int]:
+    """The rows that can be carried, and how many cannot."""
+    columns = [table.column(field.name) for field in carried(table)]
     database = source(repo, table.source)
     engine = database.engine()
     try:
-        parts = [rows.table for rows in read_rows(engine, database, table, columns)]
+        parts = list(read_rows(engine, database, table, columns))
     finally:
         engine.dispose()
-    return pa.concat_tables(parts) if parts else pa.schema(carried(table)).empty_table()
+    empty = pa.schema(carried(table)).empty_table()
+    return pa.concat_tables([empty, *(p.table for p in parts)]), sum(p.undecodable.num_rows for p in parts)
 
 
 def _of_lake(repo: Repo, table: Table) -> pa.Table:

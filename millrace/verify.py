@@ -170,7 +170,7 @@ def _as_changes(table: Table, rows: pa.Table) -> Changes:
 def _keys(stream_view: StreamView, rows: pa.Table) -> set[Key]:
     """The entities that rows of the table belong to."""
     types = [key.arrow_type for key in stream_view.view.join_keys]
-    columns = [rows[name].cast(type_) for name, type_ in zip(stream_view.key_columns, types, strict=True)]
+    columns = [rows[name].cast(type_, safe=False) for name, type_ in zip(stream_view.key_columns, types, strict=True)]
     return set(zip(*(column.to_pylist() for column in columns), strict=True))
 
 

@@ -6,8 +6,8 @@ is, that are greater than all which started before. Closed spans (deleted rows, 
 versions) need one more over those that lead among them; it can name a span that has ended, and then the value
 is a version that outlives its follower, or none: those few are joined by their bounds.
 
-In the queries columns are called k0.. (join keys), f0.. (features), t, e and c (entity, event and commit time
-in microseconds), l, r, d, o (`_lsn`, `_row`, `_deleted`, `_offset`), so that no user's column can clash.
+In the queries columns are called i (entity row), k0.. (join keys), f0.. (features), t, e, c (entity, event and
+commit time in microseconds), l, r, d, o (`_lsn`, `_row`, `_deleted`, `_offset`): no user's column can clash.
 """
 
 from collections.abc import Mapping
@@ -21,6 +21,9 @@ from stores.history import kind
 from stores.lake import Lake, Snapshot
 from stores.query import Session, answer, held, quoted, session
 from stores.rows import TIMESTAMP
+
+_FOUND = "i, t, version.e, version.l, version.r, version.o, version.d"
+"""An entity row and the version found for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,10 @@ def _key(entities: pa.Table, column: str, table: Snapshot, name: str) -> pa.Chun
 
 @dataclass(frozen=True, slots=True)
 class _Query:
-    """The SQL of one join over `data`, the feature table, and `spine`, the entities (i, t, k0..)."""
+    """The SQL of one join over `data`, the feature table, and `spine`, the entities (i, t, k0..).
+
+    Versions are put in order without their features, which are fetched last, for the versions found.
+    """
 
     table: Snapshot
     keys: tuple[str, ...]
@@ -87,17 +93,11 @@ class _Query:
         return ", ".join(self.keys)
 
     @property
-    def features(self) -> list[str]:
-        return [f"f{i}" for i in range(len(self.join.features))]
-
-    @property
     def rows(self) -> str:
         """The feature table under the names of the query, with `s`, the time from which a version counts."""
-        names = zip((*self.join.join_keys, *self.join.features), (*self.keys, *self.features), strict=True)
-        columns = ", ".join(f"{quoted(held(self.table, column))} AS {name}" for column, name in names)
         return f"""(
             SELECT *, {"greatest(e, c)" if self.known else "e"} AS s FROM (
-                SELECT {columns}, epoch_us(event_timestamp) AS e, epoch_us(created_timestamp) AS c,
+                SELECT {self._named_keys()}, epoch_us(event_timestamp) AS e, epoch_us(created_timestamp) AS c,
                        _lsn AS l, _row AS r, _deleted AS d, _offset AS o
                 FROM data))"""
 
@@ -109,51 +109,70 @@ class _Query:
                 WINDOW version AS (PARTITION BY {self.by_key} ORDER BY l, d DESC, o ROWS UNBOUNDED PRECEDING)
             ), steps AS (
                 SELECT * FROM versions WHERE following IS NULL OR following > s
-            ), found AS ({self._found("steps")})
+            ), found AS ({self._last("steps", "LEFT")})
             {self._values()}"""
 
     def event(self, connection: Session) -> str:
         self._spans(connection)
         if not connection.sql("SELECT 1 FROM closed LIMIT 1").fetchall():
-            return f"WITH {self._steps('open')}, found AS ({self._found('open_steps')}) {self._values()}"
-        columns = ", ".join(f"version.{c}" for c in (*self.features, "e", "l", "r", "d"))
-        counting = f"{self._same_key('version')} AND spine.t >= version.s"
+            steps = self._ranked_steps("open") if self.known else self._steps_in_order("open")
+            return f"WITH {steps}, found AS ({self._last('open_steps', 'LEFT')}) {self._values()}"
         return f"""
-            WITH {self._steps("open")}, {self._steps("closed")}, loose AS (
+            WITH {self._ranked_steps("open")}, {self._ranked_steps("closed")}, loose AS (
                 SELECT * FROM (
                     SELECT *, lead(until) OVER (PARTITION BY {self.by_key}, leads ORDER BY s, p) AS follower
                     FROM closed_ranked
                 ) WHERE NOT leads OR follower < until
             ), candidates AS (
-                SELECT i, {columns} FROM spine ASOF JOIN open_steps AS version ON {counting}
-                UNION ALL
-                SELECT i, {columns} FROM spine ASOF JOIN closed_steps AS version ON {counting} WHERE until > t
-                UNION ALL
-                SELECT i, {columns} FROM spine JOIN loose AS version ON {counting} AND until > t
+                {self._last("open_steps")}
+                UNION ALL {self._last("closed_steps")} WHERE until > t
+                UNION ALL SELECT {_FOUND} FROM spine JOIN loose AS version ON {self._counting()} AND until > t
             ), best AS (
-                SELECT * FROM candidates
+                SELECT * EXCLUDE (t) FROM candidates
                 QUALIFY row_number() OVER (PARTITION BY i ORDER BY e DESC, l DESC, r DESC) = 1
             ), found AS (
-                SELECT spine.i, t, best.* EXCLUDE (i) FROM spine LEFT JOIN best ON spine.i = best.i
+                SELECT i, t, best.* EXCLUDE (i) FROM spine LEFT JOIN best USING (i)
             ) {self._values()}"""
 
-    def _found(self, steps: str) -> str:
-        """For each entity row the last of the steps that had begun at its time."""
-        columns = ", ".join(f"version.{c}" for c in (*self.features, "e", "d"))
-        return f"""
-            SELECT i, t, {columns} FROM spine ASOF LEFT JOIN {steps} AS version
-            ON {self._same_key("version")} AND spine.t >= version.s"""
+    def _named_keys(self) -> str:
+        names = zip(self.join.join_keys, self.keys, strict=True)
+        return ", ".join(f"{quoted(held(self.table, column))} AS {key}" for column, key in names)
+
+    def _counting(self) -> str:
+        """Whether a version of the entity has begun to count."""
+        return " AND ".join([*(f"spine.{key} = version.{key}" for key in self.keys), "t >= version.s"])
+
+    def _last(self, steps: str, outer: str = "") -> str:
+        """For each entity row the last of the steps that has begun to count; `outer` keeps rows without."""
+        return f"SELECT {_FOUND} FROM spine ASOF {outer} JOIN {steps} AS version ON {self._counting()}"
 
     def _values(self) -> str:
-        """The features of `found`, null where the version is a delete or too old."""
+        """The features of the version found for each entity row, null where it is a delete or too old.
+
+        The same row may have been pushed twice, hence QUALIFY.
+        """
         ttl = self.join.ttl
-        counts = "NOT d" + (f" AND e >= t - {ttl // timedelta(microseconds=1)}" if ttl else "")
-        return f"SELECT {', '.join(f'CASE WHEN {counts} THEN {f} END' for f in self.features)} FROM found ORDER BY i"
+        young = f" AND found.e >= found.t - {ttl // timedelta(microseconds=1)}" if ttl else ""
+        values = ", ".join(f"{quoted(name)} AS f{n}" for n, name in enumerate(self.join.features))
+        return f"""
+            SELECT {", ".join(f"f{n}" for n in range(len(self.join.features)))}
+            FROM found JOIN spine USING (i) LEFT JOIN (
+                SELECT {self._named_keys()}, _lsn AS l, _row AS r, _offset AS o, {values}
+                FROM data WHERE NOT _deleted
+            ) AS version ON {" AND ".join(f"spine.{key} = version.{key}" for key in self.keys)}
+                AND found.l = version.l AND found.o IS NOT DISTINCT FROM version.o
+                AND found.r IS NOT DISTINCT FROM version.r AND NOT found.d{young}
+            QUALIFY row_number() OVER (PARTITION BY i) = 1 ORDER BY i"""
 
-    def _same_key(self, other: str) -> str:
-        return " AND ".join(f"spine.{key} = {other}.{key}" for key in self.keys)
+    def _steps_in_order(self, spans: str) -> str:
+        """SQL of `<spans>_steps` where the spans start in the order of their versions: the last of each start."""
+        return f"""
+            {spans}_steps AS (
+                SELECT * FROM {spans}
+                QUALIFY lead(s) OVER (PARTITION BY {self.by_key} ORDER BY s, l, r) IS DISTINCT FROM s
+            )"""
 
-    def _steps(self, spans: str) -> str:
+    def _ranked_steps(self, spans: str) -> str:
         """SQL of `<spans>_steps`: the leading ones of `open` or `closed`, at most one at each start."""
         order = f"PARTITION BY {self.by_key} ORDER BY s, p"
         return f"""
@@ -171,29 +190,29 @@ class _Query:
         Most source rows have one version. The others, and the deleted ones, are told by counting hashes, so
         that only they need to be put in order.
         """
-        columns = ", ".join((*self.keys, *self.features, "e", "l", "r", "d", "s", "until"))
         key = f"({self.by_key})" if len(self.keys) > 1 else self.by_key
         connection.execute(f"""
             CREATE TEMP TABLE several AS
             SELECT hash(r) AS h FROM {self.rows} GROUP BY h
             HAVING (count(*) > 1 OR bool_or(d)) AND bool_or({key} IN (SELECT {key} FROM spine))""")
-        # Without `known` a version counts until the event time of a later one, of a delete the commit time: a
-        # version whose successor lies at the same time or before was corrected, and counts at no time.
-        later = "ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING"
-        until = "lead(c) OVER version" if self.known else f"min(e) OVER (PARTITION BY r ORDER BY l, o {later})"
+        connection.execute(f"""
+            CREATE TEMP TABLE unordered AS
+            SELECT * FROM {self.rows} SEMI JOIN several ON hash(r) = several.h""")
+        # A delete beside a live version at the same LSN is what a row left where it moved from.
+        # Without `known` a live version that another live one follows counts at no time: it was corrected.
+        until, counted = ("lead(c)", "TRUE") if self.known else ("lead(e)", "followed_by_delete")
         connection.execute(f"""
             CREATE TEMP TABLE versions AS
-            SELECT *, {until} AS until, lead(d) OVER version IS NOT NULL AS followed
-            FROM (
-                SELECT *, bool_or(NOT d) OVER (PARTITION BY r, l) AS moved
-                FROM {self.rows} SEMI JOIN several ON hash(r) = several.h
-            ) WHERE NOT (d AND moved)
+            SELECT *, {until} OVER version AS until, lead(d) OVER version AS followed_by_delete
+            FROM unordered AS one WHERE NOT d OR NOT EXISTS (
+                SELECT 1 FROM unordered AS live WHERE NOT live.d AND live.r = one.r AND live.l = one.l)
             WINDOW version AS (PARTITION BY r ORDER BY l, o)""")
         connection.execute(f"""
             CREATE TEMP TABLE closed AS
-            SELECT {columns} FROM versions WHERE NOT d AND followed AND s < until""")
+            SELECT {self.by_key}, e, l, r, d, o, s, until FROM versions WHERE NOT d AND {counted} AND s < until""")
         connection.execute(f"""
             CREATE TEMP VIEW open AS
-            SELECT {columns} FROM (SELECT *, NULL::BIGINT AS until FROM {self.rows})
+            SELECT {self.by_key}, e, l, r, d, o, s FROM {self.rows}
             SEMI JOIN spine USING ({self.by_key}) ANTI JOIN several ON hash(r) = several.h
-            UNION ALL SELECT {columns} FROM versions WHERE NOT d AND NOT followed""")
+            UNION ALL
+            SELECT {self.by_key}, e, l, r, d, o, s FROM versions WHERE NOT d AND followed_by_delete IS NULL""")

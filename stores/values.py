@@ -132,6 +132,28 @@ def encode(column: pa.Array | pa.ChunkedArray, value_type: int) -> pa.Array:
     return _fixed_width(form.tag, array, form.dtype)
 
 
+def as_stored(column: pa.Array | pa.ChunkedArray, value_type: int) -> pa.Array | pa.ChunkedArray:
+    """The column as `decode(encode(column))` gives it back, so that what is kept elsewhere is what is served:
+    timestamps in whole seconds, and in lists, which have no nulls in Feast, its stand-ins for them."""
+    form = _FORMATS[value_type]
+    if isinstance(form, _List):
+        return _list_as_stored(contiguous(column), form.element)
+    return pc.floor_temporal(column, unit="second") if form.name == "UNIX_TIMESTAMP" else column
+
+
+def _list_as_stored(array: pa.Array, element: _Scalar) -> pa.Array:
+    elements = array.flatten()
+    if element.name == "UNIX_TIMESTAMP":
+        stored = pc.floor_temporal(elements, unit="second")
+    elif elements.null_count:
+        stored = elements.fill_null(_stand_in(element))
+    else:
+        return array
+    counts = pc.list_value_length(array).fill_null(0).to_numpy()
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), stored, type=array.type, mask=array.is_null())
+
+
 def decode(values: Sequence[bytes | None], value_type: int) -> pa.Array:
     """The column of stored values, of type `arrow_type_of(value_type)`; None and no bytes are null.
 
@@ -201,13 +223,19 @@ def _list_body(array: pa.Array, element: _Scalar) -> pa.Array:
     elements = array.values.slice(offsets[0], offsets[-1] - offsets[0])
     offsets = offsets.astype(np.int64) - offsets[0]
     if element.wire == _DELIMITED:
-        missing = "null" if element.name == "JSON" else ""
-        filled = elements.cast(BINARY).fill_null(missing.encode())
+        filled = elements.fill_null(_stand_in(element)).cast(BINARY)
         packed = _delimited(_ELEMENT, filled)
         return _gather(packed, offsets, array)
     data = _gather(_elements(elements, element), offsets, array)
     empty = pc.equal(pc.binary_length(data), 0)
     return pc.if_else(empty, constant(b""), _delimited(_ELEMENT, data))
+
+
+def _stand_in(element: _Scalar) -> pa.Scalar:
+    """What Feast stores for a null inside a list, but for timestamps."""
+    empty = "null" if element.name == "JSON" else ""
+    value = empty if element.wire == _DELIMITED else 0
+    return pa.scalar(value, pa.string() if element.wire == _DELIMITED else pa.int64()).cast(element.arrow_type)
 
 
 def _elements(elements: pa.Array, element: _Scalar) -> pa.Array:
@@ -216,7 +244,7 @@ def _elements(elements: pa.Array, element: _Scalar) -> pa.Array:
         seconds = _integers(elements, element).view(np.int64)
         valid = elements.is_valid().to_numpy(zero_copy_only=False)
         return varints(np.where(valid, seconds, NO_TIMESTAMP).view(np.uint64))
-    filled = elements.fill_null(False if element.name == "BOOL" else 0)
+    filled = elements.fill_null(_stand_in(element))
     if element.wire == _VARINT:
         return varints(_integers(filled, element))
     width = np.dtype(element.dtype).itemsize

@@ -168,7 +168,9 @@ def _check_column(where: str, feature: Feature, columns: Mapping[str, Any], tabl
         raise DeclarationError(
             where, f"column {name}.{column.name} has type {column.sql_type}, which cannot be carried", "leave it out"
         )
-    if not castable(column.arrow_type, feature.arrow_type):
+    # Of a numeric without precision Arrow has the text.
+    carried = pa.decimal128(38, 0) if column.encoding == "decimal" else column.arrow_type
+    if not castable(carried, feature.arrow_type):
         raise DeclarationError(
             where,
             f"column {name}.{column.name} ({column.sql_type}) cannot be carried as {feature.arrow_type}",

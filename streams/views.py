@@ -7,9 +7,11 @@ import mmh3
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as pt
 
 from connectors.table import Table
 from stores.rows import TIMESTAMP, FeatureRows, rows_schema
+from stores.values import as_stored
 from stores.view import Feature, View
 from streams.changes import Changes
 from streams.transform import Transform, Untransformable
@@ -94,12 +96,23 @@ def project(stream_view: StreamView, changes: Changes) -> Projected:
 
 
 def castable(source: pa.DataType, target: pa.DataType) -> bool:
-    """Whether a column of type `source` can be carried in a feature of type `target`."""
-    try:
-        pa.array([], source).cast(target)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        return False
-    return True
+    """Whether a column of type `source` can be carried in a feature of type `target`: every value of the one has a
+    meaning in the other. A single value can still be out of range."""
+    if pt.is_list(source) or pt.is_list(target):
+        return pt.is_list(source) and pt.is_list(target) and castable(source.value_type, target.value_type)
+    number = pt.is_integer(source) or pt.is_decimal(source)
+    fits = source == target
+    if pt.is_integer(target):
+        fits = number
+    elif pt.is_floating(target):
+        fits = number or pt.is_floating(source)
+    elif pt.is_timestamp(target):
+        fits = pt.is_date(source) or pt.is_timestamp(source)
+    elif pt.is_string(target):
+        fits = not (pt.is_binary(source) or pt.is_null(source))
+    elif pt.is_binary(target):
+        fits = pt.is_binary(source) or pt.is_string(source)
+    return bool(fits)
 
 
 Part = tuple[np.ndarray, pa.Table]
@@ -120,7 +133,9 @@ def _live(stream_view: StreamView, changes: Changes, positions: np.ndarray, row_
     view = stream_view.view
     keys = [_cast(source[f.name], f, bad) for f in view.join_keys]
     features = [
-        pa.nulls(len(positions), f.arrow_type) if _is_vector(view, f) else _cast(source[f.name], f, bad)
+        pa.nulls(len(positions), f.arrow_type)
+        if _is_vector(view, f)
+        else as_stored(_cast(source[f.name], f, bad), f.value_type)
         for f in view.features
     ]
     times = _event_times(meta, stream_view, bad)
@@ -185,6 +200,8 @@ def _cast(column: pa.ChunkedArray, feature: Feature, bad: dict[int, list[str]]) 
     """The column in the feature's type; where values do not fit, their positions and why go to `bad`."""
     if column.type.equals(feature.arrow_type):
         return column
+    if pt.is_decimal(column.type) and pt.is_floating(feature.arrow_type):
+        column = _nearest(column)
     try:
         return column.cast(feature.arrow_type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -197,6 +214,15 @@ def _cast(column: pa.ChunkedArray, feature: Feature, bad: dict[int, list[str]]) 
                 why = f"column {feature.name}: {value.as_py()!r:.80} does not fit {feature.arrow_type}: {error}"
                 bad.setdefault(i, []).append(why)
         return pa.chunked_array([pa.array(values, feature.arrow_type)])
+
+
+def _nearest(decimals: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The doubles nearest to the decimals. Arrow's own cast multiplies by a power of ten, and 19.90 becomes
+    19.900000000000002. Up to 15 digits both sides of the division here are exact; above, text is slower."""
+    if decimals.type.precision > 15:
+        return decimals.cast(pa.string()).cast(pa.float64())
+    power = float(10**decimals.type.scale)
+    return pc.divide(pc.round(pc.multiply(decimals.cast(pa.float64()), power)), power)
 
 
 def _assemble(

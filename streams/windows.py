@@ -6,7 +6,7 @@ the stream nothing.
 
 import logging
 import multiprocessing
-from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.pool import AsyncResult, Pool
 from typing import Any
 
 import pyarrow.compute as pc
@@ -25,8 +25,8 @@ class Windows:
     def __init__(self, flows: Flows, rows: int, seconds: float) -> None:
         self._rules = {topic: flow.contract.table_rules for topic, flow in flows.items() if flow.contract.table_rules}
         self._windows = {topic: Window(flows[topic].contract, rows, seconds) for topic in self._rules}
-        self._process: ProcessPoolExecutor | None = None
-        self._running: dict[str, Future[list[RuleOutcome]]] = {}
+        self._process: Pool | None = None
+        self._running: dict[str, AsyncResult[list[RuleOutcome]]] = {}
         self.results: dict[str, list[dict[str, Any]]] = {}
 
     def add(self, outcome: Outcome) -> None:
@@ -40,29 +40,29 @@ class Windows:
         """Hand windows that are due to the evaluation, and take its results; never waits."""
         for topic, window in self._windows.items():
             running = self._running.get(topic)
-            if running is not None and running.done():
+            if running is not None and running.ready():
                 self._report(topic, self._running.pop(topic))
             elif running is None and window.due and (rows := window.drain()) is not None:
-                self._running[topic] = self._pool().submit(evaluate, self._rules[topic], rows)
+                self._running[topic] = self._pool().apply_async(evaluate, (self._rules[topic], rows))
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, whatever it is at: what it would report no longer matters."""
         if self._process is not None:
-            self._process.shutdown(wait=False, cancel_futures=True)
+            self._process.terminate()
+            self._process.join()
 
-    def _pool(self) -> ProcessPoolExecutor:
+    def _pool(self) -> Pool:
         if self._process is None:
             # Forking would copy the threads' locks in whatever state they are.
-            self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+            self._process = multiprocessing.get_context("spawn").Pool(1)
         return self._process
 
-    def _report(self, topic: str, finished: Future[list[RuleOutcome]]) -> None:
-        error = finished.exception()
-        if error is not None:
+    def _report(self, topic: str, finished: AsyncResult[list[RuleOutcome]]) -> None:
+        try:
+            outcomes = finished.get()
+        except Exception as error:  # noqa: BLE001  # whatever the evaluation raised in its process
             log.error("%s: its table-level expectations could not be evaluated: %s", topic, error)
-            self._process = None  # a broken pool takes no more work
             return
-        outcomes = finished.result()
         self.results[topic] = [_plain(outcome) for outcome in outcomes]
         for outcome in outcomes:
             if not outcome.success:

@@ -54,7 +54,8 @@ def validate(places: Places, out: Out, table: str, from_source: bool, docs: Path
     value = validate_table(open_repo(places.repo, places.stack), table, from_source, docs)
     out.result(value, _show_validate)
     if not value["success"]:
-        raise Failed(f"{value['failed']} expectations failed")
+        odd = f", {value['undecodable']} rows hold values that cannot be carried" if value["undecodable"] else ""
+        raise Failed(f"{value['failed']} expectations failed{odd}")
 
 
 def _show_validate(value: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -26,11 +27,11 @@ from connectors.connect import Connect
 from millrace.cli import millrace
 from millrace.stack.endpoints import Endpoints
 from millrace.wiring import topics
-from tests.integration.capturing import PATIENCE
 from tests.integration.database import Database
 from tests.integration.test_connectors_types import CITEXT
 from tests.redis_server import RedisServer
 
+PATIENCE = 180.0
 REPO = Path(__file__).parents[1] / "repos" / "bazaar"
 
 
@@ -150,7 +151,7 @@ class Bazaar:
         """What Feast's SDK serves of the entities, in their order."""
         references = [f"{view}:{feature}" for feature in features]
         found = self.store.get_online_features(features=references, entity_rows=list(keys)).to_dict()
-        return [{name: found[name][i] for name in features} for i in range(len(keys))]
+        return [{name: _plain(found[name][i]) for name in features} for i in range(len(keys))]
 
     def settle(self) -> None:
         """Return once everything that was committed in the databases before is through."""
@@ -225,6 +226,11 @@ def bazaar(
                     connect.delete(source)
             connect.close()
             forget(stack.kafka, project)
+
+
+def _plain(value: Any) -> Any:
+    """Decimals as text: as such NaN is equal to nothing, and 1.0 to 1."""
+    return str(value) if isinstance(value, Decimal) else value
 
 
 def forget(kafka: str, project: str) -> None:

@@ -5,12 +5,11 @@ import random
 import string
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import numpy as np
-from feast.types import Array, FeastType, Float32, Float64, Uuid
+from feast.types import Array, FeastType, Float32, Float64, Json, Uuid
 from feast.types import Decimal as FeastDecimal
 
 LONG = "".join(random.Random(7).choices(string.ascii_letters, k=40_000))
@@ -167,8 +166,10 @@ def as_served(value: Any, kind: FeastType) -> Any:
         return float(np.float32(value))
     if kind == Float64:
         return float(value)
-    if kind == FeastDecimal:
-        return Decimal(value)
+    if kind == FeastDecimal:  # compared as text: NaN is equal to nothing
+        return str(value)
+    if kind == Json:
+        return json.loads(value)
     return bytes(value) if isinstance(value, memoryview) else value
 
 
@@ -195,7 +196,7 @@ TRUTH = {
         """
         select vendor, sku, bin, pieces, barcode, weight, volume, price, tax, mass, fragile, unit, title, description,
                label::text as label, grade::text as grade, batch, made_on, opens, listed, updated, seal,
-               format('%s', details) as details,
+               case when details is not null then format('%s', details) end as details,
                case when attributes is not null then format('%s', attributes) end as attributes,
                case when scanner is not null then format('%s', scanner) end as scanner
         from goods where vendor not in ('Bad', 'Stale')
