@@ -54,10 +54,12 @@ def view_of(name: str, kind: Kind) -> View:
 
 
 def rows(view: View, count: int, seed: int, *, versions: int = 1) -> pa.Table:
-    """Random rows of 20 versions an entity; of an event view each source row has `versions` of them."""
+    """Random rows, 20 an entity; in an event view each source row has `versions` of them, an hour apart."""
     random = np.random.default_rng(seed)
-    times = np.sort(random.integers(0, SPAN, count)) if view.kind == "state" else random.integers(0, SPAN, count)
     source = np.arange(count) // versions
+    times = random.integers(0, SPAN, count)[source] + np.arange(count) % versions * 3_600 * 1_000_000
+    if view.kind == "state":
+        times.sort()
     row = np.zeros((count, 2), np.int64)
     row[:, 0] = source
     columns: dict[str, Any] = {name: random.random(count) for name in FEATURES}

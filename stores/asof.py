@@ -2,8 +2,8 @@
 
 A version counts in a span of time [s, until), and where several count, the greatest in the order of versions
 (`stores.history`) is the value. Open spans (no `until`) need one ASOF join over the versions that lead, that
-is, that are greater than all which started before. Closed spans (deleted rows, and with `known` superseded
-versions) need one more over those that lead among them; it can name a span that has ended, and then the value
+is, that are greater than all which started before. Closed spans (versions that a later one or a delete
+followed) need one more over those that lead among them; it can name a span that has ended, and then the value
 is a version that outlives its follower, or none: those few are joined by their bounds.
 
 In the queries columns are called i (entity row), k0.. (join keys), f0.. (features), t, e, c (entity, event and
@@ -199,20 +199,18 @@ class _Query:
             CREATE TEMP TABLE unordered AS
             SELECT * FROM {self.rows} SEMI JOIN several ON hash(r) = several.h""")
         # A delete beside a live version at the same LSN is what a row left where it moved from.
-        # Without `known` a live version that another live one follows counts at no time: it was corrected.
-        until, counted = ("lead(c)", "TRUE") if self.known else ("lead(e)", "followed_by_delete")
+        later = "ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING"
+        until = "lead(c) OVER version" if self.known else f"min(e) OVER (version {later})"
         connection.execute(f"""
             CREATE TEMP TABLE versions AS
-            SELECT *, {until} OVER version AS until, lead(d) OVER version AS followed_by_delete
+            SELECT *, {until} AS until
             FROM unordered AS one WHERE NOT d OR NOT EXISTS (
                 SELECT 1 FROM unordered AS live WHERE NOT live.d AND live.r = one.r AND live.l = one.l)
             WINDOW version AS (PARTITION BY r ORDER BY l, o)""")
-        connection.execute(f"""
-            CREATE TEMP TABLE closed AS
-            SELECT {self.by_key}, e, l, r, d, o, s, until FROM versions WHERE NOT d AND {counted} AND s < until""")
+        columns = f"{self.by_key}, e, l, r, d, o, s, until"
+        connection.execute(f"CREATE TEMP TABLE closed AS SELECT {columns} FROM versions WHERE NOT d AND s < until")
         connection.execute(f"""
             CREATE TEMP VIEW open AS
-            SELECT {self.by_key}, e, l, r, d, o, s FROM {self.rows}
+            SELECT {columns} FROM (SELECT *, NULL::BIGINT AS until FROM {self.rows})
             SEMI JOIN spine USING ({self.by_key}) ANTI JOIN several ON hash(r) = several.h
-            UNION ALL
-            SELECT {self.by_key}, e, l, r, d, o, s FROM versions WHERE NOT d AND followed_by_delete IS NULL""")
+            UNION ALL SELECT {columns} FROM versions WHERE NOT d AND until IS NULL""")

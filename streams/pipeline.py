@@ -167,17 +167,32 @@ def process(changes: Changes, flow: Flow) -> Accepted:
 
 def _check(changes: Changes, contract: Contract, bad: dict[int, tuple[Stage, list[str]]]) -> Counter[str]:
     """Put the rows that fail a critical expectation into `bad`; deletes and truncates bring no values to check."""
-    live = np.flatnonzero(pc.is_in(changes.rows["_op"], LIVE))
     warnings: Counter[str] = Counter()
-    if not len(live):
-        return warnings
-    rows = changes.rows if len(live) == len(changes) else changes.rows.take(live)
-    verdict = contract.check(rows)
-    for i in np.flatnonzero(verdict.rejected):
-        critical = [reason for reason in verdict.reasons(int(i)) if reason.severity == "critical"]
-        bad[int(live[i])] = ("contract", [_words(reason) for reason in critical])
-    warnings.update({f.rule.id: f.count for f in verdict.failures if f.rule.severity != "critical"})
+    for positions in _rounds(changes, contract):
+        rows = changes.rows if len(positions) == len(changes) else changes.rows.take(positions)
+        verdict = contract.check(rows)
+        for i in np.flatnonzero(verdict.rejected):
+            critical = [reason for reason in verdict.reasons(int(i)) if reason.severity == "critical"]
+            bad[int(positions[i])] = ("contract", [_words(reason) for reason in critical])
+        warnings.update({f.rule.id: f.count for f in verdict.failures if f.rule.severity != "critical"})
     return warnings
+
+
+def _rounds(changes: Changes, contract: Contract) -> list[np.ndarray]:
+    """The positions of the rows with values, in the batches in which they are checked: one, unless a rule looks
+    across rows. Two changes of one row are no duplicates, so the second then goes to the next batch."""
+    live = np.flatnonzero(pc.is_in(changes.rows["_op"], LIVE))
+    if not len(live):
+        return []
+    if not any(rule.needs_whole_batch for rule in contract.rules):
+        return [live]
+    columns = [changes.rows[name].take(live).to_pylist() for name in changes.table.primary_key]
+    seen: Counter[tuple[object, ...]] = Counter()
+    turns = np.empty(len(live), np.int64)
+    for i, key in enumerate(zip(*columns, strict=True)):
+        turns[i] = seen[key]
+        seen[key] += 1
+    return [live[turns == turn] for turn in range(int(turns.max()) + 1)]
 
 
 def _words(reason: Reason) -> str:

@@ -53,7 +53,7 @@ def test_what_the_guarantees_rest_on() -> None:
         "time.precision.mode": "microseconds",
         "binary.handling.mode": "bytes",
         "interval.handling.mode": "string",
-        "poll.interval.ms": "1",
+        "poll.interval.ms": "5",
         "producer.override.linger.ms": "0",
         "producer.override.max.request.size": "16777216",
         "topic.creation.default.partitions": "6",
