@@ -16,7 +16,7 @@ RUN pip install --no-cache-dir --no-deps .
 FROM python:3.11-slim
 
 RUN useradd --system --uid 10001 --create-home millrace \
-    && install --directory --owner millrace --group millrace /var/lib/millrace /app
+    && install --directory --owner millrace --group millrace /var/lib/millrace /var/lib/millrace/lake /app
 
 COPY --from=build /opt/millrace /opt/millrace
 COPY --chown=millrace:millrace feature_repo /app/feature_repo

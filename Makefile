@@ -26,7 +26,7 @@ lint: $(VENV)/ready ## Ruff, mypy --strict, import-linter
 	@$(BIN)/lint-imports
 
 bench: setup ## Measure: contracts, online store, lake
-	@for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script; done
+	@for script in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py); done
 
 setup: $(VENV)/ready $(JARS)/ready | tools ## Set everything up: virtual environment, jars, system packages
 

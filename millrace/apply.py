@@ -86,6 +86,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         name = captured.source.name
         connectors[name] = client.apply(name, connector_config(captured.source, captured.tables))
         say(f"connector {name}: {connectors[name]}")
+        client.restart_failed(name)
         client.wait_running(name, CONNECTOR_SECONDS)
     return {
         "project": repo.project,

@@ -31,6 +31,9 @@ COMMANDS = {
 }
 
 
+PACKAGES = frozenset({"millrace", "streams", "stores", "connectors", "validation", "serving"})
+
+
 @dataclass(frozen=True, slots=True)
 class Out:
     """Where a command speaks: progress and words to stderr, its result to stdout, as JSON if asked."""
@@ -133,14 +136,13 @@ def main() -> None:
 
 def _is_ours(error: Exception) -> bool:
     """Whether the error is one that a module of this project raises on purpose, with a text for people."""
-    return type(error).__module__.split(".")[0] in {
-        "millrace",
-        "streams",
-        "stores",
-        "connectors",
-        "validation",
-        "serving",
-    }
+    if type(error).__module__.split(".")[0] in PACKAGES:
+        return True
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    raised_in = traceback.tb_frame.f_globals.get("__name__", "") if traceback is not None else ""
+    return isinstance(error, ValueError | TimeoutError) and raised_in.split(".")[0] in PACKAGES
 
 
 if __name__ == "__main__":

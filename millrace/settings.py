@@ -33,6 +33,8 @@ class SourceSettings(_Section):
     """One source database."""
 
     url: str
+    slot: str = Field("", description="of the replication slot; derived from project and source if empty")
+    publication: str = Field("", description="of the publication; the slot's name if empty")
     partitions: int = Field(4, ge=1, description="partitions of each table's topic")
     connector: dict[str, str] = Field(default_factory=dict, description="any Debezium property, as Debezium names it")
 
@@ -42,7 +44,6 @@ class KafkaSettings(_Section):
 
     bootstrap_servers: str = "${MILLRACE_KAFKA}"
     group: str | None = None
-    replication_factor: int = Field(-1, description="of the topics that apply makes; -1 is the broker's default")
     retention_hours: int = Field(168, ge=1, description="of the tables' topics; the letters are kept for ever")
 
 
@@ -59,6 +60,9 @@ class ProviderSettings(_Section):
     url: str = ""
     model: str = ""
     length: int = 256
+    dimensions: bool = Field(False, description="send `dimensions` with each request, for models that can shorten")
+    batch: int = Field(256, ge=1, description="texts a request")
+    timeout: float = Field(10.0, gt=0, description="seconds")
     api_key: str = Field("", repr=False)
 
 
@@ -119,7 +123,9 @@ def load(repo: Path, stack_folder: Path) -> Settings:
     if not isinstance(document, dict):
         raise SettingsError(f"{path} is empty: it needs at least `sources:`")
     try:
-        written = Settings.model_validate(_overridden(document, variables))
+        # Expanded twice: what is written may be a number that comes from the environment, and defaults name
+        # variables too.
+        written = Settings.model_validate(_expanded(_overridden(document, variables), variables, path, ""))
         return Settings.model_validate(_expanded(written.model_dump(), variables, path, ""))
     except ValidationError as error:
         raise SettingsError(f"{path}: " + "; ".join(_explain(e) for e in error.errors())) from error
@@ -140,7 +146,8 @@ def _overridden(document: dict[str, Any], variables: Mapping[str, str]) -> dict[
             *parents, last = name.removeprefix(OVERRIDE).lower().split("__")
             section = document
             for parent in parents:
-                section = section.setdefault(parent, {})
+                section[parent] = section.get(parent) or {}
+                section = section[parent]
             section[last] = yaml.safe_load(value)
     return document
 

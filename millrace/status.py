@@ -41,7 +41,10 @@ def _connectors(repo: Repo, problems: list[str]) -> dict[str, str]:
         states[name] = "RUNNING" if running else state.state if state is not None else "absent"
         if state is None:
             problems.append(f"connector {name} does not exist: run millrace apply")
-        problems += [f"connector {name}: {failure.reason}" for failure in (state.failures if state else ())]
+        failures = [f"connector {name}: {failure.reason}" for failure in (state.failures if state else ())]
+        if state is not None and not running and not failures:
+            failures = [f"connector {name} is {state.state}, and its tasks do not run"]
+        problems += failures
     return states
 
 

@@ -6,6 +6,7 @@ from connectors.table import Table
 from connectors.table_file import loads
 from millrace.repo import Repo
 from millrace.settings import ProviderSettings, SettingsError
+from stores.feast_lake import lake_of
 from stores.lake import DeltaLake
 from stores.online import RedisAddress, RedisOnline
 from stores.vectors import PgVectors
@@ -32,13 +33,13 @@ TABLE_PROPERTY = "millrace.table"
 def source(repo: Repo, name: str) -> Source:
     """One source database of `millrace.yaml`. Raises `SettingsError`."""
     settings = repo.settings.sources[name]
-    slot = default_slot(f"{repo.project}_{name}")
+    slot = settings.slot or default_slot(f"{repo.project}_{name}")
     try:
         return Source(
             name=name,
             url=settings.url,
             slot=slot,
-            publication=slot,
+            publication=settings.publication or slot,
             partitions=settings.partitions,
             overrides=settings.connector,
         )
@@ -48,7 +49,7 @@ def source(repo: Repo, name: str) -> Source:
 
 def lake(repo: Repo) -> DeltaLake:
     """The lake that `feature_store.yaml` names."""
-    return DeltaLake(repo.config.offline_store.path)
+    return lake_of(repo.config)
 
 
 def topics(repo: Repo) -> KafkaTopics:
@@ -163,7 +164,15 @@ def _embedding(repo: Repo, declared: Flows, store: PgVectors | None, tally: Tall
 def _provider(settings: ProviderSettings) -> Embedder:
     if settings.type == "wordllama":
         return WordLlamaEmbedder()
-    return HttpEmbedder(url=settings.url, model=settings.model, length=settings.length, api_key=settings.api_key)
+    return HttpEmbedder(
+        settings.url,
+        settings.model,
+        settings.length,
+        api_key=settings.api_key,
+        dimensions=settings.dimensions,
+        batch=settings.batch,
+        timeout=settings.timeout,
+    )
 
 
 def _property(store: DeltaLake, table: str, name: str) -> str | None:

@@ -160,8 +160,9 @@ def _options(table: str) -> DataSourceProto.CustomSourceOptions:
 
 def _declared(config: RepoConfig, view: str) -> list[tuple[str, str]] | None:
     """The join keys and features of a view in the registry; None if it is not there."""
-    folder = config.repo_path
-    store = FeatureStore(config=config) if folder is None else FeatureStore(repo_path=str(folder))
+    store = FeatureStore(config=config)
+    if config.repo_path is not None:
+        store.repo_path = Path(config.repo_path)  # a relative path of the registry counts from there
     try:
         found: Any = store.registry.get_any_feature_view(view, store.project)
     except FeastObjectNotFoundException:

@@ -10,7 +10,7 @@ Beside live workers nothing is written twice: a worker writes a view's rows befo
 of, and the first step moves the view's offsets to those of the changes before it looks for what is missing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from connectors.table import Table
 from stores.history import newest
-from stores.lake import Lake
+from stores.lake import Lake, TopicPartition
 from stores.rows import TIMESTAMP, FeatureRows, FeatureWriter
 from streams.changes import Changes, changes_schema
 from streams.decide import changes_table, decide, features_table
@@ -87,16 +87,16 @@ class Backfill:
 
     def _complete(self, flow: Flow, view: StreamView, window: Window, advance: Advance, report: Report) -> None:
         source, target = changes_table(flow.table.topic), features_table(view.view.name)
-        snapshot = self.lake.snapshot(source)
         partitions = self.lake.scan(source, ["_partition"]).read_all()["_partition"].unique().to_pylist()
         held = {(flow.table.topic, p): self.lake.next_offset(source, flow.table.topic, p) for p in partitions}
         self.lake.advance(target, {place: offset for place, offset in held.items() if offset is not None})
+        snapshot = self.lake.snapshot(source)  # after the offsets: what lies beyond them is the workers' own
         present = _places(self.lake.scan(target, ["_partition", "_offset"]).read_all())
         total = max(1, snapshot.data.count_rows())
         for batch in snapshot.data.scanner(filter=window.of("_commit_ts"), batch_size=CHUNK).to_batches():
             rows = pa.table(batch)
             report["changes_read"] += rows.num_rows
-            missing = rows.filter(pa.array(~np.isin(_places(rows), present)))
+            missing = rows.filter(pa.array(~np.isin(_places(rows), present) & _below(rows, held)))
             if missing.num_rows:
                 self._add(flow, view, missing, report)
             advance(view.view.name, 0.5 * report["changes_read"] / total)
@@ -132,6 +132,13 @@ def _places(rows: pa.Table) -> npt.NDArray[np.int64]:
     """Partition and offset of each row as one number."""
     partitions, offsets = (np.asarray(rows[name], np.int64) for name in ("_partition", "_offset"))
     return partitions << 48 | offsets
+
+
+def _below(rows: pa.Table, held: Mapping[TopicPartition, int | None]) -> npt.NDArray[np.bool_]:
+    """Which rows lie below the offsets of their partitions."""
+    limits = {partition: offset or 0 for (_, partition), offset in held.items()}
+    limit = np.array([limits.get(p, 0) for p in rows["_partition"].to_pylist()], np.int64)
+    return np.asarray(np.asarray(rows["_offset"]) < limit)
 
 
 def _no_records(table: Table) -> Records:

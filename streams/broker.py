@@ -36,8 +36,11 @@ class Consumer(Protocol):
     def resume(self, partitions: Collection[Partition]) -> None:
         """Fetch these again, from where they stopped."""
 
-    def end(self, partition: Partition) -> int:
-        """The offset after the partition's last record. Raises `BrokerUnavailable`."""
+    def span(self, partition: Partition) -> tuple[int, int]:
+        """The offsets of the partition's first record and after its last. Raises `BrokerUnavailable`."""
+
+    def committed(self, partition: Partition) -> int | None:
+        """The group's committed offset, None if there is none. Raises `BrokerUnavailable`."""
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit synchronously; partitions no longer owned are left out. Raises `BrokerUnavailable`."""

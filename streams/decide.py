@@ -21,6 +21,11 @@ def changes_table(topic: str) -> LakeTableName:
     return f"changes/{topic}"
 
 
+def is_changes_table(table: LakeTableName) -> bool:
+    """Whether a lake table holds changes; it is written after those of the views."""
+    return table.startswith("changes/")
+
+
 def decide(lake: Lake, writer: FeatureWriter, view: View, keys: pa.Table) -> WriteResult:
     """Write the newest remaining row of each entity in `keys` (join keys) by compare-and-set.
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from stores.lake import Lake, TopicPartition
 from stores.rows import FeatureWriter
 from stores.view import View
-from streams.decide import decide
+from streams.decide import decide, is_changes_table
 from streams.letters import DeadLetters
 from streams.messages import Partition
 from streams.patience import Abandoned, Patience
@@ -73,7 +73,8 @@ class Flusher:
 
     def _flush(self, batch: Batch) -> dict[Partition, int]:
         self._patience(self._letters.flush)
-        for table, parts in batch.tables.items():
+        for table in sorted(batch.tables, key=is_changes_table):
+            parts = batch.tables[table]
             rows = pa.concat_tables(parts)
             topic = batch.topics[table]
             offsets: dict[TopicPartition, int] = {p: n for p, n in batch.offsets.items() if p.topic == topic}

@@ -87,12 +87,19 @@ class KafkaConsumer:
     def resume(self, partitions: Collection[Partition]) -> None:
         self._consumer.resume([TopicPartition(*p) for p in partitions if p in self._owned])
 
-    def end(self, partition: Partition) -> int:
+    def span(self, partition: Partition) -> tuple[int, int]:
         try:
-            low_and_high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=TIMEOUT_SECONDS)
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=TIMEOUT_SECONDS)
         except KafkaException as error:
             raise BrokerUnavailable(f"{partition} does not answer: {error.args[0].str()}") from error
-        return int(low_and_high[1])
+        return int(low), int(high)
+
+    def committed(self, partition: Partition) -> int | None:
+        try:
+            (answer,) = self._consumer.committed([TopicPartition(*partition)], timeout=TIMEOUT_SECONDS)
+        except KafkaException as error:
+            raise BrokerUnavailable(f"{partition} does not answer: {error.args[0].str()}") from error
+        return int(answer.offset) if answer.offset >= 0 else None
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         owned = [TopicPartition(p.topic, p.number, offset) for p, offset in offsets.items() if p in self._owned]

@@ -19,12 +19,13 @@ class _Stored:
 @dataclass(slots=True)
 class MemoryBroker:
     """Topics, their records and committed offsets. `available` False makes every call fail, as a broker that
-    is down does."""
+    is down does; `expired` gives the first offset that retention left of a partition."""
 
     partitions: dict[str, int] = field(default_factory=dict)
     available: bool = True
     log: dict[Partition, list[_Stored]] = field(default_factory=lambda: defaultdict(list))
     offsets: dict[tuple[str, Partition], int] = field(default_factory=dict)
+    expired: dict[Partition, int] = field(default_factory=dict)
 
     def append(
         self, partition: Partition, key: bytes | None, value: bytes | None, headers: Headers | None = None
@@ -66,7 +67,8 @@ class MemoryConsumer:
         self._joined = True
         self._assigned(partitions)
         for partition in partitions:
-            self._positions[partition] = self._broker.offsets.get((self._group, partition), 0)
+            committed = self._broker.offsets.get((self._group, partition), 0)
+            self._positions[partition] = max(committed, self._broker.expired.get(partition, 0))
 
     def revoke(self, partitions: Collection[Partition], *, lost: bool = False) -> None:
         """Take partitions away, with notice or, `lost`, after the fact."""
@@ -108,9 +110,13 @@ class MemoryConsumer:
     def resume(self, partitions: Collection[Partition]) -> None:
         self._paused -= set(partitions)
 
-    def end(self, partition: Partition) -> int:
+    def span(self, partition: Partition) -> tuple[int, int]:
         self._broker.check()
-        return len(self._broker.log[partition])
+        return self._broker.expired.get(partition, 0), len(self._broker.log[partition])
+
+    def committed(self, partition: Partition) -> int | None:
+        self._broker.check()
+        return self._broker.offsets.get((self._group, partition))
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         self._broker.check()

@@ -62,6 +62,10 @@ class TopicRecreated(Exception):
     """The lake holds offsets that the topic does not have: going on would drop new records as replays."""
 
 
+class RecordsExpired(Exception):
+    """Records passed their retention before they were read: a gap that must not be skipped in silence."""
+
+
 class Worker:
     """One member of the consumer group. `run` returns when told to stop, with nothing half-done."""
 
@@ -207,8 +211,7 @@ class Worker:
             if not self._flusher.busy:
                 self._start_flush()
             self._commit(self._flusher.collect(timeout=0.05))
-            if time.monotonic() > self._deadline:
-                raise Abandoned
+            self._idle(0.0)
 
     def _commit(self, offsets: dict[Partition, int]) -> None:
         owned = {p: offset for p, offset in offsets.items() if p in self._owned}
@@ -269,17 +272,33 @@ class Worker:
         self._batch.drop(partitions)
 
     def _check_positions(self) -> None:
-        """A topic that was made anew starts at 0 again, and the lake would take its records for replays."""
+        """Refuse to go on over records that are gone, or to take a topic's new records for replays."""
         for partition in sorted(self._unchecked):
-            end = self._patience(partial(self._consumer.end, partition))
-            for table in self._tables(partition.topic):
-                held = self._patience(partial(self._parts.lake.next_offset, table, *partition))
-                if held is not None and held > end:
-                    raise TopicRecreated(
-                        f"{partition} ends at offset {end}, but the lake's {table} holds its records up to {held}: the "
-                        "topic was made anew. Give the source a new name, or move the lake away and snapshot again"
-                    )
+            first, end = self._patience(partial(self._consumer.span, partition))
+            held = self._held(partition)
+            committed = self._patience(partial(self._consumer.committed, partition))
+            ahead = max((offset for offset in held.values()), default=0)
+            if ahead > end:
+                raise TopicRecreated(
+                    f"{partition} ends at offset {end}, but the lake holds its records up to {ahead}: the topic was "
+                    "made anew. Give the source a new name, or move the lake away and snapshot again"
+                )
+            known = held.get(changes_table(partition.topic)) if committed is None else committed
+            if known is not None and known < first:
+                raise RecordsExpired(
+                    f"{partition} begins at offset {first}, but was read up to {known} only: {first - known} records "
+                    "passed their retention unread. Snapshot the source again; millrace verify shows what differs"
+                )
         self._unchecked.clear()
+
+    def _held(self, partition: Partition) -> dict[str, int]:
+        """For each lake table of the topic the next offset that it holds of the partition."""
+        held = {}
+        for table in self._tables(partition.topic):
+            offset = self._patience(partial(self._parts.lake.next_offset, table, *partition))
+            if offset is not None:
+                held[table] = offset
+        return held
 
     def _tables(self, topic: str) -> list[str]:
         views = [features_table(v.view.name) for v in self._flows[topic].views]

@@ -136,6 +136,10 @@ def none_remains(view: View, *entities: int) -> FeatureRows:
     )
 
 
+# One suite over several stores, each of which a fixture makes anew for every test.
+SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+
+
 class FeatureWriterSuite:
     """The behaviours. Subclass it, and give a fixture `store`."""
 
@@ -369,7 +373,11 @@ class FeatureWriterSuite:
             store.write(rows(store.event, change))
         assert undecided(store.write(rows(store.event, *changes)), store.event) == [one, two]
 
-    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=30,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
     @given(data=st.data())
     def test_any_order_of_a_rows_changes_leaves_the_newest(self, store: Store, data: st.DataObject) -> None:
         one = entity()
@@ -382,7 +390,11 @@ class FeatureWriterSuite:
         newest = history[-1]
         assert store.x(store.state, one) == (None if newest.deleted else newest.x)
 
-    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=30,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
     @given(data=st.data())
     def test_any_order_of_events_leaves_the_newest(self, store: Store, data: st.DataObject) -> None:
         one = entity()
@@ -393,7 +405,11 @@ class FeatureWriterSuite:
             store.write(rows(store.event, *batch))
         assert store.x(store.event, one) == max(history, key=lambda change: change.order).x
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=60,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
     @given(data=st.data())
     def test_corrections_deletes_and_replays_of_events(self, store: Store, data: st.DataObject) -> None:
         """Rows come from several partitions, each in its own order and from an earlier offset again after

@@ -122,6 +122,16 @@ class LakeSuite:
         with pytest.raises(StoreRefused, match=r"millrace\.kind = event"):
             lake.create(NAME, SCHEMA, {"millrace.kind": "state"})
 
+    def test_properties_that_may_change_are_described_anew(self, lake: Lake) -> None:
+        append(lake, 0, 1)
+        for value in ("1", "2"):
+            lake.describe(NAME, {"millrace.table": value})
+            assert lake.snapshot(NAME).properties["millrace.table"] == value
+        version = lake.version(NAME)
+        lake.describe(NAME, {"millrace.table": "2"})
+        assert lake.version(NAME) == version
+        assert append(lake, 0, 2) == AppendResult(1, 1)
+
     def test_columns_that_cannot_be_stored_are_refused(self, lake: Lake) -> None:
         with pytest.raises(StoreRefused, match="column price: the lake cannot store decimal256"):
             lake.create("features/a", pa.schema([pa.field("price", pa.decimal256(50, 2))]), {})

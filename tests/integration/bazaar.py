@@ -22,11 +22,14 @@ from click.testing import CliRunner
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from feast import FeatureStore, FeatureView
+from redis import Redis
 
 from connectors.connect import Connect
 from millrace.cli import millrace
+from millrace.repo import open_repo
 from millrace.stack.endpoints import Endpoints
 from millrace.wiring import topics
+from stores.lake import DeltaLake
 from tests.integration.database import Database
 from tests.integration.test_connectors_types import CITEXT
 from tests.redis_server import RedisServer
@@ -149,9 +152,7 @@ class Bazaar:
 
     def read(self, view: str, features: Sequence[str], keys: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """What Feast's SDK serves of the entities, in their order."""
-        references = [f"{view}:{feature}" for feature in features]
-        found = self.store.get_online_features(features=references, entity_rows=list(keys)).to_dict()
-        return [{name: _plain(found[name][i]) for name in features} for i in range(len(keys))]
+        return served(self.store, view, features, keys)
 
     def settle(self) -> None:
         """Return once everything that was committed in the databases before is through."""
@@ -169,15 +170,27 @@ class Bazaar:
             lambda: self.read("stock_level", ["level"], [{"warehouse": mark, "sku": 0}])[0]["level"] is not None,
             "the last change of the depot online",
         )
-        waited(self.drained, "everything committed")
+        self.drain()
 
-    def drained(self) -> bool:
-        """Whether the workers have committed all that the topics hold."""
-        from millrace.repo import open_repo
-
+    def drain(self) -> None:
+        """Return once the workers have committed all that the topics hold."""
         repo = open_repo(self.path, self.stack_folder)
         names = sorted({declared.topic for declared in repo.declared()})
-        return all(max(committed, 0) == end for committed, end in topics(repo).committed(repo.group, names).values())
+        broker = topics(repo)
+        waited(
+            lambda: all(max(mine, 0) == end for mine, end in broker.committed(repo.group, names).values()),
+            "everything committed",
+        )
+
+    @contextmanager
+    def redis_client(self) -> Iterator[Redis]:
+        """A connection to the online store."""
+        with Redis(port=self.redis.port) as client:
+            yield client
+
+    def lake(self) -> DeltaLake:
+        """The lake of the repo."""
+        return DeltaLake(self.environment["MILLRACE_LAKE"])
 
     def produce(self, table: str, key: dict[str, Any] | None, value: bytes) -> None:
         """A raw record, past Debezium."""
@@ -226,6 +239,15 @@ def bazaar(
                     connect.delete(source)
             connect.close()
             forget(stack.kafka, project)
+
+
+def served(
+    store: FeatureStore, view: str, features: Sequence[str], keys: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What a feature store serves of the entities, in their order."""
+    references = [f"{view}:{feature}" for feature in features]
+    found = store.get_online_features(features=references, entity_rows=list(keys)).to_dict()
+    return [{name: _plain(found[name][i]) for name in features} for i in range(len(keys))]
 
 
 def _plain(value: Any) -> Any:

@@ -142,7 +142,9 @@ def test_a_lost_slot_leaves_no_silent_gap(
 
 
 def snapshot_images(kafka: str, topic: str) -> list[Any]:
-    return [r.value["after"] for r in read(kafka, topic, 3)]
+    # The truncate of the test's beginning is there too, unless the connector started after it.
+    truncated = read(kafka, topic, 1)[0].value["op"] == "t"
+    return [r.value["after"] for r in read(kafka, topic, 4 if truncated else 3)]
 
 
 def test_debezium_itself_refuses_a_slot_that_is_ahead(
