@@ -50,7 +50,8 @@ def _show_lookup(value: dict[str, Any]) -> str:
     lines = [", ".join(f"{k}={v}" for k, v in value["entity"].items())]
     for name, feature in value["features"].items():
         note = "" if feature["status"] == "PRESENT" else f"  {feature['status']}"
-        lines.append(f"  {name:40} {feature['value']!s:30} {feature['event_timestamp'] or '':32}{note}")
+        moment = str(feature["event_timestamp"] or "")
+        lines.append(f"  {name:40} {feature['value']!s:30} {moment}{note}")
     return "\n".join(lines)
 
 

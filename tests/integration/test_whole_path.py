@@ -183,7 +183,7 @@ def test_verify_finds_no_mismatch(traded: Bazaar) -> None:
 
 def test_verify_finds_what_is_wrong(traded: Bazaar) -> None:
     with traded.redis_client() as client:
-        stored = {key: client.dump(key) for key in client.keys() if b"zoe" in b"".join(client.hvals(key))}
+        stored = {key: client.dump(key) for key in client.scan_iter() if b"zoe" in b"".join(client.hvals(key))}
         (key,) = stored
         client.delete(key)
         report = traded.command("verify", "--view", "badge_owner", "--wait", "0", code=1)
