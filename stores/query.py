@@ -1,5 +1,6 @@
 """DuckDB over Arrow datasets of the lake, without its network extensions: sessions, names, answers."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ Session: TypeAlias = duckdb.DuckDBPyConnection
 _CONFIG = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
-    "temp_directory": str(Path(tempfile.gettempdir()) / "millrace-duckdb"),
+    "temp_directory": str(Path(tempfile.gettempdir()) / f"millrace-duckdb-{os.getpid()}"),
 }
 
 

@@ -27,8 +27,9 @@ def run(places: Places, out: Out) -> None:
     Start as many as there are partitions; they share the work. A worker that is told to stop finishes what it
     holds, commits and leaves within ten seconds.
     """
+    from connectors.watch import Watch
     from millrace.repo import open_repo
-    from millrace.wiring import flows, worker
+    from millrace.wiring import connect, flows, worker
     from streams.health import Health
 
     stop = threading.Event()
@@ -40,6 +41,7 @@ def run(places: Places, out: Out) -> None:
     member = worker(repo)
     health = Health(repo.settings.worker.health_host, repo.settings.worker.health_port, member.state)
     log.info("health: %s", health.address)
+    watch = Watch(connect(repo), sorted(repo.settings.sources))
     note = _announce(places.stack / WORKERS, health.address)
     # What start-up made lives as long as the process: keep the collector from walking it again and again.
     gc.collect()
@@ -48,6 +50,7 @@ def run(places: Places, out: Out) -> None:
         member.run(stop)
     finally:
         gc.unfreeze()  # what native modules hold must be freed by the collector before they are unloaded
+        watch.close()
         health.close()
         if note is not None:
             note.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from streams.pipeline import Flow
 from streams.tally import Tally
 from streams.views import StreamView
 from streams.windows import Windows
-from streams.worker import Parts, TopicRecreated, Worker, WorkerSettings
+from streams.worker import Parts, RecordsExpired, TopicRecreated, Worker, WorkerSettings
 from tests.envelopes import ORDERS, TOPIC, envelope, key, row
 from validation.contract import load
 
@@ -367,6 +367,15 @@ def test_a_topic_made_anew_is_refused_instead_of_taken_for_a_replay(platform: Pl
     platform.broker.offsets.clear()
     platform.produce((key(9), envelope("c", row(9), lsn=100)))
     with pytest.raises(TopicRecreated, match="made anew"):
+        platform.run(until=lambda: False)
+
+
+def test_records_that_expired_unread_stop_the_worker(platform: Platform) -> None:
+    platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(1, 5)))
+    platform.run()
+    platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(5, 9)))
+    platform.broker.expired[P0] = 6
+    with pytest.raises(RecordsExpired, match="2 records passed their retention unread"):
         platform.run(until=lambda: False)
 
 

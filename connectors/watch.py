@@ -1,0 +1,48 @@
+"""Failed tasks restarted while nobody watches: Kafka Connect never restarts one by itself."""
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from connectors.connect import Connect, ConnectRefused, ConnectUnavailable
+
+log = logging.getLogger(__name__)
+
+SECONDS = 10.0
+
+
+class Watch:
+    """Looks at connectors every `seconds` on a thread of its own, and restarts those of their tasks whose
+    failure passes by itself. What remains is logged once, until it changes."""
+
+    def __init__(self, connect: Connect, names: Sequence[str], seconds: float = SECONDS) -> None:
+        self._connect = connect
+        self._names = names
+        self._seconds = seconds
+        self._said: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="connectors", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop looking; a look under way ends by itself."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            for name in self._names:
+                self._say(name, self._look(name))
+
+    def _look(self, name: str) -> str:
+        try:
+            remaining = self._connect.restart_failed(name)
+        except (ConnectUnavailable, ConnectRefused) as error:
+            return str(error)
+        return "; ".join(failure.reason for failure in remaining)
+
+    def _say(self, name: str, trouble: str) -> None:
+        before, self._said[name] = self._said.get(name, ""), trouble
+        if trouble and trouble != before:
+            log.error("connector %s: %s", name, trouble)
+        elif before and not trouble:
+            log.info("connector %s runs again", name)
