@@ -10,7 +10,7 @@ from connectors.rows import read_rows
 from connectors.table import Table
 from millrace.repo import Repo
 from millrace.wiring import flows, lake, source
-from streams.changes import carried
+from streams.changes import as_snapshot, carried, changes_schema
 from streams.decide import changes_table
 
 
@@ -62,12 +62,13 @@ def _of_source(repo: Repo, table: Table) -> tuple[pa.Table, int]:
     finally:
         engine.dispose()
     empty = pa.schema(carried(table)).empty_table()
-    return pa.concat_tables([empty, *(p.table for p in parts)]), sum(p.undecodable.num_rows for p in parts)
+    rows = pa.concat_tables([empty, *(part.table for part in parts)])
+    return as_snapshot(table, rows).rows, sum(part.undecodable.num_rows for part in parts)
 
 
 def _of_lake(repo: Repo, table: Table) -> pa.Table:
     """Every accepted value: a contract holds for each change, not only for the newest."""
-    schema = pa.schema(carried(table))
+    schema = changes_schema(table)
     rows = lake(repo).scan(changes_table(table.topic)).read_all()
     live = rows.filter(pc.is_in(rows["_op"], pa.array(["c", "u", "r"])))
     return live.select(schema.names).cast(schema)

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from sqlalchemy import Engine
 
@@ -26,7 +25,7 @@ from stores.history import newest
 from stores.lake import Lake
 from stores.view import View
 from streams.backfill import UnknownView
-from streams.changes import TIMESTAMP, Changes, carried, changes_schema
+from streams.changes import as_snapshot, carried
 from streams.pipeline import Flow, process
 from streams.views import StreamView
 
@@ -134,7 +133,7 @@ def _postgres(flow: Flow, stream_view: StreamView, database: Database) -> tuple[
     rejected = 0
     only = replace(flow, views=(stream_view,))
     for rows in _rows(flow.table, database):
-        accepted = process(_as_changes(flow.table, rows.table), only)
+        accepted = process(as_snapshot(flow.table, rows.table), only)
         rejected += len(accepted.bad) + rows.undecodable.num_rows
         free |= _keys(stream_view, rows.table.take(pa.array(sorted(accepted.bad), pa.int64())))
         free |= _keys(stream_view, rows.undecodable)
@@ -151,20 +150,6 @@ def _postgres(flow: Flow, stream_view: StreamView, database: Database) -> tuple[
 def _rows(table: Table, database: Database) -> Iterator[Rows]:
     columns = [table.column(field.name) for field in carried(table)]
     return read_rows(database.engine, database.source, table, columns)
-
-
-def _as_changes(table: Table, rows: pa.Table) -> Changes:
-    """The table's rows as if a snapshot had just read them."""
-    count = rows.num_rows
-    meta = {
-        "_op": pa.repeat("r", count),
-        "_lsn": pa.repeat(pa.scalar(0, pa.int64()), count),
-        "_commit_ts": pa.repeat(pa.scalar(0, TIMESTAMP), count),
-        "_partition": pa.repeat(pa.scalar(0, pa.int32()), count),
-        "_offset": pa.array(np.arange(count)),
-    }
-    held = {name: rows[name] for name in rows.column_names}
-    return Changes(table, pa.table({**held, **meta}, schema=changes_schema(table)))
 
 
 def _keys(stream_view: StreamView, rows: pa.Table) -> set[Key]:

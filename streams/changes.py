@@ -60,3 +60,17 @@ class Changes:
         if not positions:
             return self
         return self.take(np.setdiff1d(np.arange(len(self)), np.fromiter(positions, np.int64)))
+
+
+def as_snapshot(table: Table, rows: pa.Table) -> Changes:
+    """A table's rows (its carried columns) as if a snapshot had just read them, at the epoch and LSN 0."""
+    count = rows.num_rows
+    meta = {
+        "_op": pa.repeat("r", count),
+        "_lsn": pa.repeat(pa.scalar(0, pa.int64()), count),
+        "_commit_ts": pa.repeat(pa.scalar(0, TIMESTAMP), count),
+        "_partition": pa.repeat(pa.scalar(0, pa.int32()), count),
+        "_offset": pa.array(np.arange(count)),
+    }
+    held = {name: rows[name] for name in rows.column_names}
+    return Changes(table, pa.table({**held, **meta}, schema=changes_schema(table)))

@@ -4,7 +4,6 @@ One apply and one worker serve all tests; rows stand before the capture begins a
 """
 
 import json
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +17,8 @@ from psycopg.rows import dict_row
 
 from millrace.stack.endpoints import Endpoints
 from tests.integration import bazaar_rows as rows
-from tests.integration.bazaar import Bazaar, Running, bazaar, served, waited
-from tests.integration.database import new_database
+from tests.integration.bazaar import Bazaar, bazaar
+from tests.integration.deployed import Running, served, waited
 from tests.redis_server import RedisServer
 
 
@@ -34,38 +33,25 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def market(stack: Endpoints, redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazaar]:
-    """The repo, applied by the command, over databases that hold rows already."""
-    url = stack.postgres
-    with new_database(url) as shop, new_database(url) as depot, new_database(url) as vectors:
-        folder = tmp_path_factory.mktemp("bazaar")
-        with bazaar(stack, folder, (shop, depot, vectors), redis) as made, pytest.MonkeyPatch.context() as patch:
-            for name, value in made.environment.items():
-                patch.setenv(name, value)
-            for statement in rows.BEFORE_SHOP:
-                made.shop.execute(statement)
-            for statement in rows.BEFORE_DEPOT:
-                made.depot.execute(statement)
-            yield made
-
-
-def applied_by_command(market: Bazaar) -> dict[str, Any]:
-    """What `millrace apply` answers, as a process of its own: it imports the repo's modules."""
-    done = subprocess.run(market.process("apply"), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    """The repo over databases that hold rows already."""
+    with bazaar(stack, tmp_path_factory.mktemp("bazaar"), redis) as made:
+        for statement in rows.BEFORE_SHOP:
+            made.shop.execute(statement)
+        for statement in rows.BEFORE_DEPOT:
+            made.depot.execute(statement)
+        yield made
 
 
 @pytest.fixture(scope="module")
 def applied(market: Bazaar) -> dict[str, Any]:
     """What `millrace apply` answered."""
-    return applied_by_command(market)
+    return market.repo.apply()
 
 
 @pytest.fixture(scope="module")
 def worker(market: Bazaar, applied: dict[str, Any]) -> Iterator[Running]:
     """A worker for the whole module."""
-    with market.worker() as running:
+    with market.repo.worker() as running:
         yield running
 
 
@@ -78,7 +64,7 @@ def traded(market: Bazaar, worker: Running) -> Bazaar:
     for statement in (*rows.LIVE_DEPOT, *rows.BAD_DEPOT.values()):
         market.depot.execute(statement)
     for record in rows.BAD_RECORDS.values():
-        market.produce("shop.public.orders", {"id": 900}, record)
+        market.repo.produce(market.name("shop.public.orders"), {"id": 900}, record)
     market.settle()
     return market
 
@@ -88,7 +74,7 @@ def wanted(market: Bazaar, view: str) -> tuple[list[dict[str, Any]], list[dict[s
     truth = rows.TRUTH[view]
     connection = market.depot if truth.depot else market.shop
     found = connection.cursor(row_factory=dict_row).execute(truth.query).fetchall()
-    kinds = {field.name: field.dtype for field in market.view(view).features}
+    kinds = {field.name: field.dtype for field in market.repo.view(view).features}
     keys = [{name: row.pop(name) for name in truth.keys} for row in found]
     values = [{name: rows.as_served(value, kinds[name]) for name, value in row.items()} for row in found]
     return keys, values
@@ -97,8 +83,11 @@ def wanted(market: Bazaar, view: str) -> tuple[list[dict[str, Any]], list[dict[s
 def test_apply_says_what_it_did(market: Bazaar, applied: dict[str, Any]) -> None:
     kinds = {view: truth.kind for view, truth in rows.TRUTH.items()}
     assert applied["views"] == {**kinds, "goods_search": "state"}
-    assert applied["connectors"] == {f"{market.project}_shop": "created", f"{market.project}_depot": "created"}
-    assert market.topic("shop.public.Order_Lines") in applied["topics_made"]
+    assert applied["connectors"] == {
+        f"{market.repo.project}_shop": "created",
+        f"{market.repo.project}_depot": "created",
+    }
+    assert market.name("shop.public.Order_Lines") in applied["topics_made"]
     assert any("yard.stock REPLICA IDENTITY FULL" in message for message in applied["fixed"])
 
 
@@ -106,17 +95,17 @@ def test_apply_says_what_it_did(market: Bazaar, applied: dict[str, Any]) -> None
 def test_feast_serves_what_postgresql_holds(traded: Bazaar, view: str) -> None:
     keys, values = wanted(traded, view)
     assert keys
-    np.testing.assert_equal(traded.read(view, list(values[0]), keys), values)
+    np.testing.assert_equal(traded.repo.read(view, list(values[0]), keys), values)
 
 
 @pytest.mark.parametrize("view", rows.TRUTH)
 def test_feasts_own_redis_store_reads_the_same(traded: Bazaar, view: str) -> None:
-    ours = traded.store.config
+    ours = traded.repo.store.config
     config = RepoConfig(
         project=ours.project,
         provider="local",
         registry=ours.registry.path,
-        online_store={"type": "redis", "connection_string": traded.redis.connection_string},
+        online_store={"type": "redis", "connection_string": traded.repo.redis.connection_string},
         entity_key_serialization_version=3,
     )
     keys, values = wanted(traded, view)
@@ -127,27 +116,27 @@ def test_feasts_own_redis_store_reads_the_same(traded: Bazaar, view: str) -> Non
 def test_what_is_gone_or_never_passed_is_not_served(traded: Bazaar, view: str) -> None:
     truth = rows.TRUTH[view]
     keys = [dict(zip(truth.keys, gone, strict=True)) for gone in truth.gone]
-    names = [field.name for field in traded.view(view).features if field.name not in truth.keys]
-    assert traded.read(view, names, keys) == [dict.fromkeys(names)] * len(keys)
+    names = [field.name for field in traded.repo.view(view).features if field.name not in truth.keys]
+    assert traded.repo.read(view, names, keys) == [dict.fromkeys(names)] * len(keys)
 
 
 def test_an_interval_is_served_as_iso_8601(traded: Bazaar) -> None:
     query = "select vendor, sku from goods where warranty is not null"
     keys = [{"vendor": vendor, "sku": sku} for vendor, sku in traded.shop.execute(query)]
-    for key, row in zip(keys, traded.read("goods_facts", ["warranty"], keys), strict=True):
+    for key, row in zip(keys, traded.repo.read("goods_facts", ["warranty"], keys), strict=True):
         same = "select warranty = %s::interval from goods where vendor = %s and sku = %s"
         assert traded.shop.execute(same, [row["warranty"], *key.values()]).fetchone() == (True,)
 
 
 def test_a_row_made_worse_keeps_its_last_good_features(traded: Bazaar) -> None:
     stale = [{"vendor": "Stale", "sku": 9}]
-    assert traded.read("goods_facts", ["bin", "pieces", "updated"], stale) == [
+    assert traded.repo.read("goods_facts", ["bin", "pieces", "updated"], stale) == [
         {"bin": 1, "pieces": None, "updated": None}
     ]
 
 
 def test_the_bad_are_letters_with_stage_and_reason(traded: Bazaar) -> None:
-    found = traded.command("letters", "list")
+    found = traded.repo.command("letters", "list")
     bad = [*rows.BAD_SHOP, *rows.BAD_DEPOT, *rows.BAD_RECORDS]
     assert found["count"] == len(bad)
     for stage, reason in bad:
@@ -157,8 +146,8 @@ def test_the_bad_are_letters_with_stage_and_reason(traded: Bazaar) -> None:
 
 def test_a_letter_holds_the_original_bytes(traded: Bazaar) -> None:
     for (stage, reason), value in rows.BAD_RECORDS.items():
-        (letter,) = traded.command("letters", "list", "--stage", stage, "--reason", reason)["letters"]
-        shown = traded.command("letters", "show", str(letter["letter"]))
+        (letter,) = traded.repo.command("letters", "list", "--stage", stage, "--reason", reason)["letters"]
+        shown = traded.repo.command("letters", "show", str(letter["letter"]))
         assert shown["value"] == value.decode()
         assert json.loads(shown["key"]) == {"id": 900}
 
@@ -166,14 +155,14 @@ def test_a_letter_holds_the_original_bytes(traded: Bazaar) -> None:
 def test_each_accepted_change_stands_once_in_the_lake(traded: Bazaar, worker: Running) -> None:
     counts = worker.health()[1]["tables"]
     for table in ("shop.public.goods", "shop.public.orders", "shop.public.Order_Lines", "depot.yard.Badges"):
-        topic = traded.topic(table)
-        changes = traded.lake().scan(f"changes/{topic}", ["_partition", "_offset"]).read_all()
+        topic = traded.name(table)
+        changes = traded.repo.lake().scan(f"changes/{topic}", ["_partition", "_offset"]).read_all()
         places = changes.group_by(["_partition", "_offset"]).aggregate([])
         assert changes.num_rows == counts[topic]["accepted"] == places.num_rows
 
 
 def test_verify_finds_no_mismatch(traded: Bazaar) -> None:
-    report = traded.command("verify")
+    report = traded.repo.command("verify")
     assert report["mismatches"] == 0
     assert {name: view["entities"] > 0 for name, view in report["views"].items()} == dict.fromkeys(
         [*rows.TRUTH, "goods_search"], True
@@ -182,11 +171,11 @@ def test_verify_finds_no_mismatch(traded: Bazaar) -> None:
 
 
 def test_verify_finds_what_is_wrong(traded: Bazaar) -> None:
-    with traded.redis_client() as client:
+    with traded.repo.redis_client() as client:
         stored = {key: client.dump(key) for key in client.scan_iter() if b"zoe" in b"".join(client.hvals(key))}
         (key,) = stored
         client.delete(key)
-        report = traded.command("verify", "--view", "badge_owner", "--wait", "0", code=1)
+        report = traded.repo.command("verify", "--view", "badge_owner", "--wait", "0", code=1)
         client.restore(key, 0, stored[key])
     (example,) = report["views"]["badge_owner"]["examples"]
     assert example["postgres"] == example["lake"] == {"owner": "zoe", "valid_until": "1969-12-31 00:00:00+00:00"}
@@ -196,45 +185,45 @@ def test_verify_finds_what_is_wrong(traded: Bazaar) -> None:
 def test_training_data_does_not_know_the_future(traded: Bazaar) -> None:
     times = ["2023-12-31", "2024-01-10", "2024-01-20", "2024-02-10"]
     entities = pd.DataFrame({"vendor": "Acme", "region": "north", "event_timestamp": pd.to_datetime(times, utc=True)})
-    frame = traded.store.get_historical_features(entities, ["vendor_last_sale:total"]).to_df()
+    frame = traded.repo.store.get_historical_features(entities, ["vendor_last_sale:total"]).to_df()
     found = dict(zip(frame["event_timestamp"].dt.strftime("%Y-%m-%d"), frame["total"], strict=True))
     np.testing.assert_equal(found, dict(zip(times, [np.nan, 21.0, 1.0, 140.0], strict=True)))
 
 
 def test_a_lost_online_store_is_restored_by_backfill(traded: Bazaar) -> None:
-    with traded.redis_client() as client:
+    with traded.repo.redis_client() as client:
         before = client.dbsize()
         client.flushall()
-        report = traded.command("backfill")["views"]
+        report = traded.repo.command("backfill")["views"]
         assert client.dbsize() == before
-    assert report["badge_owner"]["applied"] == 2
-    assert traded.command("verify")["mismatches"] == 0
-    again = traded.command("backfill", "--view", "order_lines")["views"]["order_lines"]
+    assert all(view["applied"] == view["entities"] > 0 for name, view in report.items() if name != "goods_search")
+    assert traded.repo.command("verify")["mismatches"] == 0
+    again = traded.repo.command("backfill", "--view", "order_lines")["views"]["order_lines"]
     assert (again["rows_added"], again["rejected"]) == (0, 0)
 
 
 def test_feast_materializes_what_was_lost(traded: Bazaar) -> None:
-    with traded.redis_client() as client:
+    with traded.repo.redis_client() as client:
         client.flushall()
     views = ["badge_owner", "order_lines"]
-    traded.store.materialize(datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC), views)
+    traded.repo.store.materialize(datetime(2020, 1, 1, tzinfo=UTC), datetime.now(UTC), views)
     for view in views:
         keys, values = wanted(traded, view)
-        np.testing.assert_equal(traded.read(view, list(values[0]), keys), values)
-    traded.command("backfill")
+        np.testing.assert_equal(traded.repo.read(view, list(values[0]), keys), values)
+    traded.repo.command("backfill")
 
 
 def test_validate_judges_lake_and_source(traded: Bazaar, tmp_path: Path) -> None:
     docs = ["--docs", str(tmp_path)]
-    lake = traded.command("validate", traded.topic("depot.yard.stock"), *docs)
+    lake = traded.repo.command("validate", traded.name("depot.yard.stock"), *docs)
     assert lake["success"] and lake["rows"] > 3 and Path(lake["docs"]).exists()
-    source = traded.command("validate", traded.topic("shop.public.goods"), "--source", *docs, code=1)
-    assert (source["failed"], source["undecodable"]) == (1, 1)
+    source = traded.repo.command("validate", traded.name("shop.public.goods"), "--source", *docs, code=1)
+    assert (source["failed"], source["undecodable"]) == (2, 1)
 
 
 def test_lookup_shows_a_service(traded: Bazaar) -> None:
     keys = ["-e", "vendor=Acme", "-e", "sku=1", "-e", "region=north"]
-    found = traded.command("lookup", "offer", "stock_level:level", "-e", "warehouse=north", *keys)["features"]
+    found = traded.repo.command("lookup", "offer", "stock_level:level", "-e", "warehouse=north", *keys)["features"]
     assert {name: feature["value"] for name, feature in found.items()} == {
         "goods_facts__price": 19.9,
         "goods_facts__title": "Garden chair",
@@ -246,12 +235,12 @@ def test_lookup_shows_a_service(traded: Bazaar) -> None:
 
 
 def test_search_finds_by_meaning(traded: Bazaar) -> None:
-    found = traded.command("search", "something to sit on outdoors", "--top", "2")["results"]
+    found = traded.repo.command("search", "something to sit on outdoors", "--top", "2")["results"]
     assert (found[0]["vendor"], found[0]["sku"]) == ("Acme", 1)
 
 
 def test_status_is_well(traded: Bazaar, worker: Running) -> None:
-    status = traded.command("status")
+    status = traded.repo.command("status")
     assert status["problems"] == []
     assert list(status["workers"]) == [str(worker.process.pid)]
     assert set(status["connectors"].values()) == {"RUNNING"}
@@ -259,30 +248,30 @@ def test_status_is_well(traded: Bazaar, worker: Running) -> None:
 
 
 def test_apply_again_changes_nothing(traded: Bazaar) -> None:
-    again = applied_by_command(traded)
+    again = traded.repo.apply()
     assert set(again["connectors"].values()) == {"unchanged"}
     assert (again["topics_made"], again["fixed"]) == ([], [])
 
 
 def test_a_worker_waits_for_redis_and_goes_on(traded: Bazaar, worker: Running) -> None:
-    traded.redis.stop()
+    traded.repo.redis.stop()
     try:
         traded.shop.execute("update goods set pieces = 74 where sku = 1")
         status, state = waited(lambda: (h := worker.health())[1].get("waiting_for") and h, "a worker that waits")
         assert status == 503
         assert "Redis" in state["waiting_for"]
     finally:
-        traded.redis.start()
+        traded.repo.redis.start()
     traded.settle()
-    assert traded.read("goods_facts", ["pieces"], [{"vendor": "Acme", "sku": 1}]) == [{"pieces": 74}]
+    assert traded.repo.read("goods_facts", ["pieces"], [{"vendor": "Acme", "sku": 1}]) == [{"pieces": 74}]
     assert worker.health()[0] == 200
 
 
 def test_a_stopped_worker_leaves_nothing_half_done(traded: Bazaar, worker: Running) -> None:
     """A second worker, with a mended contract, takes over from the first, and the letters that it let lie."""
-    contract = traded.path / "contracts" / "public.orders.json"
+    contract = traded.repo.path / "contracts" / "public.orders.json"
     contract.write_text(contract.read_text().replace('"returned"', '"returned", "lost"'))
-    with traded.worker() as second:
+    with traded.repo.worker() as second:
         for pieces in range(100):
             traded.shop.execute("update goods set pieces = %s where sku = 1", [pieces])
             if pieces == 50:
@@ -290,9 +279,9 @@ def test_a_stopped_worker_leaves_nothing_half_done(traded: Bazaar, worker: Runni
         assert code == 0, worker.log.read_text()
         assert seconds < 10
         lost = ["--reason", "on status", "--all"]
-        assert traded.command("letters", "replay", *lost) == {"replayed": 1}
+        assert traded.repo.command("letters", "replay", *lost) == {"replayed": 1}
         traded.settle()
-        assert traded.read("goods_facts", ["pieces"], [{"vendor": "Acme", "sku": 1}]) == [{"pieces": 99}]
-        assert traded.read("customer_last_order", ["status"], [{"customer": "eve"}]) == [{"status": "lost"}]
-        assert traded.command("verify")["mismatches"] == 0
+        assert traded.repo.read("goods_facts", ["pieces"], [{"vendor": "Acme", "sku": 1}]) == [{"pieces": 99}]
+        assert traded.repo.read("customer_last_order", ["status"], [{"customer": "eve"}]) == [{"status": "lost"}]
+        assert traded.repo.command("verify")["mismatches"] == 0
         assert second.terminate()[0] == 0
