@@ -22,7 +22,7 @@ RENUMBERED_PLANE = ("N10156", "N1015X")
 class Commit:
     """One transaction of the day: when it happened, and the statement with its parameters.
 
-    `tailnum` and `updated_at` name the plane and the event time that a reader can wait for, if any.
+    `tailnum` and `updated_at` name the plane and the event time that a reader can wait for: of arrivals.
     """
 
     at: pd.Timestamp
@@ -95,13 +95,16 @@ def _announced(row: dict[str, Any]) -> Commit:
     at = row["sched_dep"] - ANNOUNCED
     unknown = dict.fromkeys(("departed_at", "arrived_at", "dep_delay", "arr_delay", "air_time"))
     values = {**row, **unknown, "status": "scheduled", "updated_at": at}
-    return Commit(at, _insert("flights", row), values, row["tailnum"], at)
+    return Commit(at, _insert("flights", row), values)
 
 
 def _updated(row: dict[str, Any], at: pd.Timestamp, status: str, *columns: str) -> Commit:
     values = {**{c: row[c] for c in (*columns, *KEY)}, "status": status, "updated_at": at}
     changes = ", ".join(f"{c} = :{c}" for c in ("status", "updated_at", *columns))
-    return Commit(at, f"UPDATE flights SET {changes} WHERE {WHERE_KEY}", values, row["tailnum"], at)
+    statement = f"UPDATE flights SET {changes} WHERE {WHERE_KEY}"
+    if status == "arrived":
+        return Commit(at, statement, values, row["tailnum"], at)
+    return Commit(at, statement, values)
 
 
 def _cancelled(row: dict[str, Any]) -> Commit:

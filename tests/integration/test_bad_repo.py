@@ -1,0 +1,275 @@
+"""A feature repo with a mistake: `apply` says which file and which object, and what to write instead, ends with
+exit code 1, and has changed nothing."""
+
+import re
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from connectors.connect import Connect
+from millrace import template
+from millrace.cli import main
+from millrace.stack.endpoints import Endpoints
+from tests.integration.database import Database
+
+FOOTPRINTS = """
+    select count(*) from pg_publication union all select count(*) from pg_replication_slots
+    where database = current_database() union all select count(*) from pg_class where relname like 'millrace_%'
+    union all select count(*) from pg_class where relname in ('customers', 'orders') and relreplident <> 'd'
+"""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A starting repo with names of its own, to make mistakes in."""
+
+    path: Path
+    name: str
+    features: Path
+    stack: Endpoints
+    database: Database
+
+    def write(self, old: str, new: str, file: str | None = None) -> None:
+        """Replace a text of features.py, or of another file."""
+        path = self.path / file if file else self.features
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.database.dsn, autocommit=True) as connection:
+            connection.execute(statement)
+
+    def footprints(self) -> list[object]:
+        """What an apply would have left behind."""
+        topics = AdminClient({"bootstrap.servers": self.stack.kafka}).list_topics(timeout=10).topics
+        connect = Connect(self.stack.connect)
+        state = connect.state(self.name)
+        connect.close()
+        with psycopg.connect(self.database.dsn) as connection:
+            counts = [count for (count,) in connection.execute(FOOTPRINTS)]
+        files = [*self.path.parent.glob("lake/*"), *self.path.parent.glob("registry*")]
+        return [*(topic for topic in topics if topic.startswith(self.name)), *files, *filter(None, [state, *counts])]
+
+
+@pytest.fixture
+def draft(stack: Endpoints, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draft:
+    name = f"shop{uuid.uuid4().hex[:8]}"
+    path = tmp_path / "repo"
+    template.write(path)
+    for file in (path / "features.py", path / "millrace.yaml", path / "feature_store.yaml"):
+        file.write_text(file.read_text().replace("shop", name))
+    # Python keeps modules by their names, and these tests share a process.
+    features = (path / "features.py").rename(path / f"{name}_features.py")
+    (tmp_path / "lake").mkdir()
+    variables = {
+        **stack.environment(),
+        "MILLRACE_LAKE": str(tmp_path / "lake"),
+        "MILLRACE_REGISTRY": str(tmp_path / "registry.db"),
+        f"MILLRACE__SOURCES__{name.upper()}__URL": database.dsn,
+    }
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    made = Draft(path, name, features, stack, database)
+    made.execute("drop schema public cascade; create schema public")
+    made.execute((path / "schema.sql").read_text())
+    return made
+
+
+@pytest.fixture
+def refused(draft: Draft, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Runs `millrace apply`, which must refuse; returns its error."""
+
+    def run() -> str:
+        options = ["--repo", str(draft.path), "--stack", str(draft.path.parent / "stack")]
+        monkeypatch.setattr(sys, "argv", ["millrace", "apply", *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        (error,) = re.findall(r"^error: (.*)", capsys.readouterr().err, re.MULTILINE | re.DOTALL)
+        assert draft.footprints() == []
+        return error.strip()
+
+    return run
+
+
+def line(draft: Draft, text: str) -> str:
+    """Where a text stands, as errors say it."""
+    number = draft.features.read_text().split(text)[0].count("\n") + 1
+    return f"{draft.features.name}, line {number}: "
+
+
+FACTS, LAST = "customer_facts = ", "last_order = "
+
+
+def test_an_unknown_column(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write('Field(name="tier"', 'Field(name="teir"')
+    expected = "view customer_facts: table public.customers has no column teir; did you mean tier?"
+    assert refused() == line(draft, FACTS) + expected
+
+
+def test_an_unknown_column_of_the_event_time(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write('event_time="placed_at"', 'event_time="placed"')
+    source = f"source {draft.name}.public.orders"
+    expected = f"{source}: table public.orders has no column placed; did you mean placed_at?"
+    assert refused() == line(draft, "orders = cdc") + expected
+
+
+def test_a_missing_contract(draft: Draft, refused: Callable[[], str]) -> None:
+    (draft.path / "contracts" / "public.orders.json").unlink()
+    assert (
+        refused()
+        == f"{draft.path}/contracts/public.orders.json: there is no such file; write the suite, or name another"
+    )
+
+
+def test_a_contract_over_a_column_that_is_not_there(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write('"amount"', '"amuont"', "contracts/public.orders.json")
+    error = refused()
+    assert error.startswith(f"{draft.path}/contracts/public.orders.json")
+    assert "unknown column 'amuont'; did you mean 'amount'?" in error
+
+
+def test_a_key_that_does_not_exist(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write('join_keys=["id"]', 'join_keys=["ident"]')
+    error = refused()
+    assert error.startswith(line(draft, FACTS) + "view customer_facts: table public.customers has no column ident; ")
+
+
+def test_a_key_of_a_type_that_cannot_be_one(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write("ValueType.INT64", "ValueType.DOUBLE")
+    draft.write('Field(name="id", dtype=Int64)', 'Field(name="id", dtype=Float64)')
+    error = refused()
+    assert error.startswith(line(draft, FACTS) + "view customer_facts: join key 'id' is of type DOUBLE")
+    assert error.endswith("use String, Int32, Int64, Bytes or UnixTimestamp")
+
+
+def test_a_bad_key_in_the_settings(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write("partitions:", "partitons:", "millrace.yaml")
+    key = f"sources.{draft.name}.partitons"
+    assert refused() == f"{draft.path}/millrace.yaml: {key}: unknown key; did you mean partitions?"
+
+
+def test_a_bad_key_in_feasts_settings(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write("connection_string", "conection_string", "feature_store.yaml")
+    error = refused()
+    assert error.startswith(f"{draft.path}/feature_store.yaml: Feast refuses it: ")
+    assert "conection_string" in error
+
+
+def test_a_variable_that_is_not_set(draft: Draft, refused: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    draft.write("${MILLRACE_POSTGRES}", "${SHOPS_DATABASE}", "millrace.yaml")
+    monkeypatch.delenv(f"MILLRACE__SOURCES__{draft.name.upper()}__URL")
+    key = f"sources.{draft.name}.url"
+    assert refused().startswith(f"{draft.path}/millrace.yaml: {key} needs the environment variable SHOPS_DATABASE")
+
+
+def test_an_unknown_source(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write(f'cdc_source("{draft.name}.public.customers")', f'cdc_source("{draft.name}x.public.customers")')
+    source = f"source {draft.name}x.public.customers"
+    expected = f"{source}: millrace.yaml has no source {draft.name}x; did you mean {draft.name}?"
+    assert refused() == line(draft, "customers = cdc") + expected
+
+
+def test_an_unknown_table(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write(f'"{draft.name}.public.customers"', f'"{draft.name}.public.customer"')
+    error = refused()
+    assert f"source {draft.name} has no table public.customer: did you mean public.customers?" in error
+    assert error.startswith(line(draft, "customers = cdc"))
+
+
+@pytest.mark.parametrize(
+    ("column", "dtype", "problem"),
+    [
+        ("polygon", "String", "column public.customers.area has type polygon, which cannot be carried; leave it out"),
+        ("numeric(5,2)[]", "Float64", "column public.customers.area has type numeric(5,2)[], which cannot be carried"),
+        ("bytea", "String", "column public.customers.area (bytea) cannot be carried as string"),
+        ("text", "Int64", "column public.customers.area (text) cannot be carried as int64"),
+        ("double precision", "Int64", "column public.customers.area (double precision) cannot be carried as int64"),
+        ("bigint", "UnixTimestamp", "column public.customers.area (bigint) cannot be carried as timestamp"),
+        ("bigint generated always as (id * 2) stored", "Int64", "column public.customers.area is generated"),
+        ("text", "Map", "field area: MAP cannot be carried; use a scalar, an array or a timestamp"),
+    ],
+)
+def test_a_type_that_cannot_be_carried(
+    draft: Draft, refused: Callable[[], str], column: str, dtype: str, problem: str
+) -> None:
+    draft.execute(f"alter table customers add column area {column}")
+    draft.write("Int64, String", "Int64, Map, String, UnixTimestamp")
+    draft.write('Field(name="tier", dtype=String)', f'Field(name="area", dtype={dtype})')
+    assert refused().startswith(line(draft, FACTS) + f"view customer_facts: {problem}")
+
+
+def test_two_views_of_one_name(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write('name="last_order"', 'name="Customer_Facts"')
+    expected = "view Customer_Facts: there is another view named customer_facts; give it another name"
+    assert refused() == line(draft, LAST) + expected
+
+
+def test_two_sources_of_one_name(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write("# A state view", f'again = cdc_source("{draft.name}.public.orders")\n# A state view')
+    source = f"source {draft.name}.public.orders"
+    assert (
+        refused()
+        == line(draft, "orders = cdc")
+        + f"{source}: there is another source named {draft.name}.public.orders; give it another name"
+    )
+
+
+def test_two_features_in_one_field_of_redis(draft: Draft, refused: Callable[[], str]) -> None:
+    one, other = "c117254", "c148150"  # murmur3_32 of "customer_facts:<name>" is the same
+    draft.execute(f"alter table customers add column {one} text, add column {other} text")
+    draft.write(
+        'Field(name="tier", dtype=String)', f'Field(name="{one}", dtype=String), Field(name="{other}", dtype=String)'
+    )
+    error = refused()
+    assert f"'customer_facts:{one}' and 'customer_facts:{other}' have the same field" in error
+    assert error.endswith("rename one of the two")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("feature = Fild()", "NameError: name 'Fild' is not defined"),
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("feature = (", "SyntaxError: '(' was never closed"),
+        ('feature = Entity(name="x", join_keys=["a", "b"])', "ValueError: An entity may only have a single join key"),
+        ('feature = cdc_source("orders")', "ValueError: cdc_source('orders'): write <source>.<schema>.<table>"),
+    ],
+)
+def test_a_python_error(draft: Draft, refused: Callable[[], str], code: str, error: str) -> None:
+    draft.write("model = ", f"{code}\nmodel = ")
+    assert refused().startswith(line(draft, code) + error)
+
+
+def test_a_table_without_a_primary_key(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.execute("alter table orders drop constraint orders_pkey")
+    error = refused()
+    assert error.startswith(f"source {draft.name}: primary key: table public.orders has no primary key")
+    assert "ALTER TABLE public.orders ADD PRIMARY KEY" in error
+
+
+def test_a_connector_property_that_debezium_refuses(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write("    partitions:", "    connector: {snapshot.mode: sometimes}\n    partitions:", "millrace.yaml")
+    assert "snapshot.mode" in refused()
+
+
+def test_a_lake_that_is_not_there(draft: Draft, refused: Callable[[], str]) -> None:
+    lake = draft.path.parent / "lake"
+    lake.rmdir()
+    assert refused() == f"the lake is unavailable: the folder {lake} does not exist: create it, or mount it"
+
+
+def test_a_database_that_does_not_answer(
+    draft: Draft, refused: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"MILLRACE__SOURCES__{draft.name.upper()}__URL", "postgresql://u:secret@127.0.0.1:1/x")
+    error = refused()
+    assert error.startswith(f"source {draft.name} is unavailable")
+    assert "secret" not in error
