@@ -91,7 +91,12 @@ _TYPES = text(
 
 
 class TableNotFound(Exception):
-    """A declared table that the source database does not have; the text names the nearest ones."""
+    """A declared table ("schema.name") that the source database does not have; `instead` names the nearest ones."""
+
+    def __init__(self, source: str, table: str, nearest: str) -> None:
+        super().__init__(f"source {source} has no table {table}{nearest}")
+        self.table = table
+        self.instead = nearest.removeprefix(": ") or "name one that it has"
 
 
 def reflect(engine: Engine, source: Source, tables: Sequence[str]) -> tuple[Table, ...]:
@@ -105,7 +110,7 @@ def reflect(engine: Engine, source: Source, tables: Sequence[str]) -> tuple[Tabl
         known = table_oids(connection)
         for table in tables:
             if table not in known:
-                raise TableNotFound(f"source {source.name} has no table {table}{suggestion(table, known)}")
+                raise TableNotFound(source.name, table, suggestion(table, known))
         oids = {known[table]: table for table in tables}
         rows = connection.execute(_TYPES, {"tables": list(oids)}).all()
         types = {oids[oid]: {row.name: row for row in group} for oid, group in groupby(rows, lambda r: r.oid)}

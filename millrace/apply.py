@@ -6,15 +6,16 @@ repeatable: the source databases, the topics, the lake, Feast's own apply, the c
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from feast import KafkaSource
 from feast.repo_contents import RepoContents
 
 from connectors.checks import Finding, check
 from connectors.connect import Connect
 from connectors.debezium import connector_config
-from connectors.reflect import reflect
+from connectors.reflect import TableNotFound, reflect
 from connectors.source import Capture, Source
 from connectors.table import Table
 from connectors.table_file import dumps
@@ -131,7 +132,9 @@ def _plan(repo: Repo) -> Plan:
 def _check_names(contents: RepoContents) -> None:
     """Feast takes names without case, and finds a view by its name alone."""
     views = [*contents.feature_views, *contents.stream_feature_views, *contents.on_demand_feature_views]
-    for kind, objects in (("view", views), ("source", contents.data_sources)):
+    # A table's source before the one of its lake, which nobody wrote.
+    sources = sorted(contents.data_sources, key=lambda s: not isinstance(s, KafkaSource))
+    for kind, objects in (("view", views), ("source", sources)):
         seen: dict[str, str] = {}
         for name in (o.name for o in objects):
             if name.lower() in seen:
@@ -166,12 +169,16 @@ def _by_source(repo: Repo, declared: Sequence[Declared]) -> dict[str, list[Decla
     return by_source
 
 
-def _capture(repo: Repo, name: str, declared: Iterable[Declared]) -> Captured:
+def _capture(repo: Repo, name: str, declared: Sequence[Declared]) -> Captured:
     database = source(repo, name)
     names = sorted({d.table for d in declared})
     engine = database.engine()
     try:
         return Captured(database, reflect(engine, database, names), ())
+    except TableNotFound as error:
+        (view, *_) = [d for d in declared if d.table == error.table]
+        problem = f"the database has no table {error.table}"
+        raise DeclarationError(f"source {view.source.name}", problem, error.instead) from error
     finally:
         engine.dispose()
 

@@ -6,6 +6,7 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from feast import FeatureStore
 from feast.repo_config import RepoConfig, load_repo_config
@@ -93,8 +94,15 @@ def parse(repo: Repo) -> RepoContents:
         config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
         with redirect_stdout(sys.stderr):  # Feast prints; a command's stdout is its result
             contents = _get_repo_contents(repo.path, repo.project, config)
+    except SyntaxError as error:
+        place = f"{Path(error.filename or '').name}, line {error.lineno}"
+        raise DeclarationError(place, f"SyntaxError: {error.msg}", "mend it") from error
     except Exception as error:
         raise DeclarationError(_raised_in(repo.path, error), f"{type(error).__name__}: {error}", "mend it") from error
+    except SystemExit as error:  # how Feast refuses a Project object
+        raise DeclarationError(
+            str(repo.path), "its Project object does not suit feature_store.yaml", f'name it "{repo.project}"'
+        ) from error
     finally:
         os.chdir(before)
         sys.path.remove(str(repo.path))
@@ -102,11 +110,17 @@ def parse(repo: Repo) -> RepoContents:
 
 
 def rehearse(repo: Repo, contents: RepoContents) -> None:
-    """Feast's own checks of the parsed objects, as its apply makes them. Raises `DeclarationError`."""
-    try:
-        repo.store.plan(contents)
-    except Exception as error:
-        raise DeclarationError(str(repo.path), f"Feast refuses it: {error}", "mend it") from error
+    """Feast's own checks of the parsed objects, as its apply makes them. Raises `DeclarationError`.
+
+    With a registry of its own: Feast writes to one even to plan.
+    """
+    config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
+    with TemporaryDirectory() as scratch:
+        config.registry_config = {"path": f"{scratch}/registry.db"}
+        try:
+            FeatureStore(config=config).plan(contents)
+        except Exception as error:
+            raise DeclarationError(str(repo.path), f"Feast refuses it: {error}", "mend it") from error
 
 
 def declared_at(folder: Path, kind: str, name: str) -> str | None:

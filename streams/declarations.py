@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from feast import Entity, FeatureView, Field, KafkaSource, StreamFeatureView
+from feast import Entity, FeatureView, Field, KafkaSource, StreamFeatureView, ValueType
+from feast.types import from_value_type
 
 from connectors.table import Table
 from stores.entity_keys import check_key_type
@@ -121,7 +122,9 @@ def _join_keys(view: FeatureView, entities: Mapping[str, Entity]) -> tuple[Field
             close = difflib.get_close_matches(name, entities, n=1)
             instead = f"did you mean {close[0]}?" if close else "declare it as a module-level Entity"
             raise DeclarationError(f"view {view.name}", f"there is no entity {name}", instead)
-        join_key = entities[name].join_key
+        join_key, value_type = entities[name].join_key, entities[name].value_type
+        if join_key not in typed and value_type != ValueType.UNKNOWN:
+            typed[join_key] = Field(name=join_key, dtype=from_value_type(value_type))
         if join_key not in typed:
             raise DeclarationError(
                 f"view {view.name}",

@@ -144,10 +144,18 @@ def test_a_key_that_does_not_exist(draft: Draft, refused: Callable[[], str]) -> 
 
 def test_a_key_of_a_type_that_cannot_be_one(draft: Draft, refused: Callable[[], str]) -> None:
     draft.write("ValueType.INT64", "ValueType.DOUBLE")
-    draft.write('Field(name="id", dtype=Int64)', 'Field(name="id", dtype=Float64)')
+    for _ in range(2):
+        draft.write('Field(name="id", dtype=Int64)', 'Field(name="id", dtype=Float64)')
     error = refused()
     assert error.startswith(line(draft, FACTS) + "view customer_facts: join key 'id' is of type DOUBLE")
-    assert error.endswith("use String, Int32, Int64, Bytes or UnixTimestamp")
+    assert error.endswith("use String, Int32, Int64 or Bytes")
+
+
+def test_a_key_of_two_types(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write("ValueType.INT64", "ValueType.STRING")
+    error = refused()
+    assert error.startswith(f"{draft.features.name}, line ")
+    assert "Entity customer has type ValueType.STRING, which does not match the inferred type Int64" in error
 
 
 def test_a_bad_key_in_the_settings(draft: Draft, refused: Callable[[], str]) -> None:
@@ -179,9 +187,8 @@ def test_an_unknown_source(draft: Draft, refused: Callable[[], str]) -> None:
 
 def test_an_unknown_table(draft: Draft, refused: Callable[[], str]) -> None:
     draft.write(f'"{draft.name}.public.customers"', f'"{draft.name}.public.customer"')
-    error = refused()
-    assert f"source {draft.name} has no table public.customer: did you mean public.customers?" in error
-    assert error.startswith(line(draft, "customers = cdc"))
+    expected = f"source {draft.name}.public.customer: the database has no table public.customer; did you mean "
+    assert refused().startswith(line(draft, "customers = cdc") + expected + "public.customers")
 
 
 @pytest.mark.parametrize(

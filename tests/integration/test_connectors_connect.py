@@ -142,9 +142,13 @@ def test_a_lost_slot_leaves_no_silent_gap(
 
 
 def snapshot_images(kafka: str, topic: str) -> list[Any]:
-    # The truncate of the test's beginning is there too, unless the connector started after it.
-    truncated = read(kafka, topic, 1)[0].value["op"] == "t"
-    return [r.value["after"] for r in read(kafka, topic, 4 if truncated else 3)]
+    images: list[Any] = []
+    # How many records came before the snapshot depends on when the connector started.
+    for count in range(1, 9):
+        images = [r.value and r.value["after"] for r in read(kafka, topic, count)]
+        if {"id": 2, "x": 2} in images:
+            break
+    return images
 
 
 def test_debezium_itself_refuses_a_slot_that_is_ahead(

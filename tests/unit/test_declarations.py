@@ -1,0 +1,215 @@
+"""Feast objects, read into what the streams run on; and what a mistake in them is told."""
+
+from datetime import timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from feast import Entity, FeatureView, Field, FileSource, ValueType
+from feast.stream_feature_view import stream_feature_view
+from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, Map, String, UnixTimestamp
+
+from connectors.table import Column, Table
+from millrace.declare import cdc_source
+from streams.declarations import DeclarationError, captured_views, compile_view
+from streams.views import StreamView
+
+TABLE = Table(
+    source="shop",
+    schema="public",
+    name="Order Lines",
+    topic="shop.public.Order_Lines",
+    columns=(
+        Column("Order Id", "bigint", pa.int64(), "plain", nullable=False),
+        Column("line", "smallint", pa.int16(), "plain", nullable=False),
+        Column("buyer", "text", pa.string(), "plain", nullable=True),
+        Column("price", "numeric(10,2)", pa.decimal128(10, 2), "decimal", nullable=True),
+        Column("tax", "numeric", pa.string(), "decimal", nullable=True),
+        Column("sizes", "integer[]", pa.list_(pa.int32()), "array", nullable=True, element="plain"),
+        Column("seal", "bytea", pa.binary(), "bytes", nullable=True),
+        Column("sold", "date", pa.date32(), "date", nullable=True),
+        Column("area", "polygon", pa.null(), "none", nullable=True),
+        Column("twice", "bigint", pa.null(), "none", nullable=True, generated=True),
+    ),
+    primary_key=("Order Id", "line"),
+)
+RENAMES = {"Order Id": "order_id"}
+
+order = Entity(name="order", join_keys=["order_id"], value_type=ValueType.INT64)
+line = Entity(name="line", value_type=ValueType.INT32)
+buyer = Entity(name="buyer", value_type=ValueType.STRING)
+KEY = Field(name="buyer", dtype=String)
+source = cdc_source("shop.public.Order Lines", field_mapping=RENAMES)
+
+
+def view(*fields: Field, entities: Any = (order, line), **options: Any) -> FeatureView:
+    return FeatureView(name="lines", entities=list(entities), source=options.pop("source", source), schema=list(fields))
+
+
+def compiled(declared: FeatureView, table: Table = TABLE) -> StreamView:
+    (found,) = captured_views([declared], [order, line, buyer])
+    return compile_view("p", found, table, "lines")
+
+
+def refused(*fields: Field, **options: Any) -> str:
+    with pytest.raises(DeclarationError) as caught:
+        compiled(view(*fields, **options))
+    return str(caught.value)
+
+
+def test_the_topic_spells_what_kafka_allows_and_the_source_what_postgresql_has() -> None:
+    (declared,) = captured_views([view(Field(name="price", dtype=Float64))], [order, line])
+    assert (declared.topic, declared.table) == ("shop.public.Order_Lines", "public.Order Lines")
+    (plain,) = captured_views(
+        [view(Field(name="price", dtype=Float64), source=cdc_source("shop.public.orders"))], [order, line]
+    )
+    assert (plain.topic, plain.table) == ("shop.public.orders", "public.orders")
+    assert not plain.source.tags
+
+
+def test_join_keys_that_are_the_primary_key_make_a_state_view() -> None:
+    stream_view = compiled(view(Field(name="price", dtype=Float64)))
+    assert stream_view.view.kind == "state"
+    assert stream_view.key_columns == ("Order Id", "line")
+    assert [(key.name, key.arrow_type) for key in stream_view.view.join_keys] == [
+        ("order_id", pa.int64()),
+        ("line", pa.int32()),
+    ]
+
+
+@pytest.mark.parametrize("entities", [[order], [buyer], [order, line, buyer]])
+def test_any_other_join_keys_make_an_event_view(entities: list[Entity]) -> None:
+    assert compiled(view(Field(name="price", dtype=Float64), entities=entities)).view.kind == "event"
+
+
+def test_the_event_time_is_a_column_or_the_commit() -> None:
+    assert compiled(view(Field(name="price", dtype=Float64))).event_time is None
+    timed = cdc_source("shop.public.Order Lines", event_time="sold", field_mapping=RENAMES)
+    assert compiled(view(Field(name="price", dtype=Float64), source=timed)).event_time == "sold"
+    unknown = cdc_source("shop.public.Order Lines", event_time="sould", field_mapping=RENAMES)
+    assert "has no column sould; did you mean sold?" in refused(Field(name="price", dtype=Float64), source=unknown)
+
+
+def test_a_view_over_another_source_is_feasts_own_business() -> None:
+    batch = FileSource(path="x.parquet", timestamp_field="t")
+    assert captured_views([view(Field(name="price", dtype=Float64), source=batch)], [order, line]) == []
+
+
+def test_a_column_that_differs_by_a_letter_is_suggested() -> None:
+    message = "view lines: table public.Order Lines has no column prize; did you mean price?"
+    assert refused(Field(name="prize", dtype=Float64)) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "problem"),
+    [
+        ("area", String, "column public.Order Lines.area has type polygon, which cannot be carried"),
+        ("twice", Int64, "column public.Order Lines.twice is generated"),
+        ("seal", String, "(bytea) cannot be carried as string"),
+        ("buyer", Int64, "(text) cannot be carried as int64"),
+        ("sizes", Int32, "(integer[]) cannot be carried as int32"),
+        ("sizes", Array(Bytes), "(integer[]) cannot be carried as list"),
+        ("sold", Bool, "(date) cannot be carried as bool"),
+        ("price", Map, "field price: MAP cannot be carried"),
+        ("_hidden", String, "the name _hidden is reserved"),
+    ],
+)
+def test_what_cannot_be_carried_is_an_error(name: str, dtype: Any, problem: str) -> None:
+    assert problem in refused(Field(name=name, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("price", Float64),
+        ("price", Float32),
+        ("price", String),
+        ("tax", Float64),
+        ("tax", String),
+        ("sizes", Array(Int64)),
+        ("sizes", Array(Float64)),
+        ("seal", Bytes),
+        ("sold", UnixTimestamp),
+        ("sold", String),
+    ],
+)
+def test_what_can_be_carried(name: str, dtype: Any) -> None:
+    (feature,) = compiled(view(Field(name=name, dtype=dtype))).view.features
+    assert feature.name == name
+
+
+def test_a_key_needs_a_type() -> None:
+    untyped = Entity(name="buyer", value_type=ValueType.UNKNOWN)
+    price = Field(name="price", dtype=Float64)
+    with pytest.raises(DeclarationError, match="the type of its join key buyer is not declared; add Field"):
+        captured_views([view(price, entities=[untyped])], [untyped])
+    for declared, entity in ((view(price, entities=[buyer]), buyer), (view(price, KEY, entities=[untyped]), untyped)):
+        (found,) = captured_views([declared], [entity])
+        assert found.join_keys == (KEY,)
+
+
+def test_a_key_must_be_of_a_type_that_an_entity_key_can_hold() -> None:
+    amount = Entity(name="amount", join_keys=["price"], value_type=ValueType.DOUBLE)
+    with pytest.raises(DeclarationError, match=r"join key 'price' is of type DOUBLE.*; use String, Int32, Int64"):
+        (found,) = captured_views([view(Field(name="tax", dtype=String), entities=[amount])], [amount])
+        compile_view("p", found, TABLE, "lines")
+
+
+def test_an_entity_must_be_declared() -> None:
+    with pytest.raises(DeclarationError, match=r"view lines: there is no entity line; did you mean lines\?"):
+        captured_views([view(Field(name="price", dtype=Float64))], [order, Entity(name="lines")])
+
+
+def vector(**fields: Any) -> Field:
+    declared = {"vector_index": True, "vector_length": 4, "vector_search_metric": "cosine", "tags": {"embeds": "buyer"}}
+    return Field(name="meaning", dtype=Array(Float32), **{**declared, **fields})
+
+
+def test_a_vector_names_its_text() -> None:
+    found = compiled(view(vector(tags={"embeds": "buyer, tax"}))).view.vector
+    assert found is not None
+    assert (found.name, found.length, found.metric, found.columns) == ("meaning", 4, "cosine", ("buyer", "tax"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"tags": {}}, 'vector field meaning names no text; add tags={"embeds": '),
+        ({"tags": {"embeds": "bayer"}}, "has no column bayer; did you mean buyer?"),
+        ({"vector_length": 0}, "has no vector_length; give the model's length"),
+        ({"vector_search_metric": "manhattan"}, "unknown vector_search_metric manhattan; one of"),
+    ],
+)
+def test_a_vector_that_is_not_whole(fields: dict[str, Any], problem: str) -> None:
+    assert problem in refused(vector(**fields))
+
+
+def function(**options: Any) -> Any:
+    def made(rows: Any) -> Any:
+        return rows
+
+    settings = {"entities": [buyer], "ttl": timedelta(0), "mode": "python", "source": source, **options}
+    return stream_feature_view(schema=[Field(name="buyer", dtype=String), Field(name="new", dtype=Int64)], **settings)(
+        made
+    )
+
+
+def test_a_function_may_return_what_is_no_column() -> None:
+    (found,) = captured_views([function()], [buyer])
+    stream_view = compile_view("p", found, TABLE, "made")
+    assert stream_view.transform is not None
+    assert [feature.name for feature in stream_view.view.features] == ["new"]
+
+
+def test_other_modes_are_refused() -> None:
+    spark = function()
+    spark.mode = "spark"  # as it is where Spark is installed
+    (found,) = captured_views([spark], [buyer])
+    with pytest.raises(DeclarationError, match='is not run here; use "pandas" or "python"'):
+        compile_view("p", found, TABLE, "made")
+
+
+@pytest.mark.parametrize("table", ["orders", "public.orders"])
+def test_a_source_names_database_schema_and_table(table: str) -> None:
+    with pytest.raises(ValueError, match=r"write <source>\.<schema>\.<table>"):
+        cdc_source(table)

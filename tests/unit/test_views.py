@@ -1,0 +1,188 @@
+"""Changes to feature rows: values, renames, deletes, moves, and what cannot be taken."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from connectors.table import Column, Table
+from stores.rows import FeatureRows
+from stores.values import arrow_type_of, as_stored, decode, encode
+from stores.view import Feature, Kind, View
+from streams.changes import Changes, as_snapshot, changes_schema
+from streams.transform import transform
+from streams.views import Projected, StreamView, Unprojectable, castable, project
+
+UTC_US = pa.timestamp("us", tz="UTC")
+NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
+TABLE = Table(
+    source="shop",
+    schema="public",
+    name="sales",
+    topic="shop.public.sales",
+    columns=(
+        Column("id", "bigint", pa.int64(), "plain", nullable=False),
+        Column("Who", "text", pa.string(), "plain", nullable=True),
+        Column("price", "numeric(10,2)", pa.decimal128(10, 2), "decimal", nullable=True),
+        Column("sold", "timestamp with time zone", UTC_US, "timestamptz", nullable=True),
+        Column("sizes", "integer[]", pa.list_(pa.int32()), "array", nullable=True, element="plain"),
+    ),
+    primary_key=("id",),
+)
+PRICE = Feature("price", 5, pa.float64())
+WHO = Feature("who", 2, pa.string())
+ID = Feature("id", 4, pa.int64())
+
+
+def changes(*rows: tuple[str, int, dict[str, Any]], before: list[dict[str, Any]] | None = None) -> Changes:
+    """Each an operation, an LSN and the values."""
+    schema = changes_schema(TABLE)
+    made = [
+        {**values, "_op": op, "_lsn": lsn, "_commit_ts": NOON, "_partition": 0, "_offset": i}
+        for i, (op, lsn, values) in enumerate(rows)
+    ]
+    old = None
+    if before is not None:
+        old = pa.Table.from_pylist(before, pa.schema([schema.field("Who")]))
+    return Changes(TABLE, pa.Table.from_pylist(made, schema), old)
+
+
+def stream_view(*features: Feature, kind: Kind = "state", event_time: str | None = None, **more: Any) -> StreamView:
+    keys = (ID,) if kind == "state" else (WHO,)
+    view = View("p", "v", "v", kind, keys, features or (PRICE,))
+    return StreamView(view, TABLE, event_time, {"Who": "who"}, **more)
+
+
+def rows(projected: Projected, *names: str) -> list[tuple[Any, ...]]:
+    return list(zip(*(projected.rows.table[name].to_pylist() for name in names), strict=True))
+
+
+def blamed(view: StreamView, given: Changes) -> dict[int, list[str]]:
+    with pytest.raises(Unprojectable) as caught:
+        project(view, given)
+    return dict(caught.value.bad)
+
+
+def test_values_are_renamed_and_cast() -> None:
+    found = project(stream_view(PRICE, WHO), changes(("c", 1, {"id": 1, "Who": "ann", "price": Decimal("19.90")})))
+    assert rows(found, "id", "price", "who", "_lsn", "_deleted") == [(1, 19.9, "ann", 1, False)]
+    assert isinstance(found.rows, FeatureRows)
+
+
+@pytest.mark.parametrize(("precision", "scale"), [(10, 2), (15, 15), (15, 7), (38, 10), (20, 5)])
+def test_a_decimal_becomes_the_nearest_double(precision: int, scale: int) -> None:
+    random = np.random.default_rng(precision * scale)
+    digits = [int(random.integers(-(10 ** min(precision, 18)), 10 ** min(precision, 18))) for _ in range(500)]
+    values = [Decimal(d).scaleb(-scale) for d in digits]
+    column = Column("price", "numeric", pa.decimal128(precision, scale), "decimal", nullable=True)
+    table = Table("s", "public", "t", "s.public.t", (TABLE.columns[0], column), ("id",))
+    view = StreamView(View("p", "v", "v", "state", (ID,), (PRICE,)), table)
+    given = pa.table({"id": range(500), "price": pa.array(values, column.arrow_type)})
+    found = project(view, as_snapshot(table, given))
+    assert found.rows.table["price"].to_pylist() == [float(value) for value in values]
+
+
+def test_a_delete_is_a_marked_row_of_nulls_at_the_commit() -> None:
+    given = changes(("c", 1, {"id": 1, "price": Decimal(1), "sold": None}), ("d", 2, {"id": 1, "Who": "ann"}))
+    found = project(stream_view(), given)
+    assert rows(found, "price", "_deleted", "event_timestamp") == [(1.0, False, NOON), (None, True, NOON)]
+
+
+def test_a_truncate_makes_no_row_here() -> None:
+    assert len(project(stream_view(), changes(("t", 1, {}))).rows.table) == 0
+
+
+def test_a_row_that_moves_leaves_its_entity_before_it_joins_the_next() -> None:
+    given = changes(("u", 5, {"id": 1, "Who": "bob", "price": Decimal(2)}), before=[{"Who": "ann"}])
+    found = project(stream_view(kind="event"), given)
+    assert rows(found, "who", "price", "_deleted") == [("ann", None, True), ("bob", 2.0, False)]
+    assert len({row for (row,) in rows(found, "_row")}) == 1
+
+
+def test_a_row_that_stays_leaves_nothing() -> None:
+    given = changes(("u", 5, {"id": 1, "Who": "ann", "price": Decimal(2)}), before=[{"Who": "ann"}])
+    assert rows(project(stream_view(kind="event"), given), "who", "_deleted") == [("ann", False)]
+
+
+def test_a_row_without_an_entity_is_skipped_and_counted() -> None:
+    found = project(stream_view(kind="event"), changes(("c", 1, {"id": 1}), ("c", 2, {"id": 2, "Who": "ann"})))
+    assert rows(found, "who") == [("ann",)]
+    assert (found.skipped, found.positions.tolist()) == (1, [1])
+
+
+def test_a_row_without_its_event_time_is_blamed() -> None:
+    given = changes(("c", 1, {"id": 1, "Who": "a", "sold": NOON}), ("c", 2, {"id": 2, "Who": "b"}))
+    assert blamed(stream_view(kind="event", event_time="sold"), given) == {1: ["view v: the event time sold is null"]}
+
+
+def test_a_value_that_does_not_fit_is_blamed_and_named() -> None:
+    small = Feature("id", 3, pa.int32())
+    view = StreamView(View("p", "v", "v", "event", (WHO,), (small,)), TABLE, None, {"Who": "who"})
+    given = changes(("c", 1, {"id": 7, "Who": "a"}), ("c", 2, {"id": 2**40, "Who": "b"}))
+    bad = blamed(view, given)
+    assert list(bad) == [1]
+    assert f"column id: {2**40} does not fit int32" in bad[1][0]
+
+
+def test_a_transforms_failures_are_blamed_by_their_change() -> None:
+    def inverse(given: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {**given, "price": [1 / p for p in given["price"]]}
+
+    function = transform("v", inverse, "python", {"id": pa.int64(), "price": pa.float64()})
+    given = changes(
+        ("d", 1, {"id": 9}), ("c", 2, {"id": 1, "price": Decimal(0)}), ("c", 3, {"id": 2, "price": Decimal(4)})
+    )
+    assert list(blamed(stream_view(transform=function), given)) == [1]
+
+
+def test_rows_that_a_transform_drops_are_skipped() -> None:
+    function = transform("v", lambda frame: frame[frame["id"] > 1], "pandas", {"id": pa.int64(), "price": pa.float64()})
+    given = changes(("c", 1, {"id": 1, "price": Decimal(1)}), ("c", 2, {"id": 2, "price": Decimal(2)}))
+    found = project(stream_view(transform=function), given)
+    assert (rows(found, "id"), found.skipped, found.positions.tolist()) == ([(2,)], 1, [1])
+
+
+VALUES: dict[int, list[Any]] = {
+    8: [NOON.replace(microsecond=999_999), None, datetime(1969, 12, 31, 23, 59, 59, 500_000, tzinfo=UTC)],
+    11: [[b"a", None], None, []],
+    12: [["a", None, ""], None, []],
+    13: [[1, None], None, []],
+    14: [[None], [2**40]],
+    15: [[1.5, None], [float("inf")]],
+    16: [[1.5, None], []],
+    17: [[True, None], [False]],
+    18: [[NOON.replace(microsecond=1), None], None, []],
+    33: [["{}", None], None],
+}
+
+
+@pytest.mark.parametrize("value_type", VALUES)
+def test_a_feature_is_kept_as_it_will_be_served(value_type: int) -> None:
+    array = pa.array(VALUES[value_type], arrow_type_of(value_type))
+    for column in (array, array.slice(1), pa.chunked_array([array.slice(0, 1), array.slice(1)])):
+        served = decode(encode(column, value_type).to_pylist(), value_type)
+        assert as_stored(column, value_type).to_pylist() == served.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("source", "targets"),
+    [
+        (pa.int16(), {"int32", "int64", "float", "double", "string"}),
+        (pa.float64(), {"float", "double", "string"}),
+        (pa.decimal128(10, 2), {"int32", "int64", "float", "double", "string"}),
+        (pa.string(), {"string", "binary"}),
+        (pa.binary(), {"binary"}),
+        (pa.bool_(), {"bool", "string"}),
+        (pa.date32(), {"timestamp[us, tz=UTC]", "string"}),
+        (pa.timestamp("us"), {"timestamp[us, tz=UTC]", "string"}),
+        (pa.list_(pa.int32()), {"list<item: int64>", "list<item: double>", "list<item: string>"}),
+        (pa.null(), set()),
+    ],
+)
+def test_a_column_is_carried_only_where_every_value_has_a_meaning(source: pa.DataType, targets: set[str]) -> None:
+    scalars = [pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_(), pa.string(), pa.binary(), UTC_US]
+    lists = [pa.list_(t) for t in (pa.int64(), pa.float64(), pa.string(), pa.binary(), UTC_US)]
+    assert {str(target) for target in (*scalars, *lists) if castable(source, target)} == targets
