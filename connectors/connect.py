@@ -20,7 +20,8 @@ _TRACE_LINES = 6
 # What passes by itself: PostgreSQL, Kafka or the network was away, or another connection still holds the slot.
 _RETRIABLE = re.compile(
     r"is active for PID|connection refused|connection reset|connection attempt failed|connection to .* failed"
-    r"|replication stream has been closed|broken pipe|i/o error|terminating connection|database system is (starting up|shutting down|in recovery)"
+    r"|replication stream has been closed"
+    r"|broken pipe|i/o error|terminating connection|database system is (starting up|shutting down|in recovery)"
     r"|too many clients|remaining connection slots|UnknownHostException|SocketTimeoutException|EOFException"
     r"|org\.apache\.kafka\.common\.errors\.(Timeout|Disconnect|Network|NotEnoughReplicas)\w*Exception"
     r"|org\.apache\.kafka\.connect\.errors\.RetriableException",
