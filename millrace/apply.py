@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 from feast import KafkaSource
 from feast.repo_contents import RepoContents
 
@@ -24,6 +25,7 @@ from millrace.wiring import TABLE_PROPERTY, connect, embedder, lake, source, top
 from stores.fields import check_collisions
 from stores.history import change_properties, feature_properties
 from stores.lake import Lake
+from stores.lake_schema import stored_schema
 from stores.rows import EMBEDDING, rows_schema
 from stores.view import View
 from streams.changes import changes_schema
@@ -73,6 +75,9 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     client = connect(repo)
     plan = _checked(repo)
     lake(repo).ping()
+    store = vectors(repo)
+    if store is not None and any(v.view.vector for v in plan.views):
+        store.ping()
     for captured in plan.captured:
         _check_source(captured, client, fix=False)
         client.validate({**connector_config(captured.source, captured.tables), "name": captured.source.name})
@@ -124,7 +129,11 @@ def _plan(repo: Repo) -> Plan:
     views = tuple(compile_view(repo.project, d, tables[d.topic], d.view.name) for d in declared)
     for table in tables.values():
         load(repo.contract_path(table), changes_schema(table))
+        stored_schema(changes_schema(table), changes_table(table.topic))
+    for view in views:
+        stored_schema(feature_schema(view.view), features_table(view.view.name))
     check_collisions([v.view for v in views])
+    _check_vectors(repo, [v.view for v in views if v.view.vector is not None])
     rehearse(repo, contents)
     return Plan(contents, tuple(_with_identities(c, views) for c in captured), views)
 
@@ -142,6 +151,24 @@ def _check_names(contents: RepoContents) -> None:
                     f"{kind} {name}", f"there is another {kind} named {seen[name.lower()]}", "give it another name"
                 )
             seen[name.lower()] = name
+
+
+def _check_vectors(repo: Repo, views: Sequence[View]) -> None:
+    if views and vectors(repo) is None:
+        raise DeclarationError(
+            f"view {views[0].name}",
+            "it has a vector field, and feature_store.yaml names no vector store",
+            "add online_store.vectors: a PostgreSQL URL",
+        )
+    model = embedder(repo) if views else None
+    for view in views:
+        if model is not None and view.vector is not None and view.vector.length != model.length:
+            raise DeclarationError(
+                f"view {view.name}",
+                f"vector field {view.vector.name} has length {view.vector.length}, and {model.model} gives "
+                f"{model.length}",
+                f"declare vector_length={model.length}, or name another model under `embeddings` in millrace.yaml",
+            )
 
 
 def _by_topic(captured: Sequence[Captured]) -> dict[str, Table]:
@@ -234,7 +261,7 @@ def _create_vector_tables(repo: Repo, plan: Plan) -> None:
             store.create(view, model)
 
 
-def feature_schema(view: View) -> object:
+def feature_schema(view: View) -> pa.Schema:
     """The schema of a view's rows in the lake: with what stands beside a vector, so that a rebuild need not
     embed again."""
     schema = rows_schema(view)

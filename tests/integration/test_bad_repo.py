@@ -240,6 +240,26 @@ def test_two_features_in_one_field_of_redis(draft: Draft, refused: Callable[[], 
     assert error.endswith("rename one of the two")
 
 
+def with_vector(draft: Draft, length: int) -> None:
+    draft.write("import Float64", "import Array, Float32, Float64")
+    vector = f'vector_index=True, vector_length={length}, tags={{"embeds": "name"}}'
+    draft.write('Field(name="credit", dtype=Float64)', f'Field(name="meaning", dtype=Array(Float32), {vector})')
+
+
+def test_a_vector_without_a_store(draft: Draft, refused: Callable[[], str]) -> None:
+    with_vector(draft, 256)
+    draft.write("  vectors:", "  # vectors:", "feature_store.yaml")
+    expected = "view customer_facts: it has a vector field, and feature_store.yaml names no vector store"
+    assert refused().startswith(line(draft, FACTS) + expected)
+
+
+def test_a_vector_of_another_length_than_the_models(draft: Draft, refused: Callable[[], str]) -> None:
+    with_vector(draft, 255)
+    error = refused()
+    assert error.startswith(line(draft, FACTS) + "view customer_facts: vector field meaning has length 255, and ")
+    assert "gives 256; declare vector_length=256" in error
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [
@@ -260,6 +280,21 @@ def test_a_table_without_a_primary_key(draft: Draft, refused: Callable[[], str])
     error = refused()
     assert error.startswith(f"source {draft.name}: primary key: table public.orders has no primary key")
     assert "ALTER TABLE public.orders ADD PRIMARY KEY" in error
+
+
+def test_columns_that_the_lake_cannot_tell_apart(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.execute('alter table orders add column "Amount" text')
+    error = refused()
+    assert error.startswith(f"table changes/{draft.name}.public.orders: the lake cannot tell the columns amount and ")
+    assert "rename one" in error
+
+
+def test_features_that_the_lake_cannot_tell_apart(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write('field_mapping={"customer_id": "id"}', 'field_mapping={"customer_id": "id", "order_id": "Amount"}')
+    draft.write(
+        'Field(name="amount", dtype=Float64)', 'Field(name="amount", dtype=Float64), Field(name="Amount", dtype=Int64)'
+    )
+    assert "table features/last_order: the lake cannot tell the columns amount and Amount apart" in refused()
 
 
 def test_a_connector_property_that_debezium_refuses(draft: Draft, refused: Callable[[], str]) -> None:
