@@ -17,6 +17,10 @@ Rebalanced = Callable[[Collection[Partition]], None]
 class Consumer(Protocol):
     """One member of a consumer group. Offsets are committed only by `commit`."""
 
+    @property
+    def unavailable(self) -> str | None:
+        """Why no broker can be reached, as a sentence; None while one can. Kept up to date by `poll`."""
+
     def subscribe(self, topics: Sequence[str], assigned: Rebalanced, revoked: Rebalanced, lost: Rebalanced) -> None:
         """Join the group; reading starts at the committed offsets, or at the beginning.
 

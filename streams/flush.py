@@ -9,6 +9,7 @@ Order, and why a crash after any step loses and doubles nothing:
 """
 
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -23,15 +24,17 @@ from streams.letters import DeadLetters
 from streams.messages import Partition
 from streams.patience import Abandoned, Patience
 from streams.stage import Batch
+from streams.tally import Tally
 
 
 class Flusher:
     """Flushes one batch at a time on a thread of its own."""
 
-    def __init__(self, lake: Lake, letters: DeadLetters, writer: FeatureWriter) -> None:
+    def __init__(self, lake: Lake, letters: DeadLetters, writer: FeatureWriter, tally: Tally) -> None:
         self._lake = lake
         self._letters = letters
         self._writer = writer
+        self._tally = tally
         self._abandon = threading.Event()
         self._patience = Patience(self._idle)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flush")
@@ -72,6 +75,7 @@ class Flusher:
         self._thread.shutdown(wait=True)
 
     def _flush(self, batch: Batch) -> dict[Partition, int]:
+        began = time.perf_counter()
         self._patience(self._letters.flush)
         for table in sorted(batch.tables, key=is_changes_table):
             parts = batch.tables[table]
@@ -80,6 +84,8 @@ class Flusher:
             offsets: dict[TopicPartition, int] = {p: n for p, n in batch.offsets.items() if p.topic == topic}
             self._patience(partial(self._append, table, rows, offsets))
         self._settle(batch)
+        files = {table: self._patience(partial(self._lake.files, table)) for table in batch.tables}
+        self._tally.flushed(time.perf_counter() - began, files)
         return batch.offsets
 
     def _append(self, table: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> None:

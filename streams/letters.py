@@ -1,5 +1,6 @@
 """Dead letters: a rejected record's original bytes, where it stood, at which stage it failed and why."""
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,17 @@ class Rejection:
     position: int
     stage: Stage
     reasons: tuple[str, ...]
+
+
+def kind_of(reason: str) -> str:
+    """A reason without what stood in the record: `<expectation> on <column>`, `column <name>`, `view <name>` or the
+    decoder's words; as many as contract, table and views can give."""
+    head = reason.partition(": ")[0]
+    return _OBSERVED.sub("...", _DETAIL.sub("", head))
+
+
+_DETAIL = re.compile(r" \([^)]*\)+$")
+_OBSERVED = re.compile(r"'[^']*'|\"[^\"]*\"|\b\d[\d,]{3,}\b")
 
 
 @dataclass(frozen=True, slots=True)

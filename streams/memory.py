@@ -58,6 +58,10 @@ class MemoryConsumer:
         self._topics: list[str] = []
         self._joined = False
 
+    @property
+    def unavailable(self) -> str | None:
+        return None if self._broker.available else "the broker in memory is away"
+
     def subscribe(self, topics: Sequence[str], assigned: Rebalanced, revoked: Rebalanced, lost: Rebalanced) -> None:
         self._topics = list(topics)
         self._assigned, self._revoked, self._on_lost = assigned, revoked, lost

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -74,12 +74,12 @@ class Worker:
         self._parts = parts
         self._settings = settings
         self._consumer = parts.consumer
-        self._tally = parts.tally
+        self.tally = parts.tally
         self._owned: set[Partition] = set()
         self._unchecked: set[Partition] = set()
         self._pending: list[Records] = []
         self._batch = Batch()
-        self._flusher = Flusher(parts.lake, parts.letters, parts.online)
+        self._flusher = Flusher(parts.lake, parts.letters, parts.online, parts.tally)
         self._patience = Patience(self._idle)
         self._stop = threading.Event()
         self._deadline = float("inf")
@@ -114,7 +114,8 @@ class Worker:
 
     def _take(self, polled: list[Records]) -> None:
         """The flow, for all that one poll brought; tables without embeddings do not wait for those with."""
-        outcomes = [take(records, self._flows[records.topic], self._settings.max_record_bytes) for records in polled]
+        limit, timed = self._settings.max_record_bytes, self.tally.timed
+        outcomes = [take(records, self._flows[records.topic], limit, timed) for records in polled]
         outcomes = [self._with_history(outcome) for outcome in outcomes]
         self._deliver([o for o in outcomes if not o.flow.embeds])
         self._deliver([self._embed(o) for o in outcomes if o.flow.embeds])
@@ -126,25 +127,28 @@ class Worker:
             self._reject(outcome)
         rows = [rows for outcome in outcomes for rows in outcome.rows()]
         undecided = self._write(rows)
+        self.tally.served(outcomes)
         for outcome in outcomes:
             self._stage(outcome)
             self._parts.windows.add(outcome)
         self._batch.undecided += undecided
 
     def _embed(self, outcome: Outcome) -> Outcome:
-        return self._patience(lambda: self._parts.embedding(outcome))
+        with self.tally.timed("embed"):
+            return self._patience(lambda: self._parts.embedding(outcome))
 
     def _write(self, rows: list[FeatureRows]) -> list[tuple[View, pa.Table]]:
         if not rows:
             return []
-        result = self._patience(lambda: self._parts.online.write(rows))
-        self._tally.wrote(result)
+        with self.tally.timed("online"):
+            result = self._patience(lambda: self._parts.online.write(rows))
+        self.tally.wrote(result)
         return list(result.undecided)
 
     def _reject(self, outcome: Outcome) -> None:
         """Queue the letters (durable before their offsets are committed) and pause a table that is all bad."""
         topic = outcome.records.topic
-        self._tally.took(outcome)
+        self.tally.took(outcome)
         if outcome.rejections:
             suite = outcome.flow.contract.version
             self._patience(lambda: self._parts.letters.send(outcome.records, outcome.rejections, suite))
@@ -216,8 +220,9 @@ class Worker:
     def _commit(self, offsets: dict[Partition, int]) -> None:
         owned = {p: offset for p, offset in offsets.items() if p in self._owned}
         if owned:
-            self._patience(lambda: self._consumer.commit(owned))
-            self._tally.committed(owned)
+            with self.tally.timed("commit"):
+                self._patience(lambda: self._consumer.commit(owned))
+            self.tally.committed(owned)
             self._say_failures()
 
     def _say_failures(self) -> None:
@@ -225,7 +230,7 @@ class Worker:
         if time.monotonic() < self._say_next:
             return
         self._say_next = time.monotonic() + SAY_SECONDS
-        for topic, counts in self._tally.unsaid().items():
+        for topic, counts in self.tally.unsaid().items():
             told = ", ".join(f"{rule} in {count:,} rows" for rule, count in counts.items())
             log.warning("%s: not fulfilled: %s", topic, told)
 
@@ -304,13 +309,38 @@ class Worker:
         views = [features_table(v.view.name) for v in self._flows[topic].views]
         return [changes_table(topic), *views]
 
+    @property
+    def topics(self) -> Collection[str]:
+        """All tables that it is for."""
+        return self._flows.keys()
+
+    @property
+    def waiting_for(self) -> str | None:
+        """What it waits for, as a sentence; None while nothing is missing."""
+        return self._patience.waiting_for or self._flusher.waiting_for or self._consumer.unavailable
+
+    @property
+    def paused(self) -> Mapping[str, str]:
+        """The tables that are paused, and why."""
+        return self._parts.breaker.paused
+
+    @property
+    def staged_rows(self) -> int:
+        """Rows that wait for the lake."""
+        return self._batch.rows
+
+    def lag(self) -> Mapping[Partition, int]:
+        """Records of each of its partitions that it has not read."""
+        return self._consumer.lag()
+
     def state(self) -> dict[str, object]:
         """What `millrace status` and the health check show of this worker; safe to call from another thread."""
         return {
-            "waiting_for": self._patience.waiting_for or self._flusher.waiting_for,
-            "paused": dict(self._parts.breaker.paused),
+            "waiting_for": self.waiting_for,
+            "paused": dict(self.paused),
             "partitions": [str(p) for p in sorted(self._owned)],
-            "staged_rows": self._batch.rows,
+            "lag": {str(p): behind for p, behind in self.lag().items()},
+            "staged_rows": self.staged_rows,
             "table_expectations": dict(self._parts.windows.results),
-            **self._tally.snapshot(),
+            **self.tally.snapshot(),
         }

@@ -27,10 +27,12 @@ def run(places: Places, out: Out) -> None:
     Start as many as there are partitions; they share the work. A worker that is told to stop finishes what it
     holds, commits and leaves within ten seconds.
     """
+    from connectors.slots import SlotWatch
     from connectors.watch import Watch
     from millrace.repo import open_repo
-    from millrace.wiring import connect, flows, worker
+    from millrace.wiring import connect, flows, source, worker
     from streams.health import Health
+    from streams.metrics import Metrics
 
     stop = threading.Event()
     _stop_on_signals(stop)
@@ -39,10 +41,13 @@ def run(places: Places, out: Out) -> None:
         kinds = ", ".join(f"{v.view.name} ({v.view.kind})" for v in flow.views)
         log.info("%s -> %s, contract %s", topic, kinds, flow.contract.version)
     member = worker(repo)
-    health = Health(repo.settings.worker.health_host, repo.settings.worker.health_port, member.state)
-    log.info("health: %s", health.address)
+    slots = SlotWatch([source(repo, name) for name in sorted(repo.settings.sources)])
+    metrics = Metrics(member, slots.slots)
+    settings = repo.settings.worker
+    health = Health(settings.health_host, settings.health_port, member.state, metrics.exposition)
+    log.info("health: %s/health, metrics: %s/metrics", health.address, health.address)
     watch = Watch(connect(repo), sorted(repo.settings.sources))
-    note = _announce(places.stack / WORKERS, health.address)
+    note = _announce(places.stack / WORKERS, f"{health.address}/health")
     # What start-up made lives as long as the process: keep the collector from walking it again and again.
     gc.collect()
     gc.freeze()
@@ -51,6 +56,7 @@ def run(places: Places, out: Out) -> None:
     finally:
         gc.unfreeze()  # what native modules hold must be freed by the collector before they are unloaded
         watch.close()
+        slots.close()
         health.close()
         if note is not None:
             note.unlink(missing_ok=True)
