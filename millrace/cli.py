@@ -21,6 +21,7 @@ COMMANDS = {
     "init": ("declare", "Make a commented starting feature repo."),
     "apply": ("declare", "Check a feature repo against its databases, then set everything up."),
     "run": ("stream", "Run a worker: from Kafka to the feature stores, until SIGTERM."),
+    "resume": ("stream", "Let the workers go on with a table that they paused."),
     "backfill": ("stream", "Bring views from the lake into the stores."),
     "lookup": ("read", "Show an entity's features as a model service gets them."),
     "search": ("read", "Find the entities of a vector view whose text is nearest to a text."),

@@ -56,6 +56,16 @@ class Consumer(Protocol):
         """Leave the group."""
 
 
+class Follower(Protocol):
+    """Reads a topic of one partition from its end on, in no group: every follower gets every record."""
+
+    def poll(self) -> list[Records]:
+        """What came since the last call; never waits, and is empty while the broker is away."""
+
+    def close(self) -> None:
+        """Stop reading."""
+
+
 class Producer(Protocol):
     """Sends with acknowledgement from all in-sync replicas."""
 

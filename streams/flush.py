@@ -23,7 +23,7 @@ from streams.decide import decide, is_changes_table
 from streams.letters import DeadLetters
 from streams.messages import Partition
 from streams.patience import Abandoned, Patience
-from streams.stage import Batch
+from streams.stage import Batch, LakeTable
 from streams.tally import Tally
 
 
@@ -39,6 +39,7 @@ class Flusher:
         self._patience = Patience(self._idle)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flush")
         self._running: Future[dict[Partition, int]] | None = None
+        self._batch = Batch()
 
     @property
     def busy(self) -> bool:
@@ -50,9 +51,14 @@ class Flusher:
         """What a flush waits for, None while nothing is missing."""
         return self._patience.waiting_for
 
+    def staged(self, table: LakeTable) -> list[pa.Table]:
+        """The rows of a lake table in the batch that is under way; the lake may hold them already."""
+        return self._batch.tables.get(table, [])
+
     def start(self, batch: Batch) -> None:
         """Begin to flush; only while not `busy`."""
         assert self._running is None
+        self._batch = batch
         self._running = self._thread.submit(self._flush, batch)
 
     def collect(self, timeout: float = 0) -> dict[Partition, int]:
@@ -67,6 +73,7 @@ class Flusher:
         except TimeoutError:
             return {}
         self._running = None
+        self._batch = Batch()
         return offsets
 
     def close(self) -> None:

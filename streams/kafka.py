@@ -5,8 +5,8 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 
+from confluent_kafka import OFFSET_END, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Consumer as ConfluentConsumer
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as ConfluentMessage
 from confluent_kafka import Producer as ConfluentProducer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -40,6 +40,8 @@ CONSUMER = {
 PRODUCER_FLUSH_SECONDS = 35.0  # above message.timeout.ms, after which each record has an answer
 PRODUCER = {
     "acks": "all",
+    # Kafka Connect's own (the Java client's): a replayed letter goes to the partition of its row's other changes.
+    "partitioner": "murmur2_random",
     "enable.idempotence": True,
     "linger.ms": 5,
     "message.max.bytes": MAX_MESSAGE_BYTES,
@@ -95,8 +97,8 @@ class KafkaConsumer:
         def on_assign(consumer: ConfluentConsumer, fresh: list[TopicPartition]) -> None:
             partitions = _partitions(fresh)
             self._owned |= partitions
-            assigned(partitions)
             consumer.incremental_assign(fresh)
+            assigned(partitions)  # after, for it may pause some
 
         def on_revoke(consumer: ConfluentConsumer, gone: list[TopicPartition]) -> None:
             partitions = _partitions(gone)
@@ -195,6 +197,25 @@ class KafkaConsumer:
         except KafkaException:
             return False
         return True
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+class KafkaFollower:
+    """`streams.broker.Follower` over a consumer that joins no group."""
+
+    def __init__(self, bootstrap_servers: str, topic: str) -> None:
+        # The group's consumer reports an outage; once is enough.
+        settings = {**CONSUMER, "fetch.wait.max.ms": 500, "error_cb": lambda error: None}
+        self._consumer = ConfluentConsumer(
+            {"bootstrap.servers": bootstrap_servers, "group.id": "millrace-follower", **settings}
+        )
+        self._consumer.assign([TopicPartition(topic, 0, OFFSET_END)])
+
+    def poll(self) -> list[Records]:
+        first = self._consumer.poll(0)
+        return [] if first is None else _records([first, *self._consumer.consume(100, 0)])
 
     def close(self) -> None:
         self._consumer.close()

@@ -14,6 +14,7 @@ from stores.rows import FeatureRows, FeatureWriter
 from stores.view import View
 from streams.breaker import Breaker
 from streams.broker import BrokerUnavailable, Consumer
+from streams.control import Control
 from streams.decide import changes_table, features_table
 from streams.flush import Flusher
 from streams.letters import DeadLetters
@@ -56,6 +57,7 @@ class Parts:
     breaker: Breaker
     windows: Windows
     tally: Tally
+    control: Control
 
 
 class TopicRecreated(Exception):
@@ -92,6 +94,7 @@ class Worker:
         try:
             while not stop.is_set():
                 self._commit(self._flusher.collect())
+                self._resume_asked()
                 polled = self._pending or self._consumer.poll(self._poll_seconds(), self._settings.poll_records)
                 self._pending = []
                 if polled:
@@ -109,14 +112,17 @@ class Worker:
             raise
         finally:
             self._consumer.close()
+            self._parts.control.close()
             self._flusher.close()
             self._parts.windows.close()
 
     def _take(self, polled: list[Records]) -> None:
         """The flow, for all that one poll brought; tables without embeddings do not wait for those with."""
         limit, timed = self._settings.max_record_bytes, self.tally.timed
-        outcomes = [take(records, self._flows[records.topic], limit, timed) for records in polled]
-        outcomes = [self._with_history(outcome) for outcome in outcomes]
+        outcomes: list[Outcome] = []
+        for records in polled:
+            outcome = take(records, self._flows[records.topic], limit, timed)
+            outcomes.append(self._with_history(outcome, outcomes))
         self._deliver([o for o in outcomes if not o.flow.embeds])
         self._deliver([self._embed(o) for o in outcomes if o.flow.embeds])
         self._batch.drop({p for records in polled for p in records.next_offsets()} - self._owned)
@@ -153,16 +159,28 @@ class Worker:
             suite = outcome.flow.contract.version
             self._patience(lambda: self._parts.letters.send(outcome.records, outcome.rejections, suite))
         if self._parts.breaker.trips(topic, len(outcome.records), outcome.rejections):
-            log.error("%s", self._parts.breaker.paused[topic])
+            log.error("%s", self._parts.breaker.paused[topic], extra={"event": "paused", "table": topic})
             self._consumer.pause([p for p in self._owned if p.topic == topic])
 
-    def _with_history(self, outcome: Outcome) -> Outcome:
-        """Replays and truncates need what the lake holds: bring it up to date, then let them look."""
-        if not (outcome.has_replays() or outcome.has_truncates()):
-            return outcome
-        self._flush_all()
-        settled = self._patience(lambda: settle_replays(self._parts.lake, outcome))
-        return self._patience(lambda: expand_truncates(self._parts.lake, settled))
+    def _resume_asked(self) -> None:
+        """Go on with the paused tables that people have mended, from where they stopped."""
+        for topic in self._parts.control.resumes():
+            if self._parts.breaker.resume(topic):
+                log.info("%s goes on: it was resumed", topic, extra={"event": "resumed", "table": topic})
+                self._consumer.resume([p for p in self._owned if p.topic == topic])
+
+    def _with_history(self, outcome: Outcome, before: list[Outcome]) -> Outcome:
+        """Replays and truncates need to know what came before them: in the lake, staged for it, or `before` in the
+        same poll. A truncate needs it all in the lake."""
+        if outcome.has_replays():
+            table = changes_table(outcome.records.topic)
+            staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
+            staged += [o.accepted.changes.rows for o in before if o.records.topic == outcome.records.topic]
+            outcome = self._patience(partial(settle_replays, self._parts.lake, staged, outcome))
+        if outcome.has_truncates():
+            self._flush_all()
+            outcome = self._patience(partial(expand_truncates, self._parts.lake, outcome))
+        return outcome
 
     def _stage(self, outcome: Outcome) -> None:
         """The rows of the views before the changes they were made of: a change that stands in the lake has its
@@ -252,6 +270,7 @@ class Worker:
         log.info("assigned: %s", ", ".join(map(str, sorted(partitions))))
         self._owned |= set(partitions)
         self._unchecked |= set(partitions)
+        self._consumer.pause([p for p in partitions if p.topic in self._parts.breaker.paused])
 
     def _revoked(self, partitions: Collection[Partition]) -> None:
         """Commit what can be committed before another member reads on; drop the rest, it will be read again."""
@@ -338,6 +357,7 @@ class Worker:
         return {
             "waiting_for": self.waiting_for,
             "paused": dict(self.paused),
+            "resumed": dict(self._parts.breaker.resumed),
             "partitions": [str(p) for p in sorted(self._owned)],
             "lag": {str(p): behind for p, behind in self.lag().items()},
             "staged_rows": self.staged_rows,

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from millrace.cli import Out, Places, shared
+from millrace.cli import Failed, Out, Places, shared
 
 log = logging.getLogger("millrace")
 
@@ -62,6 +62,31 @@ def run(places: Places, out: Out) -> None:
             note.unlink(missing_ok=True)
     state = member.state()
     out.result(state, lambda s: f"stopped; rows written: {s['rows']}")
+
+
+@click.command
+@click.argument("table")
+@click.option("--wait", default=10.0, show_default=True, help="Seconds that the workers of this machine have to do so.")
+@shared
+def resume(places: Places, out: Out, table: str, wait: float) -> None:
+    """Let the workers go on with TABLE (<source>.<schema>.<table>), which they paused for its rejects.
+
+    They go on from where they stopped, on whatever machine they run, and count the rejects anew. Mend the
+    source first; after mending a contract restart the workers instead, which read it at their start.
+    """
+    from millrace.repo import open_repo
+    from millrace.resume import resume_table
+
+    value = resume_table(open_repo(places.repo, places.stack), table, places.stack / WORKERS, wait)
+    out.result(value, _show_resume)
+    if value["silent"]:
+        raise Failed(f"workers {', '.join(value['silent'])} did not go on within {wait:g} s: millrace status")
+
+
+def _show_resume(value: dict[str, Any]) -> str:
+    if value["resumed"]:
+        return f"{value['table']} goes on, at workers {', '.join(value['resumed'])}"
+    return f"asked all workers to go on with {value['table']}; none of this machine had paused it"
 
 
 @click.command
