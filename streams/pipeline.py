@@ -163,12 +163,13 @@ def process(changes: Changes, flow: Flow, timed: Timed = untimed) -> Accepted:
     view and not the lake get it.
     """
     bad: dict[int, tuple[Stage, list[str]]] = {}
-    positions = np.arange(len(changes))
     with timed("contract"):
         warnings = _check(changes, flow.contract, bad)
     projected: list[tuple[StreamView, Projected]] = []
     while True:
-        kept = positions[[i not in bad for i in positions]] if bad else positions
+        good = np.ones(len(changes), bool)
+        good[list(bad)] = False
+        kept = np.flatnonzero(good)
         remaining = changes.take(kept) if bad else changes
         projected.clear()
         with timed("views"):
@@ -184,9 +185,8 @@ def _check(changes: Changes, contract: Contract, bad: dict[int, tuple[Stage, lis
     for positions in _rounds(changes, contract):
         rows = changes.rows if len(positions) == len(changes) else changes.rows.take(positions)
         verdict = contract.check(rows)
-        for i in np.flatnonzero(verdict.rejected):
-            critical = [reason for reason in verdict.reasons(int(i)) if reason.severity == "critical"]
-            bad[int(positions[i])] = ("contract", [_words(reason) for reason in critical])
+        for i, reasons in verdict.critical().items():
+            bad[int(positions[i])] = ("contract", [_words(reason) for reason in reasons])
         warnings.update({f.rule.id: f.count for f in verdict.failures if f.rule.severity != "critical"})
     return warnings
 
