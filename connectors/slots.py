@@ -48,9 +48,10 @@ class SlotWatch:
     def _say(self, name: str, trouble: str) -> None:
         before, self._said[name] = self._said.get(name, ""), trouble
         if trouble and trouble != before:
-            log.warning("%s", trouble, extra={"event": "slot", "source": name})
+            log.warning("%s", trouble, extra={"event": "slot_wrong", "source": name})
         elif before and not trouble:
-            log.info("the replication slot of source %s is well again", name, extra={"event": "slot", "source": name})
+            told = "the replication slot of source %s is well again"
+            log.info(told, name, extra={"event": "slot_back", "source": name})
 
 
 def _look(source: Source) -> SlotHealth | str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from millrace.logs import Logfmt
 from millrace.settings import STACK_FOLDER
 
 COMMANDS = {
@@ -118,7 +119,9 @@ def main() -> None:
     """Run the command line; every known error is one line that says what went wrong and what to do."""
     warnings.simplefilter("ignore", DeprecationWarning)
     warnings.filterwarnings("ignore", "(Stream|On demand) feature views? (are|is an) experimental", RuntimeWarning)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Logfmt())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in ("feast", "httpx", "great_expectations", "distributed", "py.warnings", "validation.contract"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:

@@ -59,12 +59,12 @@ class Outage:
     def began(self, words: str) -> None:
         if self.words is None:
             self._since = self._probed = time.monotonic()
-            log.warning("waiting: %s", words, extra={"event": "waiting", "for": words})
+            log.warning("waiting: %s", words, extra={"event": "waiting"})
         self.words = words
 
     def over(self) -> None:
-        seconds = time.monotonic() - self._since
-        log.info("going on after %.1f s of waiting", seconds, extra={"event": "going_on", "seconds": round(seconds, 1)})
+        seconds = round(time.monotonic() - self._since, 1)
+        log.info("going on after %s s of waiting", seconds, extra={"event": "going_on", "seconds": seconds})
         self.words = None
 
     def probe_due(self) -> bool:
@@ -363,4 +363,4 @@ def _records(messages: list[ConfluentMessage]) -> list[Records]:
 
 
 def _report(error: KafkaError) -> None:
-    log.warning("Kafka: %s", error.str())
+    log.warning("Kafka: %s", error.str(), extra={"event": "kafka"})

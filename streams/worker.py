@@ -106,7 +106,8 @@ class Worker:
             self._flush_all()
         except Abandoned:
             self._batch = Batch()
-            log.warning("stopped while a store was unavailable: what was not committed will be read again")
+            why = "stopped while a store was unavailable: what was not committed will be read again"
+            log.warning(why, extra={"event": "abandoned"})
         except BaseException:
             self._batch = Batch()  # stop without committing
             raise
@@ -250,7 +251,7 @@ class Worker:
         self._say_next = time.monotonic() + SAY_SECONDS
         for topic, counts in self.tally.unsaid().items():
             told = ", ".join(f"{rule} in {count:,} rows" for rule, count in counts.items())
-            log.warning("%s: not fulfilled: %s", topic, told)
+            log.warning("%s: not fulfilled: %s", topic, told, extra={"event": "expectations_failed", "table": topic})
 
     def _idle(self, seconds: float) -> None:
         """Between two tries: keep the membership of the group alive without taking records."""
@@ -267,14 +268,14 @@ class Worker:
         return {p for p in self._owned if p.topic not in self._parts.breaker.paused}
 
     def _assigned(self, partitions: Collection[Partition]) -> None:
-        log.info("assigned: %s", ", ".join(map(str, sorted(partitions))))
+        log.info("assigned", extra={"event": "assigned", "partitions": sorted(map(str, partitions))})
         self._owned |= set(partitions)
         self._unchecked |= set(partitions)
         self._consumer.pause([p for p in partitions if p.topic in self._parts.breaker.paused])
 
     def _revoked(self, partitions: Collection[Partition]) -> None:
         """Commit what can be committed before another member reads on; drop the rest, it will be read again."""
-        log.info("revoked: %s", ", ".join(map(str, sorted(partitions))))
+        log.info("revoked", extra={"event": "revoked", "partitions": sorted(map(str, partitions))})
         if self._patience.waiting_for is None and self._flusher.waiting_for is None:
             self._hand_over()
         self._lost(partitions)
@@ -287,7 +288,8 @@ class Worker:
             try:
                 self._consumer.commit(self._flusher.collect(timeout=0.05))
             except BrokerUnavailable as error:
-                log.warning("offsets not handed over, their records will be read again: %s", error)
+                told = "offsets not handed over, their records will be read again: %s"
+                log.warning(told, error, extra={"event": "not_handed_over"})
                 return
 
     def _lost(self, partitions: Collection[Partition]) -> None:

@@ -39,13 +39,14 @@ def run(places: Places, out: Out) -> None:
     repo = open_repo(places.repo, places.stack)
     for topic, flow in sorted(flows(repo).items()):
         kinds = ", ".join(f"{v.view.name} ({v.view.kind})" for v in flow.views)
-        log.info("%s -> %s, contract %s", topic, kinds, flow.contract.version)
+        told = {"event": "serves", "table": topic, "contract": flow.contract.version}
+        log.info("%s -> %s", topic, kinds, extra=told)
     member = worker(repo)
     slots = SlotWatch([source(repo, name) for name in sorted(repo.settings.sources)])
     metrics = Metrics(member, slots.slots)
     settings = repo.settings.worker
     health = Health(settings.health_host, settings.health_port, member.state, metrics.exposition)
-    log.info("health: %s/health, metrics: %s/metrics", health.address, health.address)
+    log.info("health and metrics: %s", health.address, extra={"event": "listening", "address": health.address})
     watch = Watch(connect(repo), sorted(repo.settings.sources))
     note = _announce(places.stack / WORKERS, f"{health.address}/health")
     # What start-up made lives as long as the process: keep the collector from walking it again and again.
@@ -60,6 +61,7 @@ def run(places: Places, out: Out) -> None:
         health.close()
         if note is not None:
             note.unlink(missing_ok=True)
+    log.info("stopped", extra={"event": "stopped", **member.tally.stores})
     state = member.state()
     out.result(state, lambda s: f"stopped; rows written: {s['rows']}")
 
