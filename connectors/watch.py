@@ -43,6 +43,6 @@ class Watch:
     def _say(self, name: str, trouble: str) -> None:
         before, self._said[name] = self._said.get(name, ""), trouble
         if trouble and trouble != before:
-            log.error("connector %s: %s", name, trouble)
+            log.error("connector %s: %s", name, trouble, extra={"event": "connector_failed", "connector": name})
         elif before and not trouble:
-            log.info("connector %s runs again", name)
+            log.info("connector %s runs again", name, extra={"event": "connector_back", "connector": name})

@@ -237,8 +237,10 @@ def _ensure_topics(repo: Repo, plan: Plan) -> Sequence[str]:
     kafka = repo.settings.kafka
     partitions = {t.topic: c.source.partitions for c in plan.captured for t in c.tables}
     size = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
-    made = topics(repo).ensure(partitions, {**size, "retention.ms": str(kafka.retention_hours * 3_600_000)})
-    return [*made, *topics(repo).ensure({repo.letters_topic: 1}, {**size, "retention.ms": "-1"})]
+    broker = topics(repo)
+    made = broker.ensure(partitions, {**size, "retention.ms": str(kafka.retention_hours * 3_600_000)})
+    own = broker.ensure({repo.letters_topic: 1}, {**size, "retention.ms": "-1"})
+    return [*made, *own, *broker.ensure({repo.control_topic: 1}, {"retention.ms": "3600000"})]
 
 
 def _create_tables(store: Lake, plan: Plan) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from millrace.logs import Logfmt
 from millrace.settings import STACK_FOLDER
 
 COMMANDS = {
@@ -21,12 +22,13 @@ COMMANDS = {
     "init": ("declare", "Make a commented starting feature repo."),
     "apply": ("declare", "Check a feature repo against its databases, then set everything up."),
     "run": ("stream", "Run a worker: from Kafka to the feature stores, until SIGTERM."),
+    "resume": ("stream", "Let the workers go on with a table that they paused."),
     "backfill": ("stream", "Bring views from the lake into the stores."),
     "lookup": ("read", "Show an entity's features as a model service gets them."),
     "search": ("read", "Find the entities of a vector view whose text is nearest to a text."),
     "verify": ("check", "Compare PostgreSQL, the online store and the lake, entity by entity."),
     "validate": ("check", "Run a table's whole contract by Great Expectations and write its Data Docs."),
-    "letters": ("letters", "List, show and replay dead letters."),
+    "letters": ("letters", "List, show, export and replay dead letters."),
     "demo": ("demo", "The flights of 2013-02-12 through everything, with a report at the end."),
 }
 
@@ -117,7 +119,9 @@ def main() -> None:
     """Run the command line; every known error is one line that says what went wrong and what to do."""
     warnings.simplefilter("ignore", DeprecationWarning)
     warnings.filterwarnings("ignore", "(Stream|On demand) feature views? (are|is an) experimental", RuntimeWarning)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Logfmt())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in ("feast", "httpx", "great_expectations", "distributed", "py.warnings", "validation.contract"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:

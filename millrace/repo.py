@@ -48,6 +48,11 @@ class Repo:
         """The topic of this repo's dead letters."""
         return f"{self.project}.letters"
 
+    @property
+    def control_topic(self) -> str:
+        """The topic on which this repo's workers are asked to go on with a table."""
+        return f"{self.project}.control"
+
     def contract_path(self, table: Table) -> Path:
         """Where a table's contract stands."""
         return self.path / self.settings.contracts / f"{table.schema}.{table.name}.json"

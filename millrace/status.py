@@ -8,6 +8,7 @@ from urllib.request import urlopen
 
 from connectors.connect import ConnectUnavailable
 from connectors.health import slot_health
+from connectors.slots import slot_problems
 from connectors.source import SourceUnavailable
 from millrace.repo import Repo
 from millrace.wiring import connect, source, topics
@@ -63,24 +64,29 @@ def _slots(repo: Repo, problems: list[str]) -> dict[str, Any]:
         if health is None:
             problems.append(f"source {name} has no replication slot {database.slot}: run millrace apply")
             continue
-        slots[name] = {"active": health.active, "behind_bytes": health.behind_bytes, "wal_status": health.wal_status}
-        if not health.active:
-            problems.append(f"nothing reads the replication slot of source {name}: PostgreSQL keeps its WAL until then")
-        if health.wal_status in ("unreserved", "lost"):
-            problems.append(f"the replication slot of source {name} is {health.wal_status}: changes are or may be lost")
+        slots[name] = {
+            "active": health.active,
+            "behind_bytes": health.behind_bytes,
+            "retained_bytes": health.retained_bytes,
+            "safe_wal_size": health.safe_wal_size,
+            "wal_status": health.wal_status,
+        }
+        problems += slot_problems(name, health)
     return slots
 
 
+def running_workers(folder: Path) -> dict[str, dict[str, Any]]:
+    """The health of each worker of this machine, by process; one that is gone has no say."""
+    notes = sorted(folder.glob("*")) if folder.is_dir() else ()
+    answers = ((note.name, _ask(note.read_text())) for note in notes)
+    return {name: state for name, state in answers if state is not None}
+
+
 def _workers(folder: Path, problems: list[str]) -> dict[str, Any]:
-    """The workers of this machine, by process; one that is gone has no say."""
-    workers = {}
-    for note in sorted(folder.glob("*")) if folder.is_dir() else ():
-        state = _ask(note.read_text())
-        if state is None:
-            continue
-        workers[note.name] = state
+    workers = running_workers(folder)
+    for name, state in workers.items():
         if state["waiting_for"]:
-            problems.append(f"worker {note.name} waits: {state['waiting_for']}")
+            problems.append(f"worker {name} waits: {state['waiting_for']}")
         problems += state["paused"].values()
     if not workers:
         problems.append("no worker runs on this machine: millrace run")

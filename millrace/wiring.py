@@ -14,10 +14,11 @@ from stores.writers import ByView
 from streams.backfill import Backfill
 from streams.breaker import Breaker, BreakerSettings
 from streams.changes import changes_schema
+from streams.control import Control
 from streams.decide import changes_table
 from streams.declarations import DeclarationError, compile_view
 from streams.embedders import Embedder, HttpEmbedder, Providers, WordLlamaEmbedder
-from streams.kafka import KafkaConsumer, KafkaProducer, KafkaTopics
+from streams.kafka import KafkaConsumer, KafkaFollower, KafkaProducer, KafkaTopics
 from streams.letters import DeadLetters
 from streams.pipeline import Embedding, Flow, Flows, embedding
 from streams.tally import Tally
@@ -126,6 +127,7 @@ def worker(repo: Repo) -> Worker:
             breaker=Breaker(BreakerSettings(share=settings.reject_share, least=settings.reject_least)),
             windows=Windows(declared, settings.window_rows, settings.window_seconds),
             tally=tally,
+            control=Control(KafkaFollower(repo.settings.kafka.bootstrap_servers, repo.control_topic)),
         ),
         WorkerSettings(
             poll_records=settings.poll_records,

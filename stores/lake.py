@@ -134,6 +134,9 @@ class Lake(Protocol):
     def version(self, name: str) -> int:
         """The number of the table's newest commit."""
 
+    def files(self, name: str) -> int:
+        """How many data files the table has, as last seen by this process: no listing, for it is asked often."""
+
     def scan(
         self, name: str, columns: list[str] | None = None, filter: ds.Expression | None = None
     ) -> pa.RecordBatchReader:
@@ -295,6 +298,14 @@ class DeltaLake:
 
     def version(self, name: str) -> int:
         return int(self._open(name).table.version())
+
+    def files(self, name: str) -> int:
+        with self._guard(name):
+            self._handles[name] = handle = self._handles.get(name) or self._open(name)
+            try:
+                return int(handle.table.get_add_actions().num_rows)
+            except (DeltaError, OSError) as error:
+                raise self._unavailable(name, error) from error
 
     def scan(
         self, name: str, columns: list[str] | None = None, filter: ds.Expression | None = None

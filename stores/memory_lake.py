@@ -104,6 +104,9 @@ class MemoryLake:
     def version(self, name: str) -> int:
         return self._table(name).version
 
+    def files(self, name: str) -> int:
+        return 1 if self._table(name).rows.num_rows else 0
+
     def scan(
         self, name: str, columns: list[str] | None = None, filter: ds.Expression | None = None
     ) -> pa.RecordBatchReader:

@@ -1,10 +1,10 @@
 """A table that is mostly rejected is paused: one broken contract must not empty a topic into the letters."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from streams.letters import Rejection
+from streams.letters import Rejection, kind_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +17,14 @@ class BreakerSettings:
 
 
 class Breaker:
-    """Counts by topic; `paused` tells which topics tripped it, and why, until they are resumed."""
+    """Counts by topic; `paused` tells which topics tripped it, and why, until they are resumed; `resumed` how often
+    they were."""
 
     def __init__(self, settings: BreakerSettings) -> None:
         self._settings = settings
         self._recent: dict[str, deque[tuple[int, int]]] = {}
         self.paused: dict[str, str] = {}
+        self.resumed: Counter[str] = Counter()
 
     def trips(self, topic: str, records: int, rejections: Sequence[Rejection]) -> bool:
         """Count one poll's records of a topic; True if it should be paused now."""
@@ -34,9 +36,27 @@ class Breaker:
         enough = rejected >= self._settings.least and rejected > self._settings.share * seen
         if topic in self.paused or not enough:
             return False
-        first = "; ".join(reason for rejection in rejections[:3] for reason in rejection.reasons[:1])
         self.paused[topic] = (
-            f"{topic} is paused: {rejected:,} of its last {seen:,} records were rejected ({first}). "
-            "Mend the contract or the source, then restart the worker; millrace letters list shows all reasons"
+            f"{topic} is paused: {rejected:,} of its last {seen:,} records were rejected ({_first(rejections)}). "
+            f"Mend the source, then millrace resume {topic}; or mend the contract, then restart the worker. "
+            "millrace letters list shows all reasons"
         )
         return True
+
+    def resume(self, topic: str) -> bool:
+        """Let a paused topic go on, its rejects counted anew; False if it was not paused."""
+        if self.paused.pop(topic, None) is None:
+            return False
+        self._recent.pop(topic, None)
+        self.resumed[topic] += 1
+        return True
+
+
+def _first(rejections: Sequence[Rejection], most: int = 3) -> str:
+    """The first reasons of different kinds."""
+    kinds: dict[str, str] = {}
+    for rejection in rejections:
+        kinds.setdefault(kind_of(rejection.reasons[0]), rejection.reasons[0])
+        if len(kinds) == most:
+            break
+    return "; ".join(kinds.values())

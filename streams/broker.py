@@ -17,6 +17,10 @@ Rebalanced = Callable[[Collection[Partition]], None]
 class Consumer(Protocol):
     """One member of a consumer group. Offsets are committed only by `commit`."""
 
+    @property
+    def unavailable(self) -> str | None:
+        """Why no broker can be reached, as a sentence; None while one can. Kept up to date by `poll`."""
+
     def subscribe(self, topics: Sequence[str], assigned: Rebalanced, revoked: Rebalanced, lost: Rebalanced) -> None:
         """Join the group; reading starts at the committed offsets, or at the beginning.
 
@@ -50,6 +54,16 @@ class Consumer(Protocol):
 
     def close(self) -> None:
         """Leave the group."""
+
+
+class Follower(Protocol):
+    """Reads a topic of one partition from its end on, in no group: every follower gets every record."""
+
+    def poll(self) -> list[Records]:
+        """What came since the last call; never waits, and is empty while the broker is away."""
+
+    def close(self) -> None:
+        """Stop reading."""
 
 
 class Producer(Protocol):

@@ -223,7 +223,8 @@ class Providers:
             try:
                 return provider.embed(texts)
             except EmbedderUnavailable as error:
-                log.warning("an embedding provider of %s failed: %s", self.model, error)
+                failed = "an embedding provider of %s failed: %s"
+                log.warning(failed, self.model, error, extra={"event": "provider_failed"})
                 told.append(str(error))
         raise EmbedderUnavailable(f"no provider of {self.model} ({self.length}): {'; '.join(told)}")
 

@@ -11,6 +11,7 @@ Order, and why a crash after any step loses and doubles nothing:
 """
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -24,7 +25,8 @@ from streams.decide import decide, is_changes_table
 from streams.letters import DeadLetters
 from streams.messages import Partition
 from streams.patience import Abandoned, Patience
-from streams.stage import Batch
+from streams.stage import Batch, LakeTable
+from streams.tally import Tally
 from streams.truncate import MARK, Truncates, below, mark, settle
 
 
@@ -38,16 +40,19 @@ class Flusher:
         writer: FeatureWriter,
         truncates: Truncates,
         views: Mapping[str, Sequence[View]],
+        tally: Tally,
     ) -> None:
         self._truncates = truncates
         self._views = views
         self._lake = lake
         self._letters = letters
         self._writer = writer
+        self._tally = tally
         self._abandon = threading.Event()
         self._patience = Patience(self._idle)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flush")
         self._running: Future[dict[Partition, int]] | None = None
+        self._batch = Batch()
 
     @property
     def busy(self) -> bool:
@@ -59,9 +64,14 @@ class Flusher:
         """What a flush waits for, None while nothing is missing."""
         return self._patience.waiting_for
 
+    def staged(self, table: LakeTable) -> list[pa.Table]:
+        """The rows of a lake table in the batch that is under way; the lake may hold them already."""
+        return self._batch.tables.get(table, [])
+
     def start(self, batch: Batch) -> None:
         """Begin to flush; only while not `busy`."""
         assert self._running is None
+        self._batch = batch
         self._running = self._thread.submit(self._flush, batch)
 
     def collect(self, timeout: float = 0) -> dict[Partition, int]:
@@ -76,6 +86,7 @@ class Flusher:
         except TimeoutError:
             return {}
         self._running = None
+        self._batch = Batch()
         return offsets
 
     def close(self) -> None:
@@ -84,6 +95,7 @@ class Flusher:
         self._thread.shutdown(wait=True)
 
     def _flush(self, batch: Batch) -> dict[Partition, int]:
+        began = time.perf_counter()
         self._patience(self._letters.flush)
         replayed: set[str] = set()
         for table in sorted(batch.tables, key=is_changes_table):
@@ -98,6 +110,8 @@ class Flusher:
         self._settle(batch)
         for topic in set(batch.topics.values()):
             self._settle_truncates(batch, topic, topic in replayed)
+        files = {table: self._patience(partial(self._lake.files, table)) for table in batch.tables}
+        self._tally.flushed(time.perf_counter() - began, files)
         return batch.offsets
 
     def _append(self, table: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> bool:

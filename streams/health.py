@@ -1,4 +1,5 @@
-"""The worker seen from outside: `GET /health` answers its state as JSON, 503 while it waits or a table is paused."""
+"""The worker seen from outside: `GET /health` answers its state as JSON, 503 while it waits or a table is paused;
+`GET /metrics` its metrics for Prometheus."""
 
 import json
 import threading
@@ -6,15 +7,17 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 State = Callable[[], dict[str, object]]
+Exposition = Callable[[str], tuple[bytes, str]]
+"""The metrics for an Accept header, and their content type."""
 
 
 class Health:
-    """An HTTP server on a thread of its own; `address` is where it listens."""
+    """An HTTP server on a thread of its own; `address` is where it listens, followed by the path."""
 
-    def __init__(self, host: str, port: int, state: State) -> None:
-        self._server = ThreadingHTTPServer((host, port), _handler(state))
+    def __init__(self, host: str, port: int, state: State, exposition: Exposition) -> None:
+        self._server = ThreadingHTTPServer((host, port), _handler(state, exposition))
         self._server.daemon_threads = True
-        self.address = f"http://{host}:{self._server.server_port}/health"
+        self.address = f"http://{host}:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
 
     def close(self) -> None:
@@ -23,16 +26,21 @@ class Health:
         self._server.server_close()
 
 
-def _handler(state: State) -> type[BaseHTTPRequestHandler]:
+def _handler(state: State, exposition: Exposition) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path != "/health":
-                self.send_error(404)
-                return
-            now = state()
-            body = json.dumps(now).encode()
-            self.send_response(503 if now["waiting_for"] or now["paused"] else 200)
-            self.send_header("Content-Type", "application/json")
+            if self.path == "/health":
+                now = state()
+                self._answer(503 if now["waiting_for"] or now["paused"] else 200, json.dumps(now).encode())
+            elif self.path == "/metrics":
+                body, content_type = exposition(self.headers.get("Accept", ""))
+                self._answer(200, body, content_type)
+            else:
+                self.send_error(404, explain="There are /health and /metrics")
+
+        def _answer(self, status: int, body: bytes, content_type: str = "application/json") -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

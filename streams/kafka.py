@@ -3,9 +3,10 @@
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 
+from confluent_kafka import OFFSET_END, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Consumer as ConfluentConsumer
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as ConfluentMessage
 from confluent_kafka import Producer as ConfluentProducer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 TIMEOUT_SECONDS = 10.0
+PROBE_SECONDS = 0.5
+LAG_SECONDS = 2.0
 
 # KIP-345 and librdkafka's CONFIGURATION.md name the settings; these differ from the defaults for a reason:
 # fetch.wait.max.ms bounds what an idle topic adds to freshness, the queue bounds what a backlog adds to memory.
@@ -37,6 +40,8 @@ CONSUMER = {
 PRODUCER_FLUSH_SECONDS = 35.0  # above message.timeout.ms, after which each record has an answer
 PRODUCER = {
     "acks": "all",
+    # Kafka Connect's own (the Java client's): a replayed letter goes to the partition of its row's other changes.
+    "partitioner": "murmur2_random",
     "enable.idempotence": True,
     "linger.ms": 5,
     "message.max.bytes": MAX_MESSAGE_BYTES,
@@ -44,21 +49,56 @@ PRODUCER = {
 }
 
 
+class Outage:
+    """The time without any broker; says so once when it begins and once when it is over."""
+
+    def __init__(self) -> None:
+        self.words: str | None = None
+        self._since = self._probed = 0.0
+
+    def began(self, words: str) -> None:
+        if self.words is None:
+            self._since = self._probed = time.monotonic()
+            log.warning("waiting: %s", words, extra={"event": "waiting"})
+        self.words = words
+
+    def over(self) -> None:
+        seconds = round(time.monotonic() - self._since, 1)
+        log.info("going on after %s s of waiting", seconds, extra={"event": "going_on", "seconds": seconds})
+        self.words = None
+
+    def probe_due(self) -> bool:
+        """True at most once in PROBE_SECONDS."""
+        if time.monotonic() < self._probed + PROBE_SECONDS:
+            return False
+        self._probed = time.monotonic()
+        return True
+
+
 class KafkaConsumer:
     """`streams.broker.Consumer` over one librdkafka consumer."""
 
     def __init__(self, bootstrap_servers: str, group: str) -> None:
         self._consumer = ConfluentConsumer(
-            {"bootstrap.servers": bootstrap_servers, "group.id": group, "error_cb": _report, **CONSUMER}
+            {"bootstrap.servers": bootstrap_servers, "group.id": group, "error_cb": self._failed, **CONSUMER}
         )
+        self._servers = bootstrap_servers
         self._owned: set[Partition] = set()
+        self._paused: set[Partition] = set()
+        self._down = Outage()
+        self._behind: Mapping[Partition, int] = {}
+        self._measure_next = 0.0
+
+    @property
+    def unavailable(self) -> str | None:
+        return self._down.words
 
     def subscribe(self, topics: Sequence[str], assigned: Rebalanced, revoked: Rebalanced, lost: Rebalanced) -> None:
         def on_assign(consumer: ConfluentConsumer, fresh: list[TopicPartition]) -> None:
             partitions = _partitions(fresh)
             self._owned |= partitions
-            assigned(partitions)
             consumer.incremental_assign(fresh)
+            assigned(partitions)  # after, for it may pause some
 
         def on_revoke(consumer: ConfluentConsumer, gone: list[TopicPartition]) -> None:
             partitions = _partitions(gone)
@@ -76,15 +116,20 @@ class KafkaConsumer:
 
     def poll(self, timeout: float, limit: int) -> list[Records]:
         # consume(n, timeout) waits for n messages or the whole timeout; poll() returns with the first one.
+        self._measure_lag()
         first = self._consumer.poll(timeout)
+        if self._down.words is not None and (first is not None or self._answers()):
+            self._down.over()
         if first is None:
             return []
         return _records([first, *self._consumer.consume(limit - 1, 0)] if limit > 1 else [first])
 
     def pause(self, partitions: Collection[Partition]) -> None:
+        self._paused |= set(partitions)
         self._consumer.pause([TopicPartition(*p) for p in partitions if p in self._owned])
 
     def resume(self, partitions: Collection[Partition]) -> None:
+        self._paused -= set(partitions)
         self._consumer.resume([TopicPartition(*p) for p in partitions if p in self._owned])
 
     def span(self, partition: Partition) -> tuple[int, int]:
@@ -111,14 +156,66 @@ class KafkaConsumer:
             raise BrokerUnavailable(f"Kafka did not take the offsets: {error.args[0].str()}") from error
 
     def lag(self) -> Mapping[Partition, int]:
+        return self._behind
+
+    def _measure_lag(self) -> None:
+        """Once in LAG_SECONDS, in the thread that polls: another could meet the consumer closed."""
+        if time.monotonic() < self._measure_next:
+            return
+        self._measure_next = time.monotonic() + LAG_SECONDS
         owned = sorted(self._owned)
         positions = self._consumer.position([TopicPartition(*p) for p in owned])
         behind: dict[Partition, int] = {}
         for partition, position in zip(owned, positions, strict=True):
-            low, high = self._consumer.get_watermark_offsets(position, cached=True)
+            low, high = self._ends(partition)
             read = position.offset if position.offset >= 0 else low
             behind[partition] = max(0, high - read) if high >= 0 else 0
-        return behind
+        self._behind = behind
+
+    def _ends(self, partition: Partition) -> tuple[int, int]:
+        """A partition's first and next offset, as last fetched; one that is paused fetches nothing, and is asked."""
+        place = TopicPartition(*partition)
+        if partition in self._paused and self.unavailable is None:
+            with suppress(KafkaException):
+                low, high = self._consumer.get_watermark_offsets(place, timeout=PROBE_SECONDS)
+                return int(low), int(high)
+        low, high = self._consumer.get_watermark_offsets(place, cached=True)
+        return int(low), int(high)
+
+    def _failed(self, error: KafkaError) -> None:
+        """librdkafka's word about its brokers, given inside `poll`; it has none for their return."""
+        _report(error)
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._down.began(f"Kafka at {self._servers} does not answer: {error.str()}")
+
+    def _answers(self) -> bool:
+        """Whether a broker answers again; asked at most once in PROBE_SECONDS."""
+        if not self._down.probe_due():
+            return False
+        try:
+            self._consumer.list_topics(timeout=PROBE_SECONDS)
+        except KafkaException:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+class KafkaFollower:
+    """`streams.broker.Follower` over a consumer that joins no group."""
+
+    def __init__(self, bootstrap_servers: str, topic: str) -> None:
+        # The group's consumer reports an outage; once is enough.
+        settings = {**CONSUMER, "fetch.wait.max.ms": 500, "error_cb": lambda error: None}
+        self._consumer = ConfluentConsumer(
+            {"bootstrap.servers": bootstrap_servers, "group.id": "millrace-follower", **settings}
+        )
+        self._consumer.assign([TopicPartition(topic, 0, OFFSET_END)])
+
+    def poll(self) -> list[Records]:
+        first = self._consumer.poll(0)
+        return [] if first is None else _records([first, *self._consumer.consume(100, 0)])
 
     def close(self) -> None:
         self._consumer.close()
@@ -266,4 +363,4 @@ def _records(messages: list[ConfluentMessage]) -> list[Records]:
 
 
 def _report(error: KafkaError) -> None:
-    log.warning("Kafka: %s", error.str())
+    log.warning("Kafka: %s", error.str(), extra={"event": "kafka"})

@@ -1,7 +1,8 @@
 """Dead letters: a rejected record's original bytes, where it stood, at which stage it failed and why."""
 
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,7 @@ TOPIC, PARTITION, OFFSET = "millrace.topic", "millrace.partition", "millrace.off
 STAGE, REASONS, SUITE, TIME = "millrace.stage", "millrace.reasons", "millrace.suite", "millrace.time"
 REPLAY_OF = "millrace.replay-of"
 """On a replayed record: `<topic>/<partition>/<offset>` of the record that the letter was made of."""
+_OURS = frozenset({TOPIC, PARTITION, OFFSET, STAGE, REASONS, SUITE, TIME})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +30,21 @@ class Rejection:
     reasons: tuple[str, ...]
 
 
+def kind_of(reason: str) -> str:
+    """A reason without what stood in the record: `<expectation> on <column>`, `column <name>`, `view <name>` or the
+    decoder's words; as many as contract, table and views can give."""
+    head = reason.partition(": ")[0]
+    return _OBSERVED.sub("...", _DETAIL.sub("", head))
+
+
+_DETAIL = re.compile(r" \([^)]*\)+$")
+_OBSERVED = re.compile(r"'[^']*'|\"[^\"]*\"|\b\d[\d,]{3,}\b")
+
+
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One dead letter as read back; `number` is its offset in the letters topic and its name for people."""
+    """One dead letter as read back; `number` is its offset in the letters topic and its name for people; `headers`
+    are all that it has: the record's own, and those of this module."""
 
     number: int
     origin: Partition
@@ -41,6 +55,7 @@ class Letter:
     time: float
     key: bytes | None
     value: bytes | None
+    headers: Headers
 
     def as_dict(self) -> dict[str, object]:
         """Everything but the original bytes."""
@@ -65,17 +80,19 @@ class DeadLetters:
         self._topic = topic
 
     def send(self, records: Records, rejections: Sequence[Rejection], suite: str) -> None:
-        """Queue a letter for each rejection. Raises `BrokerUnavailable`."""
+        """Queue a letter for each rejection; the record's own headers stay. Raises `BrokerUnavailable`."""
+        topic, version, now = records.topic.encode(), suite.encode(), f"{time.time():.3f}".encode()
         for rejection in rejections:
             i = rejection.position
             headers = {
-                TOPIC: records.topic.encode(),
+                **records.headers.get(i, {}),
+                TOPIC: topic,
                 PARTITION: str(records.partitions[i]).encode(),
                 OFFSET: str(records.offsets[i]).encode(),
                 STAGE: rejection.stage.encode(),
-                REASONS: orjson.dumps(list(rejection.reasons)),
-                SUITE: suite.encode(),
-                TIME: f"{time.time():.3f}".encode(),
+                REASONS: orjson.dumps(rejection.reasons),
+                SUITE: version,
+                TIME: now,
             }
             self._producer.send(self._topic, records.keys[i], records.values[i], headers)
 
@@ -91,21 +108,24 @@ def read(topics: Topics, topic: str, start: int = 0) -> Iterator[Letter]:
             yield _letter(records, i)
 
 
-def replay(producer: Producer, letters: Sequence[Letter]) -> int:
+def replay(producer: Producer, letters: Iterable[Letter]) -> int:
     """Send the letters' original bytes to their topics again, where they take the ordinary way.
 
     The worker drops a replayed change that the lake holds already, so a second replay changes nothing.
     Returns how many were sent. Raises `BrokerUnavailable`.
     """
+    sent = 0
     for letter in letters:
         origin = f"{letter.origin.topic}/{letter.origin.number}/{letter.offset}"
-        producer.send(letter.origin.topic, letter.key, letter.value, {REPLAY_OF: origin.encode()})
+        own = {name: value for name, value in letter.headers.items() if name not in _OURS}
+        producer.send(letter.origin.topic, letter.key, letter.value, {**own, REPLAY_OF: origin.encode()})
+        sent += 1
     producer.flush()
-    return len(letters)
+    return sent
 
 
 def _letter(records: Records, i: int) -> Letter:
-    headers: Headers | Mapping[str, bytes] = records.headers.get(i, {})
+    headers: Headers = records.headers.get(i, {})
 
     def text(name: str) -> str:
         return headers.get(name, b"").decode()
@@ -120,4 +140,5 @@ def _letter(records: Records, i: int) -> Letter:
         time=float(text(TIME) or 0),
         key=records.keys[i],
         value=records.values[i],
+        headers=headers,
     )

@@ -58,6 +58,10 @@ class MemoryConsumer:
         self._topics: list[str] = []
         self._joined = False
 
+    @property
+    def unavailable(self) -> str | None:
+        return None if self._broker.available else "the broker in memory is away"
+
     def subscribe(self, topics: Sequence[str], assigned: Rebalanced, revoked: Rebalanced, lost: Rebalanced) -> None:
         self._topics = list(topics)
         self._assigned, self._revoked, self._on_lost = assigned, revoked, lost
@@ -129,6 +133,34 @@ class MemoryConsumer:
 
     def close(self) -> None:
         self._positions.clear()
+
+
+class MemoryFollower:
+    """`streams.broker.Follower` over a `MemoryBroker`."""
+
+    def __init__(self, broker: MemoryBroker, topic: str) -> None:
+        self._broker = broker
+        self._partition = Partition(topic, 0)
+        self._position = len(broker.log[self._partition])
+
+    def poll(self) -> list[Records]:
+        stored = self._broker.log[self._partition][self._position :] if self._broker.available else []
+        if not stored:
+            return []
+        offsets = range(self._position, self._position + len(stored))
+        self._position += len(stored)
+        return [
+            Records(
+                self._partition.topic,
+                [0] * len(stored),
+                offsets,
+                [record.key for record in stored],
+                [record.value for record in stored],
+            )
+        ]
+
+    def close(self) -> None:
+        self._position = len(self._broker.log[self._partition])
 
 
 class MemoryProducer:

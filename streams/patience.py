@@ -39,12 +39,13 @@ class Patience:
                 result = step()
             except UNAVAILABLE as error:
                 if self.waiting_for is None:
-                    log.warning("waiting: %s", error)
+                    log.warning("waiting: %s", error, extra={"event": "waiting"})
                 self.waiting_for = str(error)
                 self._idle(pause)
                 pause = min(2 * pause, LONGEST_SECONDS)
             else:
                 if self.waiting_for is not None:
-                    log.info("going on after %.1f s of waiting", time.monotonic() - since)
+                    seconds = round(time.monotonic() - since, 1)
+                    log.info("going on after %s s of waiting", seconds, extra={"event": "going_on", "seconds": seconds})
                 self.waiting_for = None
                 return result

@@ -5,6 +5,7 @@ Live stream, replay, backfill and rebuild all come through `process`, so trainin
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,6 +93,15 @@ class Outcome:
         return any(REPLAY_OF in headers for headers in self.records.headers.values())
 
 
+Timed = Callable[[str], AbstractContextManager[None]]
+"""Measures how long a stage, which it is given the name of, takes."""
+
+
+def untimed(stage: str) -> AbstractContextManager[None]:
+    """Measures nothing."""
+    return nullcontext()
+
+
 Embedding = Callable[["Outcome"], "Outcome"]
 """Fills the vectors of an outcome's rows. Raises `EmbedderUnavailable` and `StoreUnavailable`."""
 
@@ -134,10 +144,11 @@ def _embedded(
     return filled.projected
 
 
-def take(records: Records, flow: Flow, max_bytes: int) -> Outcome:
+def take(records: Records, flow: Flow, max_bytes: int, timed: Timed = untimed) -> Outcome:
     """Decode the records of one topic and `process` them."""
-    decoded = decode_records(records, flow.table, flow.before, max_bytes)
-    accepted = process(decoded.changes, flow)
+    with timed("decode"):
+        decoded = decode_records(records, flow.table, flow.before, max_bytes)
+    accepted = process(decoded.changes, flow, timed)
     rejections = [
         *decoded.rejections,
         *(Rejection(int(decoded.positions[i]), stage, tuple(why)) for i, (stage, why) in accepted.bad.items()),
@@ -147,21 +158,24 @@ def take(records: Records, flow: Flow, max_bytes: int) -> Outcome:
     return Outcome(records, flow, accepted, rejections, decoded.ignored)
 
 
-def process(changes: Changes, flow: Flow) -> Accepted:
+def process(changes: Changes, flow: Flow, timed: Timed = untimed) -> Accepted:
     """Check the changes against the contract and make the rows of every view.
 
     A change that fails a critical expectation, or that one view cannot take, is rejected as a whole: no
     view and not the lake get it.
     """
     bad: dict[int, tuple[Stage, list[str]]] = {}
-    positions = np.arange(len(changes))
-    warnings = _check(changes, flow.contract, bad)
+    with timed("contract"):
+        warnings = _check(changes, flow.contract, bad)
     projected: list[tuple[StreamView, Projected]] = []
     while True:
-        kept = positions[[i not in bad for i in positions]] if bad else positions
+        good = np.ones(len(changes), bool)
+        good[list(bad)] = False
+        kept = np.flatnonzero(good)
         remaining = changes.take(kept) if bad else changes
         projected.clear()
-        failed = _project(remaining, flow.views, projected)
+        with timed("views"):
+            failed = _project(remaining, flow.views, projected)
         if not failed:
             return Accepted(remaining, tuple(projected), kept, bad, warnings)
         bad.update({int(kept[i]): ("transform", why) for i, why in failed.items()})
@@ -173,9 +187,8 @@ def _check(changes: Changes, contract: Contract, bad: dict[int, tuple[Stage, lis
     for positions in _rounds(changes, contract):
         rows = changes.rows if len(positions) == len(changes) else changes.rows.take(positions)
         verdict = contract.check(rows)
-        for i in np.flatnonzero(verdict.rejected):
-            critical = [reason for reason in verdict.reasons(int(i)) if reason.severity == "critical"]
-            bad[int(positions[i])] = ("contract", [_words(reason) for reason in critical])
+        for i, reasons in verdict.critical().items():
+            bad[int(positions[i])] = ("contract", [_words(reason) for reason in reasons])
         warnings.update({f.rule.id: f.count for f in verdict.failures if f.rule.severity != "critical"})
     return warnings
 

@@ -1,64 +1,87 @@
-"""Replayed letters: what the lake holds already is dropped, what it knows better stays out of event views.
+"""Replayed letters: what stands already is dropped, what is known newer stays out of event views.
 
 A state view refuses an older version by itself. An event view cannot: the version it stores is that of the
-winning row, and a replayed row that was changed or deleted since could win again. The lake knows.
+winning row, and a replayed row that was changed or deleted since could win again. The lake knows, with what is
+staged for it.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.types as pt
 
 from stores.lake import Lake
+from stores.query import session
 from streams.changes import Changes
 from streams.decide import changes_table
 from streams.letters import REPLAY_OF
 from streams.pipeline import Accepted, Outcome
 
-Key = tuple[Any, ...]
+ELSEWHERE = -1
+"""The position of a change that is not replayed in this very batch."""
 
 
-def settle_replays(lake: Lake, outcome: Outcome) -> Outcome:
-    """The outcome without replayed changes that the lake holds, and without event rows that it knows newer.
+def settle_replays(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome) -> Outcome:
+    """The outcome without replayed changes that stand already, and without event rows that are known newer.
 
-    The lake must be up to date with everything this worker has staged. Raises `StoreUnavailable`.
+    `staged` are the table's changes that this worker has taken and the lake may not hold yet. What is staged and
+    then lost with its partition is read again by another member, so nothing is dropped for good because of it.
+    Raises `StoreUnavailable`.
     """
-    replayed = {i for i, headers in outcome.records.headers.items() if REPLAY_OF in headers}
     changes = outcome.accepted.changes
-    mask = np.isin(outcome.accepted.kept, np.fromiter(replayed, np.int64))
+    replayed = [i for i, headers in outcome.records.headers.items() if REPLAY_OF in headers]
+    mask = np.isin(outcome.accepted.kept, replayed)
     if not mask.any():
         return outcome
-    keys = _keys(changes)
-    held = _held(lake, changes, [keys[i] for i in np.flatnonzero(mask)])
-    lsns = changes.rows["_lsn"].to_pylist()
-    doubled = mask.copy()
-    outdated = np.zeros(len(changes), bool)
-    seen: set[tuple[Key, int]] = set()
-    for i in np.flatnonzero(mask):
-        known = held.get(keys[i], set())
-        doubled[i] = lsns[i] in known or (keys[i], lsns[i]) in seen
-        outdated[i] = any(lsn > lsns[i] for lsn in known)
-        seen.add((keys[i], lsns[i]))
+    doubled, outdated = _compare(lake, staged, changes, mask)
     accepted = _without_event_rows(outcome.accepted, outdated).without(doubled)
     return replace(outcome, accepted=accepted, ignored=outcome.ignored + int(doubled.sum()))
 
 
-def _keys(changes: Changes) -> list[Key]:
-    columns = [changes.rows[name].to_pylist() for name in changes.table.primary_key]
-    return list(zip(*columns, strict=True))
+def _compare(
+    lake: Lake, staged: Sequence[pa.Table], changes: Changes, replayed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks over the changes: which replayed ones stand already, and of which there is a newer one. A change is
+    known by its row's key and its LSN."""
+    names = [*changes.table.primary_key, "_lsn"]
+    ours = changes.rows.select(names)
+    positions = np.where(replayed, np.arange(len(changes)), ELSEWHERE)
+    lake_rows = _held(lake, changes, ours.filter(pa.array(replayed))).cast(ours.schema)
+    known = pa.concat_tables([lake_rows, *(part.select(names) for part in staged)])
+    known = pa.concat_tables([_numbered(known, np.full(known.num_rows, ELSEWHERE)), _numbered(ours, positions)])
+    same_row = " and ".join(f"known.k{i} = ours.k{i}" for i in range(len(changes.table.primary_key)))
+    query = f"""
+        select ours.position,
+               bool_or(known.lsn = ours.lsn and known.position < ours.position) as doubled,
+               bool_or(known.lsn > ours.lsn) as outdated
+        from ours join known on {same_row} group by ours.position
+    """
+    with session(ours=_numbered(ours, positions).filter(pa.array(replayed)), known=known) as connection:
+        found = connection.sql(query).to_arrow_table()
+    at = found["position"].to_numpy()
+    masks = np.zeros((2, len(changes)), bool)
+    masks[0, at], masks[1, at] = found["doubled"], found["outdated"]
+    return masks[0], masks[1]
 
 
-def _held(lake: Lake, changes: Changes, keys: list[Key]) -> dict[Key, set[int]]:
-    """The LSNs of every change of these rows in the lake."""
-    names = list(changes.table.primary_key)
-    first = pc.field(names[0]).isin(list({key[0] for key in keys}))
-    table = lake.scan(changes_table(changes.table.topic), [*names, "_lsn"], first).read_all()
-    held: dict[Key, set[int]] = {key: set() for key in keys}
-    for *key, lsn in zip(*(table[name].to_pylist() for name in [*names, "_lsn"]), strict=True):
-        if tuple(key) in held:
-            held[tuple(key)].add(lsn)
-    return held
+def _numbered(rows: pa.Table, positions: np.ndarray) -> pa.Table:
+    """Key columns and LSN under names that no column of the source can clash with, and the positions."""
+    names = [*(f"k{i}" for i in range(rows.num_columns - 1)), "lsn"]
+    return rows.rename_columns(names).append_column("position", pa.array(positions, pa.int64()))
+
+
+def _held(lake: Lake, changes: Changes, wanted: pa.Table) -> pa.Table:
+    """Key and LSN of the changes in the lake of at least the rows that `wanted` names."""
+    snapshot = lake.snapshot(changes_table(changes.table.topic))
+    wanted_rows = ds.scalar(True)
+    for name in changes.table.primary_key:
+        stored = snapshot.schema.field(name).type
+        if not pt.is_nested(stored):  # Arrow looks up plain values only; the join compares the rest
+            wanted_rows &= ds.field(name).isin(wanted[name].unique().cast(stored))
+    return snapshot.data.scanner(columns=wanted.column_names, filter=wanted_rows).to_table()
 
 
 def _without_event_rows(accepted: Accepted, outdated: np.ndarray) -> Accepted:

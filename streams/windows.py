@@ -61,7 +61,12 @@ class Windows:
         try:
             outcomes = finished.get()
         except Exception as error:  # noqa: BLE001  # whatever the evaluation raised in its process
-            log.error("%s: its table-level expectations could not be evaluated: %s", topic, error)
+            log.error(
+                "%s: its table-level expectations could not be evaluated: %s",
+                topic,
+                error,
+                extra={"event": "window_unjudged", "table": topic},
+            )
             return
         self.results[topic] = [_plain(outcome) for outcome in outcomes]
         for outcome in outcomes:
@@ -74,6 +79,7 @@ class Windows:
                     outcome.rule.expectation,
                     outcome.rule.severity,
                     told,
+                    extra={"event": "window_failed", "table": topic},
                 )
 
 

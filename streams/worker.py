@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,7 @@ from stores.rows import FeatureRows, FeatureWriter
 from stores.view import View
 from streams.breaker import Breaker
 from streams.broker import BrokerUnavailable, Consumer
+from streams.control import Control
 from streams.decide import changes_table, features_table
 from streams.flush import Flusher
 from streams.letters import DeadLetters
@@ -56,6 +57,7 @@ class Parts:
     breaker: Breaker
     windows: Windows
     tally: Tally
+    control: Control
 
 
 class TopicRecreated(Exception):
@@ -74,14 +76,14 @@ class Worker:
         self._parts = parts
         self._settings = settings
         self._consumer = parts.consumer
-        self._tally = parts.tally
+        self.tally = parts.tally
         self._owned: set[Partition] = set()
         self._unchecked: set[Partition] = set()
         self._pending: list[Records] = []
         self._batch = Batch()
         self._truncates = Truncates(parts.lake)
         views = {topic: [v.view for v in flow.views] for topic, flow in flows.items()}
-        self._flusher = Flusher(parts.lake, parts.letters, parts.online, self._truncates, views)
+        self._flusher = Flusher(parts.lake, parts.letters, parts.online, self._truncates, views, parts.tally)
         self._patience = Patience(self._idle)
         self._stop = threading.Event()
         self._deadline = float("inf")
@@ -94,6 +96,7 @@ class Worker:
         try:
             while not stop.is_set():
                 self._commit(self._flusher.collect())
+                self._resume_asked()
                 polled = self._pending or self._consumer.poll(self._poll_seconds(), self._settings.poll_records)
                 self._pending = []
                 if polled:
@@ -105,19 +108,24 @@ class Worker:
             self._flush_all()
         except Abandoned:
             self._batch = Batch()
-            log.warning("stopped while a store was unavailable: what was not committed will be read again")
+            why = "stopped while a store was unavailable: what was not committed will be read again"
+            log.warning(why, extra={"event": "abandoned"})
         except BaseException:
             self._batch = Batch()  # stop without committing
             raise
         finally:
             self._consumer.close()
+            self._parts.control.close()
             self._flusher.close()
             self._parts.windows.close()
 
     def _take(self, polled: list[Records]) -> None:
         """The flow, for all that one poll brought; tables without embeddings do not wait for those with."""
-        outcomes = [take(records, self._flows[records.topic], self._settings.max_record_bytes) for records in polled]
-        outcomes = [self._with_history(outcome) for outcome in outcomes]
+        limit, timed = self._settings.max_record_bytes, self.tally.timed
+        outcomes: list[Outcome] = []
+        for records in polled:
+            outcome = take(records, self._flows[records.topic], limit, timed)
+            outcomes.append(self._with_history(outcome, outcomes))
         self._deliver([o for o in outcomes if not o.flow.embeds])
         self._deliver([self._embed(o) for o in outcomes if o.flow.embeds])
         self._batch.drop({p for records in polled for p in records.next_offsets()} - self._owned)
@@ -128,39 +136,52 @@ class Worker:
             self._reject(outcome)
         rows = [rows for outcome in outcomes for rows in outcome.rows()]
         undecided = self._write(rows)
+        self.tally.served(outcomes)
         for outcome in outcomes:
             self._stage(outcome)
             self._parts.windows.add(outcome)
         self._batch.undecided += undecided
 
     def _embed(self, outcome: Outcome) -> Outcome:
-        return self._patience(lambda: self._parts.embedding(outcome))
+        with self.tally.timed("embed"):
+            return self._patience(lambda: self._parts.embedding(outcome))
 
     def _write(self, rows: list[FeatureRows]) -> list[tuple[View, pa.Table]]:
         if not rows:
             return []
-        result = self._patience(lambda: self._parts.online.write(rows))
-        self._tally.wrote(result)
+        with self.tally.timed("online"):
+            result = self._patience(lambda: self._parts.online.write(rows))
+        self.tally.wrote(result)
         return list(result.undecided)
 
     def _reject(self, outcome: Outcome) -> None:
         """Queue the letters (durable before their offsets are committed) and pause a table that is all bad."""
         topic = outcome.records.topic
-        self._tally.took(outcome)
+        self.tally.took(outcome)
         if outcome.rejections:
             suite = outcome.flow.contract.version
             self._patience(lambda: self._parts.letters.send(outcome.records, outcome.rejections, suite))
         if self._parts.breaker.trips(topic, len(outcome.records), outcome.rejections):
-            log.error("%s", self._parts.breaker.paused[topic])
+            log.error("%s", self._parts.breaker.paused[topic], extra={"event": "paused", "table": topic})
             self._consumer.pause([p for p in self._owned if p.topic == topic])
 
-    def _with_history(self, outcome: Outcome) -> Outcome:
-        """What came before: replays need what the lake holds, so it is brought up to date; rows older than a
-        truncate come with their delete."""
+    def _resume_asked(self) -> None:
+        """Go on with the paused tables that people have mended, from where they stopped."""
+        for topic in self._parts.control.resumes():
+            if self._parts.breaker.resume(topic):
+                log.info("%s goes on: it was resumed", topic, extra={"event": "resumed", "table": topic})
+                self._consumer.resume([p for p in self._owned if p.topic == topic])
+
+    def _with_history(self, outcome: Outcome, before: list[Outcome]) -> Outcome:
+        """What came before: replays need what the lake holds, what is staged for it, and what stands `before` them
+        in the same poll; rows older than a truncate come with their delete."""
+        topic = outcome.records.topic
         if outcome.has_replays():
-            self._flush_all()
-            outcome = self._patience(partial(settle_replays, self._parts.lake, outcome))
-        return knowing(outcome, self._truncates.known(outcome.records.topic))
+            table = changes_table(topic)
+            staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
+            staged += [o.accepted.changes.rows for o in before if o.records.topic == topic]
+            outcome = self._patience(partial(settle_replays, self._parts.lake, staged, outcome))
+        return knowing(outcome, self._truncates.known(topic))
 
     def _stage(self, outcome: Outcome) -> None:
         """The rows of the views before the changes they were made of: a change that stands in the lake has its
@@ -221,8 +242,9 @@ class Worker:
     def _commit(self, offsets: dict[Partition, int]) -> None:
         owned = {p: offset for p, offset in offsets.items() if p in self._owned}
         if owned:
-            self._patience(lambda: self._consumer.commit(owned))
-            self._tally.committed(owned)
+            with self.tally.timed("commit"):
+                self._patience(lambda: self._consumer.commit(owned))
+            self.tally.committed(owned)
             self._say_failures()
 
     def _say_failures(self) -> None:
@@ -230,9 +252,9 @@ class Worker:
         if time.monotonic() < self._say_next:
             return
         self._say_next = time.monotonic() + SAY_SECONDS
-        for topic, counts in self._tally.unsaid().items():
+        for topic, counts in self.tally.unsaid().items():
             told = ", ".join(f"{rule} in {count:,} rows" for rule, count in counts.items())
-            log.warning("%s: not fulfilled: %s", topic, told)
+            log.warning("%s: not fulfilled: %s", topic, told, extra={"event": "expectations_failed", "table": topic})
 
     def _idle(self, seconds: float) -> None:
         """Between two tries: keep the membership of the group alive without taking records."""
@@ -249,13 +271,14 @@ class Worker:
         return {p for p in self._owned if p.topic not in self._parts.breaker.paused}
 
     def _assigned(self, partitions: Collection[Partition]) -> None:
-        log.info("assigned: %s", ", ".join(map(str, sorted(partitions))))
+        log.info("assigned", extra={"event": "assigned", "partitions": sorted(map(str, partitions))})
         self._owned |= set(partitions)
         self._unchecked |= set(partitions)
+        self._consumer.pause([p for p in partitions if p.topic in self._parts.breaker.paused])
 
     def _revoked(self, partitions: Collection[Partition]) -> None:
         """Commit what can be committed before another member reads on; drop the rest, it will be read again."""
-        log.info("revoked: %s", ", ".join(map(str, sorted(partitions))))
+        log.info("revoked", extra={"event": "revoked", "partitions": sorted(map(str, partitions))})
         if self._patience.waiting_for is None and self._flusher.waiting_for is None:
             self._hand_over()
         self._lost(partitions)
@@ -268,7 +291,8 @@ class Worker:
             try:
                 self._consumer.commit(self._flusher.collect(timeout=0.05))
             except BrokerUnavailable as error:
-                log.warning("offsets not handed over, their records will be read again: %s", error)
+                told = "offsets not handed over, their records will be read again: %s"
+                log.warning(told, error, extra={"event": "not_handed_over"})
                 return
 
     def _lost(self, partitions: Collection[Partition]) -> None:
@@ -310,13 +334,39 @@ class Worker:
         views = [features_table(v.view.name) for v in self._flows[topic].views]
         return [changes_table(topic), *views]
 
+    @property
+    def topics(self) -> Collection[str]:
+        """All tables that it is for."""
+        return self._flows.keys()
+
+    @property
+    def waiting_for(self) -> str | None:
+        """What it waits for, as a sentence; None while nothing is missing."""
+        return self._patience.waiting_for or self._flusher.waiting_for or self._consumer.unavailable
+
+    @property
+    def paused(self) -> Mapping[str, str]:
+        """The tables that are paused, and why."""
+        return self._parts.breaker.paused
+
+    @property
+    def staged_rows(self) -> int:
+        """Rows that wait for the lake."""
+        return self._batch.rows
+
+    def lag(self) -> Mapping[Partition, int]:
+        """Records of each of its partitions that it has not read."""
+        return self._consumer.lag()
+
     def state(self) -> dict[str, object]:
         """What `millrace status` and the health check show of this worker; safe to call from another thread."""
         return {
-            "waiting_for": self._patience.waiting_for or self._flusher.waiting_for,
-            "paused": dict(self._parts.breaker.paused),
+            "waiting_for": self.waiting_for,
+            "paused": dict(self.paused),
+            "resumed": dict(self._parts.breaker.resumed),
             "partitions": [str(p) for p in sorted(self._owned)],
-            "staged_rows": self._batch.rows,
+            "lag": {str(p): behind for p, behind in self.lag().items()},
+            "staged_rows": self.staged_rows,
             "table_expectations": dict(self._parts.windows.results),
-            **self._tally.snapshot(),
+            **self.tally.snapshot(),
         }

@@ -141,13 +141,28 @@ class Verdict:
         """The rules of any severity that a row fails, with what stood there."""
         return tuple(self._reason(failure, row) for failure in self.failures if failure.rows[row])
 
+    def critical(self) -> Mapping[int, list[Reason]]:
+        """For each rejected row, in ascending order, the critical rules that it fails: `reasons` for many rows."""
+        found: dict[int, list[Reason]] = {int(row): [] for row in np.flatnonzero(self.rejected)}
+        for failure in self.failures:
+            if failure.rule.severity == "critical":
+                rows = np.flatnonzero(failure.rows)
+                columns = [self._table.column(name).take(rows).to_pylist() for name in failure.rule.columns]
+                detail = failure.rule.detail
+                for row, *values in zip(rows.tolist(), *columns, strict=True):
+                    found[row].append(_reason(failure, row, values, detail))
+        return found
+
     def _reason(self, failure: Failure, row: int) -> Reason:
-        rule = failure.rule
-        values = [_shown(self._table.column(column)[row].as_py()) for column in rule.columns]
-        detail = rule.detail
-        if row in failure.errors:
-            detail = f"cannot be evaluated: {failure.errors[row]}"
-        return Reason(rule.expectation, ", ".join(rule.columns), ", ".join(values), rule.severity, detail)
+        values = [self._table.column(name)[row].as_py() for name in failure.rule.columns]
+        return _reason(failure, row, values, failure.rule.detail)
+
+
+def _reason(failure: Failure, row: int, values: Sequence[object], detail: str) -> Reason:
+    rule = failure.rule
+    if row in failure.errors:
+        detail = f"cannot be evaluated: {failure.errors[row]}"
+    return Reason(rule.expectation, ", ".join(rule.columns), ", ".join(map(_shown, values)), rule.severity, detail)
 
 
 def _verdict(table: pa.Table, failures: Sequence[Failure]) -> Verdict:

@@ -1,9 +1,10 @@
-"""Dead letters: list, show, replay."""
+"""Dead letters: list, show, export, replay."""
 
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,8 @@ from millrace.cli import Failed, Out, Places, shared
 
 if TYPE_CHECKING:
     from streams.letters import Letter
+
+SAY_EACH = 10_000
 
 
 @click.group
@@ -22,6 +25,7 @@ def letters() -> None:
 def filtered(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that choose letters."""
     for option in (
+        click.option("--until", type=click.DateTime(), help="Only letters written before this time (UTC)."),
         click.option("--since", type=click.DateTime(), help="Only letters written at or after this time (UTC)."),
         click.option("--reason", help="Only letters with this text among their reasons."),
         click.option("--stage", type=click.Choice(["decode", "schema", "contract", "transform"])),
@@ -65,6 +69,26 @@ def show(places: Places, out: Out, number: int, raw: bool) -> None:
 
 
 @letters.command
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@filtered
+@shared
+def export(places: Places, out: Out, file: Path, **wanted: Any) -> None:
+    """Write letters to FILE with their original bytes and all headers: JSON Lines, or Parquet if its name ends so.
+
+    JSON has the bytes in base64.
+    """
+    from streams.export import export as write
+
+    try:
+        count = write(_counted(out, _read(places, **wanted), "exported"), file)
+    except FileExistsError as error:
+        raise Failed(f"{file} exists: name a new file") from error
+    except OSError as error:
+        raise Failed(f"{file} cannot be written: {error.strerror}") from error
+    out.result({"file": str(file), "exported": count}, lambda v: f"{v['exported']:,} letters in {v['file']}")
+
+
+@letters.command
 @click.argument("numbers", type=int, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All letters that the options choose.")
 @filtered
@@ -80,12 +104,22 @@ def replay(places: Places, out: Out, numbers: tuple[int, ...], everything: bool,
 
     if bool(numbers) == everything:
         raise click.UsageError("name the letters to replay, or say --all")
-    chosen = [x for x in _read(places, **wanted) if everything or x.number in numbers]
-    missing = set(numbers) - {x.number for x in chosen}
-    if missing:
-        raise Failed(f"there is no letter {min(missing)}: millrace letters list shows the numbers")
-    sent = send(producer(open_repo(places.repo, places.stack)), chosen)
-    out.result({"replayed": sent}, lambda value: f"{value['replayed']} letters sent again")
+    chosen = _read(places, **wanted)
+    if numbers:
+        named = [letter for letter in chosen if letter.number in numbers]
+        if missing := set(numbers) - {letter.number for letter in named}:
+            raise Failed(f"there is no letter {min(missing)}: millrace letters list shows the numbers")
+        chosen = iter(named)
+    sent = send(producer(open_repo(places.repo, places.stack)), _counted(out, chosen, "sent"))
+    out.result({"replayed": sent}, lambda value: f"{value['replayed']:,} letters sent again")
+
+
+def _counted(out: Out, letters: "Iterator[Letter]", done: str) -> "Iterator[Letter]":
+    """The letters, with a word about them every SAY_EACH."""
+    for count, letter in enumerate(letters, 1):
+        yield letter
+        if count % SAY_EACH == 0:
+            out.say(f"{count:,} letters {done}")
 
 
 def _read(
@@ -96,6 +130,7 @@ def _read(
     stage: str | None = None,
     reason: str | None = None,
     since: datetime | None = None,
+    until: datetime | None = None,
 ) -> "Iterator[Letter]":
     from millrace.repo import open_repo
     from millrace.wiring import topics
@@ -103,12 +138,13 @@ def _read(
 
     repo = open_repo(places.repo, places.stack)
     earliest = since.replace(tzinfo=UTC).timestamp() if since else 0.0
+    latest = until.replace(tzinfo=UTC).timestamp() if until else float("inf")
     for letter in read(topics(repo), repo.letters_topic, start):
         if (
             table in (None, letter.origin.topic)
             and stage in (None, letter.stage)
             and (reason is None or any(reason in text for text in letter.reasons))
-            and letter.time >= earliest
+            and earliest <= letter.time < latest
         ):
             yield letter
 

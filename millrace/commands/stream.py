@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from millrace.cli import Out, Places, shared
+from millrace.cli import Failed, Out, Places, shared
 
 log = logging.getLogger("millrace")
 
@@ -27,22 +27,28 @@ def run(places: Places, out: Out) -> None:
     Start as many as there are partitions; they share the work. A worker that is told to stop finishes what it
     holds, commits and leaves within ten seconds.
     """
+    from connectors.slots import SlotWatch
     from connectors.watch import Watch
     from millrace.repo import open_repo
-    from millrace.wiring import connect, flows, worker
+    from millrace.wiring import connect, flows, source, worker
     from streams.health import Health
+    from streams.metrics import Metrics
 
     stop = threading.Event()
     _stop_on_signals(stop)
     repo = open_repo(places.repo, places.stack)
     for topic, flow in sorted(flows(repo).items()):
         kinds = ", ".join(f"{v.view.name} ({v.view.kind})" for v in flow.views)
-        log.info("%s -> %s, contract %s", topic, kinds, flow.contract.version)
+        told = {"event": "serves", "table": topic, "contract": flow.contract.version}
+        log.info("%s -> %s", topic, kinds, extra=told)
     member = worker(repo)
-    health = Health(repo.settings.worker.health_host, repo.settings.worker.health_port, member.state)
-    log.info("health: %s", health.address)
+    slots = SlotWatch([source(repo, name) for name in sorted(repo.settings.sources)])
+    metrics = Metrics(member, slots.slots)
+    settings = repo.settings.worker
+    health = Health(settings.health_host, settings.health_port, member.state, metrics.exposition)
+    log.info("health and metrics: %s", health.address, extra={"event": "listening", "address": health.address})
     watch = Watch(connect(repo), sorted(repo.settings.sources))
-    note = _announce(places.stack / WORKERS, health.address)
+    note = _announce(places.stack / WORKERS, f"{health.address}/health")
     # What start-up made lives as long as the process: keep the collector from walking it again and again.
     gc.collect()
     gc.freeze()
@@ -51,11 +57,38 @@ def run(places: Places, out: Out) -> None:
     finally:
         gc.unfreeze()  # what native modules hold must be freed by the collector before they are unloaded
         watch.close()
+        slots.close()
         health.close()
         if note is not None:
             note.unlink(missing_ok=True)
+    log.info("stopped", extra={"event": "stopped", **member.tally.stores})
     state = member.state()
     out.result(state, lambda s: f"stopped; rows written: {s['rows']}")
+
+
+@click.command
+@click.argument("table")
+@click.option("--wait", default=10.0, show_default=True, help="Seconds that the workers of this machine have to do so.")
+@shared
+def resume(places: Places, out: Out, table: str, wait: float) -> None:
+    """Let the workers go on with TABLE (<source>.<schema>.<table>), which they paused for its rejects.
+
+    They go on from where they stopped, on whatever machine they run, and count the rejects anew. Mend the
+    source first; after mending a contract restart the workers instead, which read it at their start.
+    """
+    from millrace.repo import open_repo
+    from millrace.resume import resume_table
+
+    value = resume_table(open_repo(places.repo, places.stack), table, places.stack / WORKERS, wait)
+    out.result(value, _show_resume)
+    if value["silent"]:
+        raise Failed(f"workers {', '.join(value['silent'])} did not go on within {wait:g} s: millrace status")
+
+
+def _show_resume(value: dict[str, Any]) -> str:
+    if value["resumed"]:
+        return f"{value['table']} goes on, at workers {', '.join(value['resumed'])}"
+    return f"asked all workers to go on with {value['table']}; none of this machine had paused it"
 
 
 @click.command

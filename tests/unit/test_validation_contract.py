@@ -71,6 +71,23 @@ def test_a_critical_rule_rejects_and_names_expectation_column_and_value(write: W
     assert reason.detail == "min_value=-40, max_value=50"
 
 
+def test_the_critical_reasons_of_many_rows_are_those_of_each(write: Write) -> None:
+    contract = load(
+        write(
+            expect("column_values_to_be_between", column="temp", min_value=0),
+            expect("column_values_to_not_be_null", "warning", column="origin"),
+            expect("column_values_to_be_in_set", column="origin", value_set=["EWR"]),
+        ),
+        SCHEMA,
+    )
+    table = column_batch("temp", [-1.0, 1.0, -2.0, None])
+    table = table.set_column(table.schema.names.index("origin"), "origin", [["JFK", None, "EWR", "LGA"]])
+    verdict = contract.check(table)
+    critical = {row: [r for r in verdict.reasons(row) if r.severity == "critical"] for row in (0, 2, 3)}
+    assert verdict.critical() == critical
+    assert [len(reasons) for reasons in critical.values()] == [2, 1, 1]
+
+
 def test_warning_and_info_count_and_log_one_line_a_batch(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     contract = load(
         write(

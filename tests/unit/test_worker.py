@@ -18,9 +18,10 @@ from stores.rows import FeatureRows, WriteResult, rows_schema
 from stores.view import Feature, Kind, View
 from streams.breaker import Breaker, BreakerSettings
 from streams.changes import changes_schema
+from streams.control import Control, ask_to_resume
 from streams.decide import changes_table, features_table
 from streams.letters import REPLAY_OF, DeadLetters, read, replay
-from streams.memory import MemoryBroker, MemoryConsumer, MemoryProducer, MemoryTopics
+from streams.memory import MemoryBroker, MemoryConsumer, MemoryFollower, MemoryProducer, MemoryTopics
 from streams.messages import Partition
 from streams.pipeline import Flow
 from streams.tally import Tally
@@ -30,7 +31,7 @@ from streams.worker import Parts, RecordsExpired, TopicRecreated, Worker, Worker
 from tests.envelopes import ORDERS, TOPIC, envelope, key, row
 from validation.contract import load
 
-GROUP, LETTERS = "g", "letters"
+GROUP, LETTERS, CONTROL = "g", "letters", "control"
 P0, P1 = Partition(TOPIC, 0), Partition(TOPIC, 1)
 SUITE = {
     "name": "orders",
@@ -123,6 +124,7 @@ class Platform:
                 breaker=Breaker(BreakerSettings(least=50)),
                 windows=Windows({TOPIC: self.flow}, 1_000, 60.0),
                 tally=Tally(),
+                control=Control(MemoryFollower(self.broker, CONTROL)),
             ),
             WorkerSettings(poll_seconds=0.001, flush_seconds=0.01, stop_seconds=2.0, **settings),
         )
@@ -341,6 +343,69 @@ def test_a_table_that_is_mostly_rejected_is_paused_with_its_reason(platform: Pla
     assert "expect_column_values_to_be_between" in str(worker.state()["paused"])
     assert len(platform.letters()) < 499
     assert platform.broker.offsets[GROUP, P0] == len(platform.letters())
+
+
+def test_a_paused_table_goes_on_where_it_stopped_when_it_is_resumed(platform: Platform) -> None:
+    """Bad enough to trip twice, then good: every record is a letter or in the lake, none is both."""
+    platform.produce(*((key(i), envelope("c", row(i, amount=-1.0), lsn=i)) for i in range(1, 121)))
+    platform.produce(*((key(i), envelope("c", row(i, amount=1.0), lsn=i)) for i in range(121, 200)))
+    paused: list[int] = []
+
+    def drained_by_resuming() -> bool:
+        assert platform.worker is not None
+        if platform.worker.paused:
+            paused.append(len(platform.letters()))
+            before = platform.worker.state()["resumed"]
+            ask_to_resume(MemoryProducer(platform.broker), CONTROL, TOPIC)
+            while platform.worker.state()["resumed"] == before:
+                threading.Event().wait(0.001)
+        return platform.drained()
+
+    worker = platform.run(until=drained_by_resuming, poll_records=20)
+    assert paused == sorted(set(paused)) and len(paused) == 2
+    assert [letter.offset for letter in platform.letters()] == list(range(120))
+    assert platform.changes() == [(i, "c") for i in range(121, 200)]
+    assert worker.state()["resumed"] == {TOPIC: 2} and worker.paused == {}
+
+
+def test_a_word_on_the_control_topic_that_is_no_command_is_left_alone(platform: Platform) -> None:
+    worker = platform.start()
+    for value in (b"{oops", b"[]", b'{"command": "jump"}', None):
+        platform.broker.append(Partition(CONTROL, 0), TOPIC.encode(), value)
+    platform.produce((key(1), envelope("c", row(1, amount=1.0), lsn=1)))
+    assert worker._parts.control.resumes() == []
+
+
+def test_a_paused_table_stays_paused_when_more_of_it_is_assigned(platform: Platform) -> None:
+    platform.produce(*((key(i), envelope("c", row(i, amount=-1.0), lsn=i)) for i in range(1, 100)))
+    platform.produce((key(200), envelope("c", row(200, amount=2.0), lsn=200)), to=P1)
+    worker = platform.start()
+    consumer = platform.consumer
+    assert consumer is not None
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0])
+    worker._take(consumer.poll(0, 1_000))
+    assert TOPIC in worker.paused
+    consumer.assign([P1])
+    assert consumer.poll(0, 1_000) == []
+    ask_to_resume(MemoryProducer(platform.broker), CONTROL, TOPIC)
+    worker._resume_asked()
+    assert [records.offsets for records in consumer.poll(0, 1_000)] == [[0]]
+
+
+def test_a_worker_with_nothing_to_do_says_that_the_broker_is_away(platform: Platform) -> None:
+    seen: list[object] = []
+
+    def back() -> bool:
+        assert platform.worker is not None
+        seen.append(platform.worker.state()["waiting_for"])
+        platform.broker.available = len(seen) > 3
+        return len(seen) > 5
+
+    platform.broker.available = False
+    worker = platform.run(until=back)
+    assert "away" in str(seen[0])
+    assert worker.state()["waiting_for"] is None
 
 
 def test_partitions_are_handed_over_without_loss(platform: Platform) -> None:

@@ -1,0 +1,93 @@
+"""Letters as a file that other tools read: JSON Lines, or Parquet if the name ends so."""
+
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from streams.letters import Letter
+
+CHUNK = 5_000
+
+PARQUET = pa.schema(
+    [
+        pa.field("letter", pa.int64()),
+        pa.field("topic", pa.string()),
+        pa.field("partition", pa.int32()),
+        pa.field("offset", pa.int64()),
+        pa.field("stage", pa.string()),
+        pa.field("reasons", pa.list_(pa.string())),
+        pa.field("suite", pa.string()),
+        pa.field("time", pa.timestamp("ms", tz="UTC")),
+        pa.field("key", pa.binary()),
+        pa.field("value", pa.binary()),
+        pa.field("headers", pa.map_(pa.string(), pa.binary())),
+    ]
+)
+
+
+def export(letters: Iterable[Letter], path: Path) -> int:
+    """Write letters to a new file, with their original bytes and all headers; returns how many.
+
+    JSON has the bytes in base64 (`key_base64`, `value_base64`, and each of `headers_base64`) and `time` in seconds
+    since 1970. A file that exists is an error (`FileExistsError`), and one that could not be finished is removed.
+    """
+    write = _write_parquet if path.suffix == ".parquet" else _write_lines
+    with path.open("xb"):
+        pass
+    try:
+        return write(_chunks(letters), path)
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def _write_lines(chunks: Iterator[list[Letter]], path: Path) -> int:
+    count = 0
+    with path.open("wb") as file:
+        for letters in chunks:
+            count += len(letters)
+            file.writelines(orjson.dumps(_as_json(letter)) + b"\n" for letter in letters)
+    return count
+
+
+def _write_parquet(chunks: Iterator[list[Letter]], path: Path) -> int:
+    count = 0
+    with pq.ParquetWriter(path, PARQUET, compression="zstd") as writer:
+        for letters in chunks:
+            count += len(letters)
+            writer.write_table(pa.Table.from_pylist([_as_row(letter) for letter in letters], PARQUET))
+    return count
+
+
+def _as_json(letter: Letter) -> dict[str, object]:
+    return {
+        **letter.as_dict(),
+        "key_base64": _base64(letter.key),
+        "value_base64": _base64(letter.value),
+        "headers_base64": {name: _base64(value) for name, value in letter.headers.items()},
+    }
+
+
+def _as_row(letter: Letter) -> dict[str, object]:
+    return {
+        **letter.as_dict(),
+        "time": int(letter.time * 1_000),
+        "key": letter.key,
+        "value": letter.value,
+        "headers": list(letter.headers.items()),
+    }
+
+
+def _base64(content: bytes | None) -> str | None:
+    return None if content is None else b64encode(content).decode()
+
+
+def _chunks(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
+    remaining = iter(letters)
+    while chunk := list(islice(remaining, CHUNK)):
+        yield chunk

@@ -1,0 +1,78 @@
+"""Letters exported and replayed: nothing of the original record is missing."""
+
+import base64
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from streams.export import export
+from streams.letters import REPLAY_OF, DeadLetters, Letter, Rejection, read, replay
+from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
+from streams.messages import Partition
+from tests.envelopes import TOPIC, records
+
+BYTES = b"\x00\xff{oops"
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    broker = MemoryBroker()
+    letters = DeadLetters(MemoryProducer(broker), "letters")
+    bad = records((b"key", BYTES), (None, None), headers={0: {"trace": b"\x01"}})
+    letters.send(bad, [Rejection(0, "decode", ("not JSON: odd",)), Rejection(1, "schema", ("a", "b"))], "v1")
+    letters.flush()
+    return broker
+
+
+@pytest.fixture
+def letters(broker: MemoryBroker) -> list[Letter]:
+    return list(read(MemoryTopics(broker), "letters"))
+
+
+def test_json_lines_hold_the_original_bytes_and_all_headers(letters: list[Letter], tmp_path: Path) -> None:
+    path = tmp_path / "letters.jsonl"
+    assert export(letters, path) == 2
+    first, second = map(json.loads, path.read_text().splitlines())
+    assert (first["topic"], first["stage"], first["reasons"]) == (TOPIC, "decode", ["not JSON: odd"])
+    assert base64.b64decode(first["value_base64"]) == BYTES
+    assert base64.b64decode(first["headers_base64"]["trace"]) == b"\x01"
+    assert base64.b64decode(first["headers_base64"]["millrace.suite"]) == b"v1"
+    assert (second["key_base64"], second["value_base64"]) == (None, None)
+
+
+def test_parquet_holds_the_same(letters: list[Letter], tmp_path: Path) -> None:
+    path = tmp_path / "letters.parquet"
+    assert export(letters, path) == 2
+    first, second = pq.read_table(path).to_pylist()
+    assert (first["key"], first["value"], dict(first["headers"])["trace"]) == (b"key", BYTES, b"\x01")
+    assert first["time"].timestamp() == pytest.approx(letters[0].time, abs=0.001)
+    assert (second["value"], second["reasons"], second["offset"]) == (None, ["a", "b"], 1)
+
+
+def test_an_export_overwrites_nothing_and_leaves_no_half_file(letters: list[Letter], tmp_path: Path) -> None:
+    path = tmp_path / "letters.jsonl"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError):
+        export(letters, path)
+    assert path.read_text() == "mine"
+
+    def broken() -> object:
+        yield letters[0]
+        raise RuntimeError
+
+    other = tmp_path / "other.jsonl"
+    with pytest.raises(RuntimeError):
+        export(broken(), other)  # type: ignore[arg-type]
+    assert not other.exists()
+
+
+def test_a_replay_is_the_record_as_it_came_and_says_what_it_repeats(
+    broker: MemoryBroker, letters: list[Letter]
+) -> None:
+    assert replay(MemoryProducer(broker), letters) == 2
+    first, second = broker.log[Partition(TOPIC, 0)]
+    assert (first.key, first.value) == (b"key", BYTES)
+    assert first.headers == {"trace": b"\x01", REPLAY_OF: f"{TOPIC}/0/0".encode()}
+    assert second.headers == {REPLAY_OF: f"{TOPIC}/0/1".encode()}
