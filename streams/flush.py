@@ -21,6 +21,7 @@ import pyarrow as pa
 from stores.lake import Lake, TopicPartition
 from stores.rows import FeatureWriter
 from stores.view import View
+from streams.compact import Compactor
 from streams.decide import decide, is_changes_table
 from streams.letters import DeadLetters
 from streams.messages import Partition
@@ -53,6 +54,7 @@ class Flusher:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flush")
         self._running: Future[dict[Partition, int]] | None = None
         self._batch = Batch()
+        self._compactor = Compactor(lake)
 
     @property
     def busy(self) -> bool:
@@ -93,6 +95,7 @@ class Flusher:
         """Call off a flush that waits for a store. What it has not written is read again from Kafka."""
         self._abandon.set()
         self._thread.shutdown(wait=True)
+        self._compactor.close()
 
     def _flush(self, batch: Batch) -> dict[Partition, int]:
         began = time.perf_counter()
@@ -112,6 +115,7 @@ class Flusher:
             self._settle_truncates(batch, topic, topic in replayed)
         files = {table: self._patience(partial(self._lake.files, table)) for table in batch.tables}
         self._tally.flushed(time.perf_counter() - began, files)
+        self._compactor.flushed(batch.tables)
         return batch.offsets
 
     def _append(self, table: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> bool:
