@@ -11,7 +11,6 @@ Run: python -m benchmarks.freshness [--seconds 60] [--rate 500]
 import argparse
 import multiprocessing
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.queues import SimpleQueue
@@ -138,12 +137,8 @@ def measure(
     return np.percentile(taken, [50, 99])
 
 
-def main() -> None:
+def rows(seconds: float = 60.0, rate: float = 500.0) -> Iterator[Row]:
     """The floor, then the platform."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--rate", type=float, default=500.0)
-    options = parser.parse_args()
     with platform() as target:
         with target.engine.begin() as connection:
             connection.execute(text(INSERT), {"rows": ROWS})
@@ -152,17 +147,26 @@ def main() -> None:
         consumer, look = from_kafka(target)
         consumer.subscribe(["load.public.payments"])
         wait(lambda: consumer.consume(1_000, 0.1) == [] and bool(consumer.assignment()), "the floor's consumer")
-        floor = measure(target, FLOOR_VALUES, options.rate, FLOOR_SECONDS, look)
+        floor = measure(target, FLOOR_VALUES, rate, FLOOR_SECONDS, look)
         consumer.close()
-        with target.worker() as worker:
+        with target.workers() as (worker,):
             wait(lambda: worker.committed() >= target.ends()[1], "the worker to catch up")
             before, begun = worker.cpu_seconds(), time.monotonic()
-            p50, p99 = measure(target, VALUES, options.rate, options.seconds, from_redis(target))
+            p50, p99 = measure(target, VALUES, rate, seconds, from_redis(target))
             busy = (worker.cpu_seconds() - before) / (time.monotonic() - begun)
-            print(worker.health(), file=sys.stderr)
-    Row("freshness, p50", p50, "ms", "15", {"Debezium to a bare consumer": floor[0]}).print()
-    Row("freshness, p99", p99, "ms", "50", {"Debezium to a bare consumer": floor[1]}).print()
-    Row("freshness, processor of the worker", 100 * busy, "% of a core").print()
+    yield Row("freshness, p50", p50, "ms", "15", {"Debezium to a bare consumer": floor[0]})
+    yield Row("freshness, p99", p99, "ms", "50", {"Debezium to a bare consumer": floor[1]})
+    yield Row("freshness, processor of the worker", 100 * busy, "% of a core")
+
+
+def main() -> None:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rate", type=float, default=500.0)
+    options = parser.parse_args()
+    for row in rows(options.seconds, options.rate):
+        row.print()
 
 
 if __name__ == "__main__":
