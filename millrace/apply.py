@@ -17,6 +17,7 @@ from connectors.checks import Finding, check
 from connectors.connect import Connect
 from connectors.debezium import connector_config
 from connectors.reflect import TableNotFound, reflect
+from connectors.snapshots import base
 from connectors.source import Capture, Source
 from connectors.table import Table
 from connectors.table_file import dumps
@@ -32,6 +33,7 @@ from streams.changes import changes_schema
 from streams.decide import changes_table, features_table
 from streams.declarations import DeclarationError, Declared, captured_views, compile_view
 from streams.kafka import MAX_MESSAGE_BYTES
+from streams.snapshots import begin_snapshot
 from streams.views import StreamView
 from validation.contract import load
 
@@ -90,6 +92,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     connectors = {}
     for captured in plan.captured:
         name = captured.source.name
+        if client.offset_lsn(name) is None:
+            _begin_snapshots(repo, captured)
         connectors[name] = client.apply(name, connector_config(captured.source, captured.tables))
         say(f"connector {name}: {connectors[name]}")
         client.restart_failed(name)
@@ -237,10 +241,22 @@ def _ensure_topics(repo: Repo, plan: Plan) -> Sequence[str]:
     kafka = repo.settings.kafka
     partitions = {t.topic: c.source.partitions for c in plan.captured for t in c.tables}
     size = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
-    broker = topics(repo)
-    made = broker.ensure(partitions, {**size, "retention.ms": str(kafka.retention_hours * 3_600_000)})
+    broker, kept = topics(repo), {"retention.ms": str(kafka.retention_hours * 3_600_000)}
+    made = broker.ensure(partitions, {**size, **kept})
+    told = broker.ensure({c.source.notifications_topic: 1 for c in plan.captured}, kept)
     own = broker.ensure({repo.letters_topic: 1}, {**size, "retention.ms": "-1"})
-    return [*made, *own, *broker.ensure({repo.control_topic: 1}, {"retention.ms": "3600000"})]
+    return [*made, *told, *own, *broker.ensure({repo.control_topic: 1}, {"retention.ms": "3600000"})]
+
+
+def _begin_snapshots(repo: Repo, captured: Captured) -> None:
+    """A connector without a position begins with a snapshot of all its tables."""
+    engine = captured.source.engine()
+    try:
+        start = base(engine, captured.source)
+    finally:
+        engine.dispose()
+    for table in captured.tables:
+        begin_snapshot(lake(repo), table.topic, start.lsn)
 
 
 def _create_tables(store: Lake, plan: Plan) -> None:

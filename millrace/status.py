@@ -62,7 +62,10 @@ def _slots(repo: Repo, problems: list[str]) -> dict[str, Any]:
         finally:
             engine.dispose()
         if health is None:
-            problems.append(f"source {name} has no replication slot {database.slot}: run millrace apply")
+            problems.append(
+                f"source {name} has no replication slot {database.slot}: run millrace recover {name}, "
+                "or millrace apply if it never had one"
+            )
             continue
         slots[name] = {
             "active": health.active,

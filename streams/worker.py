@@ -22,6 +22,7 @@ from streams.messages import Partition, Records
 from streams.patience import Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
 from streams.replays import settle_replays
+from streams.snapshots import snapshot_base
 from streams.stage import Batch
 from streams.tally import Tally
 from streams.truncate import Truncates, knowing
@@ -121,14 +122,16 @@ class Worker:
 
     def _take(self, polled: list[Records]) -> None:
         """The flow, for all that one poll brought; tables without embeddings do not wait for those with."""
-        limit, timed = self._settings.max_record_bytes, self.tally.timed
         outcomes: list[Outcome] = []
         for records in polled:
-            outcome = take(records, self._flows[records.topic], limit, timed)
-            outcomes.append(self._with_history(outcome, outcomes))
+            outcomes.append(self._with_history(self._processed(records), outcomes))
         self._deliver([o for o in outcomes if not o.flow.embeds])
         self._deliver([self._embed(o) for o in outcomes if o.flow.embeds])
         self._batch.drop({p for records in polled for p in records.next_offsets()} - self._owned)
+
+    def _processed(self, records: Records) -> Outcome:
+        base = partial(self._patience, partial(snapshot_base, self._parts.lake, records.topic))
+        return take(records, self._flows[records.topic], self._settings.max_record_bytes, self.tally.timed, base)
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         """Letters queued, features online, everything staged for the lake."""

@@ -1,0 +1,74 @@
+"""Where the rows of a snapshot stand in the order of changes.
+
+A snapshot row must be newer than everything that was committed before the snapshot began, and older than every
+change that is streamed beside or after it. Debezium's own LSNs do not keep to that. An incremental snapshot's
+rows have none. An initial snapshot's have that at which the slot became consistent; a transaction that was open
+by then may have written below it, and is streamed all the same.
+
+So whoever begins a snapshot first notes in the lake, as an application transaction of the topic, its base: the
+write position of PostgreSQL's log, rounded up to where the next record can begin, at a moment after which every
+transaction that was open then ends before a row is read (`connectors.snapshots`). Records begin at multiples of
+8, so between the base and the last record before it there is room:
+
+| LSN | holds |
+|---|---|
+| base - 3 | that a row had left an entity before the snapshot, while nobody listened (`streams.reconcile`) |
+| base - 2 | the snapshot's rows |
+| base - 1 | the deletes of rows that PostgreSQL has no more |
+
+A row whose base is unknown keeps its own LSN. A replayed letter may be of an earlier snapshot: it gets no later
+LSN than its own, and without one 0, older than anything.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stores.lake import Lake
+from streams.changes import Changes
+from streams.decide import changes_table
+from streams.letters import REPLAY_OF
+from streams.messages import Records
+
+MARK = -2
+"""The number of the partition, one that no topic has, whose next offset is the base of the last snapshot."""
+
+LEFT, READ, GONE = 3, 2, 1
+"""How far below the base the three stand."""
+
+SnapshotBase = Callable[[], int | None]
+"""The base of a topic's last snapshot, None if none was noted. Raises `StoreUnavailable`."""
+
+
+def no_base() -> None:
+    """Where no base was noted."""
+
+
+def snapshot_base(lake: Lake, topic: str) -> int | None:
+    """See `SnapshotBase`; never cached, for an old base would make new rows too old."""
+    return lake.next_offset(changes_table(topic), topic, MARK)
+
+
+def begin_snapshot(lake: Lake, topic: str, base: int) -> None:
+    """Note the base of a snapshot of the topic's table, before it is asked for."""
+    lake.advance(changes_table(topic), {(topic, MARK): base})
+
+
+def placed(changes: Changes, positions: np.ndarray, records: Records, base: SnapshotBase) -> Changes:
+    """The changes with the LSNs that snapshot rows count by; `positions` are those of their records."""
+    read = np.asarray(pc.equal(changes.rows["_op"], "r"))
+    if not read.any():
+        return changes
+    own = np.asarray(changes.rows["_lsn"])
+    start = base()
+    if start is None:
+        return changes
+    replayed = np.isin(positions, [i for i, headers in records.headers.items() if REPLAY_OF in headers])
+    unplaced = read & (own == 0)
+    lsns = np.where(read, np.minimum(own, start - READ), own)
+    lsns[unplaced & ~replayed] = start - READ
+    at = changes.rows.schema.get_field_index("_lsn")
+    rows = changes.rows.set_column(at, changes.rows.schema.field(at), pa.array(lsns))
+    return Changes(changes.table, rows, changes.before)
