@@ -62,10 +62,14 @@ def _look(source: Source) -> SlotHealth | str:
         return str(error)
     finally:
         engine.dispose()
+    return health or no_slot(source)
+
+
+def no_slot(source: Source) -> str:
+    """What to do about a source without a slot."""
     return (
-        f"source {source.name} has no replication slot {source.slot}: run millrace recover {source.name}"
-        if health is None
-        else health
+        f"source {source.name} has no replication slot {source.slot}: run millrace recover {source.name}, "
+        "or millrace apply if it never had one"
     )
 
 

@@ -21,6 +21,7 @@ from connectors.debezium import connector_config
 from connectors.rows import read_rows
 from connectors.source import Source, connected
 from connectors.table import Table
+from millrace.made_again import note_oids, source_oids
 from millrace.repo import Repo
 from millrace.wiring import connect, flows, lake, producer, source, topics
 from streams.pipeline import Flow
@@ -128,6 +129,7 @@ class _Job:
     def finish(self, base: int, request: str, rows: dict[str, int]) -> dict[str, Any]:
         """Reconcile what no snapshot tells, and the report."""
         self.drain()
+        oids = source_oids(self.repo, self.tables)  # before the comparison: a table made again after it is told of
         sender = producer(self.repo)
         report = {}
         for flow in self.flows:
@@ -140,6 +142,7 @@ class _Job:
                 "moved": found.moved,
             }
         self.drain()
+        note_oids(self.repo, [table.topic for table in self.tables], oids)
         return report
 
 
