@@ -6,11 +6,14 @@ What Debezium 3.6 writes for each type was read off a real PostgreSQL 18, stream
 
 import binascii
 import hashlib
+import operator
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -58,8 +61,8 @@ class _Misfit(ValueError):
     """Some value of a batch does not fit."""
 
 
-# Arrow's own errors are subclasses of these.
-_MISFITS = (ValueError, TypeError, OverflowError, NotImplementedError)
+MISFITS = (ValueError, TypeError, OverflowError, NotImplementedError)
+"""What converting values that do not fit raises; Arrow's own errors are subclasses of these."""
 
 
 def decode(values: Sequence[object], column: Column) -> pa.Array:
@@ -72,13 +75,29 @@ def decode(values: Sequence[object], column: Column) -> pa.Array:
         raise ValueError(f"column {column.name} ({column.sql_type}) cannot be carried")
     values = values if isinstance(values, list) else list(values)
     try:
-        return _DECODERS[column.encoding](values, column)
-    except _MISFITS:
+        return from_json(_read(values, column), column)
+    except MISFITS:
         arrays, bad = _bisect(values, column, 0)
     if bad:
         reason = f"expected {_expected(column)}"
         raise Undecodable(column, [(i, values[i], reason) for i in bad])
     return pa.concat_arrays(arrays)
+
+
+def json_type(column: Column) -> pa.DataType:
+    """The Arrow type of a column as it stands in JSON, before `from_json`: what a strict JSON reader must find.
+
+    A float that JSON has no number for is a string there, and no such reader takes both.
+    """
+    if column.encoding == "array":
+        return pa.list_(json_type(_element_column(column)))
+    return column.arrow_type if column.encoding == "plain" else _JSON_TYPES[column.encoding]
+
+
+def from_json(raw: pa.Array, column: Column) -> pa.Array:
+    """An array of `json_type(column)` as one of `column.arrow_type`. Raises one of `MISFITS` if a value does not
+    fit: `decode` tells which."""
+    return raw if column.encoding == "plain" else _CONVERTERS[column.encoding](raw, column)
 
 
 def is_placeholder(values: Sequence[object], column: Column) -> pa.BooleanArray | None:
@@ -93,6 +112,18 @@ def is_placeholder(values: Sequence[object], column: Column) -> pa.BooleanArray 
     if form not in values:
         return pa.repeat(False, len(values))
     return pa.array([value == form for value in values], pa.bool_())
+
+
+def is_placeholder_array(raw: pa.Array, column: Column) -> pa.BooleanArray | None:
+    """As `is_placeholder`, over an array of `json_type(column)`."""
+    form = _placeholder(column)
+    if form is None:
+        return None
+    if not isinstance(form, list):
+        return pc.fill_null(pc.equal(raw, form), False)
+    if not pc.any(pc.equal(raw.flatten(), form[0])).as_py():
+        return pa.repeat(False, len(raw))
+    return pa.array([value == form for value in raw.to_pylist()], pa.bool_())
 
 
 def _placeholder(column: Column) -> object | None:
@@ -118,14 +149,25 @@ def _placeholder(column: Column) -> object | None:
 def _bisect(values: list[object], column: Column, start: int) -> tuple[list[pa.Array], list[int]]:
     """The decoded parts of `values`, or the indexes, counted from `start`, of those that do not fit."""
     try:
-        return [_DECODERS[column.encoding](values, column)], []
-    except _MISFITS:
+        return [from_json(_read(values, column), column)], []
+    except MISFITS:
         if len(values) == 1:
             return [], [start]
     half = len(values) // 2
     arrays, bad = _bisect(values[:half], column, start)
     more, worse = _bisect(values[half:], column, start + half)
     return arrays + more, bad + worse
+
+
+def _read(values: list[object], column: Column) -> pa.Array:
+    """JSON values as an array of `json_type(column)`."""
+    if column.encoding == "float":
+        return _read_floats(values)
+    if column.encoding in ("array", "vector"):
+        return _read_lists(values, column)
+    kind = json_type(column)
+    fits = pa.types.is_integer if pa.types.is_integer(kind) else partial(operator.eq, kind)
+    return _typed(values, fits, kind)
 
 
 def _typed(values: list[object], fits: Callable[[pa.DataType], bool], target: pa.DataType) -> pa.Array:
@@ -138,21 +180,33 @@ def _typed(values: list[object], fits: Callable[[pa.DataType], bool], target: pa
     return array if array.type == target else array.cast(target)
 
 
-def _plain(values: list[object], column: Column) -> pa.Array:
-    kind = column.arrow_type
-    if pa.types.is_integer(kind):
-        return _typed(values, pa.types.is_integer, kind)
-    return _typed(values, lambda inferred: inferred == kind, kind)
-
-
-def _float(values: list[object], column: Column) -> pa.Array:
+def _read_floats(values: list[object]) -> pa.Array:
     kinds = set(map(type, values))
     if str in kinds:
         values = [_FLOATS.get(value, value) if isinstance(value, str) else value for value in values]
     # Arrow would take true for 1 here, whatever it infers.
     if not kinds <= _NUMBERS:
         raise _Misfit
-    wide = pa.array(values, pa.float64())
+    return pa.array(values, pa.float64())
+
+
+def _read_lists(values: list[object], column: Column) -> pa.Array:
+    lists = [value for value in values if value is not None]
+    if not all(type(value) is list for value in lists):
+        raise _Misfit
+    child = _read(list(chain.from_iterable(lists)), _element_column(column))  # type: ignore[arg-type]  # lists, as checked
+    lengths = np.fromiter((0 if v is None else len(v) for v in values), np.int32, len(values))  # type: ignore[arg-type]  # lists
+    missing = np.fromiter((value is None for value in values), np.bool_, len(values))
+    return _lists(child, lengths, missing)
+
+
+def _lists(child: pa.Array, lengths: npt.NDArray[np.int32], missing: npt.NDArray[np.bool_]) -> pa.Array:
+    """Lists of these lengths over their joined elements."""
+    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
+    return pa.ListArray.from_arrays(pa.array(offsets), child, mask=pa.array(missing))
+
+
+def _float(wide: pa.Array, column: Column) -> pa.Array:
     if column.arrow_type == pa.float64():
         return wide
     narrow = wide.cast(column.arrow_type)
@@ -161,32 +215,30 @@ def _float(values: list[object], column: Column) -> pa.Array:
     return narrow
 
 
-def _decimal(values: list[object], column: Column) -> pa.Array:
-    strings = _typed(values, pa.types.is_string, pa.string())
+def _decimal(strings: pa.Array, column: Column) -> pa.Array:
     if not pa.types.is_string(column.arrow_type):
         return strings.cast(column.arrow_type)
     if pc.all(pc.match_substring_regex(strings, _NUMERIC)).as_py() is False:
         raise _Misfit
-    if not any(name in values for name in _NUMERICS):
+    if not pc.any(pc.is_in(strings, pa.array(list(_NUMERICS)))).as_py():
         return strings
     return pa.array([_NUMERICS.get(value, value) for value in strings.to_pylist()], pa.string())
 
 
-def _date(values: list[object], column: Column) -> pa.Array:
-    return _within(_typed(values, pa.types.is_integer, pa.int32()), _DAYS).cast(column.arrow_type)
+def _date(days: pa.Array, column: Column) -> pa.Array:
+    return _within(days, _DAYS).cast(column.arrow_type)
 
 
-def _time(values: list[object], column: Column) -> pa.Array:
-    times = _within(_typed(values, pa.types.is_integer, pa.int64()), _DAY_MICROSECONDS).cast(pa.time64("us"))
-    return times.cast(column.arrow_type)
+def _time(micros: pa.Array, column: Column) -> pa.Array:
+    return _within(micros, _DAY_MICROSECONDS).cast(pa.time64("us")).cast(column.arrow_type)
 
 
-def _timestamp(values: list[object], column: Column) -> pa.Array:
-    return _within(_typed(values, pa.types.is_integer, pa.int64()), _MICROSECONDS).cast(column.arrow_type)
+def _timestamp(micros: pa.Array, column: Column) -> pa.Array:
+    return _within(micros, _MICROSECONDS).cast(column.arrow_type)
 
 
-def _timestamptz(values: list[object], column: Column) -> pa.Array:
-    times = _typed(values, pa.types.is_string, pa.string()).cast(column.arrow_type)
+def _timestamptz(strings: pa.Array, column: Column) -> pa.Array:
+    times = strings.cast(column.arrow_type)
     _within(times.view(pa.int64()), _MICROSECONDS)
     return times
 
@@ -199,41 +251,43 @@ def _within(numbers: pa.Array, limits: tuple[int, int]) -> pa.Array:
     return numbers
 
 
-def _bytes(values: list[object], column: Column) -> pa.Array:
-    decoded = [None if v is None else binascii.a2b_base64(v, strict_mode=True) for v in values]  # type: ignore[arg-type]  # else TypeError
+def _bytes(strings: pa.Array, column: Column) -> pa.Array:
+    decoded = [None if v is None else binascii.a2b_base64(v, strict_mode=True) for v in strings.to_pylist()]
     return pa.array(decoded, column.arrow_type)
 
 
-def _array(values: list[object], column: Column) -> pa.Array:
-    lists = [value for value in values if value is not None]
-    if not all(type(value) is list for value in lists):
-        raise _Misfit
-    child = _DECODERS[_element(column)](list(chain.from_iterable(lists)), _element_column(column))  # type: ignore[arg-type]  # lists, as checked
+def _array(raw: pa.Array, column: Column) -> pa.Array:
+    child = from_json(raw.flatten(), _element_column(column))
     if pa.types.is_string(child.type) and pc.any(pc.starts_with(child, _JAVA_ARRAY)).as_py():
         raise _Misfit
-    lengths = np.fromiter((0 if v is None else len(v) for v in values), np.int32, len(values))  # type: ignore[arg-type]  # lists
-    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
-    missing = np.fromiter((value is None for value in values), np.bool_, len(values))
-    return pa.ListArray.from_arrays(pa.array(offsets), child, type=column.arrow_type, mask=pa.array(missing))
+    lengths = pc.fill_null(pc.list_value_length(raw), 0).to_numpy()
+    return _lists(child, lengths, raw.is_null().to_numpy(zero_copy_only=False)).cast(column.arrow_type)
 
 
-def _vector(values: list[object], column: Column) -> pa.Array:
-    vectors = _array(values, column)
+def _vector(raw: pa.Array, column: Column) -> pa.Array:
+    vectors = _array(raw, column)
     if vectors.values.null_count:
         raise _Misfit
     return vectors
 
 
-def _element(column: Column) -> Encoding:
-    return "float" if column.encoding == "vector" else column.element or "none"
-
-
 def _element_column(column: Column) -> Column:
-    return Column(column.name, column.sql_type.removesuffix("[]"), column.arrow_type.value_type, _element(column), True)
+    element: Encoding = "float" if column.encoding == "vector" else column.element or "none"
+    return Column(column.name, column.sql_type.removesuffix("[]"), column.arrow_type.value_type, element, True)
 
 
-_DECODERS: dict[Encoding, Callable[[list[object], Column], pa.Array]] = {
-    "plain": _plain,
+_JSON_TYPES: dict[Encoding, pa.DataType] = {
+    "float": pa.float64(),
+    "decimal": pa.string(),
+    "date": pa.int32(),
+    "time": pa.int64(),
+    "timestamp": pa.int64(),
+    "timestamptz": pa.string(),
+    "bytes": pa.string(),
+    "vector": pa.list_(pa.float64()),
+}
+
+_CONVERTERS: dict[Encoding, Callable[[pa.Array, Column], pa.Array]] = {
     "float": _float,
     "decimal": _decimal,
     "date": _date,

@@ -28,6 +28,7 @@ COMMANDS = {
     "search": ("read", "Find the entities of a vector view whose text is nearest to a text."),
     "verify": ("check", "Compare PostgreSQL, the online store and the lake, entity by entity."),
     "validate": ("check", "Run a table's whole contract by Great Expectations and write its Data Docs."),
+    "compact": ("lake", "Merge the lake's small files, and delete those that were replaced."),
     "letters": ("letters", "List, show, export and replay dead letters."),
     "demo": ("demo", "The flights of 2013-02-12 through everything, with a report at the end."),
 }

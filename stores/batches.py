@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from stores.binary import BINARY
 from stores.entity_keys import entity_keys
-from stores.operations import Chunk, Integers, Operations, chunk, deletes, puts
+from stores.few import FEW, Operation, chunk_of, operations_of
+from stores.operations import ARGUMENTS_PER_CALL, Chunk, Integers, Operations, chunk, deletes, puts
 from stores.rows import FeatureRows, WriteResult
 from stores.versions import Versions, surviving, versions
 from stores.view import View
@@ -36,10 +37,8 @@ class Changes:
             return [puts(self.view, self.table, rows, None)]
         deleted = self.stamps.deleted[rows]
         mark = marking and self.view.kind == "event"
-        return [
-            puts(self.view, self.table, rows[~deleted], self.stamps),
-            deletes(self.view, self.table, rows[deleted], self.stamps, mark),
-        ]
+        live = puts(self.view, self.table, rows[~deleted], self.stamps)
+        return [live, deletes(self.view, self.table, rows[deleted], self.stamps, mark)] if deleted.any() else [live]
 
     def result(self, outcomes: Integers) -> WriteResult:
         """What came of the rows, by the digits of `stores.redis_scripts`, one a row."""
@@ -62,6 +61,9 @@ class Batch:
     def chunks(self, sha: bytes, marking: bool) -> Iterator[Chunk]:
         """The commands for a stretch of entities after the other, so that Redis works on one while the
         next is packed."""
+        if self._is_small():
+            yield self._small_chunk(sha, marking)
+            return
         entities, size = len(self.keys), sum(each.table.nbytes for each in self.changes)
         step = max(1, min(CALLS_PER_CHUNK, BYTES_PER_CHUNK * entities // max(size, 1)))
         owners = [each.entities[each.rows] for each in self.changes]
@@ -72,6 +74,19 @@ class Batch:
             ]
             operations = [each.operations(some, marking) for each, some in zip(self.changes, rows, strict=True)]
             yield chunk(sha, self.keys, [each.entities for each in self.changes], operations)
+
+    def _is_small(self) -> bool:
+        arguments = sum(len(each.rows) * (5 + 2 * len(each.view.features)) for each in self.changes)
+        few = sum(len(each.rows) for each in self.changes) <= FEW and arguments <= ARGUMENTS_PER_CALL
+        return few and all(each.stamps is not None for each in self.changes)
+
+    def _small_chunk(self, sha: bytes, marking: bool) -> Chunk:
+        operations: list[Operation] = []
+        for number, each in enumerate(self.changes):
+            if each.stamps is not None:
+                mark = marking and each.view.kind == "event"
+                operations += operations_of(number, each.view, each.table, each.rows, each.entities, each.stamps, mark)
+        return chunk_of(sha, self.keys, operations)
 
     def result(self, chunks: Sequence[Chunk], digits: bytes) -> WriteResult:
         """What came of the batch; `digits` are the replies to all its chunks, joined."""

@@ -70,10 +70,19 @@ def newest(lake: Lake, view: View, keys: pa.Table | None = None, *, deleted: boo
     )
 
 
-def standing(lake: Lake, view: View) -> pa.Table:
-    """The newest version of every source row that is not gone, in no order: of an event view all its rows, of
-    a state view one an entity. Schema and errors as of `newest`."""
-    return _rows(lake, view, None, "SELECT * FROM versions WHERE NOT _deleted")
+def standing(lake: Lake, view: View, lsns: Sequence[int]) -> pa.Table:
+    """Every source row as it stood at each of these LSNs, if it was not gone by then and had changed since the
+    LSN before, in no order: its join keys and `stores.rows.META`. Errors as of `newest`."""
+    table = lake.snapshot(f"features/{view.name}")
+    schema = pa.schema([field for field in rows_schema(view) if field.name not in {f.name for f in view.features}])
+    columns = ", ".join(quoted(held(table, name)) for name in schema.names)
+    of_row = "_row" if view.kind == "event" else _by_key(view)
+    moments = pa.table({"moment": pa.array(sorted(lsns), pa.int64())})
+    with session(data=table.data, moments=moments) as connection:
+        query = f"""SELECT {columns} FROM (
+            SELECT {columns}, moment FROM data ASOF JOIN moments ON _lsn <= moment {_latest(f"{of_row}, moment")}
+        ) WHERE NOT _deleted"""
+        return answer(connection, query, schema)
 
 
 def _rows(lake: Lake, view: View, keys: pa.Table | None, query: str) -> pa.Table:

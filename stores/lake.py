@@ -315,7 +315,7 @@ class DeltaLake:
     def compact(self, name: str) -> int:
         table = self._open(name).table
         try:
-            return int(table.optimize.compact()["numFilesRemoved"])
+            return int(table.optimize.compact(max_concurrent_tasks=1)["numFilesRemoved"])
         except (DeltaError, OSError) as error:
             raise self._unavailable(name, error) from error
 

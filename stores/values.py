@@ -6,6 +6,7 @@ a column type are carried. Two things differ on purpose from what Feast makes of
 stays a NaN (pandas cannot tell it from a null), and a null timestamp is no bytes (Feast stores NaT).
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,6 +133,37 @@ def encode(column: pa.Array | pa.ChunkedArray, value_type: int) -> pa.Array:
     return _fixed_width(form.tag, array, form.dtype)
 
 
+def encode_each(column: pa.Array | pa.ChunkedArray, value_type: int) -> list[bytes | None]:
+    """As `encode`, value by value: for a few values it costs a tenth, for many it is far slower."""
+    array = contiguous(column)
+    form = _FORMATS[value_type]
+    if isinstance(form, _List) or array.type != form.arrow_type:
+        encoded: list[bytes | None] = encode(array, value_type).to_pylist()
+        return encoded
+    if form.name == "UNIX_TIMESTAMP":
+        array = array.cast(pa.int64())
+    return [None if value is None else form.tag + _body(value, form) for value in array.to_pylist()]
+
+
+def _body(value: Any, form: _Scalar) -> bytes:
+    """What stands behind the tag of one scalar; a timestamp is given in microseconds."""
+    if form.wire == _DELIMITED:
+        data = value.encode() if isinstance(value, str) else value
+        return _varint(len(data)) + data
+    if form.wire == _VARINT:
+        return _varint((value // 1_000_000 if form.name == "UNIX_TIMESTAMP" else int(value)) & (2**64 - 1))
+    return struct.pack(form.dtype.replace("f8", "d").replace("f4", "f"), value)
+
+
+def _varint(value: int) -> bytes:
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
 def as_stored(column: pa.Array | pa.ChunkedArray, value_type: int) -> pa.Array | pa.ChunkedArray:
     """The column as `decode(encode(column))` gives it back, so that what is kept elsewhere is what is served:
     timestamps in whole seconds, and in lists, which have no nulls in Feast, its stand-ins for them."""
@@ -174,6 +206,12 @@ def encode_timestamps(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     seconds = micros // 1_000_000
     nanos = (micros - seconds * 1_000_000) * 1000
     return join(_unless_zero(seconds, b"\x08"), _unless_zero(nanos, b"\x10"))
+
+
+def encode_each_timestamp(column: pa.Array | pa.ChunkedArray) -> list[bytes]:
+    """As `encode_timestamps`, value by value."""
+    micros = contiguous(column).cast(pa.int64()).fill_null(0).to_pylist()
+    return [Timestamp(seconds=m // 1_000_000, nanos=m % 1_000_000 * 1_000).SerializeToString() for m in micros]
 
 
 def decode_timestamps(values: Sequence[bytes | None]) -> pa.Array:

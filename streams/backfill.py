@@ -27,6 +27,7 @@ from streams.changes import Changes, changes_schema
 from streams.decide import changes_table, decide, features_table
 from streams.messages import Records
 from streams.pipeline import Embedding, Flow, Flows, Outcome, process
+from streams.truncate import Truncated, Truncates, settle, with_deletes
 from streams.views import StreamView
 
 CHUNK = 20_000
@@ -80,12 +81,18 @@ class Backfill:
 
     def _view(self, flow: Flow, view: StreamView, window: Window, advance: Advance) -> Report:
         report = {"changes_read": 0, "rejected": 0, "rows_added": 0, "entities": 0, "applied": 0, "refused": 0}
-        self._complete(flow, view, window, advance, report)
+        truncates = Truncates(self.lake)
+        self._complete(flow, view, truncates.refresh(flow.table.topic), window, advance, report)
+        truncated = truncates.refresh(flow.table.topic)
+        if truncated.last:
+            settle(self.lake, self.writer, view.view, truncated, 0)
         self._write(view, window, advance, report)
         advance(view.view.name, 1.0)
         return report
 
-    def _complete(self, flow: Flow, view: StreamView, window: Window, advance: Advance, report: Report) -> None:
+    def _complete(
+        self, flow: Flow, view: StreamView, truncated: Truncated, window: Window, advance: Advance, report: Report
+    ) -> None:
         source, target = changes_table(flow.table.topic), features_table(view.view.name)
         partitions = self.lake.scan(source, ["_partition"]).read_all()["_partition"].unique().to_pylist()
         held = {(flow.table.topic, p): self.lake.next_offset(source, flow.table.topic, p) for p in partitions}
@@ -98,15 +105,15 @@ class Backfill:
             report["changes_read"] += rows.num_rows
             missing = rows.filter(pa.array(~np.isin(_places(rows), present) & _below(rows, held)))
             if missing.num_rows:
-                self._add(flow, view, missing, report)
+                self._add(flow, view, truncated, missing, report)
             advance(view.view.name, 0.5 * report["changes_read"] / total)
 
-    def _add(self, flow: Flow, view: StreamView, rows: pa.Table, report: Report) -> None:
+    def _add(self, flow: Flow, view: StreamView, truncated: Truncated, rows: pa.Table, report: Report) -> None:
         schema = changes_schema(flow.table)
         only = Flow(flow.table, flow.contract, (view,))
         accepted = process(Changes(flow.table, rows.select(schema.names).cast(schema)), only)
         report["rejected"] += len(accepted.bad)
-        outcome = self.embedding(Outcome(_no_records(flow.table), only, accepted, (), 0))
+        outcome = self.embedding(Outcome(_no_records(flow.table), only, with_deletes(accepted, truncated), (), 0))
         table = outcome.rows()[0].table
         if table.num_rows:
             report["rows_added"] += self.lake.append(features_table(view.view.name), table, {}).written

@@ -1,4 +1,4 @@
-"""Debezium's JSON envelopes to Arrow: in bulk, record by record only to name a bad one.
+"""Debezium's JSON envelopes to Arrow: in bulk (`streams.bulk`), record by record only to name a bad one.
 
 The envelope is Debezium's (`op`, `before`, `after`, `source`), written without schemas; the encodings of
 the values are those of `connectors.debezium`.
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from connectors.encodings import Undecodable, decode, is_placeholder
 from connectors.table import Column, Table
+from streams.bulk import decode_in_bulk
 from streams.changes import META, Changes, carried, changes_schema
 from streams.letters import Rejection, Stage
 from streams.messages import Records
@@ -58,6 +59,10 @@ def decode_records(records: Records, table: Table, before: Sequence[str], max_by
     envelope, has an unknown operation, a value of the wrong type or no primary key is a rejection that says
     so; the others go on.
     """
+    bulk = decode_in_bulk(records, table, before, max_bytes)
+    if bulk is not None:
+        changes = Changes(table, bulk.rows, bulk.before)
+        return Decoded(changes, bulk.positions, [], len(records) - len(changes))
     rejections: list[Rejection] = []
     present = [i for i, value in enumerate(records.values) if value is not None]
     small = [i for i in present if len(records.values[i] or b"") <= max_bytes]
@@ -195,7 +200,8 @@ def _restore(
     before = parsed.envelopes[i].get("before") or {}
     old = before.get(column.name)
     mask = is_placeholder([old], column)
-    missing = column.name not in before or (mask is not None and mask.true_count > 0)
+    # An unchanged TOASTed value is never null: null is what Debezium fills in for a column outside of the identity.
+    missing = old is None or (mask is not None and mask.true_count > 0)
     if missing and parsed.envelopes[i]["op"] != "d":
         why = (
             f"column {column.name}: PostgreSQL did not send the unchanged TOASTed value; "

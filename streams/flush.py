@@ -5,12 +5,14 @@ Order, and why a crash after any step loses and doubles nothing:
 2. each lake table gets one commit, which carries the offsets: a replay of the batch is dropped there.
    The tables of the views come before the changes they were made of (see `Worker._stage`);
 3. entities of event views whose winner is gone are decided anew from the lake;
-4. only then the caller commits the offsets to Kafka.
+4. what lies below a truncate is deleted (`streams.truncate`): if this batch brought the truncate, or older
+   rows that did not know it, or was flushed before by a worker that may not have come so far;
+5. only then the caller commits the offsets to Kafka.
 """
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -19,18 +21,30 @@ import pyarrow as pa
 from stores.lake import Lake, TopicPartition
 from stores.rows import FeatureWriter
 from stores.view import View
+from streams.compact import Compactor
 from streams.decide import decide, is_changes_table
 from streams.letters import DeadLetters
 from streams.messages import Partition
 from streams.patience import Abandoned, Patience
 from streams.stage import Batch, LakeTable
 from streams.tally import Tally
+from streams.truncate import MARK, Truncates, below, mark, settle
 
 
 class Flusher:
     """Flushes one batch at a time on a thread of its own."""
 
-    def __init__(self, lake: Lake, letters: DeadLetters, writer: FeatureWriter, tally: Tally) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        letters: DeadLetters,
+        writer: FeatureWriter,
+        truncates: Truncates,
+        views: Mapping[str, Sequence[View]],
+        tally: Tally,
+    ) -> None:
+        self._truncates = truncates
+        self._views = views
         self._lake = lake
         self._letters = letters
         self._writer = writer
@@ -40,6 +54,7 @@ class Flusher:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flush")
         self._running: Future[dict[Partition, int]] | None = None
         self._batch = Batch()
+        self._compactor = Compactor(lake)
 
     @property
     def busy(self) -> bool:
@@ -80,24 +95,39 @@ class Flusher:
         """Call off a flush that waits for a store. What it has not written is read again from Kafka."""
         self._abandon.set()
         self._thread.shutdown(wait=True)
+        self._compactor.close()
 
     def _flush(self, batch: Batch) -> dict[Partition, int]:
         began = time.perf_counter()
         self._patience(self._letters.flush)
+        replayed: set[str] = set()
         for table in sorted(batch.tables, key=is_changes_table):
-            parts = batch.tables[table]
-            rows = pa.concat_tables(parts)
+            rows = pa.concat_tables(batch.tables[table])
             topic = batch.topics[table]
             offsets: dict[TopicPartition, int] = {p: n for p, n in batch.offsets.items() if p.topic == topic}
-            self._patience(partial(self._append, table, rows, offsets))
+            truncated = mark(rows) if is_changes_table(table) else None
+            if truncated is not None:
+                offsets[topic, MARK] = truncated
+            if self._patience(partial(self._append, table, rows, offsets)):
+                replayed.add(topic)
         self._settle(batch)
+        for topic in set(batch.topics.values()):
+            self._settle_truncates(batch, topic, topic in replayed)
         files = {table: self._patience(partial(self._lake.files, table)) for table in batch.tables}
         self._tally.flushed(time.perf_counter() - began, files)
+        self._compactor.flushed(batch.tables)
         return batch.offsets
 
-    def _append(self, table: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> None:
-        if rows.num_rows:
-            self._lake.append(table, rows, offsets)
+    def _append(self, table: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> bool:
+        """Whether the lake held some of the rows already."""
+        return bool(rows.num_rows) and self._lake.append(table, rows, offsets).duplicates > 0
+
+    def _settle_truncates(self, batch: Batch, topic: str, replayed: bool) -> None:
+        truncated = self._patience(partial(self._truncates.refresh, topic))
+        since = 0 if replayed else batch.truncated[topic]
+        if truncated.last > since and (replayed or _concerns(batch, topic, truncated.last)):
+            for view in self._views[topic]:
+                self._patience(partial(settle, self._lake, self._writer, view, truncated, since))
 
     def _settle(self, batch: Batch) -> None:
         """Decide the undecided, and look again at what this batch deleted: while it was on its way to the
@@ -111,3 +141,13 @@ class Flusher:
     def _idle(self, seconds: float) -> None:
         if self._abandon.wait(seconds):
             raise Abandoned
+
+
+def _concerns(batch: Batch, topic: str, truncate: int) -> bool:
+    """Whether the batch brought a truncate of the topic, or rows older than it."""
+    tables = [name for name, fed_by in batch.topics.items() if fed_by == topic]
+    return any(
+        mark(rows) is not None if is_changes_table(name) else below(rows, truncate).any()
+        for name in tables
+        for rows in batch.tables[name]
+    )

@@ -20,7 +20,8 @@ class Batch:
     """Rows for several lake tables, and for each partition the offset that follows the last of them.
 
     `topics` tells which topic feeds a table. `gone` holds the deleted rows of event views and `undecided`
-    the entities whose winner is gone: both are settled once the rows are in the lake.
+    the entities whose winner is gone: both are settled once the rows are in the lake. `truncated` gives for
+    each topic the LSN of the last truncate that all its rows take account of.
     """
 
     tables: dict[LakeTable, list[pa.Table]] = field(default_factory=dict)
@@ -28,6 +29,7 @@ class Batch:
     offsets: dict[Partition, int] = field(default_factory=dict)
     gone: list[FeatureRows] = field(default_factory=list)
     undecided: list[tuple[View, pa.Table]] = field(default_factory=list)
+    truncated: dict[str, int] = field(default_factory=dict)
     rows: int = 0
     since: float = field(default_factory=time.monotonic)
 

@@ -1,62 +1,144 @@
-"""A TRUNCATE as what it means: the delete of every row that the table's views hold."""
+"""A TRUNCATE as what it means: the delete of every older row, whatever order the partitions deliver them in.
 
-from dataclasses import replace
+A truncate comes in one partition, the rows that it deletes in all of them, and other workers own those. Three
+things together leave, once all is read, no row of a view below a truncate:
+1. `Truncates.place`: the commit that holds the truncate in `changes/<topic>` also raises an application
+   transaction of the topic, `MARK`, to its LSN. Every flush reads it once its rows are in the lake.
+2. `settle`: whoever committed the truncate, and whoever finds at a flush that rows which that flush brought lie
+   below a truncate it did not know, deletes whatever stands below it in the lake. Both first write and then
+   look, so that at least one of the two sees the other's.
+3. `with_deletes`: a row that is read when its truncate is known already comes with its delete.
+
+A delete has the LSN and the commit time of the first truncate after its row. Two workers that settle at once
+can leave it twice, which no reader can tell from once.
+"""
+
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stores.history import standing
 from stores.lake import Lake
-from stores.rows import FeatureRows, rows_schema
-from streams.decide import features_table
-from streams.pipeline import Outcome
-from streams.views import Projected, StreamView
+from stores.rows import TIMESTAMP, FeatureRows, FeatureWriter, rows_schema
+from stores.view import View
+from streams.decide import changes_table, decide, features_table
+from streams.pipeline import Accepted, Outcome
+from streams.views import Projected
+
+MARK = -1
+"""The number of the partition, one that no topic has, whose next offset is the LSN of the last truncate."""
 
 
-def expand_truncates(lake: Lake, outcome: Outcome) -> Outcome:
-    """The outcome with a marked row, at the truncate's LSN, for every row that stood before it.
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """The truncates of one table: their LSNs in order, and the commit time of each in microseconds."""
 
-    Those rows are in the lake, which must be up to date, or earlier in the same outcome. Raises
-    `StoreUnavailable`.
-    """
-    changes = outcome.accepted.changes
-    at = np.flatnonzero(pc.equal(changes.rows["_op"], "t"))
-    if not len(at):
-        return outcome
-    projected = tuple((view, _expand(lake, outcome, view, rows, at)) for view, rows in outcome.accepted.projected)
-    return replace(outcome, accepted=replace(outcome.accepted, projected=projected))
+    lsns: npt.NDArray[np.int64]
+    times: npt.NDArray[np.int64]
 
-
-def _expand(lake: Lake, outcome: Outcome, view: StreamView, projected: Projected, at: np.ndarray) -> Projected:
-    live = standing(lake, view.view) if lake.exists(features_table(view.view.name)) else None
-    tables, positions = [projected.rows.table], [projected.positions]
-    for truncate in at:
-        meta = outcome.accepted.changes.rows.slice(truncate, 1)
-        earlier = projected.rows.table.filter(pa.array(projected.positions < truncate))
-        for table in (t for t in (live, earlier) if t is not None and t.num_rows):
-            tables.append(_gone(view, table.filter(pc.less(table["_lsn"], meta["_lsn"][0])), meta))
-            positions.append(np.full(tables[-1].num_rows, truncate))
-    rows = FeatureRows(view.view, pa.concat_tables(tables, promote_options="default"))
-    return Projected(rows, np.concatenate(positions), projected.skipped)
+    @property
+    def last(self) -> int:
+        """The LSN of the last one, 0 if there is none."""
+        return int(self.lsns[-1]) if len(self.lsns) else 0
 
 
-def _gone(view: StreamView, rows: pa.Table, meta: pa.Table) -> pa.Table:
-    """The rows that stood, as deleted by the truncate that `meta` describes."""
-    count = rows.num_rows
-    keys = {key.name for key in view.view.join_keys}
-    values: dict[str, pa.Array] = {name: rows[name] for name in (*keys, "_row")}
-    values |= {
-        "event_timestamp": _repeat(meta["_commit_ts"][0], count),
-        "created_timestamp": _repeat(meta["_commit_ts"][0], count),
-        "_deleted": pa.array(np.ones(count, bool)),
-        "_lsn": _repeat(meta["_lsn"][0], count),
-        "_partition": _repeat(meta["_partition"][0], count),
-        "_offset": _repeat(meta["_offset"][0], count),
+NEVER = Truncated(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+class Truncates:
+    """What the lake knows of truncates, by topic. Read by the worker's loop, refreshed by its flushes."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._known: dict[str, Truncated] = {}
+
+    def known(self, topic: str) -> Truncated:
+        """As of the last refresh."""
+        return self._known.get(topic, NEVER)
+
+    def refresh(self, topic: str) -> Truncated:
+        """Ask the lake. Where nothing was truncated since, that is one look at the table's log."""
+        known = self.known(topic)
+        mark = self._lake.next_offset(changes_table(topic), topic, MARK)
+        if mark is not None and mark > known.last:
+            known = _read(self._lake, topic)
+            self._known = {**self._known, topic: known}
+        return known
+
+
+def _read(lake: Lake, topic: str) -> Truncated:
+    rows = lake.scan(changes_table(topic), ["_lsn", "_commit_ts"], pc.field("_op") == "t").read_all()
+    lsns, first = np.unique(np.asarray(rows["_lsn"]), return_index=True)
+    return Truncated(lsns, np.asarray(rows["_commit_ts"].cast(pa.int64()))[first])
+
+
+def mark(changes: pa.Table) -> int | None:
+    """The greatest LSN of a truncate among changes, None if there is none."""
+    lsn: int | None = pc.max(changes["_lsn"].filter(pc.equal(changes["_op"], "t"))).as_py()
+    return lsn
+
+
+def knowing(outcome: Outcome, truncated: Truncated) -> Outcome:
+    """The outcome with the deletes of its rows by the truncates that are known."""
+    return replace(outcome, accepted=with_deletes(outcome.accepted, truncated), truncated=truncated.last)
+
+
+def with_deletes(accepted: Accepted, truncated: Truncated) -> Accepted:
+    """The same, where each live row below a truncate is followed by its delete, made of the same change."""
+    if not truncated.last or not pc.any(pc.less(accepted.changes.rows["_lsn"], truncated.last)).as_py():
+        return accepted
+    projected = tuple((v, _with_deletes(p, truncated)) for v, p in accepted.projected)
+    return replace(accepted, projected=projected)
+
+
+def _with_deletes(projected: Projected, truncated: Truncated) -> Projected:
+    view, table = projected.rows.view, projected.rows.table
+    late = np.flatnonzero(below(table, truncated.last))
+    if not len(late):
+        return projected
+    gone = deletes(view, table.take(pa.array(late)), truncated)
+    both = pa.concat_tables([table, gone], promote_options="default")
+    positions = np.concatenate([projected.positions, projected.positions[late]])
+    order = np.argsort(positions, kind="stable")  # stable: a row before its delete
+    return Projected(FeatureRows(view, both.take(pa.array(order))), positions[order], projected.skipped)
+
+
+def below(rows: pa.Table, lsn: int) -> npt.NDArray[np.bool_]:
+    """Which feature rows are live and older than `lsn`."""
+    return np.asarray(pc.and_(pc.invert(rows["_deleted"]), pc.less(rows["_lsn"], lsn)))
+
+
+def deletes(view: View, rows: pa.Table, truncated: Truncated) -> pa.Table:
+    """The deletes of feature rows, each by the first truncate after it; schema `rows_schema(view)`."""
+    by = np.searchsorted(truncated.lsns, np.asarray(rows["_lsn"]), side="right")
+    time = pa.array(truncated.times[by]).cast(TIMESTAMP)
+    kept = {key.name for key in view.join_keys} | {"_row", "_partition", "_offset"}
+    columns = {name: rows[name] for name in kept} | {
+        "event_timestamp": time,
+        "created_timestamp": time,
+        "_lsn": pa.array(truncated.lsns[by]),
+        "_deleted": pa.array(np.ones(rows.num_rows, bool)),
     }
-    schema = rows_schema(view.view)
-    return pa.table([values.get(f.name, pa.nulls(count, f.type)) for f in schema], schema=schema)
+    schema = rows_schema(view)
+    return pa.table([columns.get(f.name, pa.nulls(rows.num_rows, f.type)) for f in schema], schema=schema)
 
 
-def _repeat(value: pa.Scalar, count: int) -> pa.Array:
-    return pa.repeat(value, count)
+def settle(lake: Lake, writer: FeatureWriter, view: View, truncated: Truncated, since: int) -> int:
+    """Delete what stood in the lake's table of the view at each truncate, and serve it no more.
+
+    Repeatable: the lake tells what is left to do, and the stores are told again of every delete by a truncate
+    after the LSN `since`. Returns the number of rows deleted. Raises `StoreUnavailable`.
+    """
+    table = features_table(view.name)
+    late = standing(lake, view, truncated.lsns.tolist())
+    if late.num_rows:
+        lake.append(table, deletes(view, late, truncated), {})
+    columns = rows_schema(view).names
+    by_truncate = pc.field("_deleted") & pc.field("_lsn").isin(pa.array(truncated.lsns[truncated.lsns > since]))
+    gone = lake.scan(table, columns, by_truncate).read_all().cast(rows_schema(view))
+    for undecided, keys in writer.write([FeatureRows(view, gone)]).undecided:
+        decide(lake, writer, undecided, keys)
+    return int(late.num_rows)

@@ -80,19 +80,19 @@ def project(stream_view: StreamView, changes: Changes) -> Projected:
     live = np.flatnonzero(pc.is_in(ops, LIVE))
     deleted = np.flatnonzero(pc.equal(ops, "d"))
     row_ids = _row_ids(changes) if stream_view.view.kind == "event" else None
-    parts = [_gone(stream_view, changes, deleted, changes.rows, row_ids)]
+    parts = [_live(stream_view, changes, live, row_ids)]
+    if len(deleted):
+        parts.insert(0, _gone(stream_view, changes, deleted, changes.rows, row_ids))
     if stream_view.view.kind == "event" and changes.before is not None:
         moved = live[_moved(stream_view, changes)[live]]
-        parts.append(_gone(stream_view, changes, moved, changes.before, row_ids))
-    parts.append(_live(stream_view, changes, live, row_ids))
-    positions = np.concatenate([p for p, _ in parts])
-    order = np.argsort(positions, kind="stable")  # stable: an entity is left before the next is joined
-    table = pa.concat_tables([t for _, t in parts]).take(pa.array(order))
-    positions = positions[order]
+        if len(moved):
+            parts.insert(0, _gone(stream_view, changes, moved, changes.before, row_ids))
+    positions, table = _in_order(parts)
     keyed = _keyed(stream_view.view, table)
-    skipped = len(live) + len(deleted) - len(np.unique(positions[keyed]))
-    rows = FeatureRows(stream_view.view, table.filter(pa.array(keyed)).combine_chunks())
-    return Projected(rows, positions[keyed], skipped)
+    if not keyed.all():
+        positions, table = positions[keyed], table.filter(pa.array(keyed))
+    skipped = len(live) + len(deleted) - len(np.unique(positions))
+    return Projected(FeatureRows(stream_view.view, table.combine_chunks()), positions, skipped)
 
 
 def castable(source: pa.DataType, target: pa.DataType) -> bool:
@@ -116,6 +116,16 @@ def castable(source: pa.DataType, target: pa.DataType) -> bool:
 
 
 Part = tuple[np.ndarray, pa.Table]
+
+
+def _in_order(parts: list[Part]) -> Part:
+    """The parts as one, by position; of one position in the order of the parts: an entity is left before the next
+    is joined."""
+    if len(parts) == 1:
+        return parts[0]
+    positions = np.concatenate([p for p, _ in parts])
+    order = np.argsort(positions, kind="stable")
+    return positions[order], pa.concat_tables([t for _, t in parts]).take(pa.array(order))
 
 
 def _live(stream_view: StreamView, changes: Changes, positions: np.ndarray, row_ids: pa.Array | None) -> Part:

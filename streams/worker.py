@@ -24,7 +24,7 @@ from streams.pipeline import Embedding, Flows, Outcome, take
 from streams.replays import settle_replays
 from streams.stage import Batch
 from streams.tally import Tally
-from streams.truncate import expand_truncates
+from streams.truncate import Truncates, knowing
 from streams.windows import Windows
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,9 @@ class Worker:
         self._unchecked: set[Partition] = set()
         self._pending: list[Records] = []
         self._batch = Batch()
-        self._flusher = Flusher(parts.lake, parts.letters, parts.online, parts.tally)
+        self._truncates = Truncates(parts.lake)
+        views = {topic: [v.view for v in flow.views] for topic, flow in flows.items()}
+        self._flusher = Flusher(parts.lake, parts.letters, parts.online, self._truncates, views, parts.tally)
         self._patience = Patience(self._idle)
         self._stop = threading.Event()
         self._deadline = float("inf")
@@ -171,17 +173,15 @@ class Worker:
                 self._consumer.resume([p for p in self._owned if p.topic == topic])
 
     def _with_history(self, outcome: Outcome, before: list[Outcome]) -> Outcome:
-        """Replays and truncates need to know what came before them: in the lake, staged for it, or `before` in the
-        same poll. A truncate needs it all in the lake."""
+        """What came before: replays need what the lake holds, what is staged for it, and what stands `before` them
+        in the same poll; rows older than a truncate come with their delete."""
+        topic = outcome.records.topic
         if outcome.has_replays():
-            table = changes_table(outcome.records.topic)
+            table = changes_table(topic)
             staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
-            staged += [o.accepted.changes.rows for o in before if o.records.topic == outcome.records.topic]
+            staged += [o.accepted.changes.rows for o in before if o.records.topic == topic]
             outcome = self._patience(partial(settle_replays, self._parts.lake, staged, outcome))
-        if outcome.has_truncates():
-            self._flush_all()
-            outcome = self._patience(partial(expand_truncates, self._parts.lake, outcome))
-        return outcome
+        return knowing(outcome, self._truncates.known(topic))
 
     def _stage(self, outcome: Outcome) -> None:
         """The rows of the views before the changes they were made of: a change that stands in the lake has its
@@ -195,6 +195,9 @@ class Worker:
                     self._batch.gone.append(FeatureRows(rows.view, gone))
         self._batch.put(changes_table(topic), topic, outcome.accepted.changes.rows)
         self._batch.advance(outcome.records.next_offsets())
+        self._batch.truncated[topic] = min(outcome.truncated, self._batch.truncated.get(topic, outcome.truncated))
+        if outcome.has_truncates():
+            self._batch.since = float("-inf")  # flushed at once: only then the views are empty
 
     def _poll_seconds(self) -> float:
         """How long to wait for a first record: not past the next flush, and not long while one is under way."""
@@ -302,6 +305,7 @@ class Worker:
         for partition in sorted(self._unchecked):
             first, end = self._patience(partial(self._consumer.span, partition))
             held = self._held(partition)
+            self._patience(partial(self._truncates.refresh, partition.topic))
             committed = self._patience(partial(self._consumer.committed, partition))
             ahead = max((offset for offset in held.values()), default=0)
             if ahead > end:

@@ -17,7 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores.entity_keys import check_key_type, entity_keys
-from stores.values import NO_TIMESTAMP, arrow_type_of, decode, decode_timestamps, encode, encode_timestamps
+from stores.values import (
+    NO_TIMESTAMP,
+    arrow_type_of,
+    decode,
+    decode_timestamps,
+    encode,
+    encode_each,
+    encode_each_timestamp,
+    encode_timestamps,
+)
 from stores.view import Feature, View
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -99,6 +108,7 @@ def test_slices_and_chunks_are_stored_alike(kind: ValueType, data: st.DataObject
     assert stored_bytes(column.slice(start), kind) == whole[start:]
     chunked = pa.chunked_array([column.slice(0, start), column.slice(start)])
     assert stored_bytes(chunked, kind) == whole
+    assert [value or b"" for value in encode_each(chunked, kind.value)] == whole
 
 
 @settings(max_examples=30, deadline=None)
@@ -173,6 +183,7 @@ def test_event_times_are_stored_as_feast_stores_them(values: list[datetime]) -> 
         expected.append(stamp.SerializeToString())
     column = pa.array(values, pa.timestamp("us", tz="UTC"))
     assert encode_timestamps(column).to_pylist() == expected
+    assert encode_each_timestamp(column) == expected
     assert decode_timestamps([*expected, None]).to_pylist() == [*values, None]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from stores.asof import Join, asof
 from stores.errors import StoreRefused, StoreUnavailable
-from stores.history import current, feature_properties, newest, standing
+from stores.history import current, feature_properties, newest
 from stores.lake import DeltaLake, TableMissing
 from stores.memory_lake import MemoryLake
 from stores.rows import EMBEDDING, TIMESTAMP, rows_schema
@@ -58,7 +58,7 @@ def test_the_rows_of_a_view_with_a_vector_keep_what_stands_beside_it(kind):
     view = view_of(kind, Vector("v", 2, "cosine", ("text",)))
     schema = pa.schema([*rows_schema(view), *EMBEDDING])
     lake = filled(view, [{"Origin": "a", "no": 1, "v": [0.5, 1.0], "_text_hash": b"h" * 16, "_model": "m"}], schema)
-    for found in (newest(lake, view), standing(lake, view)):
+    for found in (newest(lake, view), newest(lake, view, deleted=True)):
         assert found.schema.equals(schema)
         assert found.select(["v", "_text_hash", "_model"]).to_pylist() == [
             {"v": [0.5, 1.0], "_text_hash": b"h" * 16, "_model": "m"}

@@ -1,0 +1,64 @@
+"""The starting repo on the real stack, with a database and a Redis of its own: customers (a state view) and
+orders (an event view)."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from millrace import template
+from millrace.stack.endpoints import Endpoints
+from tests.integration.database import Database, new_database
+from tests.integration.deployed import Deployed, deployed, own_copy, waited
+from tests.redis_server import RedisServer
+
+MARK = 1_000_000
+"""Customers from this number on only mark moments."""
+
+
+@dataclass
+class Shop:
+    """The repo, and its database through a connection that commits by itself."""
+
+    repo: Deployed
+    name: str
+    database: Database
+    sql: psycopg.Connection[Any]
+    marks: int = MARK
+
+    def settle(self) -> None:
+        """Return once everything that was committed in the database before is through."""
+        self.marks += 1
+        self.sql.execute("insert into customers (id, name, tier) values (%s, 'mark', 'bronze')", [self.marks])
+        key = {"id": self.marks}
+        waited(lambda: self.repo.read("customer_facts", ["name"], [key]) == [{"name": "mark"}], "a mark online")
+        self.repo.drain()
+
+    def check(self) -> dict[str, Any]:
+        """`millrace verify` finds nothing that differs; returns its report."""
+        report = self.repo.command("verify")
+        assert report["mismatches"] == 0, report
+        return report
+
+
+@contextmanager
+def shop(stack: Endpoints, folder: Path, partitions: int = 2) -> Iterator[Shop]:
+    """The repo in `folder`, not yet applied, over the starting repo's tables and rows."""
+    template.write(folder / "init")
+    path = folder / f"repo{uuid.uuid4().hex[:4]}"
+    name = own_copy(folder / "init", path, "shop")
+    yaml = path / "millrace.yaml"
+    yaml.write_text(yaml.read_text().replace("partitions: 2", f"partitions: {partitions}"))
+    redis = RedisServer().start()
+    try:
+        with new_database(stack.postgres) as database, psycopg.connect(database.dsn, autocommit=True) as sql:
+            sql.execute((path / "schema.sql").read_text())
+            url = {f"MILLRACE__SOURCES__{name.upper()}__URL": database.dsn}
+            with deployed(stack, path, name, redis, url) as repo:
+                yield Shop(repo, name, database, sql)
+    finally:
+        redis.stop()

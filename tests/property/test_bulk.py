@@ -1,0 +1,151 @@
+"""A poll decoded in bulk is what it is record by record: the same rows, the same rejections."""
+
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connectors.encodings import PLACEHOLDER
+from connectors.table import Column, Table
+from streams.bulk import LEAST, decode_in_bulk
+from streams.decode import Decoded, decode_records
+from streams.messages import Records
+from tests.property.test_encodings import TYPES
+
+LIMIT = 10_000
+COLUMNS = tuple(
+    Column(name, name, column.arrow_type, column.encoding, True, column.element, toastable=name in ("text", "text[]"))
+    for name, (column, _, _) in TYPES.items()
+)
+TABLE = Table(
+    "shop",
+    "public",
+    "things",
+    "shop.public.things",
+    (Column("id", "bigint", pa.int64(), "plain", False), *COLUMNS),
+    ("id",),
+)
+BEFORE = ("text", "double")
+
+
+@st.composite
+def images(draw: st.DrawFn) -> dict[str, Any]:
+    image: dict[str, Any] = {"id": draw(st.integers(0, 5)), "unknown": [1]}
+    for name, (_, values, written) in TYPES.items():
+        value = draw(st.none() | values)
+        if draw(st.integers(0, 9)):
+            image[name] = None if value is None else written(value)
+    return image
+
+
+@st.composite
+def envelopes(draw: st.DrawFn) -> bytes | None:
+    if not draw(st.integers(0, 20)):
+        return None
+    op = draw(st.sampled_from("ccuuurdt"))
+    before = draw(images()) if op in "ud" else None
+    after = draw(images()) if op in "cur" else None
+    if op == "u" and not draw(st.integers(0, 4)):
+        assert after is not None and before is not None
+        after["text"], before["text"] = PLACEHOLDER, "what it was"
+    source = {"lsn": draw(st.integers(1, 2**62)), "ts_us": draw(st.integers(0, 2**50)), "table": "things"}
+    return orjson.dumps({"before": before, "after": after, "source": source, "op": op, "ts_ms": 1})
+
+
+BAD = [
+    b"{oops",
+    b"",
+    b"{}",
+    b"{}{}",
+    b"[1]",
+    b'{"op":"c","after":{"id":1},"source":{"lsn":null,"ts_us":1}}',
+    b'{"op":"c","after":null,"source":{"lsn":1,"ts_us":1}}',
+    b'{"op":"c","after":{"id":null},"source":{"lsn":1,"ts_us":1}}',
+    b'{"op":"c","after":{"id":1.5},"source":{"lsn":1,"ts_us":1}}',
+    b'{"op":"c","after":{"id":1,"double":NaN},"source":{"lsn":1,"ts_us":1}}',
+    b'{"op":"c","after":{"id":1,"double":"NaN"},"source":{"lsn":1,"ts_us":1}}',
+    b'{"op":"c","after":{"id":1,"text":"\xff"},"source":{"lsn":1,"ts_us":1}}',
+    b'{"op":"c","after":{"id":1,"text":"\\ud800"},"source":{"lsn":1,"ts_us":1}}',
+    b'{"op":"c","after":{"id":1,"text":"' + b"x" * LIMIT + b'"},"source":{"lsn":1,"ts_us":1}}',
+    b'{"op":"d","before":null,"source":{"lsn":1,"ts_us":1}}',
+    b'{"op":"x","after":{"id":1},"source":{"lsn":1,"ts_us":1}}',
+    b'{"op":"m","source":{"lsn":1,"ts_us":1}}',
+    b'{"op":"u","before":null,"after":{"id":1,"text":"' + PLACEHOLDER.encode() + b'"},"source":{"lsn":1,"ts_us":1}}',
+    b'{"op":"u","before":{"id":1,"text":null},"after":{"id":1,"text":"'
+    + PLACEHOLDER.encode()
+    + b'"},"source":{"lsn":1,"ts_us":1}}',
+    b'{"op":"c","after":',
+    b'{"id":1},"source":{"lsn":1,"ts_us":1}}',
+]
+
+
+def records(values: list[bytes | None], start: int = 0) -> Records:
+    keys = [b'{"id":1}' if value is None else _key(value) for value in values]
+    count = range(start, start + len(values))
+    return Records(TABLE.topic, [i % 3 for i in count], list(count), keys, values)
+
+
+def _key(value: bytes) -> bytes:
+    try:
+        envelope = orjson.loads(value)
+        image = envelope.get("after") or envelope["before"]
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return b'{"id":1}'
+    return orjson.dumps({"id": image["id"]}) if image else b'{"id":1}'
+
+
+def one_by_one(values: list[bytes | None]) -> list[Decoded]:
+    return [decode_records(records([value], i), TABLE, BEFORE, LIMIT) for i, value in enumerate(values)]
+
+
+def assert_same(values: list[bytes | None]) -> None:
+    together, alone = decode_records(records(values), TABLE, BEFORE, LIMIT), one_by_one(values)
+    rows = pa.concat_tables([one.changes.rows for one in alone])
+    assert together.changes.rows.schema == rows.schema
+    np.testing.assert_equal(together.changes.rows.to_pydict(), rows.to_pydict())
+    assert together.changes.before is not None
+    old = pa.concat_tables([one.changes.before for one in alone if one.changes.before is not None])
+    np.testing.assert_equal(together.changes.before.to_pydict(), old.to_pydict())
+    assert together.positions.tolist() == [i for i, one in enumerate(alone) if len(one.changes)]
+    assert together.ignored == sum(one.ignored for one in alone)
+    bad = {i: one.rejections[0] for i, one in enumerate(alone) if one.rejections}
+    assert {r.position: (r.stage, r.reasons) for r in together.rejections} == {
+        i: (r.stage, r.reasons) for i, r in bad.items()
+    }
+
+
+@given(st.lists(envelopes(), min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_good_records(values: list[bytes | None]) -> None:
+    assert_same(values * (LEAST // len(values) + 2))
+
+
+@given(st.lists(envelopes(), min_size=1, max_size=6), st.lists(st.sampled_from(BAD), min_size=1, max_size=4), st.data())
+@settings(max_examples=60, deadline=None)
+def test_bad_records_among_good_ones(values: list[bytes | None], bad: list[bytes], data: st.DataObject) -> None:
+    mixed = values * (LEAST // len(values) + 2)
+    for one in bad:
+        mixed.insert(data.draw(st.integers(0, len(mixed))), one)
+    assert_same(mixed)
+
+
+@pytest.mark.parametrize("operation", ["c", "u", "d", "t"])
+def test_ordinary_records_need_no_second_look(operation: str) -> None:
+    image = {
+        name: written(2) if name in ("smallint", "integer", "bigint") else None
+        for name, (_, _, written) in TYPES.items()
+    }
+    row = {"id": 1, **image, "text": "ä"}
+    envelope = {
+        "op": operation,
+        "before": row if operation in "ud" else None,
+        "after": row if operation in "cu" else None,
+        "source": {"lsn": 1, "ts_us": 1},
+    }
+    bulk = decode_in_bulk(records([orjson.dumps(envelope)] * LEAST), TABLE, BEFORE, LIMIT)
+    assert bulk is not None
+    assert bulk.rows["text"].to_pylist() == [None if operation == "t" else "ä"] * LEAST

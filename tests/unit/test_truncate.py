@@ -1,0 +1,260 @@
+"""Truncates over several partitions and workers: at rest nothing older than a truncate is left, in any store."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stores.history import newest
+from streams.backfill import Backfill, Window
+from streams.decide import changes_table, features_table
+from streams.letters import REPLAY_OF
+from streams.memory import MemoryConsumer
+from streams.messages import Partition
+from streams.worker import Worker
+from tests.envelopes import TOPIC, envelope, key, row
+from tests.unit.test_worker import CUSTOMER, GROUP, ORDER, P0, P1, Killed, Platform
+
+TABLES = (features_table("order_now"), features_table("customer_last"), changes_table(TOPIC))
+
+
+@dataclass
+class Member:
+    """A worker that owns one partition, driven step by step; `start` again after it was killed."""
+
+    platform: Platform
+    partition: Partition
+    worker: Worker = field(init=False)
+    consumer: MemoryConsumer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self.worker = self.platform.start()
+        assert self.platform.consumer is not None
+        self.consumer = self.platform.consumer
+        self.consumer.subscribe([TOPIC], self.worker._assigned, self.worker._revoked, self.worker._lost)
+        self.consumer.assign([self.partition])
+        self.worker._check_positions()
+
+    def take(self, limit: int = 100) -> None:
+        """Read records: online at once, staged for the lake."""
+        if polled := self.consumer.poll(0, limit):
+            self.worker._take(polled)
+
+    def flush(self) -> None:
+        self.worker._flush_all()
+
+    def finish(self) -> None:
+        self.take()
+        self.flush()
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Platform:
+    return Platform(tmp_path)
+
+
+def members(platform: Platform) -> tuple[Member, Member]:
+    return Member(platform, P0), Member(platform, P1)
+
+
+def older_and_truncate(platform: Platform) -> None:
+    """Two rows, and in the other partition the truncate that came after them."""
+    platform.produce(
+        (key(1), envelope("c", row(1, "ann", 1.0), lsn=10)), (key(2), envelope("c", row(2, "bob", 2.0), lsn=11))
+    )
+    platform.produce((None, envelope("t", None, lsn=20)), to=P1)
+
+
+def check_empty(platform: Platform) -> None:
+    assert (platform.order(1), platform.order(2)) == (None, None)
+    assert (platform.customer("ann"), platform.customer("bob")) == (None, None)
+    assert not newest(platform.lake, ORDER).num_rows and not newest(platform.lake, CUSTOMER).num_rows
+
+
+def test_rows_read_before_the_truncate_of_another_partition(platform: Platform) -> None:
+    older_and_truncate(platform)
+    rows, truncate = members(platform)
+    rows.finish()
+    assert platform.order(1) == 1.0
+    truncate.finish()
+    check_empty(platform)
+
+
+def test_rows_read_after_the_truncate_was_flushed(platform: Platform) -> None:
+    older_and_truncate(platform)
+    rows, truncate = members(platform)
+    truncate.finish()
+    rows.finish()
+    check_empty(platform)
+
+
+def test_rows_that_are_staged_while_the_truncate_is_flushed(platform: Platform) -> None:
+    older_and_truncate(platform)
+    rows, truncate = members(platform)
+    rows.take()
+    truncate.finish()
+    rows.flush()
+    check_empty(platform)
+
+
+def test_a_worker_that_knows_the_truncate_never_serves_older_rows(platform: Platform) -> None:
+    older_and_truncate(platform)
+    Member(platform, P1).finish()
+    Member(platform, P0).take()
+    assert (platform.order(1), platform.customer("ann")) == (None, None)
+
+
+def test_rows_after_the_truncate_stay(platform: Platform) -> None:
+    older_and_truncate(platform)
+    platform.produce((key(1), envelope("c", row(1, "bob", 5.0), lsn=21)))
+    rows, truncate = members(platform)
+    rows.take(2)
+    truncate.finish()
+    rows.finish()
+    assert (platform.order(1), platform.order(2)) == (5.0, None)
+    assert (platform.customer("ann"), platform.customer("bob")) == (None, 5.0)
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_kill_around_any_commit_of_the_truncate_or_of_late_rows(
+    platform: Platform, table: str, when: str, late: bool
+) -> None:
+    older_and_truncate(platform)
+    rows, truncate = members(platform)
+    rows.take()
+    for member in (truncate, rows) if late else (rows, truncate):
+        getattr(platform.lake, when)[table] = [Killed()]
+        with suppress(Killed):
+            member.finish()
+        member.start()
+        getattr(platform.lake, when)[table] = []
+        member.finish()
+    check_empty(platform)
+    assert platform.changes() == [(10, "c"), (11, "c"), (20, "t")]
+
+
+def test_a_late_row_goes_by_the_first_truncate_after_it(platform: Platform) -> None:
+    platform.produce((key(1), envelope("c", row(1, "ann", 1.0), lsn=10)))
+    platform.produce((None, envelope("t", None, lsn=20)), (None, envelope("t", None, lsn=30)), to=P1)
+    rows, truncate = members(platform)
+    truncate.finish()
+    rows.finish()
+    table = platform.lake.scan(features_table("order_now")).read_all()
+    assert sorted(zip(table["_lsn"].to_pylist(), table["_deleted"].to_pylist(), strict=True)) == [
+        (10, False),
+        (20, True),
+    ]
+    gone = table.filter(table["_deleted"])
+    assert int(gone["event_timestamp"].cast(pa.int64())[0].as_py()) == 1_700_000_000_000_020
+
+
+def test_a_replayed_letter_older_than_the_truncate(platform: Platform) -> None:
+    older_and_truncate(platform)
+    for member in members(platform):
+        member.finish()
+    platform.broker.append(P0, key(3), envelope("c", row(3, "cyd", 3.0), lsn=12), {REPLAY_OF: b"x/0/0"})
+    Member(platform, P0).finish()
+    assert (platform.order(3), platform.customer("cyd")) == (None, None)
+    assert (12, "c") in platform.changes()
+
+
+def test_a_view_that_is_filled_from_the_lake_after_the_truncate(platform: Platform) -> None:
+    views = platform.flow.views
+    platform.flow = type(platform.flow)(platform.flow.table, platform.flow.contract, views[:1])
+    older_and_truncate(platform)
+    platform.produce((key(3), envelope("c", row(3, "cyd", 3.0), lsn=21)))
+    for member in members(platform):
+        member.finish()
+    platform.flow = type(platform.flow)(platform.flow.table, platform.flow.contract, views)
+    backfill = Backfill({TOPIC: platform.flow}, platform.lake, platform.online, lambda outcome: outcome)
+    for _ in range(2):
+        backfill.run(["customer_last"], Window(), lambda view, part: None)
+        assert [platform.customer(name) for name in ("ann", "bob", "cyd")] == [None, None, 3.0]
+    table = platform.lake.scan(features_table("customer_last")).read_all()
+    assert table.num_rows == 5
+
+
+# A change: the row, its customer, its amount; or a truncate with the partition it goes to.
+change = st.tuples(st.integers(1, 3), st.sampled_from(["ann", "bob"]), st.integers(1, 9)) | st.sampled_from([P0, P1])
+step = st.tuples(
+    st.sampled_from([0, 1]),
+    st.sampled_from(["take", "flush", "die before", "die after"]),
+    st.integers(1, 3),
+    st.sampled_from(TABLES),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(changes=st.lists(change, min_size=1, max_size=12), steps=st.lists(step, max_size=14))
+def test_any_order_and_any_crash_leaves_what_postgresql_holds(
+    changes: Sequence[Any], steps: Sequence[tuple[int, str, int, str]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        platform = Platform(Path(folder))
+        truth = produce(platform, changes)
+        both = members(platform)
+        for who, what, limit, table in steps:
+            member = both[who]
+            if what == "take":
+                member.take(limit)
+            elif what == "flush":
+                member.flush()
+            else:
+                getattr(platform.lake, what.removeprefix("die "))[table] = [Killed()]
+                with suppress(Killed):
+                    member.finish()
+                platform.lake.before.clear()
+                platform.lake.after.clear()
+                member.start()
+        for member in both:
+            member.finish()
+        for member in both:  # one that read the last truncate may have looked before the other wrote
+            assert platform.broker.offsets[GROUP, member.partition] == len(platform.broker.log[member.partition])
+        check(platform, truth)
+
+
+def produce(platform: Platform, changes: Sequence[Any]) -> dict[int, dict[str, Any]]:
+    """Send the changes as Debezium would, each row to its partition; returns the rows that remain."""
+    truth: dict[int, dict[str, Any]] = {}
+    for lsn, what in enumerate(changes, start=10):
+        if isinstance(what, Partition):
+            truth.clear()
+            platform.produce((None, envelope("t", None, lsn=lsn)), to=what)
+            continue
+        id_, customer, amount = what
+        before, after = truth.get(id_), row(id_, customer, float(amount), f"2024-01-0{amount}T00:00:00Z")
+        truth[id_] = after
+        value = envelope("u" if before else "c", after, before=before, lsn=lsn)
+        platform.produce((key(id_), value), to=(P0, P1)[id_ % 2])
+    for partition in (P0, P1):  # nothing of a partition is left uncommitted when it is empty
+        platform.produce((key(9), None), to=partition)
+    return truth
+
+
+def check(platform: Platform, truth: dict[int, dict[str, Any]]) -> None:
+    amounts = {id_: after["amount"] for id_, after in truth.items()}
+    assert {id_: platform.order(id_) for id_ in (1, 2, 3)} == {id_: amounts.get(id_) for id_ in (1, 2, 3)}
+    table = newest(platform.lake, ORDER)
+    assert dict(zip(table["id"].to_pylist(), table["amount"].to_pylist(), strict=True)) == amounts
+    last = {
+        name: max((r["amount"] for r in truth.values() if r["customer"] == name), default=None)
+        for name in ("ann", "bob")
+    }
+    assert {name: platform.customer(name) for name in last} == last
+    table = newest(platform.lake, CUSTOMER)
+    kept = dict(zip(table["customer"].to_pylist(), table["amount"].to_pylist(), strict=True))
+    assert kept == {name: amount for name, amount in last.items() if amount is not None}
+    assert json.dumps(sorted(platform.changes())) == json.dumps(sorted(set(platform.changes())))
