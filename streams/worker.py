@@ -180,7 +180,8 @@ class Worker:
             table = changes_table(topic)
             staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
             staged += [o.accepted.changes.rows for o in before if o.records.topic == topic]
-            outcome = self._patience(partial(settle_replays, self._parts.lake, staged, outcome))
+            with self.tally.timed("history"):
+                outcome = self._patience(partial(settle_replays, self._parts.lake, staged, outcome))
         return knowing(outcome, self._truncates.known(topic))
 
     def _stage(self, outcome: Outcome) -> None:
