@@ -22,6 +22,7 @@ from streams.messages import Partition, Records
 from streams.patience import Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
 from streams.replays import settle_replays
+from streams.snapshots import Snapshots
 from streams.stage import Batch
 from streams.tally import Tally
 from streams.truncate import Truncates, knowing
@@ -84,6 +85,7 @@ class Worker:
         self._truncates = Truncates(parts.lake)
         views = {topic: [v.view for v in flow.views] for topic, flow in flows.items()}
         self._flusher = Flusher(parts.lake, parts.letters, parts.online, self._truncates, views, parts.tally)
+        self._snapshots = Snapshots(parts.tally)
         self._patience = Patience(self._idle)
         self._stop = threading.Event()
         self._deadline = float("inf")
@@ -104,6 +106,7 @@ class Worker:
                     self._take(polled)
                 self._flush_if_due()
                 self._parts.windows.tick()
+                self._snapshots.tick(time.monotonic())
             self._deadline = time.monotonic() + self._settings.stop_seconds
             self._flush_all()
         except Abandoned:
