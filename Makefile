@@ -25,8 +25,8 @@ lint: $(VENV)/ready ## Ruff, mypy --strict, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: setup ## Measure: contracts, online store, lake
-	@for script in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py); done
+bench: setup ## Measure everything that has a goal, into benchmarks/results.json  (ARGS="--only drain")
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 setup: $(VENV)/ready $(JARS)/ready | tools ## Set everything up: virtual environment, jars, system packages
 

@@ -1,4 +1,4 @@
-"""How long a contract takes for a batch, beside Great Expectations, with identical verdicts.
+"""How long a contract takes for a batch, beside Great Expectations, with identical verdicts, and beside pandera.
 
 Run: python -m benchmarks.contracts. Prints one JSON row a measurement: name, value, unit, goal, beside.
 """
@@ -7,15 +7,19 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pandera.pandas as pa_pandas
 import pyarrow as pa
+from pandera.errors import SchemaErrors
 
+from benchmarks.platform import Row
 from validation import gx
 from validation.contract import Contract, load
 
@@ -54,16 +58,48 @@ def batch(rows: int, bad_share: float) -> pa.Table:
     )
 
 
-def main() -> None:
-    """Measure batches of several sizes; exits with an error if a verdict differs."""
-    for rows in (100, 1_000, 10_000):
-        table = batch(rows, BAD_SHARE)
+def rows(sizes: Sequence[int] = (100, 1_000, 10_000)) -> Iterator[Row]:
+    """Batches of several sizes. Raises `SystemExit` if a verdict differs."""
+    for size in sizes:
+        table = batch(size, BAD_SHARE)
         contract = _contract(table.schema)
         _require_same_verdicts(contract, table)
         ours = _median_ms(partial(contract.check, table), 300)
         beside = _median_ms(partial(gx.failing, contract.rules, table), 7)
-        _print(f"contract of 10 expectations, {rows} rows", ours, "ms", 2.0 if rows <= 1_000 else None, beside)
-        _print(f"times faster than GX, {rows} rows", beside / ours, "x", 50.0 if rows <= 1_000 else None, 1.0)
+        others = {"GX": beside, "pandera": _median_ms(partial(_pandera, table.to_pandas()), 21)}
+        yield Row(f"contract of 10 expectations, {size:,} rows", ours, "ms", "2" if size <= 1_000 else "", others)
+        yield Row(f"contract, times faster than GX, {size:,} rows", beside / ours, "x", "50" if size <= 1_000 else "")
+
+
+def _pandera(frame: pd.DataFrame) -> int:
+    """The same rules by pandera, all failures gathered; the number of them."""
+    try:
+        PANDERA.validate(frame, lazy=True)
+    except SchemaErrors as errors:
+        return len(errors.failure_cases)
+    return 0
+
+
+PANDERA = pa_pandas.DataFrameSchema(
+    {
+        "origin": pa_pandas.Column(str, pa_pandas.Check.isin(["EWR", "JFK", "LGA"]), nullable=False),
+        "wind_speed": pa_pandas.Column(float, pa_pandas.Check.in_range(0, 250), nullable=False),
+        "humid": pa_pandas.Column(float, pa_pandas.Check.in_range(0, 100)),
+        "wind_dir": pa_pandas.Column(int, pa_pandas.Check.in_range(0, 360)),
+        "tailnum": pa_pandas.Column(
+            str,
+            [pa_pandas.Check.str_matches(r"^N\d{1,5}[A-Z]{0,2}$"), pa_pandas.Check.str_length(3, 6)],
+        ),
+    },
+    checks=pa_pandas.Check(lambda frame: frame["arrived"] > frame["departed"]),
+    unique=["origin", "departed"],
+)
+
+
+def main() -> None:
+    """Print the rows."""
+    for row in rows():
+        row.print()
 
 
 def _require_same_verdicts(contract: Contract, table: pa.Table) -> None:
@@ -91,10 +127,6 @@ def _median_ms(call: Callable[[], object], times: int) -> float:
         call()
         taken.append(time.perf_counter() - start)
     return statistics.median(taken) * 1e3
-
-
-def _print(name: str, value: float, unit: str, goal: float | None, beside: float) -> None:
-    print(json.dumps({"name": name, "value": round(value, 3), "unit": unit, "goal": goal, "beside": round(beside, 3)}))
 
 
 if __name__ == "__main__":

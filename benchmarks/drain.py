@@ -1,12 +1,15 @@
-"""How fast one worker drains a backlog: 500,000 changes of a 12-column table through a contract of ten expectations
-into a view of ten features, online and in the lake. Beside it Debezium's own pace for the same changes, and Feast's
-`write_to_online_store` into the same Redis.
+"""How fast workers drain a backlog: 500,000 changes of a 12-column table through a contract of ten expectations into a
+view of ten features, online and in the lake. Beside it Debezium's own pace for the same changes, and Feast's
+`write_to_online_store` into the same Redis. Then the same backlog by two workers on two partitions, and one of which
+a hundredth is rejected.
 
 Run: python -m benchmarks.drain [--changes 500000]
 """
 
 import argparse
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -28,10 +31,12 @@ UPDATE = """
 UPDATE payments SET amount = amount + :turn, items = 1 + (items + :turn) % 50, confirmed = NOT confirmed,
     updated_at = updated_at + interval '1 minute' WHERE id BETWEEN :low AND :high
 """
+SPOILED = UPDATE.replace("WHERE", ", country = CASE WHEN id % 100 = :turn THEN 'xx' ELSE 'DE' END WHERE")
 AT_ONCE = 1_000
+LOOK_SECONDS = 0.2
 
 
-def load(target: Platform, changes: int) -> float:
+def load(target: Platform, changes: int, update: str = UPDATE) -> float:
     """Commit the changes in transactions of a thousand; how many seconds until Debezium has them in Kafka."""
     begun = time.monotonic()
     before = target.ends()[1]
@@ -42,7 +47,7 @@ def load(target: Platform, changes: int) -> float:
         turn += 1
         for low in range(1, min(ROWS, changes - made) + 1, AT_ONCE):
             with target.engine.begin() as connection:
-                connection.execute(text(UPDATE), {"turn": turn, "low": low, "high": low + AT_ONCE - 1})
+                connection.execute(text(update), {"turn": turn, "low": low, "high": low + AT_ONCE - 1})
             made += AT_ONCE
     wait(lambda: target.ends()[1] >= before + changes, "Debezium to capture the load")
     return time.monotonic() - begun
@@ -75,34 +80,72 @@ def feast_rate(target: Platform) -> float:
     return FEAST_ROWS / (time.monotonic() - begun)
 
 
-def drain(target: Platform, changes: int) -> tuple[float, float, float]:
-    """Seconds from the first to the last committed offset, scaled to all; the worker's most memory in MB; its
-    processor time in microseconds a change."""
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What a drain took: changes a second, the most memory of a worker in MB, processor time of all workers in
+    microseconds a change."""
+
+    rate: float
+    memory: float
+    processor: float
+
+
+def drain(target: Platform, changes: int, workers: int = 1) -> Drained:
+    """Drain the topic, timed from the moment at which every worker has a partition."""
     most = 0.0
-    with target.worker() as worker:
-        idle = worker.cpu_seconds()
-        begun = time.monotonic()
-        while worker.committed() < changes:
-            most = max(most, worker.memory_mb())
-            time.sleep(0.05)
-        return time.monotonic() - begun, most, (worker.cpu_seconds() - idle) / changes * 1e6
+    with target.workers(workers) as members:
+        processor = sum(member.cpu_seconds() for member in members)
+        first, begun = sum(member.committed() for member in members), time.monotonic()
+        while sum(member.committed() for member in members) < changes:
+            most = max(most, *(member.memory_mb() for member in members))
+            time.sleep(LOOK_SECONDS)
+        seconds, done = time.monotonic() - begun, changes - first
+        processor = sum(member.cpu_seconds() for member in members) - processor
+    return Drained(done / seconds, most, processor / done * 1e6)
 
 
-def main() -> None:
-    """Load, then drain."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--changes", type=int, default=500_000)
-    changes = parser.parse_args().changes
+def one_worker(changes: int) -> Iterator[Row]:
+    """One partition, one worker; then the same with a hundredth of the records rejected."""
     with platform() as target:
         target.command("apply")
         captured = changes / load(target, changes)
-        seconds, memory, cpu = drain(target, changes)
+        clean = drain(target, changes)
         feast = feast_rate(target)
-    rate = changes / seconds
-    Row("drain, one worker", rate, "changes/s", "60000", {"Debezium": captured, "Feast": feast}).print()
-    Row("drain, times Feast", rate / feast, "x", "4").print()
-    Row("drain, memory of the worker", memory, "MB", "600").print()
-    Row("drain, processor time of the worker", cpu, "us/change").print()
+        yield Row("drain, one worker", clean.rate, "changes/s", "60000", {"Debezium": captured, "Feast": feast})
+        yield Row("drain, times Feast", clean.rate / feast, "x", "4")
+        yield Row("drain, memory of the worker", clean.memory, "MB", "under 600")
+        yield Row("drain, processor time of the worker", clean.processor, "us/change")
+    with platform() as target:
+        target.command("apply")
+        load(target, changes, SPOILED)
+        spoiled = drain(target, changes)
+    lost = 100 * (1 - spoiled.rate / clean.rate)
+    yield Row("drain, throughput lost with 1 % rejected", lost, "%", "under 10", {"changes/s": spoiled.rate})
+
+
+def two_workers(changes: int) -> Iterator[Row]:
+    """Two partitions, one worker and then two."""
+    with platform(partitions=2) as target:
+        target.command("apply")
+        load(target, changes)
+        alone = drain(target, changes).rate
+        target.forget("again")
+        together = drain(target, changes, workers=2).rate
+    yield Row("drain, two workers on two partitions", together / alone, "x", "1.7", {"one worker, changes/s": alone})
+
+
+def rows(changes: int = 500_000) -> Iterator[Row]:
+    """All measurements."""
+    yield from one_worker(changes)
+    yield from two_workers(changes)
+
+
+def main() -> None:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--changes", type=int, default=500_000)
+    for row in rows(parser.parse_args().changes):
+        row.print()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 A process commits updates of single rows at a fixed rate, whatever becomes of them; another polls Redis for a sample
 of them. PostgreSQL, Kafka, Connect with Debezium, Redis, the worker, the writer and the reader share the machine; the
 lake is flushed every second meanwhile. Beside it the floor: the same commits to a bare Kafka consumer, no worker
-running. With `--texts` a vector view is fed too, and a reader polls pgvector.
+running. Then the same with an embedding view, 50 of whose texts change every second meanwhile, until the vector of the
+new text is what a search would find.
 
 Run: python -m benchmarks.freshness [--seconds 60] [--rate 500]
 """
@@ -11,13 +12,14 @@ Run: python -m benchmarks.freshness [--seconds 60] [--rate 500]
 import argparse
 import multiprocessing
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import psycopg
 import pyarrow as pa
@@ -27,39 +29,55 @@ from sqlalchemy import text
 
 from benchmarks.drain import INSERT
 from benchmarks.platform import Platform, Row, platform, wait
-from millrace.wiring import flows
+from millrace.wiring import flows, vectors
 from stores.entity_keys import entity_keys
 from stores.fields import fields_of
+from stores.vectors import PgVectors
 
 ROWS = 10_000
 FLOOR_SECONDS = 15.0
-SAMPLED = 5
 POLL_SECONDS = 0.001
 PATIENCE_SECONDS = 10.0
-FLOOR_VALUES, VALUES = 200_000, 400_000  # above what the rows begin with, and within the contract
+WARM_SECONDS = 5.0
+TEXTS = 1_000
+FIRST = (200_000, 400_000, 600_000, 800_000)  # values of each stretch, above the last and within the contract
+
+AMOUNT = "UPDATE payments SET amount = %(value)s, updated_at = now() WHERE id = %(row)s"
+TEXT = "UPDATE notes SET text = 'a note about payment ' || %(row)s || ' of ' || %(value)s::text WHERE id = %(row)s"
+NOTES = "INSERT INTO notes SELECT i, 'a note of 0' FROM generate_series(1, :rows) AS i"
 
 Sent = tuple[int, float, float]
 """The row, its new value, and the moment just before its COMMIT."""
 
+Look = Callable[[dict[int, Sent]], Iterator[int]]
+"""Yields those of the awaited rows whose value is there."""
 
-def commit(url: str, first: int, rate: float, seconds: float, sent: "SimpleQueue[Sent | None]") -> None:
-    """Commit `rate` updates a second, with ascending values from `first` on; tell of one in `SAMPLED`."""
+
+def commit(
+    url: str,
+    statement: str,
+    rows: int,
+    first: int,
+    rate: float,
+    seconds: float,
+    sampled: int,
+    sent: "SimpleQueue[Sent | None]",
+) -> None:
+    """Commit `rate` updates a second, with ascending values from `first` on; tell of one in `sampled`."""
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
         begun = time.perf_counter()
         for number in range(int(rate * seconds)):
             time.sleep(max(0.0, begun + number / rate - time.perf_counter()))
-            row, value = 1 + number % ROWS, first + number + 0.5
-            cursor.execute(
-                "UPDATE payments SET amount = %s, updated_at = now() WHERE id = %s", (value, row), prepare=True
-            )
+            row, value = 1 + number % rows, first + number + 0.5
+            cursor.execute(statement, {"value": value, "row": row}, prepare=True)
             moment = time.time()
             connection.commit()
-            if number % SAMPLED == 0:
+            if number % sampled == 0:
                 sent.put((row, value, moment))
     sent.put(None)
 
 
-def arrivals(sent: "SimpleQueue[Sent | None]", look: Callable[[dict[int, Sent]], Iterator[int]]) -> list[float]:
+def arrivals(sent: "SimpleQueue[Sent | None]", look: Look) -> list[float]:
     """Milliseconds from commit to sight; `look` yields those of the awaited rows that are there."""
     taken, awaited, over = list[float](), dict[int, Sent](), False
     last = time.monotonic()
@@ -80,7 +98,7 @@ def arrivals(sent: "SimpleQueue[Sent | None]", look: Callable[[dict[int, Sent]],
     return taken
 
 
-def from_redis(target: Platform) -> Callable[[dict[int, Sent]], Iterator[int]]:
+def from_redis(target: Platform) -> Look:
     """Looks at what a model service would read."""
     flow = flows(target.repo)["load.public.payments"]
     view = flow.views[0].view
@@ -100,7 +118,7 @@ def from_redis(target: Platform) -> Callable[[dict[int, Sent]], Iterator[int]]:
     return look
 
 
-def from_kafka(target: Platform) -> tuple[Consumer, Callable[[dict[int, Sent]], Iterator[int]]]:
+def from_kafka(target: Platform) -> tuple[Consumer, Look]:
     """Looks at what a bare consumer gets."""
     consumer = Consumer(
         {
@@ -124,45 +142,85 @@ def from_kafka(target: Platform) -> tuple[Consumer, Callable[[dict[int, Sent]], 
     return consumer, look
 
 
-def measure(
-    target: Platform, first: int, rate: float, seconds: float, look: Callable[[dict[int, Sent]], Iterator[int]]
-) -> Any:
-    """The percentiles of one stretch of commits."""
-    context = multiprocessing.get_context("spawn")
-    sent: SimpleQueue[Sent | None] = context.SimpleQueue()
-    url = target.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    writer = context.Process(target=commit, args=(url, first, rate, seconds, sent))
-    writer.start()
-    taken = arrivals(sent, look)
-    writer.join()
-    return np.percentile(taken, [50, 99])
+@dataclass(frozen=True, slots=True)
+class Commits:
+    """A writer in a process of its own: `statement` sets a `value` in a `row` of so many."""
+
+    target: Platform
+    statement: str
+    rows: int
+    rate: float
+    sampled: int
+
+    def seen_by(self, look: Look, first: int, seconds: float) -> "npt.NDArray[np.float64]":
+        """The median and the 99th percentile of the milliseconds until `look` saw the commits of a stretch."""
+        context = multiprocessing.get_context("spawn")
+        sent: SimpleQueue[Sent | None] = context.SimpleQueue()
+        url = self.target.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        arguments = (url, self.statement, self.rows, first, self.rate, seconds, self.sampled, sent)
+        writer = context.Process(target=commit, args=arguments)
+        writer.start()
+        taken = arrivals(sent, look)
+        writer.join()
+        return np.percentile(taken, [50, 99])
+
+
+def from_vectors(target: Platform) -> tuple[PgVectors, Look]:
+    """Looks at the vectors that a search would find."""
+    view = flows(target.repo)["load.public.notes"].views[0].view
+    store = vectors(target.repo)
+    assert store is not None
+
+    def look(awaited: dict[int, Sent]) -> Iterator[int]:
+        (found,) = store.read([view], pa.table({"id": pa.array(list(awaited), pa.int64())}))
+        columns = (found["text"].to_pylist(), found["embedding"].to_pylist())
+        for (row, value, _), text_, vector in zip(list(awaited.values()), *columns, strict=True):
+            if text_ and vector and float(text_.split()[-1]) >= value:
+                yield row
+
+    return store, look
+
+
+def rows(seconds: float = 60.0, rate: float = 500.0) -> Iterator[Row]:
+    """The floor, then the platform, then the platform with texts."""
+    with platform() as target:
+        with target.engine.begin() as connection:
+            connection.execute(text(INSERT), {"rows": ROWS})
+            connection.execute(text(NOTES), {"rows": TEXTS})
+        target.command("apply")
+        wait(lambda: target.ends()[1] >= ROWS + TEXTS, "the snapshot")
+        payments = Commits(target, AMOUNT, ROWS, rate, 5)
+        consumer, look = from_kafka(target)
+        consumer.subscribe(["load.public.payments"])
+        wait(lambda: consumer.consume(1_000, 0.1) == [] and bool(consumer.assignment()), "the floor's consumer")
+        floor = payments.seen_by(look, FIRST[0], FLOOR_SECONDS)
+        consumer.close()
+        with target.workers() as (worker,):
+            wait(lambda: worker.committed() >= target.ends()[1], "the worker to catch up")
+            payments.seen_by(from_redis(target), FIRST[1], WARM_SECONDS)
+            before, begun = worker.cpu_seconds(), time.monotonic()
+            p50, p99 = payments.seen_by(from_redis(target), FIRST[2], seconds)
+            busy = (worker.cpu_seconds() - before) / (time.monotonic() - begun)
+            store, searchable = from_vectors(target)
+            with ThreadPoolExecutor() as beside:
+                other = beside.submit(payments.seen_by, from_redis(target), FIRST[3], seconds / 2)
+                texts = Commits(target, TEXT, TEXTS, 50, 1).seen_by(searchable, FIRST[0], seconds / 2)
+                with_texts = other.result()
+            store.close()
+    yield Row("freshness, p50", p50, "ms", "15", {"Debezium to a bare consumer": floor[0]})
+    yield Row("freshness, p99", p99, "ms", "50", {"Debezium to a bare consumer": floor[1]})
+    yield Row("freshness, processor of the worker", 100 * busy, "% of a core")
+    yield Row("freshness of vectors, p99", texts[1], "ms", "100", {"p50": texts[0], "features, p99": with_texts[1]})
 
 
 def main() -> None:
-    """The floor, then the platform."""
+    """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rate", type=float, default=500.0)
     options = parser.parse_args()
-    with platform() as target:
-        with target.engine.begin() as connection:
-            connection.execute(text(INSERT), {"rows": ROWS})
-        target.command("apply")
-        wait(lambda: target.ends()[1] >= ROWS, "the snapshot")
-        consumer, look = from_kafka(target)
-        consumer.subscribe(["load.public.payments"])
-        wait(lambda: consumer.consume(1_000, 0.1) == [] and bool(consumer.assignment()), "the floor's consumer")
-        floor = measure(target, FLOOR_VALUES, options.rate, FLOOR_SECONDS, look)
-        consumer.close()
-        with target.worker() as worker:
-            wait(lambda: worker.committed() >= target.ends()[1], "the worker to catch up")
-            before, begun = worker.cpu_seconds(), time.monotonic()
-            p50, p99 = measure(target, VALUES, options.rate, options.seconds, from_redis(target))
-            busy = (worker.cpu_seconds() - before) / (time.monotonic() - begun)
-            print(worker.health(), file=sys.stderr)
-    Row("freshness, p50", p50, "ms", "15", {"Debezium to a bare consumer": floor[0]}).print()
-    Row("freshness, p99", p99, "ms", "50", {"Debezium to a bare consumer": floor[1]}).print()
-    Row("freshness, processor of the worker", 100 * busy, "% of a core").print()
+    for row in rows(options.seconds, options.rate):
+        row.print()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import psutil
+import redis
 from sqlalchemy import Engine, create_engine, text
 
 from millrace.repo import Repo, open_repo
@@ -36,12 +37,15 @@ class Row:
     goal: str = ""
     beside: Mapping[str, float] | None = None
 
+    def as_dict(self) -> dict[str, Any]:
+        """The row as plain values, four digits of each figure."""
+        beside = {name: float(f"{value:.4g}") for name, value in (self.beside or {}).items()}
+        value = float(f"{self.value:.4g}")
+        return {"name": self.name, "value": value, "unit": self.unit, "goal": self.goal, "beside": beside}
+
     def print(self) -> None:
         """The row as one JSON object."""
-        value = float(f"{self.value:.4g}")
-        beside = {name: float(f"{v:.4g}") for name, v in (self.beside or {}).items()}
-        row = {"name": self.name, "value": value, "unit": self.unit, "goal": self.goal, "beside": beside}
-        print(json.dumps(row), flush=True)
+        print(json.dumps(self.as_dict()), flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +72,28 @@ class Platform:
         subprocess.run(self.process(*arguments), check=True, stdout=sys.stderr, stderr=sys.stderr)
 
     @contextmanager
-    def worker(self, name: str = "worker") -> Iterator["Worker"]:
-        """A worker as a process of its own, ready to read."""
-        with (self.folder / "logs" / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(self.process("run"), stdout=log, stderr=log)
-            worker = Worker(process, self.folder / "workers" / str(process.pid))
-            try:
-                wait(lambda: worker.health().get("partitions") is not None, "the worker to start")
-                yield worker
-            finally:
-                process.terminate()
-                process.wait(30)
+    def workers(self, count: int = 1) -> Iterator[list["Worker"]]:
+        """Workers as processes of their own, each with partitions to read."""
+        with ExitStack() as stack:
+            members = [self._worker(stack, f"worker-{number}") for number in range(count)]
+            wait(lambda: all(member.health().get("partitions") for member in members), "the workers to start")
+            yield members
+
+    def _worker(self, stack: ExitStack, name: str) -> "Worker":
+        log = stack.enter_context((self.folder / "logs" / f"{name}.log").open("wb"))
+        process = subprocess.Popen(self.process("run"), stdout=log, stderr=log)
+        stack.callback(process.wait, 30)
+        stack.callback(process.terminate)
+        return Worker(process, self.folder / "workers" / str(process.pid))
+
+    def forget(self, name: str) -> None:
+        """Begin again over the same topics: an empty Redis, an empty lake, a consumer group that has read nothing."""
+        lake = self.folder / f"lake-{name}"
+        lake.mkdir()
+        os.environ |= {"MILLRACE_LAKE": str(lake), "MILLRACE__KAFKA__GROUP": f"load-{name}"}
+        with redis.Redis.from_url(f"redis://{self.stack.endpoints().redis}") as client:
+            client.flushall()
+        self.command("apply")
 
     def ends(self) -> tuple[int, int]:
         """Of all topics together: the offsets committed by the group, and the end offsets."""
@@ -125,6 +140,8 @@ class Worker:
 def platform(partitions: int = 1) -> Iterator[Platform]:
     """A stack in a temporary folder, stopped and removed afterwards."""
     os.environ["BENCH_PARTITIONS"] = str(partitions)
+    for name in ("MILLRACE_LAKE", "MILLRACE__KAFKA__GROUP"):
+        os.environ.pop(name, None)
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)

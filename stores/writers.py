@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from stores.errors import StoreRefused
 from stores.rows import FeatureRows, FeatureWriter, WriteResult
+from stores.view import View
 
 
 class ByView:
@@ -18,16 +20,22 @@ class ByView:
         result = WriteResult(0, 0)
         if plain:
             result = self._online.write(plain)
-        if embedded and self._vectors is not None:
-            second = self._vectors.write(embedded)
+        if embedded:
+            second = self._store(embedded[0].view).write(embedded)
             result = WriteResult(
                 result.applied + second.applied, result.refused + second.refused, result.undecided + second.undecided
             )
         return result
 
     def decide(self, rows: FeatureRows) -> WriteResult:
-        store = self._online if rows.view.vector is None or self._vectors is None else self._vectors
-        return store.decide(rows)
+        return self._store(rows.view).decide(rows)
+
+    def _store(self, view: View) -> FeatureWriter:
+        if view.vector is None:
+            return self._online
+        if self._vectors is None:
+            raise StoreRefused(f"view {view.name} has a vector, and there is no vector store to keep it in")
+        return self._vectors
 
     def ping(self) -> None:
         self._online.ping()
