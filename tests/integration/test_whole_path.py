@@ -268,6 +268,9 @@ def test_a_worker_waits_for_redis_and_goes_on(traded: Bazaar, worker: Running) -
         status, state = waited(lambda: (h := worker.health())[1].get("waiting_for") and h, "a worker that waits")
         assert status == 503
         assert "Redis" in state["waiting_for"]
+        shown = traded.repo.command("status", code=1)
+        assert shown["stores"]["online"] == "does not answer"
+        assert sum("Redis is unavailable" in problem for problem in shown["problems"]) == 2  # the store, the worker
     finally:
         traded.repo.redis.start()
     traded.settle()
