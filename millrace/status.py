@@ -12,8 +12,8 @@ from connectors.slots import no_slot, slot_problems
 from connectors.source import SourceUnavailable
 from millrace.made_again import made_again
 from millrace.repo import Repo
-from millrace.wiring import connect, source, topics
-from stores.errors import StoreUnavailable
+from millrace.wiring import connect, lake, online, source, topics, vectors
+from stores.errors import StoreRefused, StoreUnavailable
 from streams.broker import BrokerUnavailable
 
 SECONDS = 2.0
@@ -25,6 +25,7 @@ def repo_status(repo: Repo, workers: Path) -> dict[str, Any]:
     return {
         "connectors": _connectors(repo, problems),
         "slots": _slots(repo, problems),
+        "stores": _stores(repo, problems),
         "workers": _workers(workers, problems),
         "lag": _lag(repo, problems),
         "made_again": _made_again(repo, problems),
@@ -76,6 +77,21 @@ def _slots(repo: Repo, problems: list[str]) -> dict[str, Any]:
         }
         problems += slot_problems(name, health)
     return slots
+
+
+def _stores(repo: Repo, problems: list[str]) -> dict[str, str]:
+    stores = {"online": online(repo), "vectors": vectors(repo), "lake": lake(repo)}
+    states = {}
+    for name, store in stores.items():
+        if store is None:
+            continue
+        try:
+            store.ping()
+            states[name] = "answers"
+        except (StoreUnavailable, StoreRefused) as error:
+            states[name] = "does not answer"
+            problems.append(str(error))
+    return states
 
 
 def running_workers(folder: Path) -> dict[str, dict[str, Any]]:

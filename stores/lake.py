@@ -404,6 +404,7 @@ class DeltaLake:
     def _commit(self, handle: _Handle, name: str, rows: pa.Table, transactions: Mapping[str, int]) -> None:
         rows = conform(rows, handle.schema, name)
         widened = len(rows.schema) > len(handle.schema)
+        before = handle.table.version()
         write_deltalake(
             handle.table,
             rows,
@@ -413,6 +414,8 @@ class DeltaLake:
                 app_transactions=[Transaction(app_id, version) for app_id, version in transactions.items()]
             ),
         )
+        if handle.table.version() != before + 1:
+            handle.offsets.clear()  # others' commits came between, and conflict with the next one no more
         handle.offsets.update(transactions)
         if not widened and not handle.worn:
             self._handles[name] = handle

@@ -69,12 +69,14 @@ class Tally:
             letters[stage, kind if known else "other"] += count
 
     def served(self, outcomes: Sequence[Outcome]) -> None:
-        """Count how old the changes are that are online just now. Rows of a snapshot and replayed letters are
-        left out: they are as old as they are."""
+        """Count how old the changes are that are online just now. Rows of a snapshot, which are counted as such, and
+        replayed letters are left out: they are as old as they are."""
         now = time.time() * 1e6
         for outcome in outcomes:
             rows = outcome.accepted.changes.rows
             fresh = np.asarray(pc.not_equal(rows["_op"], "r"))
+            if not fresh.all():
+                self.topics[outcome.records.topic]["snapshot"] += int(len(fresh) - fresh.sum())
             if outcome.has_replays():
                 replayed = [i for i, headers in outcome.records.headers.items() if REPLAY_OF in headers]
                 fresh = fresh & ~np.isin(outcome.accepted.kept, replayed)

@@ -24,6 +24,7 @@ from streams.messages import Partition, Records
 from streams.patience import Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
 from streams.replays import settle_replays
+from streams.snapshot_log import SnapshotLog
 from streams.snapshots import snapshot_base
 from streams.stage import Batch
 from streams.tally import Tally
@@ -89,6 +90,7 @@ class Worker:
         self._guard = Guard(parts.lake, flows, parts.source_table)
         views = {topic: [v.view for v in flow.views] for topic, flow in flows.items()}
         self._flusher = Flusher(parts.lake, parts.letters, parts.online, self._truncates, views, parts.tally)
+        self._snapshot_log = SnapshotLog(parts.tally)
         self._patience = Patience(self._idle)
         self._stop = threading.Event()
         self._deadline = float("inf")
@@ -109,6 +111,7 @@ class Worker:
                     self._take(polled)
                 self._flush_if_due()
                 self._parts.windows.tick()
+                self._snapshot_log.tick(time.monotonic())
             self._deadline = time.monotonic() + self._settings.stop_seconds
             self._flush_all()
         except Abandoned:
@@ -191,7 +194,8 @@ class Worker:
             table = changes_table(topic)
             staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
             staged += [o.accepted.changes.rows for o in before if o.records.topic == topic]
-            outcome = self._patience(partial(settle_replays, self._parts.lake, staged, outcome))
+            with self.tally.timed("history"):
+                outcome = self._patience(partial(settle_replays, self._parts.lake, staged, outcome))
         return knowing(outcome, self._truncates.known(topic))
 
     def _stage(self, outcome: Outcome) -> None:

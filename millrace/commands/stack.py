@@ -47,7 +47,7 @@ def down(places: Places, out: Out) -> None:
 @click.command
 @shared
 def status(places: Places, out: Out) -> None:
-    """Show the services, the connectors, the workers and how far behind they are.
+    """Show the services, the connectors and slots, the tables, the workers and the letters in one screen.
 
     Exit code 1 if something is wrong; the last lines name it.
     """
@@ -64,22 +64,11 @@ def status(places: Places, out: Out) -> None:
         value["problems"] = ["the local stack is stopped: millrace up"]
     out.result(value, _show_status)
     if value["problems"]:
-        raise Failed(f"{len(value['problems'])} problems")
+        more = f" (and {len(value['problems']) - 1} more, see above)" if len(value["problems"]) > 1 else ""
+        raise Failed(f"{value['problems'][0]}{more}")
 
 
 def _show_status(value: dict[str, Any]) -> str:
-    lines = []
-    for service in value["services"]:
-        uptime = f"{service['uptime']:,.0f} s" if service["uptime"] else ""
-        lines.append(f"{service['name']:10} {service['state']:8} port {service['port'] or '-':<6} {uptime}")
-    for name, state in value.get("connectors", {}).items():
-        slot = value["slots"].get(name)
-        behind = f", slot {slot['behind_bytes']:,} bytes behind" if slot else ""
-        lines.append(f"connector  {name}: {state}{behind}")
-    for table, lag in value.get("lag", {}).items():
-        lines.append(f"table      {table}: {lag:,} records not committed")
-    for process, worker in value.get("workers", {}).items():
-        counts = worker["tables"].values()
-        accepted, rejected = (sum(c.get(what, 0) for c in counts) for what in ("accepted", "rejected"))
-        lines.append(f"worker     {process}: {accepted:,} accepted, {rejected:,} rejected")
-    return "\n".join([*lines, *(f"problem:   {problem}" for problem in value["problems"])])
+    from millrace.status_screen import screen
+
+    return screen(value)

@@ -128,7 +128,8 @@ def test_a_table_that_is_all_bad_pauses_alone_and_goes_on_where_it_stopped(
     assert (status, list(state["paused"])) == (503, [orders])
     assert "expect_column_values_to_be_in_set on status: 'broken'" in state["paused"][orders]
     assert f"millrace resume {orders}" in state["paused"][orders]
-    assert f"event=paused table={orders}" in worker.log.read_text()
+    (line,) = [line for line in worker.log.read_text().splitlines() if "event=paused" in line]
+    assert line.endswith(f"table={orders}") and "level=ERROR" in line and "'broken'" in line
     shown = market.repo.command("status", code=1)
     assert any(f"{orders} is paused" in problem for problem in shown["problems"])
     samples = scraped(worker)

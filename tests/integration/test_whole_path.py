@@ -247,6 +247,14 @@ def test_status_is_well(traded: Bazaar, worker: Running) -> None:
     assert set(status["lag"].values()) == {0}
 
 
+def test_the_log_tells_of_each_snapshot_once(traded: Bazaar, worker: Running) -> None:
+    lines = worker.log.read_text().splitlines()
+    for table in ("shop.public.goods", "shop.public.orders", "depot.yard.stock"):
+        (line,) = [x for x in lines if "event=snapshot_begins" in x and x.endswith(f"table={traded.name(table)}")]
+        assert "level=INFO" in line
+        assert worker.health()[1]["tables"][traded.name(table)]["snapshot"] > 0
+
+
 def test_apply_again_changes_nothing(traded: Bazaar) -> None:
     again = traded.repo.apply()
     assert set(again["connectors"].values()) == {"unchanged"}
@@ -260,6 +268,9 @@ def test_a_worker_waits_for_redis_and_goes_on(traded: Bazaar, worker: Running) -
         status, state = waited(lambda: (h := worker.health())[1].get("waiting_for") and h, "a worker that waits")
         assert status == 503
         assert "Redis" in state["waiting_for"]
+        shown = traded.repo.command("status", code=1)
+        assert shown["stores"]["online"] == "does not answer"
+        assert sum("Redis is unavailable" in problem for problem in shown["problems"]) == 2  # the store, the worker
     finally:
         traded.repo.redis.start()
     traded.settle()

@@ -77,6 +77,16 @@ def test_writers_of_one_partition_do_not_double(root):
     assert sum(written) == 40
 
 
+def test_a_writer_learns_what_another_wrote_between_two_of_its_commits(root):
+    """Its own commit, of another partition, passes over the other's: no conflict will ever tell it."""
+    one, other = DeltaLake(str(root)), DeltaLake(str(root))
+    assert one.next_offset(NAME, TOPIC, 0) is None
+    assert append(other, 0, 1, 0).written == 1
+    assert append(one, 0, 1, 1).written == 1
+    assert append(one, 0, 1, 0).duplicates == 1
+    assert ids(one) == [0, 1_000]
+
+
 def test_one_lake_serves_several_threads(root):
     lake = DeltaLake(str(root))
     in_threads(*(lambda p=p: [append(lake, i, i + 1, p) for i in range(5)] for p in range(3)))

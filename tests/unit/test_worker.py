@@ -368,6 +368,27 @@ def test_a_paused_table_goes_on_where_it_stopped_when_it_is_resumed(platform: Pl
     assert worker.state()["resumed"] == {TOPIC: 2} and worker.paused == {}
 
 
+def test_one_word_reaches_every_worker_of_the_group(platform: Platform) -> None:
+    paused = []
+    for partition in (P0, P1):
+        platform.produce(
+            *((key(i), envelope("c", row(i, amount=-1.0), lsn=i)) for i in range(1, 100)),
+            (key(200), envelope("c", row(200, amount=2.0), lsn=200)),
+            to=partition,
+        )
+        worker, consumer = platform.start(), platform.consumer
+        assert consumer is not None
+        consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+        consumer.assign([partition])
+        worker._take(consumer.poll(0, 99))
+        assert consumer.poll(0, 1_000) == []
+        paused.append((worker, consumer))
+    ask_to_resume(MemoryProducer(platform.broker), CONTROL, TOPIC)
+    for worker, consumer in paused:
+        worker._resume_asked()
+        assert [records.offsets for records in consumer.poll(0, 1_000)] == [[99]]
+
+
 def test_a_word_on_the_control_topic_that_is_no_command_is_left_alone(platform: Platform) -> None:
     worker = platform.start()
     for value in (b"{oops", b"[]", b'{"command": "jump"}', None):
