@@ -1,5 +1,7 @@
 """The composition root: the only place that builds concrete classes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 from connectors.connect import Connect
 from connectors.source import Source, default_slot
 from connectors.table import Table
@@ -14,6 +16,7 @@ from stores.writers import ByView
 from streams.backfill import Backfill
 from streams.breaker import Breaker, BreakerSettings
 from streams.changes import changes_schema
+from streams.clock import SystemClock
 from streams.control import Control
 from streams.decide import changes_table
 from streams.declarations import DeclarationError, compile_view
@@ -128,6 +131,8 @@ def worker(repo: Repo) -> Worker:
             windows=Windows(declared, settings.window_rows, settings.window_seconds),
             tally=tally,
             control=Control(KafkaFollower(repo.settings.kafka.bootstrap_servers, repo.control_topic)),
+            clock=SystemClock(),
+            flushing=ThreadPoolExecutor(max_workers=1, thread_name_prefix="flush"),
         ),
         WorkerSettings(
             poll_records=settings.poll_records,
