@@ -123,6 +123,13 @@ class Lake:
         what = f"append {rows.num_rows} rows to {name} up to {at}"
         return self._call(what, lambda: self.inner.append(name, rows, offsets))
 
+    def append_once(self, name: str, rows: pa.Table, job: str, number: int) -> bool:
+        what = f"append {rows.num_rows} rows to {name} as number {number} of {job}"
+        return self._call(what, lambda: self.inner.append_once(name, rows, job, number))
+
+    def commits(self, name: str, job: str) -> int:
+        return self._call(f"commits of {job} to {name}", lambda: self.inner.commits(name, job))
+
     def advance(self, name: str, offsets: Mapping[TopicPartition, int]) -> None:
         self._call(f"advance {name}", lambda: self.inner.advance(name, offsets))
 

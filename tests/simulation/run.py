@@ -13,7 +13,7 @@ from stores.memory import MemoryOnline
 from stores.memory_lake import MemoryLake
 from stores.rows import FeatureWriter
 from stores.writers import ByView
-from streams.backfill import Backfill, Window
+from streams.backfill import AnotherBackfill, Backfill, Window
 from streams.breaker import Breaker, BreakerSettings
 from streams.changes import changes_schema
 from streams.control import Control
@@ -235,7 +235,7 @@ class Simulation:
         def attempt() -> None:
             try:
                 body(process)
-            except UNAVAILABLE as error:
+            except (*UNAVAILABLE, AnotherBackfill) as error:
                 self.scheduler.say(f"{name} ended: {error}")
 
         process.actors.append(self.scheduler.spawn(process.name, attempt))
