@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 
 from stores.lake import Lake, TopicPartition
@@ -29,7 +30,7 @@ from streams.messages import Partition
 from streams.patience import Abandoned, Patience
 from streams.stage import Batch, LakeTable
 from streams.tally import Tally
-from streams.truncate import MARK, Truncates, below, mark, settle
+from streams.truncate import Truncates, below, settle, truncates
 
 
 class Flusher:
@@ -109,11 +110,10 @@ class Flusher:
             rows = pa.concat_tables(batch.tables[table])
             topic = batch.topics[table]
             offsets: dict[TopicPartition, int] = {p: n for p, n in batch.offsets.items() if p.topic == topic}
-            truncated = mark(rows) if is_changes_table(table) else None
-            if truncated is not None:
-                offsets[topic, MARK] = truncated
             if self._patience(partial(self._append, table, rows, offsets)):
                 replayed.add(table)
+            if is_changes_table(table) and truncates(rows):
+                self._patience(partial(self._truncates.place, topic))
         self._settle(batch, replayed)
         for topic in set(batch.topics.values()):
             self._settle_truncates(batch, topic, any(batch.topics[table] == topic for table in replayed))
@@ -128,10 +128,11 @@ class Flusher:
 
     def _settle_truncates(self, batch: Batch, topic: str, replayed: bool) -> None:
         truncated = self._patience(partial(self._truncates.refresh, topic))
-        since = 0 if replayed else batch.truncated[topic]
-        if truncated.last > since and (replayed or _concerns(batch, topic, truncated.last)):
+        known = () if replayed else batch.truncated[topic]
+        news = np.setdiff1d(truncated.lsns, known)
+        if len(news) and (replayed or _concerns(batch, topic, truncated.last)):
             for view in self._views[topic]:
-                self._patience(partial(settle, self._lake, self._writer, view, truncated, since))
+                self._patience(partial(settle, self._lake, self._writer, view, truncated, int(news[0]) - 1))
 
     def _settle(self, batch: Batch, replayed: Collection[LakeTable]) -> None:
         """Make event views agree with the lake, which now holds this batch.
@@ -165,7 +166,7 @@ def _concerns(batch: Batch, topic: str, truncate: int) -> bool:
     """Whether the batch brought a truncate of the topic, or rows older than it."""
     tables = [name for name, fed_by in batch.topics.items() if fed_by == topic]
     return any(
-        mark(rows) is not None if is_changes_table(name) else below(rows, truncate).any()
+        truncates(rows) if is_changes_table(name) else below(rows, truncate).any()
         for name in tables
         for rows in batch.tables[name]
     )

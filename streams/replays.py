@@ -5,11 +5,12 @@ winning row, and a replayed row that was changed or deleted since could win agai
 staged for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.types as pt
 
@@ -41,6 +42,28 @@ def settle_replays(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome) -> 
     doubled, outdated = _compare(lake, staged, changes, mask)
     accepted = _without_event_rows(outcome.accepted, outdated).without(doubled)
     return replace(outcome, accepted=accepted, ignored=outcome.ignored + int(doubled.sum()))
+
+
+def settle_read_again(lake: Lake, held: Mapping[int, int], outcome: Outcome) -> Outcome:
+    """The outcome without changes that were rejected when their records were first read.
+
+    `held` gives for partitions the offset below which the lake held everything when this worker began. What is
+    read again below it and does not stand in the lake is a letter, or the double of another: a contract that has
+    changed since does not bring it in, for the lake would drop it there, and the stores would not. Its letter can
+    be replayed. Raises `StoreUnavailable`.
+    """
+    rows = outcome.accepted.changes.rows
+    places = list(zip(rows["_partition"].to_pylist(), rows["_offset"].to_pylist(), strict=True))
+    again = [offset < held.get(partition, 0) for partition, offset in places]
+    if not any(again):
+        return outcome
+    first = pc.field("_offset") >= min(offset for _, offset in places)
+    stored = lake.scan(changes_table(outcome.records.topic), ["_partition", "_offset"], first).read_all()
+    standing = set(zip(stored["_partition"].to_pylist(), stored["_offset"].to_pylist(), strict=True))
+    rejected = np.array([late and place not in standing for late, place in zip(again, places, strict=True)])
+    if not rejected.any():
+        return outcome
+    return replace(outcome, accepted=outcome.accepted.without(rejected), ignored=outcome.ignored + int(rejected.sum()))
 
 
 def _compare(

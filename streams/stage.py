@@ -22,7 +22,7 @@ class Batch:
 
     `topics` tells which topic feeds a table. `events` holds the rows of event views, and `undecided` the
     entities (a table of join keys) that have to be decided from the lake: both are settled once the rows are
-    there. `truncated` gives for each topic the LSN of the last truncate that all its rows take account of.
+    there. `truncated` gives for each topic the LSNs of the truncates that all its rows take account of.
     `since` is when it was begun.
     """
 
@@ -32,7 +32,7 @@ class Batch:
     offsets: dict[Partition, int] = field(default_factory=dict)
     events: list[FeatureRows] = field(default_factory=list)
     undecided: list[tuple[View, pa.Table]] = field(default_factory=list)
-    truncated: dict[str, int] = field(default_factory=dict)
+    truncated: dict[str, tuple[int, ...]] = field(default_factory=dict)
     rows: int = 0
 
     def put(self, table: LakeTable, topic: str, rows: pa.Table) -> None:

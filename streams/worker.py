@@ -22,7 +22,7 @@ from streams.letters import DeadLetters
 from streams.messages import Partition, Records
 from streams.patience import Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
-from streams.replays import settle_replays
+from streams.replays import settle_read_again, settle_replays
 from streams.stage import Batch
 from streams.tally import Tally
 from streams.truncate import Truncates, knowing
@@ -85,6 +85,7 @@ class Worker:
         self._unchecked: set[Partition] = set()
         self._left: set[Partition] = set()
         self._safe: dict[Partition, int] = {}
+        self._begun: dict[Partition, int] = {}
         self._pending: list[Records] = []
         self._batch = self._fresh()
         self._truncates = Truncates(parts.lake)
@@ -193,6 +194,8 @@ class Worker:
         """What came before: replays need what the lake holds, what is staged for it, and what stands `before` them
         in the same poll; rows older than a truncate come with their delete."""
         topic = outcome.records.topic
+        held = {p.number: offset for p, offset in self._begun.items() if p.topic == topic}
+        outcome = self._patience(partial(settle_read_again, self._parts.lake, held, outcome))
         if outcome.has_replays():
             table = changes_table(topic)
             staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
@@ -212,7 +215,9 @@ class Worker:
                     self._batch.undecide(rows)
         self._batch.put(changes_table(topic), topic, outcome.accepted.changes.rows)
         self._batch.advance(outcome.records.next_offsets())
-        self._batch.truncated[topic] = min(outcome.truncated, self._batch.truncated.get(topic, outcome.truncated))
+        self._batch.truncated[topic] = min(
+            outcome.truncated, self._batch.truncated.get(topic, outcome.truncated), key=len
+        )
         if outcome.has_truncates():
             self._batch.since = float("-inf")  # flushed at once: only then the views are empty
 
@@ -341,6 +346,7 @@ class Worker:
                     f"{partition} ends at offset {end}, but the lake holds its records up to {ahead}: the topic was "
                     "made anew. Give the source a new name, or move the lake away and snapshot again"
                 )
+            self._begun[partition] = held.get(changes_table(partition.topic), 0)
             known = held.get(changes_table(partition.topic)) if committed is None else committed
             if known is not None and known < first:
                 raise RecordsExpired(

@@ -201,6 +201,8 @@ class Member(MemoryConsumer):
         self.orders: list[Callable[[], None]] = []
         self.left = False
         self.unaware: set[Partition] = set()
+        # What it then leaves behind in an event view, nobody knows of: docs/architecture.md says so.
+        process.mortal = lambda: not self.unaware
         self._joined = True  # the group assigns
 
     def subscribe(self, topics: Sequence[str], assigned: Rebalanced, revoked: Rebalanced, lost: Rebalanced) -> None:

@@ -52,7 +52,7 @@ class Process:
     name: str
     actors: list[Actor] = field(default_factory=list)
     dead: bool = False
-    mortal: bool = True
+    mortal: Callable[[], bool] = lambda: True
 
     def kill(self) -> None:
         """As kill -9: from now on nothing that it does has an effect."""
@@ -76,7 +76,7 @@ class Process:
     def step(self, store: str, what: str) -> None:
         """A point at which others may run, time may pass, and the process may die."""
         scheduler, weather = self.scheduler, self.weather
-        if self.mortal and scheduler.random.random() < weather.kill:
+        if scheduler.random.random() < weather.kill and self.mortal():
             self.kill()
         slow = scheduler.random.random() < weather.slow
         scheduler.sleep(scheduler.random.random() * 0.5 if slow else 0.0)

@@ -61,7 +61,7 @@ class Plan:
             return random.random() < share
 
         return cls(
-            commits=random.choice((10, 25, 40)),
+            commits=random.choice((8, 16, 32)),
             workers=random.choice((1, 2, 3)),
             bad_share=random.choice((0.0, 0.0, 0.1)),
             truncates=some(0.2),

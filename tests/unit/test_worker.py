@@ -360,6 +360,25 @@ def test_a_replay_that_was_cut_short_is_settled_when_it_is_read_again(platform: 
     assert (platform.customer("ann"), platform.customer("bob")) == (1.0, -2.0)
 
 
+def test_what_was_rejected_stays_a_letter_when_it_is_read_again_under_another_contract(platform: Platform) -> None:
+    platform.produce(
+        (key(1), envelope("c", row(1, "ann", 1.0), lsn=10)),
+        (key(1), envelope("u", row(1, "ann", -1.0), before=row(1, "ann", 1.0), lsn=11)),
+        (key(2), envelope("c", row(2, "bob", 2.0), lsn=12)),
+    )
+    platform.lake.after[changes_table(TOPIC)] = [Killed()]
+    with pytest.raises(Killed):
+        platform.run()
+    platform.take_the_rule_back()
+    platform.run()
+    assert platform.changes() == [(10, "c"), (12, "c")]
+    assert (platform.order(1), platform.customer("ann")) == (1.0, 1.0)
+    replay(MemoryProducer(platform.broker), platform.letters())
+    platform.run()
+    assert platform.changes() == [(10, "c"), (11, "u"), (12, "c")]
+    assert (platform.order(1), platform.customer("ann")) == (-1.0, -1.0)
+
+
 def test_a_row_that_moved_back_on_its_way_to_the_lake_is_not_overtaken_by_a_decision(platform: Platform) -> None:
     """The decision of one batch finds the row in the lake as it was, while the next batch is already online."""
     early, middle, late, latest = (f"2024-01-0{day}T00:00:00Z" for day in (1, 2, 3, 4))
