@@ -133,6 +133,15 @@ class Flusher:
         if len(news) and (replayed or _concerns(batch, topic, truncated.last)):
             for view in self._views[topic]:
                 self._patience(partial(settle, self._lake, self._writer, view, truncated, int(news[0]) - 1))
+                self._decide_below(batch, view, truncated.last)
+
+    def _decide_below(self, batch: Batch, view: View, truncate: int) -> None:
+        """A row that came online late, at an entity that it had moved to, may have its delete at the one before."""
+        parts = batch.tables.get(features_table(view.name), []) if view.kind == "event" else []
+        late = [part.filter(pa.array(below(part, truncate))) for part in parts]
+        if any(part.num_rows for part in late):
+            keys = pa.concat_tables(late).group_by([key.name for key in view.join_keys]).aggregate([])
+            self._patience(partial(decide, self._lake, self._writer, view, keys))
 
     def _settle(self, batch: Batch, replayed: Collection[LakeTable]) -> None:
         """Make event views agree with the lake, which now holds this batch.
