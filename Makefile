@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JARS := build/jars
 ARGS ?=
+SEEDS ?= 1000
 
 help: ## Print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +25,9 @@ lint: $(VENV)/ready ## Ruff, mypy --strict, import-linter
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+simulate: setup ## Run the worker's simulation on SEEDS seeds  (SEEDS=10000, ARGS="--seed 7" replays one)
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
 bench: setup ## Measure everything that has a goal, into benchmarks/results.json  (ARGS="--only drain")
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -58,4 +62,4 @@ $(JARS)/ready: pom.xml | tools
 	@mvn -q -B -Dstyle.color=never dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(JARS)
 	@touch $@
 
-.PHONY: help demo test lint bench setup lock down jars clean tools
+.PHONY: help demo test simulate lint bench setup lock down jars clean tools

@@ -8,6 +8,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def rows(seconds: int = 600) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         lake = lake_with(Path(folder, "lake"), view, table.slice(0, 0), 1)
         lake.create(TABLES[1], table.schema, {})
-        compactor = Compactor(lake)
+        compactor = Compactor(lake, ThreadPoolExecutor(max_workers=1))
         begun = time.monotonic()
         for flush in range(seconds):
             time.sleep(max(0.0, begun + flush - time.monotonic()))
@@ -45,7 +46,7 @@ def rows(seconds: int = 600) -> Iterator[Row]:
             taken.append(1_000 * (time.perf_counter() - before))
             compactor.flushed(TABLES)
             memory.append(psutil.Process().memory_info().rss / 1e6)
-        compactor.close()
+        compactor.collect()
         files = lake.files(TABLES[0])
     first, last = np.median(taken[:EDGE]), np.median(taken[-EDGE:])
     goal = "no growth over the first minute"

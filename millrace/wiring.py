@@ -1,5 +1,6 @@
 """The composition root: the only place that builds concrete classes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from sqlalchemy.exc import DBAPIError
@@ -19,6 +20,7 @@ from stores.writers import ByView
 from streams.backfill import Backfill
 from streams.breaker import Breaker, BreakerSettings
 from streams.changes import changes_schema
+from streams.clock import SystemClock
 from streams.control import Control
 from streams.decide import changes_table
 from streams.declarations import DeclarationError, compile_view
@@ -132,6 +134,8 @@ def worker(repo: Repo) -> Worker:
             tally=tally,
             source_table=partial(_source_table, repo),
             control=Control(KafkaFollower(repo.settings.kafka.bootstrap_servers, repo.control_topic)),
+            clock=SystemClock(),
+            flushing=ThreadPoolExecutor(max_workers=2, thread_name_prefix="flush"),
         ),
         WorkerSettings(
             poll_records=settings.poll_records,

@@ -85,6 +85,21 @@ def standing(lake: Lake, view: View, lsns: Sequence[int]) -> pa.Table:
         return answer(connection, query, schema)
 
 
+def before(table: Snapshot, changes: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """What the columns held before each of some changes of `changes/<topic>`, row by row: the values of the
+    newest earlier change of the same source row; null where there is none, or it deleted the row."""
+    key = json.loads(table.properties[PRIMARY_KEY])
+    names = [*(f"k{i}" for i in range(len(key))), "lsn"]
+    asked = changes.select([*key, "_lsn"]).rename_columns(names).append_column("i", pa.array(range(len(changes))))
+    values = ", ".join(f"CASE WHEN earlier._op <> 'd' THEN earlier.{quoted(column)} END" for column in columns)
+    same_row = " AND ".join(f"asked.k{i} = earlier.{quoted(name)}" for i, name in enumerate(key))
+    schema = pa.schema([table.schema.field(column) for column in columns])
+    with session(data=table.data, asked=asked) as connection:
+        query = f"""SELECT {values} FROM asked ASOF LEFT JOIN data AS earlier
+                    ON {same_row} AND asked.lsn > earlier._lsn ORDER BY asked.i"""
+        return answer(connection, query, schema)
+
+
 def _rows(lake: Lake, view: View, keys: pa.Table | None, query: str) -> pa.Table:
     """A query over `versions`, the newest version of each source row, deleted ones too, of all or some keys."""
     table = lake.snapshot(f"features/{view.name}")

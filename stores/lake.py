@@ -118,6 +118,13 @@ class Lake(Protocol):
         cannot be stored as its type in the lake, `ValueError` if rows and offsets disagree.
         """
 
+    def append_once(self, name: str, rows: pa.Table, job: str, number: int) -> bool:
+        """Add rows that belong to no offsets in one commit, the `number`-th of a job; False, and nothing is
+        added, if the table has that commit of the job already, be it by another run of it. Else as `append`."""
+
+    def commits(self, name: str, job: str) -> int:
+        """The number of the job's last commit, read from the lake; 0 if there is none."""
+
     def advance(self, name: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Raise the partitions' next offsets to at least these without adding rows: what lies below them
         counts as held, and an append of it as a replay."""
@@ -247,6 +254,21 @@ class DeltaLake:
             return AppendResult(fresh.num_rows, rows.num_rows - fresh.num_rows)
 
         return self._retried(name, write)
+
+    def append_once(self, name: str, rows: pa.Table, job: str, number: int) -> bool:
+        def write(handle: _Handle) -> bool:
+            if (handle.next_offset(job) or 0) >= number:
+                self._handles[name] = handle
+                return False
+            self._commit(handle, name, rows, {job: number})
+            return True
+
+        return self._retried(name, write)
+
+    def commits(self, name: str, job: str) -> int:
+        with self._guard(name):
+            self._handles[name] = handle = self._open(name)
+            return handle.next_offset(job) or 0
 
     def advance(self, name: str, offsets: Mapping[TopicPartition, int]) -> None:
         def write(handle: _Handle) -> None:

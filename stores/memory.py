@@ -55,11 +55,13 @@ class MemoryOnline(FeatureWriter, FeatureReader):
 
     def decide(self, rows: FeatureRows) -> WriteResult:
         """As `FeatureWriter.decide`."""
-        result = self.write([rows])
-        entries = self._of(rows.view)
-        for key, _ in _keyed(rows):
-            entries[key] = _Entry(entries[key].version, entries[key].features, undecided=False)
-        return WriteResult(result.applied, result.refused)
+        applied, entries = 0, self._of(rows.view)
+        for key, row in _keyed(rows):
+            took = self._apply(rows.view, key, row)
+            entry, applied = entries[key], applied + took
+            if took or (row["_deleted"] and entry.features is None):
+                entries[key] = _Entry(entry.version, entry.features, undecided=False)
+        return WriteResult(applied, rows.table.num_rows - applied)
 
     def read(self, views: Sequence[View], keys: pa.Table) -> list[pa.Table]:
         """As `FeatureReader.read`."""

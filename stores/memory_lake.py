@@ -19,6 +19,7 @@ class _Table:
     properties: dict[str, str]
     version: int = 0
     offsets: dict[TopicPartition, int] = field(default_factory=dict)
+    jobs: dict[str, int] = field(default_factory=dict)
 
     def commit(self, rows: pa.Table) -> None:
         self.rows = rows
@@ -79,6 +80,18 @@ class MemoryLake:
                 table.commit(pa.concat_tables([conform(table.rows, fresh.schema, name), fresh]))
                 table.advance(offsets)
             return AppendResult(fresh.num_rows, rows.num_rows - fresh.num_rows)
+
+    def append_once(self, name: str, rows: pa.Table, job: str, number: int) -> bool:
+        with self._lock:
+            table = self._table(name)
+            if table.jobs.get(job, 0) >= number:
+                return False
+            self.append(name, rows, {})
+            table.jobs[job] = number
+            return True
+
+    def commits(self, name: str, job: str) -> int:
+        return self._table(name).jobs.get(job, 0)
 
     def advance(self, name: str, offsets: Mapping[TopicPartition, int]) -> None:
         with self._lock:

@@ -170,7 +170,8 @@ class RedisOnline(FeatureWriter, FeatureReader):
 
     def decide(self, rows: FeatureRows) -> WriteResult:
         """As `FeatureWriter.decide`."""
-        return self._evaluate(self._decide, versioned([rows]), marking=False)
+        result = self._evaluate(self._decide, versioned([rows]), marking=False)
+        return WriteResult(result.applied, result.refused)
 
     def update_plain(self, view: View, rows: pa.Table) -> WriteResult:
         """Writes rows that know no log position: what Feast itself materializes or pushes.

@@ -80,8 +80,13 @@ class FeatureWriter(Protocol):
         """Apply the rows, in order, each by the rule. Idempotent. Raises `StoreUnavailable`."""
 
     def decide(self, rows: FeatureRows) -> WriteResult:
-        """Write the newest remaining rows of undecided entities of an event view by the same rule, and
-        clear their mark; a row with `_deleted` says that none remains."""
+        """Write the newest remaining rows of undecided entities of an event view by the same rule; a row
+        with `_deleted` says that none remains. The mark goes where the store then holds what the row says;
+        where it holds another row, one that the decision did not know of, the entity stays undecided."""
+
+    def inspect(self, view: View, keys: pa.Table) -> pa.Table:
+        """For each row of `keys` (the view's join keys): the features, `event_timestamp`, `_present`, and the
+        stored version, null where nothing was ever written: `_order`, `_lsn`, `_row`, `_undecided`."""
 
     def ping(self) -> None:
         """Raises `StoreUnavailable` if the store does not answer."""

@@ -57,9 +57,14 @@ def fold(view: View, keys: Sequence[bytes], table: pa.Table, stored: Entities) -
 def fold_decisions(
     view: View, keys: Sequence[bytes], table: pa.Table, stored: Entities
 ) -> tuple[dict[bytes, Entity], int]:
-    """`fold` for the rows that decide entities: nothing stays undecided."""
+    """`fold` for the rows that decide entities, one each: undecided stay those that hold another row."""
     now, applied = fold(view, keys, table, stored)
-    return {key: replace(entity, undecided=False) for key, entity in now.items()}, applied
+    for key, deleted in zip(keys, table["_deleted"].to_pylist(), strict=True):
+        entity = now[key]
+        gone = entity.version is not None and entity.version.order == LEAST_ORDER
+        if entity.position is not None or (deleted and gone):
+            now[key] = replace(entity, undecided=False)
+    return now, applied
 
 
 def fold_plain(_: View, keys: Sequence[bytes], table: pa.Table, stored: Entities) -> tuple[dict[bytes, Entity], int]:

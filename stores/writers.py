@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pyarrow as pa
+
 from stores.errors import StoreRefused
 from stores.rows import FeatureRows, FeatureWriter, WriteResult
 from stores.view import View
@@ -29,6 +31,9 @@ class ByView:
 
     def decide(self, rows: FeatureRows) -> WriteResult:
         return self._store(rows.view).decide(rows)
+
+    def inspect(self, view: View, keys: pa.Table) -> pa.Table:
+        return self._store(view).inspect(view, keys)
 
     def _store(self, view: View) -> FeatureWriter:
         if view.vector is None:

@@ -6,8 +6,9 @@ Two steps a view, each resumable and repeatable:
 2. The newest row of each entity is written to the online or vector store by compare-and-set: newer values
    stay. Entities of event views are decided as the worker decides them.
 
-Beside live workers nothing is written twice: a worker writes a view's rows before the changes they were made
+Nothing is written twice. Beside live workers: a worker writes a view's rows before the changes they were made
 of, and the first step moves the view's offsets to those of the changes before it looks for what is missing.
+Beside another backfill of the same view: their commits are numbered, and the one that comes second gives up.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.table import Table
-from stores.history import newest
-from stores.lake import Lake, TopicPartition
+from stores.history import before, newest
+from stores.lake import Lake, Snapshot, TopicPartition
 from stores.rows import TIMESTAMP, FeatureRows, FeatureWriter
 from streams.changes import Changes, changes_schema
 from streams.decide import changes_table, decide, features_table
@@ -32,6 +33,9 @@ from streams.views import StreamView
 
 CHUNK = 20_000
 
+JOB = "millrace.backfill"
+"""The name under which the lake numbers the commits of backfills, table by table."""
+
 Advance = Callable[[str, float], None]
 """Progress: a view, and how much of it is done, 0 to 1."""
 
@@ -40,6 +44,13 @@ Report = dict[str, int]
 
 class UnknownView(Exception):
     """A view that is not declared over a captured table."""
+
+
+class AnotherBackfill(Exception):
+    """Another backfill of the same view adds rows at the same time."""
+
+    def __init__(self, view: str) -> None:
+        super().__init__(f"another backfill of view {view} is at work: run this one again when that is done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,8 @@ class Backfill:
     def run(self, views: Sequence[str], window: Window, advance: Advance) -> dict[str, Report]:
         """Bring the named views, or all, into the stores; returns a report for each.
 
-        Entities without a change in the window are left alone. Raises `UnknownView` and `StoreUnavailable`.
+        Entities without a change in the window are left alone. Raises `UnknownView`,
+        `AnotherBackfill` and `StoreUnavailable`.
         """
         by_name = {v.view.name: (flow, v) for flow in self.flows.values() for v in flow.views}
         unknown = [name for name in views if name not in by_name]
@@ -98,6 +110,7 @@ class Backfill:
         held = {(flow.table.topic, p): self.lake.next_offset(source, flow.table.topic, p) for p in partitions}
         self.lake.advance(target, {place: offset for place, offset in held.items() if offset is not None})
         snapshot = self.lake.snapshot(source)  # after the offsets: what lies beyond them is the workers' own
+        commits = self.lake.commits(target, JOB)  # before what is present: what another run adds after is a conflict
         present = _places(self.lake.scan(target, ["_partition", "_offset"]).read_all())
         total = max(1, snapshot.data.count_rows())
         for batch in snapshot.data.scanner(filter=window.of("_commit_ts"), batch_size=CHUNK).to_batches():
@@ -105,18 +118,27 @@ class Backfill:
             report["changes_read"] += rows.num_rows
             missing = rows.filter(pa.array(~np.isin(_places(rows), present) & _below(rows, held)))
             if missing.num_rows:
-                self._add(flow, view, truncated, missing, report)
+                table = self._made_of(flow, view, snapshot, truncated, missing, report)
+                if table.num_rows:
+                    commits += 1
+                    if not self.lake.append_once(target, table, JOB, commits):
+                        raise AnotherBackfill(view.view.name)
+                    report["rows_added"] += table.num_rows
             advance(view.view.name, 0.5 * report["changes_read"] / total)
 
-    def _add(self, flow: Flow, view: StreamView, truncated: Truncated, rows: pa.Table, report: Report) -> None:
+    def _made_of(
+        self, flow: Flow, view: StreamView, source: Snapshot, truncated: Truncated, rows: pa.Table, report: Report
+    ) -> pa.Table:
+        """The view's rows of some changes."""
         schema = changes_schema(flow.table)
         only = Flow(flow.table, flow.contract, (view,))
-        accepted = process(Changes(flow.table, rows.select(schema.names).cast(schema)), only)
+        old = None
+        if only.before:
+            old = before(source, rows, only.before).cast(pa.schema([schema.field(name) for name in only.before]))
+        accepted = process(Changes(flow.table, rows.select(schema.names).cast(schema), old), only)
         report["rejected"] += len(accepted.bad)
         outcome = self.embedding(Outcome(_no_records(flow.table), only, with_deletes(accepted, truncated), (), 0))
-        table = outcome.rows()[0].table
-        if table.num_rows:
-            report["rows_added"] += self.lake.append(features_table(view.view.name), table, {}).written
+        return outcome.rows()[0].table
 
     def _write(self, view: StreamView, window: Window, advance: Advance, report: Report) -> None:
         names = [key.name for key in view.view.join_keys]

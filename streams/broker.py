@@ -73,7 +73,7 @@ class Producer(Protocol):
         """Queue a record. Blocks when the queue is full. Raises `BrokerUnavailable`."""
 
     def flush(self) -> None:
-        """Return once every queued record is durable. Raises `BrokerUnavailable` if one is not."""
+        """Return once every queued record is durable. Raises `BrokerUnavailable` if one is not: it stays queued."""
 
 
 class Topics(Protocol):

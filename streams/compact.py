@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 
 from stores.errors import StoreUnavailable
 from stores.lake import Lake
@@ -16,13 +16,13 @@ FLUSHES = 64
 
 
 class Compactor:
-    """Compacts one table at a time on a thread of its own. A compaction that fails, because the lake is away or
+    """Compacts one table at a time, on a thread of `executor`. A compaction that fails, because the lake is away or
     another worker was faster, is left to the next: it changes no rows."""
 
-    def __init__(self, lake: Lake) -> None:
+    def __init__(self, lake: Lake, executor: Executor) -> None:
         self._lake = lake
         self._flushes: Counter[LakeTable] = Counter()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compact")
+        self._executor = executor
         self._running: Future[int] | None = None
 
     def flushed(self, tables: Iterable[LakeTable]) -> None:
@@ -30,20 +30,15 @@ class Compactor:
         self._flushes.update(dict.fromkeys(tables, 1))
         if self._running is not None and not self._running.done():
             return
-        self._collect()
+        self.collect()
         if self._flushes:
             table, flushes = self._flushes.most_common(1)[0]
             if flushes >= FLUSHES:
                 del self._flushes[table]
-                self._running = self._thread.submit(self._lake.compact, table)
+                self._running = self._executor.submit(self._lake.compact, table)
 
-    def close(self) -> None:
-        """Wait for a compaction that is under way."""
-        self._thread.shutdown(wait=True)
-        self._collect()
-
-    def _collect(self) -> None:
-        """Raises what a compaction raised, but for a lake that is away."""
+    def collect(self) -> None:
+        """Wait for a compaction that is under way. Raises what it raised, but for a lake that is away."""
         running, self._running = self._running, None
         if running is None:
             return

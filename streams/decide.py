@@ -1,7 +1,10 @@
 """An event view decided anew: the newest row that remains in the lake becomes the entity's value."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stores.history import newest
 from stores.lake import Lake
@@ -29,15 +32,36 @@ def is_changes_table(table: LakeTableName) -> bool:
 def decide(lake: Lake, writer: FeatureWriter, view: View, keys: pa.Table) -> WriteResult:
     """Write the newest remaining row of each entity in `keys` (join keys) by compare-and-set.
 
-    If the view's table grew meanwhile, another worker may have deleted the row just chosen: read again
-    until the table held still around the write. Raises `StoreUnavailable`.
+    What is online and not yet in the lake stays, and its entity undecided: the flush of that row decides it.
+    What the lake knows to have changed since goes first; only a late writer leaves such a row behind. If the
+    view's table grew meanwhile, another worker may have deleted the row just chosen: read again until the
+    table held still around the write. Raises `StoreUnavailable`.
     """
     table = features_table(view.name)
     while True:
         version = lake.version(table)
         result = writer.decide(FeatureRows(view, with_vanished(view, keys, newest(lake, view, keys))))
-        if lake.version(table) == version:
+        outdated = _outdated(lake, view, keys, writer.inspect(view, keys)) if result.refused else None
+        if outdated is not None and outdated.num_rows:
+            writer.write([FeatureRows(view, outdated)])
+        elif lake.version(table) == version:
             return result
+
+
+def _outdated(lake: Lake, view: View, keys: pa.Table, stored: pa.Table) -> pa.Table:
+    """A marked row for each entity whose stored row has a later version in the lake, at the LSN of that."""
+    live = pc.and_(stored["_present"], pc.is_valid(stored["_row"]))
+    stored, keys = stored.filter(live), keys.filter(live)
+    if not stored.num_rows:
+        return rows_schema(view).empty_table()
+    wanted = pc.field("_row").isin(stored["_row"].cast(pa.binary()).combine_chunks().unique())
+    versions = lake.scan(features_table(view.name), ["_row", "_lsn"], wanted).read_all()
+    latest = versions.group_by("_row").aggregate([("_lsn", "max")])
+    place = pc.index_in(stored["_row"].cast(pa.binary()), latest["_row"].combine_chunks())
+    known = latest["_lsn_max"].take(place)
+    late = pc.fill_null(pc.less(stored["_lsn"], known), False)
+    columns = {"_row": stored["_row"], "_lsn": known}
+    return _marked(view, keys.filter(late), {name: column.filter(late) for name, column in columns.items()})
 
 
 def with_vanished(view: View, keys: pa.Table, remaining: pa.Table) -> pa.Table:
@@ -47,7 +71,14 @@ def with_vanished(view: View, keys: pa.Table, remaining: pa.Table) -> pa.Table:
     asked = list(zip(*(keys[name].to_pylist() for name in names), strict=True))
     vanished = np.array([i for i, key in enumerate(asked) if key not in found], np.int64)
     schema = rows_schema(view)
-    gone = keys.select(names).take(pa.array(vanished))
-    columns = {name: gone[name] for name in names} | {"_deleted": pa.array(np.ones(len(vanished), bool))}
-    filled = [columns.get(f.name, pa.nulls(len(vanished), f.type)) for f in schema]
-    return pa.concat_tables([remaining.select(schema.names).cast(schema), pa.table(filled, schema=schema)])
+    gone = _marked(view, keys.take(pa.array(vanished)), {})
+    return pa.concat_tables([remaining.select(schema.names).cast(schema), gone])
+
+
+def _marked(view: View, keys: pa.Table, columns: Mapping[str, pa.ChunkedArray]) -> pa.Table:
+    """Rows of nulls with `_deleted`, for the entities in `keys`, and with the columns given."""
+    given = {key.name: keys[key.name] for key in view.join_keys} | dict(columns)
+    given["_deleted"] = pa.array(np.ones(keys.num_rows, bool))
+    schema = rows_schema(view)
+    filled = [given.get(f.name, pa.nulls(keys.num_rows, f.type)) for f in schema]
+    return pa.table([column.cast(f.type) for f, column in zip(schema, filled, strict=True)], schema=schema)

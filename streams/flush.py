@@ -4,7 +4,7 @@ Order, and why a crash after any step loses and doubles nothing:
 1. letters are durable;
 2. each lake table gets one commit, which carries the offsets: a replay of the batch is dropped there.
    The tables of the views come before the changes they were made of (see `Worker._stage`);
-3. entities of event views whose winner is gone are decided anew from the lake;
+3. event views are made to agree with the lake: rows are offered once more, entities decided anew;
 4. what lies below a truncate is deleted (`streams.truncate`): if this batch brought the truncate, or older
    rows that did not know it, or was flushed before by a worker that may not have come so far;
 5. only then the caller commits the offsets to Kafka.
@@ -12,27 +12,29 @@ Order, and why a crash after any step loses and doubles nothing:
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 
 from stores.lake import Lake, TopicPartition
 from stores.rows import FeatureWriter
 from stores.view import View
+from streams.clock import Clock
 from streams.compact import Compactor
-from streams.decide import decide, is_changes_table
+from streams.decide import decide, features_table, is_changes_table
 from streams.letters import DeadLetters
 from streams.messages import Partition
 from streams.patience import Abandoned, Patience
 from streams.stage import Batch, LakeTable
 from streams.tally import Tally
-from streams.truncate import MARK, Truncates, below, mark, settle
+from streams.truncate import Truncates, below, settle, truncates
 
 
 class Flusher:
-    """Flushes one batch at a time on a thread of its own."""
+    """Flushes one batch at a time, beside the loop: on a thread of `executor`, which ends with it. Another compacts."""
 
     def __init__(
         self,
@@ -42,6 +44,8 @@ class Flusher:
         truncates: Truncates,
         views: Mapping[str, Sequence[View]],
         tally: Tally,
+        clock: Clock,
+        executor: Executor,
     ) -> None:
         self._truncates = truncates
         self._views = views
@@ -49,12 +53,13 @@ class Flusher:
         self._letters = letters
         self._writer = writer
         self._tally = tally
+        self._clock = clock
         self._abandon = threading.Event()
         self._patience = Patience(self._idle)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flush")
+        self._thread = executor
         self._running: Future[dict[Partition, int]] | None = None
-        self._batch = Batch()
-        self._compactor = Compactor(lake)
+        self._batch: Batch | None = None
+        self._compactor = Compactor(lake, executor)
 
     @property
     def busy(self) -> bool:
@@ -68,7 +73,7 @@ class Flusher:
 
     def staged(self, table: LakeTable) -> list[pa.Table]:
         """The rows of a lake table in the batch that is under way; the lake may hold them already."""
-        return self._batch.tables.get(table, [])
+        return self._batch.tables.get(table, []) if self._batch else []
 
     def start(self, batch: Batch) -> None:
         """Begin to flush; only while not `busy`."""
@@ -88,31 +93,30 @@ class Flusher:
         except TimeoutError:
             return {}
         self._running = None
-        self._batch = Batch()
+        self._batch = None
         return offsets
 
     def close(self) -> None:
         """Call off a flush that waits for a store. What it has not written is read again from Kafka."""
         self._abandon.set()
         self._thread.shutdown(wait=True)
-        self._compactor.close()
+        self._compactor.collect()
 
     def _flush(self, batch: Batch) -> dict[Partition, int]:
         began = time.perf_counter()
         self._patience(self._letters.flush)
-        replayed: set[str] = set()
+        replayed: set[LakeTable] = set()
         for table in sorted(batch.tables, key=is_changes_table):
             rows = pa.concat_tables(batch.tables[table])
             topic = batch.topics[table]
             offsets: dict[TopicPartition, int] = {p: n for p, n in batch.offsets.items() if p.topic == topic}
-            truncated = mark(rows) if is_changes_table(table) else None
-            if truncated is not None:
-                offsets[topic, MARK] = truncated
             if self._patience(partial(self._append, table, rows, offsets)):
-                replayed.add(topic)
-        self._settle(batch)
+                replayed.add(table)
+            if is_changes_table(table) and truncates(rows):
+                self._patience(partial(self._truncates.place, topic))
+        self._settle(batch, replayed)
         for topic in set(batch.topics.values()):
-            self._settle_truncates(batch, topic, topic in replayed)
+            self._settle_truncates(batch, topic, any(batch.topics[table] == topic for table in replayed))
         files = {table: self._patience(partial(self._lake.files, table)) for table in batch.tables}
         self._tally.flushed(time.perf_counter() - began, files)
         self._compactor.flushed(batch.tables)
@@ -124,22 +128,46 @@ class Flusher:
 
     def _settle_truncates(self, batch: Batch, topic: str, replayed: bool) -> None:
         truncated = self._patience(partial(self._truncates.refresh, topic))
-        since = 0 if replayed else batch.truncated[topic]
-        if truncated.last > since and (replayed or _concerns(batch, topic, truncated.last)):
+        known = () if replayed else batch.truncated[topic]
+        news = np.setdiff1d(truncated.lsns, known)
+        if len(news) and (replayed or _concerns(batch, topic, truncated.last)):
             for view in self._views[topic]:
-                self._patience(partial(settle, self._lake, self._writer, view, truncated, since))
+                self._patience(partial(settle, self._lake, self._writer, view, truncated, int(news[0]) - 1))
+                self._decide_below(batch, view, truncated.last)
 
-    def _settle(self, batch: Batch) -> None:
-        """Decide the undecided, and look again at what this batch deleted: while it was on its way to the
-        lake, another worker may have made a deleted row the winner."""
-        undecided: list[tuple[View, pa.Table]] = list(batch.undecided)
-        if batch.gone:
-            undecided += self._patience(lambda: self._writer.write(batch.gone)).undecided
-        for view, keys in undecided:
+    def _decide_below(self, batch: Batch, view: View, truncate: int) -> None:
+        """A row that came online late, at an entity that it had moved to, may have its delete at the one before."""
+        parts = batch.tables.get(features_table(view.name), []) if view.kind == "event" else []
+        late = [part.filter(pa.array(below(part, truncate))) for part in parts]
+        if any(part.num_rows for part in late):
+            keys = pa.concat_tables(late).group_by([key.name for key in view.join_keys]).aggregate([])
             self._patience(partial(decide, self._lake, self._writer, view, keys))
 
+    def _settle(self, batch: Batch, replayed: Collection[LakeTable]) -> None:
+        """Make event views agree with the lake, which now holds this batch.
+
+        While it was on its way there, an entity may have been decided without it: the rows are offered once
+        more. Rows that the lake held before may have been written online long after later changes of them,
+        which only the lake still knows: their entities are decided anew.
+        """
+        fresh = [rows for rows in batch.events if features_table(rows.view.name) not in replayed]
+        for rows in batch.events:
+            if features_table(rows.view.name) in replayed:
+                batch.undecide(rows)
+        undecided: list[tuple[View, pa.Table]] = list(batch.undecided)
+        if fresh:
+            undecided += self._patience(lambda: self._writer.write(fresh)).undecided
+        by_view: dict[str, list[tuple[View, pa.Table]]] = {}
+        for view, keys in undecided:
+            by_view.setdefault(view.name, []).append((view, keys))
+        for asked in by_view.values():
+            view = asked[0][0]
+            keys = pa.concat_tables([keys for _, keys in asked])
+            distinct = keys.group_by(keys.column_names).aggregate([])
+            self._patience(partial(decide, self._lake, self._writer, view, distinct))
+
     def _idle(self, seconds: float) -> None:
-        if self._abandon.wait(seconds):
+        if self._clock.wait(self._abandon, seconds):
             raise Abandoned
 
 
@@ -147,7 +175,7 @@ def _concerns(batch: Batch, topic: str, truncate: int) -> bool:
     """Whether the batch brought a truncate of the topic, or rows older than it."""
     tables = [name for name, fed_by in batch.topics.items() if fed_by == topic]
     return any(
-        mark(rows) is not None if is_changes_table(name) else below(rows, truncate).any()
+        truncates(rows) if is_changes_table(name) else below(rows, truncate).any()
         for name in tables
         for rows in batch.tables[name]
     )

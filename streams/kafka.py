@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from confluent_kafka import OFFSET_END, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Consumer as ConfluentConsumer
@@ -37,6 +38,9 @@ CONSUMER = {
     "topic.metadata.refresh.interval.ms": 5_000,
     "reconnect.backoff.max.ms": 1_000,
 }
+_Record = tuple[str, bytes | None, bytes | None, Headers]
+"""Topic, key, value, headers."""
+
 PRODUCER_FLUSH_SECONDS = 35.0  # above message.timeout.ms, after which each record has an answer
 PRODUCER = {
     "acks": "all",
@@ -226,15 +230,15 @@ class KafkaProducer:
 
     def __init__(self, bootstrap_servers: str) -> None:
         self._producer = ConfluentProducer({"bootstrap.servers": bootstrap_servers, "error_cb": _report, **PRODUCER})
-        self._failures: list[str] = []
+        self._undelivered: list[_Record] = []
+        self._failure = ""
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
         deadline = time.monotonic() + TIMEOUT_SECONDS
+        answered = partial(self._delivered, (topic, key, value, headers))
         while True:
             try:
-                self._producer.produce(
-                    topic, value=value, key=key, headers=list(headers.items()), on_delivery=self._delivered
-                )
+                self._producer.produce(topic, value=value, key=key, headers=list(headers.items()), on_delivery=answered)
                 return
             except BufferError as full:
                 if time.monotonic() > deadline:
@@ -244,15 +248,18 @@ class KafkaProducer:
                 raise BrokerUnavailable(f"Kafka refused a record for {topic}: {error}") from error
 
     def flush(self) -> None:
+        for _ in range(len(self._undelivered)):
+            self.send(*self._undelivered[0])
+            del self._undelivered[0]
         waiting = self._producer.flush(PRODUCER_FLUSH_SECONDS)
-        failures, self._failures = self._failures, []
-        if waiting or failures:
-            why = failures[0] if failures else "no answer in time"
-            raise BrokerUnavailable(f"{waiting + len(failures)} records are not durable: {why}")
+        if waiting or self._undelivered:
+            why = self._failure if self._undelivered else "no answer in time"
+            raise BrokerUnavailable(f"{waiting + len(self._undelivered)} records are not durable: {why}")
 
-    def _delivered(self, error: KafkaError | None, message: ConfluentMessage) -> None:
+    def _delivered(self, record: _Record, error: KafkaError | None, _: ConfluentMessage) -> None:
         if error is not None:
-            self._failures.append(f"{message.topic()}: {error.str()}")
+            self._undelivered.append(record)
+            self._failure = f"{record[0]}: {error.str()}"
 
 
 class KafkaTopics:

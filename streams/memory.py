@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from zlib import crc32
 
 from streams.broker import BrokerUnavailable, Rebalanced
 from streams.messages import Headers, Partition, Records
@@ -172,7 +173,7 @@ class MemoryProducer:
 
     def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
         self._broker.check()
-        number = hash(key) % self._broker.partitions.get(topic, 1)
+        number = crc32(key or b"") % self._broker.partitions.get(topic, 1)
         self._queued.append((Partition(topic, number), key, value, headers))
 
     def flush(self) -> None:

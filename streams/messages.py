@@ -1,6 +1,6 @@
 """What a broker carries: records in columns, one set a topic, and positions in partitions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -34,6 +34,19 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def without(self, partitions: Collection[Partition]) -> "Records":
+        """The records of all other partitions."""
+        gone = {p.number for p in partitions if p.topic == self.topic}
+        keep = [i for i, number in enumerate(self.partitions) if number not in gone]
+        return Records(
+            self.topic,
+            [self.partitions[i] for i in keep],
+            [self.offsets[i] for i in keep],
+            [self.keys[i] for i in keep],
+            [self.values[i] for i in keep],
+            {place: self.headers[i] for place, i in enumerate(keep) if i in self.headers},
+        )
 
     def next_offsets(self) -> dict[Partition, int]:
         """For each partition the offset that follows its last record: what to read next."""

@@ -71,15 +71,15 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a `Records`: each record is accepted, rejected or, counted, ignored. `truncated` is the
-    LSN of the last truncate that the rows take account of (`streams.truncate`)."""
+    """What became of a `Records`: each record is accepted, rejected or, counted, ignored. `truncated` has
+    the LSNs of the truncates that the rows take account of (`streams.truncate`)."""
 
     records: Records
     flow: Flow
     accepted: Accepted
     rejections: Sequence[Rejection]
     ignored: int
-    truncated: int = 0
+    truncated: tuple[int, ...] = ()
 
     def rows(self) -> list[FeatureRows]:
         """The feature rows, view by view."""

@@ -5,11 +5,12 @@ winning row, and a replayed row that was changed or deleted since could win agai
 staged for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.types as pt
 
@@ -19,6 +20,8 @@ from streams.changes import Changes
 from streams.decide import changes_table
 from streams.letters import REPLAY_OF
 from streams.pipeline import Accepted, Outcome
+
+PLACE = ("_lsn", "_partition", "_offset")
 
 ELSEWHERE = -1
 """The position of a change that is not replayed in this very batch."""
@@ -41,12 +44,35 @@ def settle_replays(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome) -> 
     return replace(outcome, accepted=accepted, ignored=outcome.ignored + int(doubled.sum()))
 
 
+def settle_read_again(lake: Lake, held: Mapping[int, int], outcome: Outcome) -> Outcome:
+    """The outcome without changes that were rejected when their records were first read.
+
+    `held` gives for partitions the offset below which the lake held everything when this worker began. What is
+    read again below it and does not stand in the lake is a letter, or the double of another: a contract that has
+    changed since does not bring it in, for the lake would drop it there, and the stores would not. Its letter can
+    be replayed. Raises `StoreUnavailable`.
+    """
+    rows = outcome.accepted.changes.rows
+    places = list(zip(rows["_partition"].to_pylist(), rows["_offset"].to_pylist(), strict=True))
+    again = [offset < held.get(partition, 0) for partition, offset in places]
+    if not any(again):
+        return outcome
+    first = pc.field("_offset") >= min(offset for _, offset in places)
+    stored = lake.scan(changes_table(outcome.records.topic), ["_partition", "_offset"], first).read_all()
+    standing = set(zip(stored["_partition"].to_pylist(), stored["_offset"].to_pylist(), strict=True))
+    rejected = np.array([late and place not in standing for late, place in zip(again, places, strict=True)])
+    if not rejected.any():
+        return outcome
+    return replace(outcome, accepted=outcome.accepted.without(rejected), ignored=outcome.ignored + int(rejected.sum()))
+
+
 def _compare(
     lake: Lake, staged: Sequence[pa.Table], changes: Changes, replayed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masks over the changes: which replayed ones stand already, and of which there is a newer one. A change is
-    known by its row's key and its LSN."""
-    names = [*changes.table.primary_key, "_lsn"]
+    known by its row's key and its LSN; one that stands from the same place in the topic is no double but the same
+    record, read again because what followed on it may not have been done."""
+    names = [*changes.table.primary_key, *PLACE]
     ours = changes.rows.select(names)
     positions = np.where(replayed, np.arange(len(changes)), ELSEWHERE)
     lake_rows = _held(lake, changes, ours.filter(pa.array(replayed))).cast(ours.schema)
@@ -55,7 +81,8 @@ def _compare(
     same_row = " and ".join(f"known.k{i} = ours.k{i}" for i in range(len(changes.table.primary_key)))
     query = f"""
         select ours.position,
-               bool_or(known.lsn = ours.lsn and known.position < ours.position) as doubled,
+               bool_or(known.lsn = ours.lsn and known.position < ours.position
+                       and (known.part, known.off) <> (ours.part, ours.off)) as doubled,
                bool_or(known.lsn > ours.lsn) as outdated
         from ours join known on {same_row} group by ours.position
     """
@@ -68,13 +95,13 @@ def _compare(
 
 
 def _numbered(rows: pa.Table, positions: np.ndarray) -> pa.Table:
-    """Key columns and LSN under names that no column of the source can clash with, and the positions."""
-    names = [*(f"k{i}" for i in range(rows.num_columns - 1)), "lsn"]
+    """Key columns, LSN and place under names that no column of the source can clash with, and the positions."""
+    names = [*(f"k{i}" for i in range(rows.num_columns - len(PLACE))), "lsn", "part", "off"]
     return rows.rename_columns(names).append_column("position", pa.array(positions, pa.int64()))
 
 
 def _held(lake: Lake, changes: Changes, wanted: pa.Table) -> pa.Table:
-    """Key and LSN of the changes in the lake of at least the rows that `wanted` names."""
+    """Key, LSN and place of the changes in the lake of at least the rows that `wanted` names."""
     snapshot = lake.snapshot(changes_table(changes.table.topic))
     wanted_rows = ds.scalar(True)
     for name in changes.table.primary_key:

@@ -1,14 +1,15 @@
 """What is online already and waits for the lake: bounded, and dropped with the partitions it came from."""
 
-import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stores.rows import FeatureRows
 from stores.view import View
+from streams.decide import features_table
 from streams.messages import Partition
 
 LakeTable = str
@@ -19,19 +20,20 @@ LakeTable = str
 class Batch:
     """Rows for several lake tables, and for each partition the offset that follows the last of them.
 
-    `topics` tells which topic feeds a table. `gone` holds the deleted rows of event views and `undecided`
-    the entities whose winner is gone: both are settled once the rows are in the lake. `truncated` gives for
-    each topic the LSN of the last truncate that all its rows take account of.
+    `topics` tells which topic feeds a table. `events` holds the rows of event views, and `undecided` the
+    entities (a table of join keys) that have to be decided from the lake: both are settled once the rows are
+    there. `truncated` gives for each topic the LSNs of the truncates that all its rows take account of.
+    `since` is when it was begun.
     """
 
+    since: float
     tables: dict[LakeTable, list[pa.Table]] = field(default_factory=dict)
     topics: dict[LakeTable, str] = field(default_factory=dict)
     offsets: dict[Partition, int] = field(default_factory=dict)
-    gone: list[FeatureRows] = field(default_factory=list)
+    events: list[FeatureRows] = field(default_factory=list)
     undecided: list[tuple[View, pa.Table]] = field(default_factory=list)
-    truncated: dict[str, int] = field(default_factory=dict)
+    truncated: dict[str, tuple[int, ...]] = field(default_factory=dict)
     rows: int = 0
-    since: float = field(default_factory=time.monotonic)
 
     def put(self, table: LakeTable, topic: str, rows: pa.Table) -> None:
         """Add rows for a lake table."""
@@ -44,20 +46,40 @@ class Batch:
         """Everything below these offsets is in the batch, among the letters, or asked to be left out."""
         self.offsets.update(offsets)
 
+    def undecide(self, rows: FeatureRows) -> None:
+        """Leave the entities of these rows of an event view to be decided from the lake."""
+        if rows.table.num_rows:
+            self.undecided.append((rows.view, rows.table.select([key.name for key in rows.view.join_keys])))
+
+    def _left(self, rows: FeatureRows, lost: list[int]) -> FeatureRows:
+        """The rows without those of the lost partitions, whose entities are left to be decided."""
+        late = _from(rows.table, lost)
+        self.undecide(FeatureRows(rows.view, rows.table.filter(late)))
+        return FeatureRows(rows.view, rows.table.filter(pc.invert(late)))
+
     @property
     def empty(self) -> bool:
-        return not self.offsets
+        return not self.offsets and not self.undecided
 
     def drop(self, partitions: Collection[Partition]) -> None:
-        """Forget what came from these partitions: another member reads it again."""
+        """Forget what came from these partitions: another member reads it again.
+
+        It may have done so already, and have written later changes of rows that came online here after it: the
+        entities of event views are left to be decided.
+        """
         for partition in partitions:
             self.offsets.pop(partition, None)
         for table, parts in self.tables.items():
             lost = [p.number for p in partitions if p.topic == self.topics[table]]
             if lost:
-                self.tables[table] = [part.filter(_not_from(part, lost)) for part in parts]
+                self.tables[table] = [part.filter(pc.invert(_from(part, lost))) for part in parts]
+                self.events = [self._left(rows, lost) if _table(rows) == table else rows for rows in self.events]
         self.rows = sum(part.num_rows for parts in self.tables.values() for part in parts)
 
 
-def _not_from(rows: pa.Table, partitions: list[int]) -> pa.Array:
-    return pa.array(~np.isin(rows["_partition"].to_numpy(), partitions))
+def _table(rows: FeatureRows) -> LakeTable:
+    return features_table(rows.view.name)
+
+
+def _from(rows: pa.Table, partitions: list[int]) -> pa.Array:
+    return pa.array(np.isin(rows["_partition"].to_numpy(), partitions))

@@ -2,8 +2,9 @@
 
 A truncate comes in one partition, the rows that it deletes in all of them, and other workers own those. Three
 things together leave, once all is read, no row of a view below a truncate:
-1. `Truncates.place`: the commit that holds the truncate in `changes/<topic>` also raises an application
-   transaction of the topic, `MARK`, to its LSN. Every flush reads it once its rows are in the lake.
+1. `Truncates.place`: who has committed a truncate to `changes/<topic>` raises an application transaction of the
+   topic, `MARK`. Every flush reads it once its rows are in the lake. It counts, it names no LSN: of two truncates
+   in two partitions the later one may be read first.
 2. `settle`: whoever committed the truncate, and whoever finds at a flush that rows which that flush brought lie
    below a truncate it did not know, deletes whatever stands below it in the lake. Both first write and then
    look, so that at least one of the two sees the other's.
@@ -29,7 +30,7 @@ from streams.pipeline import Accepted, Outcome
 from streams.views import Projected
 
 MARK = -1
-"""The number of the partition, one that no topic has, whose next offset is the LSN of the last truncate."""
+"""The number of the partition, one that no topic has, whose next offset counts the commits of truncates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +54,25 @@ class Truncates:
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
-        self._known: dict[str, Truncated] = {}
+        self._known: dict[str, tuple[int, Truncated]] = {}
 
     def known(self, topic: str) -> Truncated:
         """As of the last refresh."""
-        return self._known.get(topic, NEVER)
+        return self._known.get(topic, (0, NEVER))[1]
+
+    def place(self, topic: str) -> None:
+        """Tell the other workers that truncates were committed. Repeatable. If another does so at the same time,
+        one of the two may count for both: who then looks finds both, for they were committed before."""
+        table = changes_table(topic)
+        self._lake.advance(table, {(topic, MARK): (self._lake.next_offset(table, topic, MARK) or 0) + 1})
 
     def refresh(self, topic: str) -> Truncated:
         """Ask the lake. Where nothing was truncated since, that is one look at the table's log."""
-        known = self.known(topic)
-        mark = self._lake.next_offset(changes_table(topic), topic, MARK)
-        if mark is not None and mark > known.last:
+        seen, known = self._known.get(topic, (0, NEVER))
+        mark = self._lake.next_offset(changes_table(topic), topic, MARK) or 0
+        if mark > seen:
             known = _read(self._lake, topic)
-            self._known = {**self._known, topic: known}
+            self._known = {**self._known, topic: (mark, known)}
         return known
 
 
@@ -75,15 +82,16 @@ def _read(lake: Lake, topic: str) -> Truncated:
     return Truncated(lsns, np.asarray(rows["_commit_ts"].cast(pa.int64()))[first])
 
 
-def mark(changes: pa.Table) -> int | None:
-    """The greatest LSN of a truncate among changes, None if there is none."""
-    lsn: int | None = pc.max(changes["_lsn"].filter(pc.equal(changes["_op"], "t"))).as_py()
-    return lsn
+def truncates(changes: pa.Table) -> bool:
+    """Whether a truncate is among changes."""
+    return bool(pc.any(pc.equal(changes["_op"], "t")).as_py())
 
 
 def knowing(outcome: Outcome, truncated: Truncated) -> Outcome:
     """The outcome with the deletes of its rows by the truncates that are known."""
-    return replace(outcome, accepted=with_deletes(outcome.accepted, truncated), truncated=truncated.last)
+    return replace(
+        outcome, accepted=with_deletes(outcome.accepted, truncated), truncated=tuple(truncated.lsns.tolist())
+    )
 
 
 def with_deletes(accepted: Accepted, truncated: Truncated) -> Accepted:

@@ -2,8 +2,8 @@
 
 import logging
 import threading
-import time
 from collections.abc import Collection, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ from stores.rows import FeatureRows, FeatureWriter
 from stores.view import View
 from streams.breaker import Breaker
 from streams.broker import BrokerUnavailable, Consumer
+from streams.clock import Clock
 from streams.control import Control
 from streams.decide import changes_table, features_table
 from streams.drift import Guard, SourceTable, unasked
@@ -23,7 +24,7 @@ from streams.letters import DeadLetters
 from streams.messages import Partition, Records
 from streams.patience import Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
-from streams.replays import settle_replays
+from streams.replays import settle_read_again, settle_replays
 from streams.snapshot_log import SnapshotLog
 from streams.snapshots import snapshot_base
 from streams.stage import Batch
@@ -51,7 +52,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the wiring hands the worker."""
+    """What the wiring hands the worker. `flushing` has one thread, and is the worker's alone."""
 
     consumer: Consumer
     letters: DeadLetters
@@ -62,6 +63,8 @@ class Parts:
     windows: Windows
     tally: Tally
     control: Control
+    clock: Clock
+    flushing: Executor
     source_table: SourceTable = unasked
 
 
@@ -82,14 +85,27 @@ class Worker:
         self._settings = settings
         self._consumer = parts.consumer
         self.tally = parts.tally
+        self._clock = parts.clock
         self._owned: set[Partition] = set()
         self._unchecked: set[Partition] = set()
+        self._left: set[Partition] = set()
+        self._safe: dict[Partition, int] = {}
+        self._begun: dict[Partition, int] = {}
         self._pending: list[Records] = []
-        self._batch = Batch()
+        self._batch = self._fresh()
         self._truncates = Truncates(parts.lake)
         self._guard = Guard(parts.lake, flows, parts.source_table)
         views = {topic: [v.view for v in flow.views] for topic, flow in flows.items()}
-        self._flusher = Flusher(parts.lake, parts.letters, parts.online, self._truncates, views, parts.tally)
+        self._flusher = Flusher(
+            parts.lake,
+            parts.letters,
+            parts.online,
+            self._truncates,
+            views,
+            parts.tally,
+            parts.clock,
+            parts.flushing,
+        )
         self._snapshot_log = SnapshotLog(parts.tally)
         self._patience = Patience(self._idle)
         self._stop = threading.Event()
@@ -106,20 +122,21 @@ class Worker:
                 self._resume_asked()
                 polled = self._pending or self._consumer.poll(self._poll_seconds(), self._settings.poll_records)
                 self._pending = []
+                self._left.clear()
                 if polled:
                     self._check_positions()
                     self._take(polled)
                 self._flush_if_due()
                 self._parts.windows.tick()
-                self._snapshot_log.tick(time.monotonic())
-            self._deadline = time.monotonic() + self._settings.stop_seconds
+                self._snapshot_log.tick(self._clock.monotonic())
+            self._deadline = self._clock.monotonic() + self._settings.stop_seconds
             self._flush_all()
         except Abandoned:
-            self._batch = Batch()
+            self._batch = self._fresh()
             why = "stopped while a store was unavailable: what was not committed will be read again"
             log.warning(why, extra={"event": "abandoned"})
         except BaseException:
-            self._batch = Batch()  # stop without committing
+            self._batch = self._fresh()  # stop without committing
             raise
         finally:
             self._consumer.close()
@@ -138,7 +155,8 @@ class Worker:
                 outcomes.append(self._with_history(outcome, outcomes))
         self._deliver([o for o in outcomes if not o.flow.embeds])
         self._deliver([self._embed(o) for o in outcomes if o.flow.embeds])
-        self._batch.drop({p for records in polled for p in records.next_offsets()} - self._owned)
+        # Of a partition that was lost meanwhile even if it is owned again: then it is read from its commit on.
+        self._batch.drop({p for records in polled for p in records.next_offsets()} - (self._owned - self._left))
 
     def _processed(self, records: Records) -> Outcome:
         base = partial(self._patience, partial(snapshot_base, self._parts.lake, records.topic))
@@ -190,6 +208,8 @@ class Worker:
         """What came before: replays need what the lake holds, what is staged for it, and what stands `before` them
         in the same poll; rows older than a truncate come with their delete."""
         topic = outcome.records.topic
+        held = {p.number: offset for p, offset in self._begun.items() if p.topic == topic}
+        outcome = self._patience(partial(settle_read_again, self._parts.lake, held, outcome))
         if outcome.has_replays():
             table = changes_table(topic)
             staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
@@ -204,13 +224,15 @@ class Worker:
         topic = outcome.records.topic
         for rows in outcome.rows():
             self._batch.put(features_table(rows.view.name), topic, rows.table)
-            if rows.view.kind == "event":
-                gone = rows.table.filter(rows.table["_deleted"])
-                if gone.num_rows:
-                    self._batch.gone.append(FeatureRows(rows.view, gone))
+            if rows.view.kind == "event" and rows.table.num_rows:
+                self._batch.events.append(rows)
+                if outcome.has_replays():
+                    self._batch.undecide(rows)
         self._batch.put(changes_table(topic), topic, outcome.accepted.changes.rows)
         self._batch.advance(outcome.records.next_offsets())
-        self._batch.truncated[topic] = min(outcome.truncated, self._batch.truncated.get(topic, outcome.truncated))
+        self._batch.truncated[topic] = min(
+            outcome.truncated, self._batch.truncated.get(topic, outcome.truncated), key=len
+        )
         if outcome.has_truncates():
             self._batch.since = float("-inf")  # flushed at once: only then the views are empty
 
@@ -220,7 +242,7 @@ class Worker:
             return 0.01
         if self._batch.empty:
             return self._settings.poll_seconds
-        return min(self._settings.poll_seconds, max(0.0, self._flush_due() - time.monotonic()))
+        return min(self._settings.poll_seconds, max(0.0, self._flush_due() - self._clock.monotonic()))
 
     def _flush_due(self) -> float:
         return self._batch.since + self._settings.flush_seconds
@@ -230,13 +252,16 @@ class Worker:
             return
         if self._batch.rows >= self._settings.stage_rows and self._flusher.busy:
             self._hold()
-        due = self._batch.rows >= self._settings.flush_rows or time.monotonic() >= self._flush_due()
+        due = self._batch.rows >= self._settings.flush_rows or self._clock.monotonic() >= self._flush_due()
         if due and not self._flusher.busy:
             self._start_flush()
 
     def _start_flush(self) -> None:
-        batch, self._batch = self._batch, Batch()
+        batch, self._batch = self._batch, self._fresh()
         self._flusher.start(batch)
+
+    def _fresh(self) -> Batch:
+        return Batch(since=self._clock.monotonic())
 
     def _hold(self) -> None:
         """The stage is full: take nothing more until the flush under way is done, but stay in the group."""
@@ -255,18 +280,19 @@ class Worker:
             self._idle(0.0)
 
     def _commit(self, offsets: dict[Partition, int]) -> None:
-        owned = {p: offset for p, offset in offsets.items() if p in self._owned}
-        if owned:
+        self._safe |= {p: offset for p, offset in offsets.items() if p in self._owned}
+        if self._safe:
             with self.tally.timed("commit"):
-                self._patience(lambda: self._consumer.commit(owned))
-            self.tally.committed(owned)
+                self._patience(lambda: self._consumer.commit(self._safe))
+            self.tally.committed(self._safe)
+            self._safe = {}
             self._say_failures()
 
     def _say_failures(self) -> None:
         """One line a table and minute about expectations that reject nothing."""
-        if time.monotonic() < self._say_next:
+        if self._clock.monotonic() < self._say_next:
             return
-        self._say_next = time.monotonic() + SAY_SECONDS
+        self._say_next = self._clock.monotonic() + SAY_SECONDS
         for topic, counts in self.tally.unsaid().items():
             told = ", ".join(f"{rule} in {count:,} rows" for rule, count in counts.items())
             log.warning("%s: not fulfilled: %s", topic, told, extra={"event": "expectations_failed", "table": topic})
@@ -274,11 +300,12 @@ class Worker:
     def _idle(self, seconds: float) -> None:
         """Between two tries: keep the membership of the group alive without taking records."""
         if self._stop.is_set() and self._deadline == float("inf"):
-            self._deadline = time.monotonic() + self._settings.stop_seconds
-        if time.monotonic() > self._deadline:
+            self._deadline = self._clock.monotonic() + self._settings.stop_seconds
+        if self._clock.monotonic() > self._deadline:
             raise Abandoned
         self._consumer.pause(self._owned)
-        self._pending += self._consumer.poll(seconds, 1)  # of a partition that was assigned just now
+        polled = self._consumer.poll(seconds, 1)  # of a partition that was assigned just now
+        self._pending += polled
         self._consumer.resume(self._flowing())
 
     def _flowing(self) -> set[Partition]:
@@ -299,35 +326,42 @@ class Worker:
         self._lost(partitions)
 
     def _hand_over(self) -> None:
-        deadline = time.monotonic() + self._settings.stop_seconds
-        while (self._flusher.busy or not self._batch.empty) and time.monotonic() < deadline:
+        deadline = self._clock.monotonic() + self._settings.stop_seconds
+        while (self._flusher.busy or not self._batch.empty) and self._clock.monotonic() < deadline:
             if not self._flusher.busy:
                 self._start_flush()
-            try:
-                self._consumer.commit(self._flusher.collect(timeout=0.05))
-            except BrokerUnavailable as error:
-                told = "offsets not handed over, their records will be read again: %s"
-                log.warning(told, error, extra={"event": "not_handed_over"})
-                return
+            self._safe |= self._flusher.collect(timeout=0.05)
+        try:
+            self._consumer.commit(self._safe)
+        except BrokerUnavailable as error:
+            told = "offsets not handed over, their records will be read again: %s"
+            log.warning(told, error, extra={"event": "not_handed_over"})
+        else:
+            self._safe = {}
 
     def _lost(self, partitions: Collection[Partition]) -> None:
         self._owned -= set(partitions)
         self._unchecked -= set(partitions)
+        self._left |= set(partitions)
+        self._pending = [records.without(partitions) for records in self._pending]
+        self._safe = {p: offset for p, offset in self._safe.items() if p in self._owned}
         self._batch.drop(partitions)
 
     def _check_positions(self) -> None:
         """Refuse to go on over records that are gone, or to take a topic's new records for replays."""
         for partition in sorted(self._unchecked):
-            first, end = self._patience(partial(self._consumer.span, partition))
             held = self._held(partition)
             self._patience(partial(self._truncates.refresh, partition.topic))
             committed = self._patience(partial(self._consumer.committed, partition))
+            # Asked last: the member before may go on writing a while, so what is read first is the older truth.
+            first, end = self._patience(partial(self._consumer.span, partition))
             ahead = max((offset for offset in held.values()), default=0)
             if ahead > end:
                 raise TopicRecreated(
                     f"{partition} ends at offset {end}, but the lake holds its records up to {ahead}: the topic was "
                     "made anew. Give the source a new name, or move the lake away and snapshot again"
                 )
+            self._begun[partition] = held.get(changes_table(partition.topic), 0)
             known = held.get(changes_table(partition.topic)) if committed is None else committed
             if known is not None and known < first:
                 raise RecordsExpired(

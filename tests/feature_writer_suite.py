@@ -347,15 +347,29 @@ class FeatureWriterSuite:
         again = store.write(rows(store.event, Change(one, row=4, minute=1, lsn=14, x=4)))
         assert undecided(again, store.event) == []
 
-    def test_a_decision_that_is_refused_clears_the_mark(self, store: Store) -> None:
+    def test_a_decision_that_is_refused_leaves_the_mark(self, store: Store) -> None:
         one = entity()
         store.write(rows(store.event, Change(one, row=1, minute=20, lsn=10, x=1)))
         store.write(rows(store.event, Change(one, row=1, lsn=12, deleted=True)))
         store.write(rows(store.event, Change(one, row=3, minute=30, lsn=13, x=3)))
         result = store.writer.decide(rows(store.event, Change(one, row=2, minute=10, lsn=11, x=2)))
         assert (result.refused, result.undecided) == (1, ())
-        assert undecided(store.write(rows(store.event, Change(one, row=4, lsn=14, x=4))), store.event) == []
+        # Row 3 is not in the lake yet, else the decision had named it: whoever brings it there is told.
+        assert undecided(store.write(rows(store.event, Change(one, row=4, lsn=14, x=4))), store.event) == [one]
         assert store.x(store.event, one) == 3
+        store.writer.decide(rows(store.event, Change(one, row=3, minute=30, lsn=13, x=3)))
+        assert undecided(store.write(rows(store.event, Change(one, row=4, lsn=14, x=4))), store.event) == []
+
+    def test_a_decision_that_none_remains_clears_the_mark_of_what_is_gone_only(self, store: Store) -> None:
+        one, two = entity(), entity()
+        for who in (one, two):
+            store.write(rows(store.event, Change(who, row=1, minute=20, lsn=10, x=1)))
+            store.write(rows(store.event, Change(who, row=1, lsn=12, deleted=True)))
+        store.write(rows(store.event, Change(two, row=3, minute=30, lsn=13, x=3)))
+        for who in (one, two):
+            store.writer.decide(rows(store.event, Change(who, row=9, lsn=0, deleted=True)))
+        late = rows(store.event, *(Change(who, row=4, lsn=14, deleted=True) for who in (one, two)))
+        assert undecided(store.write(late), store.event) == [two]
 
     def test_each_undecided_entity_is_named_once(self, store: Store) -> None:
         one, two = entity(), entity()

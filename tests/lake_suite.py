@@ -185,6 +185,19 @@ class LakeSuite:
         assert ids(lake) == [0, 0, 0]
         assert lake.append(NAME, rows(0, 0), {}) == AppendResult(0, 0)
 
+    def test_two_runs_of_a_job_add_their_rows_once(self, new_lake: Callable[[], Open]) -> None:
+        open_lake = new_lake()
+        one, other = open_lake(), open_lake()
+        one.create(NAME, SCHEMA, PROPERTIES)
+        assert one.commits(NAME, "backfill") == other.commits(NAME, "backfill") == 0
+        assert one.append_once(NAME, rows(0, 2), "backfill", 1)
+        assert not other.append_once(NAME, rows(0, 2), "backfill", 1)
+        assert other.commits(NAME, "backfill") == 1
+        assert other.append_once(NAME, rows(2, 3), "backfill", 2)
+        assert not one.append_once(NAME, rows(2, 3), "backfill", 2)
+        assert one.append_once(NAME, rows(0, 1), "another", 1)
+        assert ids(one) == [0, 0, 1, 2]
+
     def test_rows_and_offsets_must_agree(self, lake: Lake) -> None:
         for offsets in ({(TOPIC, 0): 2}, {(TOPIC, 1): 9}):
             with pytest.raises(ValueError, match="outside the offsets"):

@@ -306,6 +306,8 @@ def test_versions_of_a_batch_of_several_views(online: RedisOnline) -> None:
     assert [x_of(online, one, 1) for one in (state, event, other)] == [5, 3, 7]
     assert [x_of(online, one, 2) for one in (state, event, other)] == [None, 1, None]
     assert online.decide(none_remains(event, 1)).undecided == ()
+    assert online.inspect(event, ids(1))["_undecided"].to_pylist() == [True]  # row 3 is known here only
+    online.decide(rows(event, Change(1, row=3, minute=3, lsn=6, x=3)))
     assert online.inspect(event, ids(1))["_undecided"].to_pylist() == [False]
 
 

@@ -1,6 +1,7 @@
 """Small files are merged beside the flush, table by table, and a lake that is away stops nothing."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,53 +33,53 @@ class Compacted(MemoryLake):
 
 def test_a_table_is_compacted_after_so_many_flushes() -> None:
     lake = Compacted()
-    compactor = Compactor(lake)
+    compactor = Compactor(lake, ThreadPoolExecutor())
     for _ in range(FLUSHES - 1):
         compactor.flushed(["features/a", "changes/b"])
     compactor.flushed(["features/a"])
-    compactor.close()
+    compactor.collect()
     assert lake.tables_compacted == ["features/a"]
 
 
 def test_a_flush_never_waits_for_a_compaction() -> None:
     lake = Compacted()
-    compactor = Compactor(lake)
+    compactor = Compactor(lake, ThreadPoolExecutor())
     lake.go.clear()
     for _ in range(3 * FLUSHES):
         compactor.flushed(["features/a"])
     lake.go.set()
-    compactor.close()
+    compactor.collect()
     assert lake.tables_compacted == ["features/a"]
 
 
 def test_a_lake_that_is_away_is_left_to_the_next_time() -> None:
     lake = Compacted()
     lake.failure = StoreUnavailable("the lake", "away")
-    compactor = Compactor(lake)
+    compactor = Compactor(lake, ThreadPoolExecutor())
     for _ in range(FLUSHES):
         compactor.flushed(["features/a"])
-    compactor.close()
+    compactor.collect()
     assert lake.tables_compacted == ["features/a"]
 
 
 def test_anything_else_is_not_hidden() -> None:
     lake = Compacted()
     lake.failure = StoreRefused("no")
-    compactor = Compactor(lake)
+    compactor = Compactor(lake, ThreadPoolExecutor())
     for _ in range(FLUSHES):
         compactor.flushed(["features/a"])
     with pytest.raises(StoreRefused):
-        compactor.close()
+        compactor.collect()
 
 
 def test_the_files_of_a_table_stay_few(tmp_path: Path) -> None:
     lake = DeltaLake(str(tmp_path))
     rows = pa.table({"v": [1]})
     lake.create("features/a", rows.schema, {})
-    compactor = Compactor(lake)
+    compactor = Compactor(lake, ThreadPoolExecutor())
     for _ in range(2 * FLUSHES):
         lake.append("features/a", rows, {})
         compactor.flushed(["features/a"])
-    compactor.close()
+    compactor.collect()
     assert lake.snapshot("features/a").data.count_rows() == 2 * FLUSHES
     assert DeltaLake(str(tmp_path)).files("features/a") <= FLUSHES + 2

@@ -126,6 +126,24 @@ def test_rows_after_the_truncate_stay(platform: Platform) -> None:
     assert (platform.customer("ann"), platform.customer("bob")) == (None, 5.0)
 
 
+def test_an_earlier_truncate_that_is_read_after_a_later_one(platform: Platform) -> None:
+    platform.produce(
+        (key(9), envelope("c", row(9, "cid", 9.0), lsn=5)),
+        (key(1), envelope("c", row(1, "ann", 1.0), lsn=10)),
+        (None, envelope("t", None, lsn=20)),
+        (key(1), envelope("c", row(1, "bob", 2.0), lsn=30)),
+    )
+    platform.produce((None, envelope("t", None, lsn=40)), to=P1)
+    rows, truncate = members(platform)
+    rows.take(1)
+    first, rows.worker._batch = rows.worker._batch, rows.worker._fresh()
+    rows.take()
+    truncate.finish()
+    rows.worker._flusher._flush(first)
+    rows.flush()
+    check_empty(platform)
+
+
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("late", [False, True])

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,9 @@ from stores.memory_lake import MemoryLake
 from stores.rows import FeatureRows, WriteResult, rows_schema
 from stores.view import Feature, Kind, View
 from streams.breaker import Breaker, BreakerSettings
+from streams.broker import BrokerUnavailable
 from streams.changes import changes_schema
+from streams.clock import SystemClock
 from streams.control import Control, ask_to_resume
 from streams.decide import changes_table, features_table
 from streams.letters import REPLAY_OF, DeadLetters, read, replay
@@ -125,6 +128,8 @@ class Platform:
                 windows=Windows({TOPIC: self.flow}, 1_000, 60.0),
                 tally=Tally(),
                 control=Control(MemoryFollower(self.broker, CONTROL)),
+                clock=SystemClock(),
+                flushing=ThreadPoolExecutor(max_workers=2),
             ),
             WorkerSettings(poll_seconds=0.001, flush_seconds=0.01, stop_seconds=2.0, **settings),
         )
@@ -168,6 +173,11 @@ class Platform:
 
     def customer(self, name: str) -> Any:
         return self._read(CUSTOMER, pa.table({"customer": [name]}))
+
+    def take_the_rule_back(self) -> None:
+        contract = self.folder / "public.orders.json"
+        contract.write_text(json.dumps({**SUITE, "expectations": []}))
+        self.flow = Flow(ORDERS, load(contract, changes_schema(ORDERS)), self.flow.views)
 
     def _read(self, v: View, keys: pa.Table) -> Any:
         (table,) = self.online.read([v], keys)
@@ -322,10 +332,7 @@ def test_replayed_letters_pass_once_and_never_overwrite(platform: Platform) -> N
         (key(1), envelope("c", row(1, "ann", -1.0), lsn=10)), (key(1), envelope("u", row(1, "ann", 2.0), lsn=11))
     )
     platform.run()
-    (platform.folder / "public.orders.json").write_text(json.dumps({**SUITE, "expectations": []}))
-    platform.flow = Flow(
-        ORDERS, load(platform.folder / "public.orders.json", changes_schema(ORDERS)), platform.flow.views
-    )
+    platform.take_the_rule_back()
     for _ in range(2):
         replay(MemoryProducer(platform.broker), platform.letters())
         platform.run()
@@ -333,6 +340,136 @@ def test_replayed_letters_pass_once_and_never_overwrite(platform: Platform) -> N
     assert platform.order(1) == 2.0
     assert platform.customer("ann") == 2.0
     assert any(REPLAY_OF in record.headers for record in [*platform.broker.log[P0], *platform.broker.log[P1]])
+
+
+def test_a_replay_that_was_cut_short_is_settled_when_it_is_read_again(platform: Platform) -> None:
+    early, late = "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"
+    platform.produce(
+        (key(1), envelope("c", row(1, "ann", 1.0, early), lsn=10)),
+        (key(2), envelope("c", row(2, "ann", 2.0, late), lsn=11)),
+        (key(2), envelope("u", row(2, "bob", -2.0, late), before=row(2, "ann", 2.0, late), lsn=12)),
+    )
+    platform.run()
+    platform.take_the_rule_back()
+    replay(MemoryProducer(platform.broker), platform.letters())
+    platform.lake.after[changes_table(TOPIC)] = [Killed()]
+    with pytest.raises(Killed):
+        platform.run()
+    platform.run()
+    assert platform.changes() == [(10, "c"), (11, "c"), (12, "u")]
+    assert (platform.customer("ann"), platform.customer("bob")) == (1.0, -2.0)
+
+
+def test_what_was_rejected_stays_a_letter_when_it_is_read_again_under_another_contract(platform: Platform) -> None:
+    platform.produce(
+        (key(1), envelope("c", row(1, "ann", 1.0), lsn=10)),
+        (key(1), envelope("u", row(1, "ann", -1.0), before=row(1, "ann", 1.0), lsn=11)),
+        (key(2), envelope("c", row(2, "bob", 2.0), lsn=12)),
+    )
+    platform.lake.after[changes_table(TOPIC)] = [Killed()]
+    with pytest.raises(Killed):
+        platform.run()
+    platform.take_the_rule_back()
+    platform.run()
+    assert platform.changes() == [(10, "c"), (12, "c")]
+    assert (platform.order(1), platform.customer("ann")) == (1.0, 1.0)
+    replay(MemoryProducer(platform.broker), platform.letters())
+    platform.run()
+    assert platform.changes() == [(10, "c"), (11, "u"), (12, "c")]
+    assert (platform.order(1), platform.customer("ann")) == (-1.0, -1.0)
+
+
+def test_a_row_that_moved_back_on_its_way_to_the_lake_is_not_overtaken_by_a_decision(platform: Platform) -> None:
+    """The decision of one batch finds the row in the lake as it was, while the next batch is already online."""
+    early, middle, late, latest = (f"2024-01-0{day}T00:00:00Z" for day in (1, 2, 3, 4))
+    platform.produce(
+        (key(1), envelope("c", row(1, "ann", 1.0, late), lsn=10)),
+        (key(2), envelope("c", row(2, "ann", 2.0, latest), lsn=11)),
+        (key(3), envelope("c", row(3, "ann", 3.0, middle), lsn=12)),
+    )
+    platform.run()
+    worker = platform.start()
+    consumer = platform.consumer
+    assert consumer is not None
+    platform.produce((key(2), envelope("d", None, before=row(2, "ann", 2.0, latest), lsn=13)))
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0, P1])
+    worker._take(consumer.poll(0, 100))
+    first, worker._batch = worker._batch, worker._fresh()
+    platform.produce(
+        (key(1), envelope("u", row(1, "ann", 4.0, early), before=row(1, "ann", 1.0, late), lsn=14)),
+        (key(4), envelope("c", row(4, "ann", 5.0, "2024-01-02T12:00:00Z"), lsn=15)),
+    )
+    worker._take(consumer.poll(0, 100))
+    worker._flusher._flush(first)
+    worker._flush_all()
+    assert platform.customer("ann") == 5.0
+
+
+def test_a_partition_that_is_lost_and_given_back_while_a_store_is_away_loses_nothing(platform: Platform) -> None:
+    worker = platform.start()
+    platform.produce(*((key(i), envelope("c", row(i, amount=float(i)), lsn=10 + i)) for i in range(1, 4)))
+    consumer = platform.consumer
+    assert consumer is not None
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0, P1])
+    worker._take(consumer.poll(0, 2))
+    platform.online.faults = [StoreUnavailable("Redis", "connection refused")]
+    lose = consumer.poll
+
+    def lose_and_regain(timeout: float, limit: int) -> Any:
+        consumer.poll = lose  # type: ignore[method-assign]
+        consumer.revoke([P0], lost=True)
+        consumer.assign([P0])
+        return []
+
+    polled = consumer.poll(0, 1)
+    consumer.poll = lose_and_regain  # type: ignore[method-assign]
+    worker._take(polled)
+    worker._flush_all()
+    platform.run()
+    assert platform.changes() == [(11, "c"), (12, "c"), (13, "c")]
+
+
+def test_offsets_that_could_not_be_handed_over_are_committed_later(platform: Platform) -> None:
+    worker = platform.start()
+    platform.produce((key(1), envelope("c", row(1, amount=1.0), lsn=10)))
+    consumer = platform.consumer
+    assert consumer is not None
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0, P1])
+    worker._take(consumer.poll(0, 100))
+    commit = consumer.commit
+
+    def refuse(offsets: Any) -> None:
+        consumer.commit = commit  # type: ignore[method-assign]
+        raise BrokerUnavailable("no coordinator")
+
+    consumer.commit = refuse  # type: ignore[method-assign]
+    consumer.revoke([P1])
+    worker._commit(worker._flusher.collect())
+    assert platform.broker.offsets == {(GROUP, P0): 1}
+
+
+def test_a_member_that_checks_its_positions_beside_a_late_writer_goes_on(platform: Platform) -> None:
+    """What another member writes between the two questions is no sign of a topic made anew."""
+    platform.produce((key(1), envelope("c", row(1), lsn=10)))
+    platform.run()
+    worker = platform.start()
+    consumer = platform.consumer
+    assert consumer is not None
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0])
+    span = consumer.span
+
+    def grows(partition: Partition) -> tuple[int, int]:
+        answer = span(partition)
+        platform.produce((key(2), envelope("c", row(2), lsn=11)))
+        platform.lake.advance(changes_table(TOPIC), {P0: 2})
+        return answer
+
+    consumer.span = grows  # type: ignore[method-assign]
+    worker._check_positions()
 
 
 def test_a_table_that_is_mostly_rejected_is_paused_with_its_reason(platform: Platform) -> None:

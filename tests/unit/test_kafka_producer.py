@@ -1,0 +1,21 @@
+"""The producer of letters while Kafka is away: what it could not deliver it keeps."""
+
+import socket
+
+import pytest
+
+from streams import kafka
+from streams.broker import BrokerUnavailable
+from streams.kafka import KafkaProducer
+
+
+def test_a_record_that_was_not_delivered_stays_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(kafka.PRODUCER, "message.timeout.ms", 200)
+    monkeypatch.setitem(kafka.PRODUCER, "linger.ms", 0)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        producer = KafkaProducer(f"127.0.0.1:{nobody.getsockname()[1]}")
+        producer.send("letters", None, b"kept", {"millrace.stage": b"decode"})
+        for _ in range(3):
+            with pytest.raises(BrokerUnavailable, match="1 records are not durable: letters"):
+                producer.flush()
