@@ -61,8 +61,7 @@ def _usable(source: Source, slot: Row[tuple[object, ...]], offset: int | None) -
 def _lost(source: Source, what: str) -> Observation:
     return Observation(
         "slot",
-        f"{what}. Take a new snapshot: stop connector {source.name} and delete its stored position (PUT "
-        f"/connectors/{source.name}/stop, then DELETE /connectors/{source.name}/offsets, on Kafka Connect), drop "
-        f"the slot if it is there (SELECT pg_drop_replication_slot('{source.slot}')), then millrace apply",
+        f"{what}. Run millrace recover {source.name}: it makes the slot anew, snapshots all tables and reconciles "
+        "deletes",
         wrong=True,
     )

@@ -28,6 +28,13 @@ _RETRIABLE = re.compile(
     re.IGNORECASE,
 )
 
+# The slot is not there, was invalidated, or was made anew or advanced past the stored position.
+_GAP = re.compile(
+    r"no longer available on the server|can no longer (access|get changes from) replication slot"
+    r"|offset.{0,80}(behind|before).{0,40}slot|slot.{0,80}ahead of.{0,40}offset|trust_offset",
+    re.IGNORECASE,
+)
+
 
 class ConnectUnavailable(Exception):
     """Kafka Connect does not answer, or is busy rebalancing for longer than the client waits."""
@@ -105,7 +112,10 @@ class ConnectorState:
         failed: list[tuple[int | None, str]] = [(t.task, t.trace) for t in self.tasks if t.state == "FAILED"]
         if self.state == "FAILED":
             failed.insert(0, (None, self.trace))
-        return tuple(Failure(self.name, task, _head(trace), bool(_RETRIABLE.search(trace))) for task, trace in failed)
+        return tuple(
+            Failure(self.name, task, _advice(self.name, trace) + _head(trace), bool(_RETRIABLE.search(trace)))
+            for task, trace in failed
+        )
 
 
 class Connect:
@@ -305,6 +315,13 @@ def _cause(error: BaseException) -> str:
     """The innermost reason of a failed request: requests wraps it three times."""
     reason: object = error.args[0] if error.args else error
     return str(getattr(reason, "reason", reason))
+
+
+def _advice(connector: str, trace: str) -> str:
+    """What to do about a failure that only one thing mends; empty for the others."""
+    if not _GAP.search(trace):
+        return ""
+    return f"its slot lost changes that it has not read: run millrace recover {connector}\n"
 
 
 def _head(trace: str) -> str:

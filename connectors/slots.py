@@ -62,8 +62,14 @@ def _look(source: Source) -> SlotHealth | str:
         return str(error)
     finally:
         engine.dispose()
+    return health or no_slot(source)
+
+
+def no_slot(source: Source) -> str:
+    """What to do about a source without a slot."""
     return (
-        f"source {source.name} has no replication slot {source.slot}: run millrace apply" if health is None else health
+        f"source {source.name} has no replication slot {source.slot}: run millrace recover {source.name}, "
+        "or millrace apply if it never had one"
     )
 
 
@@ -72,6 +78,8 @@ def slot_problems(source: str, health: SlotHealth) -> list[str]:
     problems = []
     if not health.active:
         problems.append(f"nothing reads the replication slot of source {source}: PostgreSQL keeps its WAL until then")
-    if health.wal_status in ("unreserved", "lost"):
-        problems.append(f"the replication slot of source {source} is {health.wal_status}: changes are or may be lost")
+    if health.wal_status == "unreserved":
+        problems.append(f"the replication slot of source {source} is unreserved: changes may be lost any moment")
+    if health.wal_status == "lost":
+        problems.append(f"the replication slot of source {source} is lost: run millrace recover {source}")
     return problems

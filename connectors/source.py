@@ -54,6 +54,11 @@ class Source:
             split(table)
         self.address()
 
+    @property
+    def notifications_topic(self) -> str:
+        """Where Debezium tells of its snapshots; one partition. No table's topic has two parts."""
+        return f"{self.name}.notifications"
+
     def address(self) -> URL:
         """The parsed `url`. Raises `ValueError`, without the password, if it is not a usable URL."""
         try:

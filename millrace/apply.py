@@ -7,9 +7,10 @@ repeatable: the source databases, the topics, the lake, Feast's own apply, the c
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import pyarrow.types as pt
 from feast import KafkaSource
 from feast.repo_contents import RepoContents
 
@@ -17,11 +18,13 @@ from connectors.checks import Finding, check
 from connectors.connect import Connect
 from connectors.debezium import connector_config
 from connectors.reflect import TableNotFound, reflect
+from connectors.snapshots import base
 from connectors.source import Capture, Source
-from connectors.table import Table
+from connectors.table import Column, Table
 from connectors.table_file import dumps
+from millrace.made_again import made_again, note_oids
 from millrace.repo import Repo, declared_at, parse, register, rehearse
-from millrace.wiring import TABLE_PROPERTY, connect, embedder, lake, source, topics, vectors
+from millrace.wiring import connect, embedder, lake, source, topics, vectors
 from stores.fields import check_collisions
 from stores.history import change_properties, feature_properties
 from stores.lake import Lake
@@ -31,7 +34,9 @@ from stores.view import View
 from streams.changes import changes_schema
 from streams.decide import changes_table, features_table
 from streams.declarations import DeclarationError, Declared, captured_views, compile_view
+from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY
 from streams.kafka import MAX_MESSAGE_BYTES
+from streams.snapshots import begin_snapshot
 from streams.views import StreamView
 from validation.contract import load
 
@@ -81,6 +86,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     for captured in plan.captured:
         _check_source(captured, client, fix=False)
         client.validate({**connector_config(captured.source, captured.tables), "name": captured.source.name})
+    again = made_again(repo, [t.topic for c in plan.captured for t in c.tables])
     fixed = [f for captured in plan.captured for f in _check_source(captured, client, fix=True)]
     made = _ensure_topics(repo, plan)
     _create_tables(lake(repo), plan)
@@ -90,16 +96,27 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     connectors = {}
     for captured in plan.captured:
         name = captured.source.name
+        if client.offset_lsn(name) is None:
+            start = _now(captured)
+            for table in captured.tables:
+                begin_snapshot(lake(repo), table.topic, start)  # it begins with a snapshot of all its tables
         connectors[name] = client.apply(name, connector_config(captured.source, captured.tables))
         say(f"connector {name}: {connectors[name]}")
         client.restart_failed(name)
         client.wait_running(name, CONNECTOR_SECONDS)
+        end = _now(captured)
+        for table in captured.tables:
+            lake(repo).describe(changes_table(table.topic), {APPLIED_PROPERTY: str(end)})
+    note_oids(repo, [t.topic for c in plan.captured for t in c.tables if t.topic not in again])
+    for topic in again:
+        say(f"{topic} was dropped and made again: run millrace resnapshot {topic}, its old rows still stand")
     return {
         "project": repo.project,
         "views": {v.view.name: v.view.kind for v in plan.views},
         "tables": [t.topic for captured in plan.captured for t in captured.tables],
         "connectors": connectors,
         "topics_made": list(made),
+        "made_again": again,
         "fixed": [f.message for f in fixed if f.severity == "fixed"],
     }
 
@@ -237,10 +254,20 @@ def _ensure_topics(repo: Repo, plan: Plan) -> Sequence[str]:
     kafka = repo.settings.kafka
     partitions = {t.topic: c.source.partitions for c in plan.captured for t in c.tables}
     size = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
-    broker = topics(repo)
-    made = broker.ensure(partitions, {**size, "retention.ms": str(kafka.retention_hours * 3_600_000)})
+    broker, kept = topics(repo), {"retention.ms": str(kafka.retention_hours * 3_600_000)}
+    made = broker.ensure(partitions, {**size, **kept})
+    told = broker.ensure({c.source.notifications_topic: 1 for c in plan.captured}, kept)
     own = broker.ensure({repo.letters_topic: 1}, {**size, "retention.ms": "-1"})
-    return [*made, *own, *broker.ensure({repo.control_topic: 1}, {"retention.ms": "3600000"})]
+    return [*made, *told, *own, *broker.ensure({repo.control_topic: 1}, {"retention.ms": "3600000"})]
+
+
+def _now(captured: Captured) -> int:
+    """Where the source's log is."""
+    engine = captured.source.engine()
+    try:
+        return base(engine, captured.source).lsn
+    finally:
+        engine.dispose()
 
 
 def _create_tables(store: Lake, plan: Plan) -> None:
@@ -248,10 +275,20 @@ def _create_tables(store: Lake, plan: Plan) -> None:
         for table in captured.tables:
             name = changes_table(table.topic)
             store.create(name, changes_schema(table), change_properties(table.topic, table.primary_key))
-            store.describe(name, {TABLE_PROPERTY: dumps([table])})
+            store.describe(name, {TABLE_PROPERTY: dumps([as_kept(table, store.snapshot(name).schema)])})
     for view in plan.views:
         properties = feature_properties(view.view, view.table.topic)
         store.create(features_table(view.view.name), feature_schema(view.view), properties)
+
+
+def as_kept(table: Table, kept: pa.Schema) -> Table:
+    """The table with its numbers as wide as the lake has them, where a column was narrowed in the source."""
+    return replace(table, columns=tuple(_as_kept(column, kept) for column in table.columns))
+
+
+def _as_kept(column: Column, kept: pa.Schema) -> Column:
+    number = pt.is_integer(column.arrow_type) or pt.is_floating(column.arrow_type) or pt.is_decimal(column.arrow_type)
+    return replace(column, arrow_type=kept.field(column.name).type) if number and column.name in kept.names else column
 
 
 def _create_vector_tables(repo: Repo, plan: Plan) -> None:

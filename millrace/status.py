@@ -8,8 +8,9 @@ from urllib.request import urlopen
 
 from connectors.connect import ConnectUnavailable
 from connectors.health import slot_health
-from connectors.slots import slot_problems
+from connectors.slots import no_slot, slot_problems
 from connectors.source import SourceUnavailable
+from millrace.made_again import made_again
 from millrace.repo import Repo
 from millrace.wiring import connect, lake, online, source, topics, vectors
 from stores.errors import StoreRefused, StoreUnavailable
@@ -27,6 +28,7 @@ def repo_status(repo: Repo, workers: Path) -> dict[str, Any]:
         "stores": _stores(repo, problems),
         "workers": _workers(workers, problems),
         "lag": _lag(repo, problems),
+        "made_again": _made_again(repo, problems),
         "problems": problems,
     }
 
@@ -64,7 +66,7 @@ def _slots(repo: Repo, problems: list[str]) -> dict[str, Any]:
         finally:
             engine.dispose()
         if health is None:
-            problems.append(f"source {name} has no replication slot {database.slot}: run millrace apply")
+            problems.append(no_slot(database))
             continue
         slots[name] = {
             "active": health.active,
@@ -120,6 +122,19 @@ def _ask(address: str) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = json.loads(body)
     return state
+
+
+def _made_again(repo: Repo, problems: list[str]) -> list[str]:
+    """Tables that were dropped and made again since they were captured: no change tells of the old one's rows."""
+    try:
+        found = made_again(repo, sorted({declared.topic for declared in repo.declared()}))
+    except (SourceUnavailable, StoreUnavailable):
+        return []  # told of above, and by the workers
+    told = "was dropped and made again: run millrace apply, then millrace resnapshot"
+    problems += [
+        f"{topic} {told} {topic}; until then its old rows stand and new ones are not captured" for topic in found
+    ]
+    return found
 
 
 def _lag(repo: Repo, problems: list[str]) -> dict[str, int]:

@@ -1,7 +1,12 @@
 """The composition root: the only place that builds concrete classes."""
 
+from functools import partial
+
+from sqlalchemy.exc import DBAPIError
+
 from connectors.connect import Connect
-from connectors.source import Source, default_slot
+from connectors.reflect import TableNotFound, reflect
+from connectors.source import Source, SourceUnavailable, default_slot
 from connectors.table import Table
 from connectors.table_file import loads
 from millrace.repo import Repo
@@ -17,6 +22,7 @@ from streams.changes import changes_schema
 from streams.control import Control
 from streams.decide import changes_table
 from streams.declarations import DeclarationError, compile_view
+from streams.drift import TABLE_PROPERTY
 from streams.embedders import Embedder, HttpEmbedder, Providers, WordLlamaEmbedder
 from streams.kafka import KafkaConsumer, KafkaFollower, KafkaProducer, KafkaTopics
 from streams.letters import DeadLetters
@@ -26,9 +32,6 @@ from streams.views import StreamView
 from streams.windows import Windows
 from streams.worker import Parts, Worker, WorkerSettings
 from validation.contract import load
-
-TABLE_PROPERTY = "millrace.table"
-"""Property of the lake's `changes/<topic>`: the table as reflected at apply, so that a start needs no database."""
 
 
 def source(repo: Repo, name: str) -> Source:
@@ -127,6 +130,7 @@ def worker(repo: Repo) -> Worker:
             breaker=Breaker(BreakerSettings(share=settings.reject_share, least=settings.reject_least)),
             windows=Windows(declared, settings.window_rows, settings.window_seconds),
             tally=tally,
+            source_table=partial(_source_table, repo),
             control=Control(KafkaFollower(repo.settings.kafka.bootstrap_servers, repo.control_topic)),
         ),
         WorkerSettings(
@@ -137,6 +141,18 @@ def worker(repo: Repo) -> Worker:
             max_record_bytes=settings.max_record_bytes,
         ),
     )
+
+
+def _source_table(repo: Repo, table: Table) -> Table | None:
+    """A table as its database has it now; None if that cannot be known."""
+    database = source(repo, table.source)
+    engine = database.engine()
+    try:
+        return reflect(engine, database, [f"{table.schema}.{table.name}"])[0]
+    except (SourceUnavailable, TableNotFound, DBAPIError):
+        return None
+    finally:
+        engine.dispose()
 
 
 def backfill(repo: Repo) -> Backfill:

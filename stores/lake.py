@@ -98,7 +98,8 @@ class Lake(Protocol):
         """Whether the table exists."""
 
     def create(self, name: str, schema: pa.Schema, properties: Mapping[str, str]) -> None:
-        """Create a table, or check that the existing one agrees; its new columns are added.
+        """Create a table, or check that the existing one agrees; its new columns are added, and columns that
+        are to hold wider numbers are rewritten.
 
         Idempotent, and safe from several processes at once. Raises `StoreRefused` if a column cannot be
         stored, has another type in the lake, or a property has another value there.
@@ -379,10 +380,26 @@ class DeltaLake:
                     f" {value}: move the table away and backfill it, or restore the declaration"
                 )
         merged = merged_schema(handle.schema, schema, name)
+        if any(not merged.field(i).type.equals(column.type) for i, column in enumerate(handle.schema)):
+            self._rewrite(handle, name, merged)
+            return
         added = [merged.field(i) for i in range(len(handle.schema), len(merged))]
         if added:
             handle.table.alter.add_columns(Schema.from_arrow(pa.schema(added)).fields)
             self._handles.pop(name, None)
+
+    def _rewrite(self, handle: _Handle, name: str, schema: pa.Schema) -> None:
+        """Give the table wider columns, and new ones, in one commit. Its application transactions stay; a file that
+        is appended meanwhile stays as it is, and is read as the wider type."""
+        rows = handle.table.to_pyarrow_dataset().scanner().to_reader()
+        batches = (batch for part in rows for batch in conform(pa.table(part), schema, name).to_batches())
+        write_deltalake(
+            handle.table,
+            pa.RecordBatchReader.from_batches(schema, batches),
+            mode="overwrite",
+            schema_mode="overwrite",
+        )
+        self._handles.pop(name, None)
 
     def _commit(self, handle: _Handle, name: str, rows: pa.Table, transactions: Mapping[str, int]) -> None:
         rows = conform(rows, handle.schema, name)

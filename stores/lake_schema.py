@@ -85,13 +85,19 @@ def stored_schema(schema: pa.Schema, name: str) -> pa.Schema:
 
 
 def merged_schema(present: pa.Schema, schema: pa.Schema, name: str) -> pa.Schema:
-    """`present`, the schema of table `name`, followed by the columns that `schema` adds.
+    """`present`, the schema of table `name`, followed by the columns that `schema` adds. Where both have a number
+    of different widths, the wider.
 
     Raises `StoreRefused` if a column of both has another type, or `stored_schema` does.
     """
     wanted = stored_schema(schema, name)
     for column in wanted:
-        if column.name in present.names and not present.field(column.name).type.equals(column.type):
+        if column.name not in present.names:
+            continue
+        wider = _wider(present.field(column.name).type, column.type)
+        if wider is not None:
+            present = present.set(present.get_field_index(column.name), pa.field(column.name, wider))
+        else:
             raise StoreRefused(
                 f"table {name}, column {column.name}: is {present.field(column.name).type} in the lake, now it"
                 f" is declared {column.type}: give the column another name, or move the table away and backfill"
@@ -125,6 +131,22 @@ def _column(rows: pa.Table, column: pa.Field, name: str) -> pa.ChunkedArray:
         return values.cast(column.type)
     except pa.ArrowInvalid as error:
         raise StoreRefused(f"table {name}, column {column.name}: {error}") from error
+
+
+def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The type that holds all values of both: of integers, of floats, and of decimals of one scale the wider."""
+    if one.equals(other):
+        return one
+    integers = pt.is_signed_integer(one) and pt.is_signed_integer(other)
+    floats = pt.is_floating(one) and pt.is_floating(other)
+    decimals = pt.is_decimal128(one) and pt.is_decimal128(other) and one.scale == other.scale
+    if integers or floats or decimals:
+        return one if _width(one) > _width(other) else other
+    return None
+
+
+def _width(kind: pa.DataType) -> int:
+    return int(kind.precision if pt.is_decimal128(kind) else kind.bit_width)
 
 
 def _fits(given: pa.DataType | None, stored: pa.DataType) -> bool:

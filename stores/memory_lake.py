@@ -63,7 +63,7 @@ class MemoryLake:
                 if table.properties.get(key) != value:
                     raise StoreRefused(f"the lake's table {name} was made with {key} = {table.properties.get(key)}")
             merged = merged_schema(table.rows.schema, schema, name)
-            if len(merged) > len(table.rows.schema):
+            if not merged.equals(table.rows.schema):
                 table.commit(conform(table.rows, merged, name))
 
     def describe(self, name: str, properties: Mapping[str, str]) -> None:

@@ -77,6 +77,7 @@ def _decode(
     present = np.fromiter((value is not None for value in records.values), bool, len(records))
     positions = np.flatnonzero(present)
     lsns, times = source.flatten()
+    lsns = pc.if_else(pc.equal(ops, "r"), pc.fill_null(lsns, 0), lsns)  # see `streams.snapshots`
     meta = [
         ops,
         _require_all(lsns),

@@ -137,7 +137,8 @@ def _image(envelope: Any, records: Records, position: int) -> Values | None:
             return None
         else:
             raise _NotAnEnvelope(f"unknown operation {op!r}: Debezium's are c, u, d, r, t and m")
-        if type(image) is not dict or type(source["lsn"]) is not int or type(source["ts_us"]) is not int:
+        placed = type(source["lsn"]) is int or (op == "r" and source["lsn"] is None)  # see `streams.snapshots`
+        if type(image) is not dict or not placed or type(source["ts_us"]) is not int:
             raise _NotAnEnvelope("not a Debezium envelope: no row image, or source.lsn or source.ts_us is no number")
         return image
     except (KeyError, TypeError, AttributeError) as error:
@@ -164,7 +165,7 @@ def _rows(records: Records, parsed: _Parsed, table: Table, bad: dict[int, tuple[
         _require_key(name, parsed.images, ops, bad)
     meta = [
         pa.array(ops, pa.string()),
-        pa.array([e["source"]["lsn"] for e in parsed.envelopes], pa.int64()),
+        pa.array([e["source"]["lsn"] or 0 for e in parsed.envelopes], pa.int64()),
         pa.array([e["source"]["ts_us"] for e in parsed.envelopes], pa.int64()).cast(META[2].type),
         pa.array([records.partitions[i] for i in parsed.positions], pa.int32()),
         pa.array([records.offsets[i] for i in parsed.positions], pa.int64()),

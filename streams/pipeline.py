@@ -19,6 +19,7 @@ from streams.embed import Embedded, KnownVectors, embed
 from streams.embedders import Embedder
 from streams.letters import REPLAY_OF, Rejection, Stage
 from streams.messages import Records
+from streams.snapshots import SnapshotBase, no_base, placed
 from streams.views import LIVE, Projected, StreamView, Unprojectable, project
 from validation.contract import Contract
 from validation.rule import Reason
@@ -144,11 +145,12 @@ def _embedded(
     return filled.projected
 
 
-def take(records: Records, flow: Flow, max_bytes: int, timed: Timed = untimed) -> Outcome:
-    """Decode the records of one topic and `process` them."""
+def take(records: Records, flow: Flow, max_bytes: int, timed: Timed = untimed, base: SnapshotBase = no_base) -> Outcome:
+    """Decode the records of one topic and `process` them; `base` is asked where snapshots stand, if one has rows
+    among them."""
     with timed("decode"):
         decoded = decode_records(records, flow.table, flow.before, max_bytes)
-    accepted = process(decoded.changes, flow, timed)
+    accepted = process(placed(decoded.changes, decoded.positions, records, base), flow, timed)
     rejections = [
         *decoded.rejections,
         *(Rejection(int(decoded.positions[i]), stage, tuple(why)) for i, (stage, why) in accepted.bad.items()),

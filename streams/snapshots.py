@@ -1,40 +1,74 @@
-"""Two log lines a snapshot, however many rows it has: when its rows begin to come, and when no more do."""
+"""Where the rows of a snapshot stand in the order of changes.
 
-import logging
+A snapshot row must be newer than everything that was committed before the snapshot began, and older than every
+change that is streamed beside or after it. Debezium's own LSNs do not keep to that. An incremental snapshot's
+rows have none. An initial snapshot's have that at which the slot became consistent; a transaction that was open
+by then may have written below it, and is streamed all the same.
 
-from streams.tally import Tally
+So whoever begins a snapshot first notes in the lake, as an application transaction of the topic, its base: the
+write position of PostgreSQL's log, rounded up to where the next record can begin, at a moment after which every
+transaction that was open then ends before a row is read (`connectors.snapshots`). Records begin at multiples of
+8, so between the base and the last record before it there is room:
 
-log = logging.getLogger(__name__)
+| LSN | holds |
+|---|---|
+| base - 3 | that a row had left an entity before the snapshot, while nobody listened (`streams.reconcile`) |
+| base - 2 | the snapshot's rows |
+| base - 1 | the deletes of rows that PostgreSQL has no more |
 
-QUIET_SECONDS = 10.0
-"""So long without a row of it a snapshot counts as read: at this worker, which sees its own partitions only."""
-LOOK_SECONDS = 1.0
+A row whose base is unknown keeps its own LSN. A replayed letter may be of an earlier snapshot: it gets no later
+LSN than its own, and without one 0, older than anything.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stores.lake import Lake
+from streams.changes import Changes
+from streams.decide import changes_table
+from streams.letters import REPLAY_OF
+from streams.messages import Records
+
+MARK = -2
+"""The number of the partition, one that no topic has, whose next offset is the base of the last snapshot."""
+
+LEFT, READ, GONE = 3, 2, 1
+"""How far below the base the three stand."""
+
+SnapshotBase = Callable[[], int | None]
+"""The base of a topic's last snapshot, None if none was noted. Raises `StoreUnavailable`."""
 
 
-class Snapshots:
-    """Follows the snapshots of all tables by what the tally counts of them."""
+def no_base() -> None:
+    """Where no base was noted."""
 
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
-        self._seen: dict[str, int] = {}
-        self._began: dict[str, int] = {}
-        self._last: dict[str, float] = {}
-        self._look_next = 0.0
 
-    def tick(self, now: float) -> None:
-        """Look at the counts, at most once in LOOK_SECONDS of the monotonic clock that `now` is of."""
-        if now < self._look_next:
-            return
-        self._look_next = now + LOOK_SECONDS
-        for topic, counts in self._tally.topics.items():
-            rows, before = counts["snapshot"], self._seen.get(topic, 0)
-            if rows > before:
-                if topic not in self._last:
-                    self._began[topic] = before
-                    log.info("a snapshot of %s begins", topic, extra={"event": "snapshot_begins", "table": topic})
-                self._seen[topic], self._last[topic] = rows, now
-            elif topic in self._last and now >= self._last[topic] + QUIET_SECONDS:
-                read = rows - self._began.pop(topic)
-                del self._last[topic]
-                told = {"event": "snapshot_read", "table": topic, "rows": read}
-                log.info("a snapshot of %s is read", topic, extra=told)
+def snapshot_base(lake: Lake, topic: str) -> int | None:
+    """See `SnapshotBase`; never cached, for an old base would make new rows too old."""
+    return lake.next_offset(changes_table(topic), topic, MARK)
+
+
+def begin_snapshot(lake: Lake, topic: str, base: int) -> None:
+    """Note the base of a snapshot of the topic's table, before it is asked for."""
+    lake.advance(changes_table(topic), {(topic, MARK): base})
+
+
+def placed(changes: Changes, positions: np.ndarray, records: Records, base: SnapshotBase) -> Changes:
+    """The changes with the LSNs that snapshot rows count by; `positions` are those of their records."""
+    read = np.asarray(pc.equal(changes.rows["_op"], "r"))
+    if not read.any():
+        return changes
+    own = np.asarray(changes.rows["_lsn"])
+    start = base()
+    if start is None:
+        return changes
+    replayed = np.isin(positions, [i for i, headers in records.headers.items() if REPLAY_OF in headers])
+    unplaced = read & (own == 0)
+    lsns = np.where(read, np.minimum(own, start - READ), own)
+    lsns[unplaced & ~replayed] = start - READ
+    at = changes.rows.schema.get_field_index("_lsn")
+    rows = changes.rows.set_column(at, changes.rows.schema.field(at), pa.array(lsns))
+    return Changes(changes.table, rows, changes.before)

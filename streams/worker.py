@@ -9,6 +9,7 @@ from functools import partial
 
 import pyarrow as pa
 
+from connectors.table import Table
 from stores.lake import Lake
 from stores.rows import FeatureRows, FeatureWriter
 from stores.view import View
@@ -16,13 +17,15 @@ from streams.breaker import Breaker
 from streams.broker import BrokerUnavailable, Consumer
 from streams.control import Control
 from streams.decide import changes_table, features_table
+from streams.drift import Guard, SourceTable, unasked
 from streams.flush import Flusher
 from streams.letters import DeadLetters
 from streams.messages import Partition, Records
 from streams.patience import Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
 from streams.replays import settle_replays
-from streams.snapshots import Snapshots
+from streams.snapshot_log import SnapshotLog
+from streams.snapshots import snapshot_base
 from streams.stage import Batch
 from streams.tally import Tally
 from streams.truncate import Truncates, knowing
@@ -59,6 +62,7 @@ class Parts:
     windows: Windows
     tally: Tally
     control: Control
+    source_table: SourceTable = unasked
 
 
 class TopicRecreated(Exception):
@@ -83,9 +87,10 @@ class Worker:
         self._pending: list[Records] = []
         self._batch = Batch()
         self._truncates = Truncates(parts.lake)
+        self._guard = Guard(parts.lake, flows, parts.source_table)
         views = {topic: [v.view for v in flow.views] for topic, flow in flows.items()}
         self._flusher = Flusher(parts.lake, parts.letters, parts.online, self._truncates, views, parts.tally)
-        self._snapshots = Snapshots(parts.tally)
+        self._snapshot_log = SnapshotLog(parts.tally)
         self._patience = Patience(self._idle)
         self._stop = threading.Event()
         self._deadline = float("inf")
@@ -106,7 +111,7 @@ class Worker:
                     self._take(polled)
                 self._flush_if_due()
                 self._parts.windows.tick()
-                self._snapshots.tick(time.monotonic())
+                self._snapshot_log.tick(time.monotonic())
             self._deadline = time.monotonic() + self._settings.stop_seconds
             self._flush_all()
         except Abandoned:
@@ -124,14 +129,20 @@ class Worker:
 
     def _take(self, polled: list[Records]) -> None:
         """The flow, for all that one poll brought; tables without embeddings do not wait for those with."""
-        limit, timed = self._settings.max_record_bytes, self.tally.timed
         outcomes: list[Outcome] = []
         for records in polled:
-            outcome = take(records, self._flows[records.topic], limit, timed)
-            outcomes.append(self._with_history(outcome, outcomes))
+            outcome = None if self._patience(partial(self._guard.holds, records)) else self._processed(records)
+            if outcome is None or self._guard.retyped(outcome):
+                self._consumer.pause([p for p in self._owned if p.topic == records.topic])
+            else:
+                outcomes.append(self._with_history(outcome, outcomes))
         self._deliver([o for o in outcomes if not o.flow.embeds])
         self._deliver([self._embed(o) for o in outcomes if o.flow.embeds])
         self._batch.drop({p for records in polled for p in records.next_offsets()} - self._owned)
+
+    def _processed(self, records: Records) -> Outcome:
+        base = partial(self._patience, partial(snapshot_base, self._parts.lake, records.topic))
+        return take(records, self._flows[records.topic], self._settings.max_record_bytes, self.tally.timed, base)
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         """Letters queued, features online, everything staged for the lake."""
@@ -271,14 +282,14 @@ class Worker:
         self._consumer.resume(self._flowing())
 
     def _flowing(self) -> set[Partition]:
-        """The partitions of tables that are not paused for their rejects."""
-        return {p for p in self._owned if p.topic not in self._parts.breaker.paused}
+        """The partitions of tables that are not paused."""
+        return {p for p in self._owned if p.topic not in self.paused}
 
     def _assigned(self, partitions: Collection[Partition]) -> None:
         log.info("assigned", extra={"event": "assigned", "partitions": sorted(map(str, partitions))})
         self._owned |= set(partitions)
         self._unchecked |= set(partitions)
-        self._consumer.pause([p for p in partitions if p.topic in self._parts.breaker.paused])
+        self._consumer.pause([p for p in partitions if p.topic in self.paused])
 
     def _revoked(self, partitions: Collection[Partition]) -> None:
         """Commit what can be committed before another member reads on; drop the rest, it will be read again."""
@@ -349,9 +360,14 @@ class Worker:
         return self._patience.waiting_for or self._flusher.waiting_for or self._consumer.unavailable
 
     @property
+    def tables(self) -> Mapping[str, Table]:
+        """The tables as this worker knows them, by topic."""
+        return {topic: flow.table for topic, flow in self._flows.items()}
+
+    @property
     def paused(self) -> Mapping[str, str]:
-        """The tables that are paused, and why."""
-        return self._parts.breaker.paused
+        """The tables that are paused, for their rejects or because they changed, and why."""
+        return {**self._parts.breaker.paused, **self._guard.held}
 
     @property
     def staged_rows(self) -> int:

@@ -2,7 +2,9 @@
 
 import gc
 import logging
+import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from datetime import datetime
@@ -25,23 +27,26 @@ def run(places: Places, out: Out) -> None:
     """Run a worker: from Kafka to the feature stores, until SIGTERM or Ctrl-C.
 
     Start as many as there are partitions; they share the work. A worker that is told to stop finishes what it
-    holds, commits and leaves within ten seconds.
+    holds, commits and leaves within ten seconds. When a table is applied again, the process starts itself anew.
     """
     from connectors.slots import SlotWatch
     from connectors.watch import Watch
+    from millrace.anew import AppliedWatch
     from millrace.repo import open_repo
-    from millrace.wiring import connect, flows, source, worker
+    from millrace.wiring import connect, flows, lake, source, worker
     from streams.health import Health
     from streams.metrics import Metrics
 
     stop = threading.Event()
-    _stop_on_signals(stop)
+    asked = threading.Event()
+    _stop_on_signals(stop, asked)
     repo = open_repo(places.repo, places.stack)
     for topic, flow in sorted(flows(repo).items()):
         kinds = ", ".join(f"{v.view.name} ({v.view.kind})" for v in flow.views)
         told = {"event": "serves", "table": topic, "contract": flow.contract.version}
         log.info("%s -> %s", topic, kinds, extra=told)
     member = worker(repo)
+    applied = AppliedWatch(lake(repo), member.tables, stop, lambda: member.paused)
     slots = SlotWatch([source(repo, name) for name in sorted(repo.settings.sources)])
     metrics = Metrics(member, slots.slots)
     settings = repo.settings.worker
@@ -61,6 +66,8 @@ def run(places: Places, out: Out) -> None:
         health.close()
         if note is not None:
             note.unlink(missing_ok=True)
+    if applied.seen is not None and not asked.is_set():
+        os.execv(sys.executable, sys.orig_argv)
     log.info("stopped", extra={"event": "stopped", **member.tally.stores})
     state = member.state()
     out.result(state, lambda s: f"stopped; rows written: {s['rows']}")
@@ -131,9 +138,10 @@ def _show_backfill(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _stop_on_signals(stop: threading.Event) -> None:
+def _stop_on_signals(*stops: threading.Event) -> None:
     def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
+        for stop in stops:
+            stop.set()
 
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGINT, ask)
@@ -141,8 +149,6 @@ def _stop_on_signals(stop: threading.Event) -> None:
 
 def _announce(folder: Path, address: str) -> Path | None:
     """Leave the health address where `millrace status` on this machine finds it."""
-    import os
-
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         note = folder / str(os.getpid())

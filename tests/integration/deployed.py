@@ -121,6 +121,12 @@ class Deployed:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
+    def refused(self, *arguments: str) -> str:
+        """What a command says that ends with exit code 1."""
+        done = subprocess.run(self.process(*arguments), capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr
+        return done.stderr.splitlines()[-1]
+
     @contextmanager
     def worker(self) -> Iterator[Running]:
         """A worker, once it has its partitions; killed afterwards if it still runs."""

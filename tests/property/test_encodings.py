@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from connectors.encodings import PLACEHOLDER, Undecodable, decode, is_placeholder
 from connectors.table import Column
+from connectors.to_json import encode
 
 EPOCH = datetime(1970, 1, 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -87,6 +88,8 @@ def test_round_trip(name: str, data: st.DataObject) -> None:
     decoded = decode(orjson.loads(message), column)
     assert decoded.type == column.arrow_type
     np.testing.assert_equal(decoded.to_pylist(), rows)
+    back = orjson.loads(orjson.dumps(encode(decoded, column)))
+    np.testing.assert_equal(decode(back, column).to_pylist(), rows)
 
 
 @given(st.lists(st.none() | st.times(), max_size=30))
@@ -96,6 +99,7 @@ def test_a_time_of_day_becomes_its_text(rows: list[time | None]) -> None:
     ]
     decoded = decode(written, of(pa.string(), "time")).to_pylist()
     assert decoded == [None if t is None else t.isoformat("microseconds") for t in rows]
+    assert encode(pa.array(decoded, pa.string()), of(pa.string(), "time")) == written
 
 
 SCALARS = (None, True, False, 0, 1, -1, 2**15, 2**31, -(2**63), 2**63, 1.0, 1.5, 1e39, "", "a", "1.5", "NaN", "NAN")

@@ -1,28 +1,111 @@
-"""The two lines of a snapshot."""
+"""Snapshot rows in the order of changes, and what is reconciled after a snapshot."""
 
-import logging
+from pathlib import Path
+from typing import Any
 
+import orjson
+import pyarrow as pa
 import pytest
 
-from streams.snapshots import LOOK_SECONDS, QUIET_SECONDS, Snapshots
-from streams.tally import Tally
+from connectors.snapshots import progress
+from streams.letters import REPLAY_OF
+from streams.memory import MemoryProducer
+from streams.reconcile import RECONCILED, Reconciled, reconcile
+from streams.snapshots import begin_snapshot
+from tests.envelopes import TOPIC, envelope, key, row
+from tests.unit.test_worker import P0, P1, Platform
+
+BASE = 1_000
 
 
-def test_a_snapshot_is_told_when_it_begins_and_when_it_is_read(caplog: pytest.LogCaptureFixture) -> None:
-    tally, now = Tally(), 1_000.0
-    snapshots = Snapshots(tally)
-    with caplog.at_level(logging.INFO, "streams.snapshots"):
-        for rows in (0, 5_000, 0, 3_000, 0):
-            tally.topics["t"]["snapshot"] += rows
-            tally.topics["live"]["accepted"] += 1
-            now += LOOK_SECONDS
-            snapshots.tick(now)
-        assert [record.event for record in caplog.records] == ["snapshot_begins"]  # type: ignore[attr-defined]
-        snapshots.tick(now + QUIET_SECONDS)
-        snapshots.tick(now + 2 * QUIET_SECONDS)
-        tally.topics["t"]["snapshot"] += 7
-        snapshots.tick(now + 3 * QUIET_SECONDS)
-        snapshots.tick(now + 4 * QUIET_SECONDS)
-    told = [(record.event, record.table, getattr(record, "rows", None)) for record in caplog.records]  # type: ignore[attr-defined]
-    begins = ("snapshot_begins", "t", None)
-    assert told == [begins, ("snapshot_read", "t", 8_000), begins, ("snapshot_read", "t", 7)]
+def read(after: dict[str, Any], lsn: int | None = None) -> bytes:
+    """A row of a snapshot: of an incremental one without an LSN."""
+    value = orjson.loads(envelope("r", after, lsn=lsn or 0))
+    value["source"]["lsn"] = lsn
+    value["source"]["snapshot"] = "incremental" if lsn is None else "true"
+    return orjson.dumps(value)
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Platform:
+    made = Platform(tmp_path)
+    begin_snapshot(made.lake, TOPIC, BASE)
+    return made
+
+
+@pytest.mark.parametrize("lsn", [None, 1_500])
+@pytest.mark.parametrize("many", [1, 300])
+def test_a_snapshot_row_beats_what_was_before_its_base_and_nothing_after(
+    platform: Platform, lsn: int | None, many: int
+) -> None:
+    """1,500 is where an initial snapshot stands whose slot became consistent while 1,008 was being written."""
+    platform.produce((key(1), envelope("c", row(1, "ann", 1.0), lsn=992)))
+    platform.produce((key(2), envelope("u", row(2, "bob", 2.0), lsn=1_008)))
+    platform.produce((key(3), envelope("d", None, before=row(3, "cyd"), lsn=1_000)))
+    platform.produce(*((key(i), read(row(i, f"s{i}", 9.0), lsn)) for i in range(1, 4 + many)))
+    platform.run()
+    assert [platform.order(i) for i in (1, 2, 3, 4)] == [9.0, 2.0, None, 9.0 if many > 0 else None]
+    assert (platform.customer("ann"), platform.customer("bob")) == (1.0, 2.0)
+    assert (BASE - 2, "r") in platform.changes()
+
+
+def test_a_snapshot_row_that_comes_late_is_as_old_as_it_is(platform: Platform) -> None:
+    platform.produce((key(1), envelope("c", row(1, "ann", 5.0), lsn=1_008)))
+    platform.run()
+    platform.produce((key(1), read(row(1, "ann", 1.0))), to=P1)
+    platform.run()
+    assert platform.order(1) == 5.0
+
+
+def test_a_replayed_letter_of_an_earlier_snapshot_is_not_newer_than_it_was(platform: Platform) -> None:
+    platform.produce((key(1), envelope("c", row(1, "ann", 5.0), lsn=500)))
+    platform.run()
+    for lsn in (None, 400):
+        platform.broker.append(P0, key(1), read(row(1, "ann", 1.0), lsn), {REPLAY_OF: b"x/0/0"})
+    platform.broker.append(P0, key(2), read(row(2, "bob", 2.0)), {REPLAY_OF: b"x/0/1"})
+    platform.run()
+    assert (platform.order(1), platform.order(2)) == (5.0, 2.0)
+
+
+def test_what_went_and_what_moved_unheard_is_reconciled_once(platform: Platform) -> None:
+    """Row 1 moved from ann to bob, row 2 went, row 3 was read, rejected and stays, row 4 is newer than the base."""
+    platform.produce(*((key(i), envelope("c", row(i, "ann", float(i)), lsn=8 * i)) for i in (1, 2, 3)))
+    platform.produce((key(4), envelope("c", row(4, "cyd", 4.0), lsn=1_008)))
+    platform.produce((key(1), read(row(1, "bob", 1.0))), (key(3), read(row(3, "ann", -1.0))))
+    platform.run()
+    assert platform.customer("ann") == 3.0
+    present = pa.table({"id": pa.array([1, 3], pa.int64())})
+    for expected in (Reconciled(1, 1), Reconciled(0, 0)):
+        found = reconcile(platform.lake, MemoryProducer(platform.broker), platform.flow, present, BASE, "r-1")
+        assert found == expected
+        platform.run()
+    assert [platform.order(i) for i in (1, 2, 3, 4)] == [1.0, None, 3.0, 4.0]
+    assert (platform.customer("ann"), platform.customer("bob"), platform.customer("cyd")) == (3.0, 1.0, 4.0)
+    sent = [record for p in (P0, P1) for record in platform.broker.log[p] if RECONCILED in record.headers]
+    assert {record.key for record in sent} == {key(1), key(2)}
+
+
+def test_an_entity_whose_only_row_moved_unheard_is_left(platform: Platform) -> None:
+    platform.produce((key(1), envelope("c", row(1, "ann", 1.0), lsn=8)), (key(1), read(row(1, "bob", 1.0))))
+    platform.run()
+    assert platform.customer("ann") == 1.0
+    present = pa.table({"id": pa.array([1], pa.int64())})
+    reconcile(platform.lake, MemoryProducer(platform.broker), platform.flow, present, BASE, "r-1")
+    platform.run()
+    assert (platform.customer("ann"), platform.customer("bob"), platform.order(1)) == (None, 1.0, 1.0)
+
+
+def test_what_debezium_tells_of_a_snapshot() -> None:
+    def note(type_: str, **data: str) -> bytes:
+        return orjson.dumps(
+            {"id": "m-1", "aggregate_type": "Incremental Snapshot", "type": type_, "additional_data": data}
+        )
+
+    scanned = note("TABLE_SCAN_COMPLETED", scanned_collection="public.t", total_rows_scanned="7", status="SUCCEEDED")
+    told = progress([note("STARTED"), scanned, None], "Incremental Snapshot", "m-1")
+    assert (told.started, told.finished, told.failed, told.rows) == (True, False, None, {"public.t": 7})
+    assert progress([note("COMPLETED")], "Incremental Snapshot", "m-1").finished
+    assert not progress([note("COMPLETED")], "Incremental Snapshot", "another").finished
+    assert not progress([note("COMPLETED")], "Initial Snapshot", None).finished
+    failed = note("TABLE_SCAN_COMPLETED", scanned_collection="public.t", status="NO_PRIMARY_KEY")
+    assert progress([failed], "Incremental Snapshot", "m-1").failed == "public.t: NO_PRIMARY_KEY"

@@ -1,0 +1,124 @@
+"""Snapshots asked for while a connector runs: where they begin in the log, the signal, and what Debezium tells.
+
+https://debezium.io/documentation/reference/stable/configuration/signalling.html (source channel) and
+https://debezium.io/documentation/reference/stable/configuration/notification.html (sink channel).
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Engine, text
+
+from connectors.source import Source, connected, quoted
+from connectors.table import Table
+
+Kind = Literal["Initial Snapshot", "Incremental Snapshot"]
+
+_BASE = text(
+    """
+    select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint as lsn,
+           txid_snapshot_xmax(txid_current_snapshot()) as next
+    """
+)
+_OPEN = text(
+    """
+    select pid, coalesce(application_name, '') as name, now() - xact_start as age from pg_stat_activity
+    where backend_xid is not null and pid <> pg_backend_pid() order by xact_start limit 3
+    """
+)
+_OLDEST = text("select txid_snapshot_xmin(txid_current_snapshot())")
+
+_PREFIX = "millrace-"
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A moment in PostgreSQL's log: no change that is committed after the transactions below `next` have ended
+    stands below `lsn`, where a record can begin."""
+
+    lsn: int
+    next: int
+
+
+def base(engine: Engine, source: Source) -> Base:
+    """The moment now. Raises `SourceUnavailable`."""
+    with connected(engine, source) as connection:
+        row = connection.execute(_BASE).one()
+    return Base(-(-row.lsn // 8) * 8, row.next)
+
+
+def open_transactions(engine: Engine, source: Source, since: Base) -> list[str]:
+    """The oldest transactions that were open at `since` and still are, for people; empty when all have ended.
+    Raises `SourceUnavailable`."""
+    with connected(engine, source) as connection:
+        if connection.execute(_OLDEST).scalar_one() >= since.next:
+            return []
+        rows = connection.execute(_OPEN).all()
+    return [f"pid {row.pid} {row.name}, open for {row.age}" for row in rows] or ["a prepared transaction"]
+
+
+def ask(engine: Engine, source: Source, number: str, tables: Sequence[Table]) -> str:
+    """Ask for an incremental snapshot of tables; returns the request's id, which the signal table keeps until
+    `forget`. Raises `SourceUnavailable`."""
+    request = f"{_PREFIX}{number}"
+    # Debezium reads these names as regular expressions; two quoted parts would be the same table.
+    data = json.dumps({"data-collections": [f"{t.schema}.{t.name}" for t in tables], "type": "incremental"})
+    with connected(engine, source) as connection:
+        connection.execute(
+            text(f"INSERT INTO {quoted(source.signal_table)} VALUES (:id, 'execute-snapshot', :data)"),
+            {"id": request, "data": data},
+        )
+        connection.commit()
+    return request
+
+
+def unfinished(engine: Engine, source: Source) -> list[str]:
+    """The requests of `ask` that were not forgotten. Raises `SourceUnavailable`."""
+    with connected(engine, source) as connection:
+        found = connection.execute(text(f"SELECT id FROM {quoted(source.signal_table)}")).scalars()
+        return sorted(request for request in found if request.startswith(_PREFIX))
+
+
+def forget(engine: Engine, source: Source, request: str) -> None:
+    """Remove a request from the signal table; no snapshot is stopped by it. Raises `SourceUnavailable`."""
+    with connected(engine, source) as connection:
+        connection.execute(text(f"DELETE FROM {quoted(source.signal_table)} WHERE id = :id"), {"id": request})
+        connection.commit()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What notifications tell of one snapshot: `rows` by table, of those read to their end."""
+
+    started: bool
+    finished: bool
+    failed: str | None
+    rows: dict[str, int]
+
+
+def progress(notifications: Iterable[bytes | None], kind: Kind, request: str | None) -> Progress:
+    """How far a snapshot is: by its request, or without one any of the kind."""
+    told = [json.loads(value) for value in notifications if value]
+    mine = [n for n in told if n["aggregate_type"] == kind and request in (None, n["id"])]
+    types = {n["type"] for n in mine}
+    scans = [n["additional_data"] for n in mine if n["type"] == "TABLE_SCAN_COMPLETED"]
+    bad = [s for s in scans if s.get("status") not in ("SUCCEEDED", "EMPTY")]
+    return Progress(
+        started="STARTED" in types,
+        finished="COMPLETED" in types,
+        failed=_failure(bad, types),
+        rows={_table(scan): int(scan.get("total_rows_scanned") or 0) for scan in scans},
+    )
+
+
+def _failure(scans: list[dict[str, Any]], types: set[str]) -> str | None:
+    if scans:
+        return "; ".join(f"{_table(scan)}: {scan.get('status')}" for scan in scans)
+    stopped = types & {"ABORTED", "SKIPPED"}
+    return f"the snapshot was {', '.join(sorted(stopped)).lower()}" if stopped else None
+
+
+def _table(scan: dict[str, Any]) -> str:
+    return str(scan.get("scanned_collection") or scan.get("current_collection_in_progress"))

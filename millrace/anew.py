@@ -1,0 +1,51 @@
+"""A worker starts anew when one of its tables was applied again: new columns, other types."""
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping
+
+from connectors.table import Table
+from stores.errors import StoreUnavailable
+from stores.lake import Lake
+from streams.drift import applied_table
+
+log = logging.getLogger(__name__)
+
+SECONDS = 5.0
+
+
+class AppliedWatch:
+    """Looks every `seconds`, on a thread of its own, whether a topic's table is still the one that the worker
+    knows, and sets `stop` if not; `seen` then tells which. A topic that is `held` need only be applied again."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        tables: Mapping[str, Table],
+        stop: threading.Event,
+        held: Callable[[], Collection[str]],
+        seconds: float = SECONDS,
+    ) -> None:
+        self._held = held
+        self._lake = lake
+        self._tables = {topic: (table, applied_table(lake, topic)[1]) for topic, table in tables.items()}
+        self._stop = stop
+        self._seconds = seconds
+        self.seen: str | None = None
+        threading.Thread(target=self._run, name="applied", daemon=True).start()
+
+    def _changed(self, topic: str) -> bool:
+        (table, applied), (table_now, applied_now) = self._tables[topic], applied_table(self._lake, topic)
+        return table != table_now or (applied != applied_now and topic in self._held())
+
+    def _run(self) -> None:
+        while self.seen is None and not self._stop.wait(self._seconds):
+            try:
+                changed = [topic for topic in self._tables if self._changed(topic)]
+            except StoreUnavailable:
+                continue  # the worker itself waits for the lake, aloud
+            if changed:
+                self.seen = changed[0]
+                told = "%s was applied again: the worker starts anew"
+                log.info(told, self.seen, extra={"event": "applied", "table": self.seen})
+                self._stop.set()

@@ -1,0 +1,241 @@
+"""A table read anew while everything runs, and a source brought back after its slot was lost.
+
+`resnapshot` asks Debezium for an incremental snapshot, `recover` has it make a new slot and take an initial one.
+Both end alike: once the workers have taken all of it, rows that PostgreSQL has no more get their delete.
+Killed at any point, either is simply run again.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from sqlalchemy import Engine, text
+
+from connectors import snapshots as asked
+from connectors.connect import Connect
+from connectors.debezium import connector_config
+from connectors.rows import read_rows
+from connectors.source import Source, connected
+from connectors.table import Table
+from millrace.made_again import note_oids, source_oids
+from millrace.repo import Repo
+from millrace.wiring import connect, flows, lake, producer, source, topics
+from streams.pipeline import Flow
+from streams.reconcile import Reconciled, reconcile
+from streams.snapshots import begin_snapshot
+
+Say = Callable[[str], None]
+
+LOOK_SECONDS = 0.5
+
+
+class UnknownTable(Exception):
+    """A table that no view captures."""
+
+
+class Stalled(Exception):
+    """Something that was waited for did not move for as long as the caller is patient."""
+
+
+class SnapshotFailed(Exception):
+    """Debezium says that it did not read a table to its end."""
+
+
+@dataclass
+class _Job:
+    """One source, some of its tables, and what is needed to wait for them."""
+
+    repo: Repo
+    source: Source
+    engine: Engine
+    flows: Sequence[Flow]
+    patience: float
+    say: Say
+    connect: Connect
+    said: str = field(default="", init=False)
+
+    @property
+    def tables(self) -> list[Table]:
+        return [flow.table for flow in self.flows]
+
+    def wait(self, missing: Callable[[], str | None]) -> None:
+        """Until nothing is missing. Raises `Stalled` if what is missing stays the same for too long."""
+        last, since = "", time.monotonic()
+        while (now := missing()) is not None:
+            if now != last:
+                last, since = now, time.monotonic()
+                self.say(now)
+            if time.monotonic() - since > self.patience:
+                raise Stalled(f"nothing moved for {self.patience:g} s: {now}")
+            time.sleep(LOOK_SECONDS)
+
+    def begin(self, start: asked.Base) -> int:
+        """Note in the lake where the snapshot that is asked for next begins."""
+        for table in self.tables:
+            begin_snapshot(lake(self.repo), table.topic, start.lsn)
+        return start.lsn
+
+    def ended(self, start: asked.Base) -> None:
+        """Until the transactions that were open at the start have ended."""
+
+        def missing() -> str | None:
+            still = asked.open_transactions(self.engine, self.source, start)
+            return f"waiting for transactions that may have written already: {'; '.join(still)}" if still else None
+
+        self.wait(missing)
+
+    def drain(self) -> None:
+        """Until the workers have committed everything that the topics hold now."""
+        broker, names = topics(self.repo), [table.topic for table in self.tables]
+        ends = {p: end for p, (_, end) in broker.committed(self.repo.group, names).items()}
+
+        def missing() -> str | None:
+            held = broker.committed(self.repo.group, names)
+            left = sum(max(0, end - max(0, held[p][0])) for p, end in ends.items())
+            return f"waiting for the workers: {left:,} records to go (millrace run)" if left else None
+
+        self.wait(missing)
+
+    def notified(self, start: int, kind: asked.Kind, request: str | None) -> asked.Progress:
+        read = topics(self.repo).read(self.source.notifications_topic, start)
+        return asked.progress((value for records in read for value in records.values), kind, request)
+
+    def end(self) -> int:
+        """The offset after the last notification."""
+        offsets = topics(self.repo).committed(self.repo.group, [self.source.notifications_topic])
+        return max((end for _, end in offsets.values()), default=0)
+
+    def taken(self, start: int, kind: asked.Kind, request: str | None) -> dict[str, int]:
+        """Until Debezium has read all; the rows of each table."""
+
+        def missing() -> str | None:
+            state = self.connect.state(self.source.name)
+            if state is not None and state.failures:
+                return f"connector {self.source.name}: {state.failures[0].reason}"
+            found = self.notified(start, kind, request)
+            if found.failed:
+                raise SnapshotFailed(f"source {self.source.name}: {found.failed}")
+            done = ", ".join(f"{table}: {rows:,} rows" for table, rows in found.rows.items())
+            what = "reading" if found.started else "asked for a snapshot"
+            return None if found.finished else f"{what}{': ' if done else ''}{done}"
+
+        self.wait(missing)
+        return self.notified(start, kind, request).rows
+
+    def finish(self, base: int, request: str, rows: dict[str, int]) -> dict[str, Any]:
+        """Reconcile what no snapshot tells, and the report."""
+        self.drain()
+        oids = source_oids(self.repo, self.tables)  # before the comparison: a table made again after it is told of
+        sender = producer(self.repo)
+        report = {}
+        for flow in self.flows:
+            present = _keys(self.engine, self.source, flow.table)
+            found: Reconciled = reconcile(lake(self.repo), sender, flow, present, base, request)
+            name = f"{flow.table.schema}.{flow.table.name}"
+            report[flow.table.topic] = {
+                "rows": rows.get(name, 0),
+                "deleted": found.deleted,
+                "moved": found.moved,
+            }
+        self.drain()
+        note_oids(self.repo, [table.topic for table in self.tables], oids)
+        return report
+
+
+def resnapshot(repo: Repo, names: Sequence[str], patience: float, say: Say) -> dict[str, Any]:
+    """Read tables (`<source>.<schema>.<table>`) anew by an incremental snapshot; a report for each.
+
+    Live changes go on meanwhile. Raises `UnknownTable`, `Stalled` after `patience` seconds without progress,
+    `SnapshotFailed` and what the services raise.
+    """
+    declared = flows(repo)
+    for name in names:
+        if name not in declared:
+            raise UnknownTable(f"no view captures {name}; captured are {', '.join(sorted(declared))}")
+    by_source: dict[str, list[Flow]] = {}
+    for name in dict.fromkeys(names):
+        by_source.setdefault(declared[name].table.source, []).append(declared[name])
+    report: dict[str, Any] = {}
+    for origin, chosen in by_source.items():
+        with _job(repo, origin, chosen, patience, say) as job:
+            report |= _incremental(job)
+    return report
+
+
+def _incremental(job: _Job) -> dict[str, Any]:
+    for earlier in asked.unfinished(job.engine, job.source):
+        # Its rows must not be taken for those of the snapshot that is asked for below.
+        job.say("an earlier snapshot is under way")
+        job.taken(0, "Incremental Snapshot", earlier)
+        asked.forget(job.engine, job.source, earlier)
+    job.drain()
+    moment = asked.base(job.engine, job.source)
+    job.ended(moment)
+    base, start = job.begin(moment), job.end()
+    request = asked.ask(job.engine, job.source, uuid.uuid4().hex[:12], job.tables)
+    rows = job.taken(start, "Incremental Snapshot", request)
+    report = job.finish(base, request, rows)
+    asked.forget(job.engine, job.source, request)
+    return report
+
+
+def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any]:
+    """Bring a source back whose slot was lost: a new slot, a snapshot of all its tables, and their deletes.
+
+    Raises `UnknownTable` if no view captures a table of the source, and as `resnapshot`.
+    """
+    chosen = [flow for _, flow in sorted(flows(repo).items()) if flow.table.source == origin]
+    if not chosen:
+        raise UnknownTable(f"no view captures a table of source {origin}; there are {', '.join(repo.settings.sources)}")
+    with _job(repo, origin, chosen, patience, say) as job:
+        config = connector_config(job.source, job.tables)
+        if job.connect.state(origin) is None:
+            job.connect.apply(origin, config)  # only an existing connector can forget its position
+        say(f"stopping connector {origin} and forgetting its position")
+        job.connect.reset(origin)
+        _drop_slot(job)
+        for earlier in asked.unfinished(job.engine, job.source):
+            asked.forget(job.engine, job.source, earlier)  # the position that it would go on from is forgotten
+        base, start = job.begin(asked.base(job.engine, job.source)), job.end()
+        job.connect.apply(origin, config)
+        rows = job.taken(start, "Initial Snapshot", None)
+        job.connect.wait_running(origin, patience)
+        return job.finish(base, f"recover-{base}", rows)
+
+
+def _drop_slot(job: _Job) -> None:
+    slot = {"slot": job.source.slot}
+    drop = text("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = :slot")
+    held = text("SELECT active_pid FROM pg_replication_slots WHERE slot_name = :slot AND active")
+
+    def missing() -> str | None:
+        with connected(job.engine, job.source) as connection:
+            pid = connection.execute(held, slot).scalar()
+        return f"slot {job.source.slot} is still read by pid {pid}" if pid is not None else None
+
+    job.wait(missing)
+    with connected(job.engine, job.source) as connection:
+        connection.execute(drop, slot)
+        connection.commit()
+
+
+@contextmanager
+def _job(repo: Repo, origin: str, chosen: Sequence[Flow], patience: float, say: Say) -> Iterator[_Job]:
+    database = source(repo, origin)
+    engine, client = database.engine(), connect(repo)
+    try:
+        yield _Job(repo, database, engine, chosen, patience, say, client)
+    finally:
+        engine.dispose()
+        client.close()
+
+
+def _keys(engine: Engine, origin: Source, table: Table) -> pa.Table:
+    """The primary keys of all rows that PostgreSQL holds now."""
+    columns = [table.column(name) for name in table.primary_key]
+    empty = pa.schema([(column.name, column.arrow_type) for column in columns]).empty_table()
+    return pa.concat_tables([empty, *(rows.table for rows in read_rows(engine, origin, table, columns))])

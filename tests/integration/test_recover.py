@@ -1,0 +1,137 @@
+"""Changes that nobody heard, on the real stack: a table read anew, and a slot lost, with everything running."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.request import Request, urlopen
+
+import psycopg
+import pytest
+
+from connectors.connect import Connect
+from connectors.source import default_slot
+from millrace.stack.endpoints import Endpoints
+from tests.integration.deployed import Running, waited
+from tests.integration.shop import Shop, shop
+
+FILL = (
+    "insert into customers select i, 'c' || i, 'gold', i from generate_series(100, 3000) i",
+    "insert into orders select i, 100 + i % 300, i, now() - i * interval '1 minute' from generate_series(100, 2900) i",
+)
+UNHEARD = (
+    "delete from orders where order_id between 200 and 260",
+    "delete from customers where id between 2000 and 2050",
+    "update orders set customer_id = 3000 where order_id in (110, 120)",
+    "update customers set tier = 'silver' where id between 500 and 520",
+    "insert into customers values (4000, 'unheard', 'gold', 1)",
+    "insert into orders values (4000, 4000, 4.5, now())",
+)
+
+
+@pytest.fixture(scope="module")
+def market(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with shop(stack, tmp_path_factory.mktemp("shop"), partitions=2) as made:
+        for statement in FILL:
+            made.sql.execute(statement)
+        made.repo.apply()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def worker(market: Shop) -> Iterator[Running]:
+    with market.repo.worker() as running:
+        market.settle()
+        assert market.check()["entities"] > 3000
+        yield running
+
+
+@contextmanager
+def traffic(market: Shop) -> Iterator[None]:
+    """Changes of many kinds, without pause, until the block ends."""
+    stop = threading.Event()
+
+    def body() -> None:
+        with psycopg.connect(market.database.dsn, autocommit=True) as sql:
+            for i in range(1_000_000):
+                if stop.wait(0.02):
+                    return
+                id_ = 600 + i % 400
+                sql.execute("update customers set credit = credit + 1 where id = %s", [id_])
+                sql.execute("delete from orders where order_id = %s", [id_ + 1000])
+                sql.execute("insert into orders values (%s, %s, %s, now())", [id_ + 1000, 100 + i % 50, i])
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def slot(market: Shop) -> str:
+    return default_slot(f"{market.repo.project}_{market.name}")
+
+
+def tables(market: Shop) -> tuple[str, str]:
+    return f"{market.name}.public.customers", f"{market.name}.public.orders"
+
+
+def test_a_table_is_read_anew_beside_live_traffic(market: Shop, worker: Running) -> None:
+    customers, orders = tables(market)
+    market.sql.execute(f"alter publication {slot(market)} drop table customers, orders")
+    for statement in UNHEARD:
+        market.sql.execute(statement)
+    market.sql.execute(f"alter publication {slot(market)} add table customers, orders")
+    assert market.repo.command("verify", "--wait", "1", code=1)["mismatches"] > 100
+    with traffic(market):
+        report: dict[str, Any] = market.repo.command("resnapshot", customers, orders)["tables"]
+    assert report[customers]["deleted"] == 51
+    assert report[orders]["deleted"] == 61
+    assert report[orders]["moved"] >= 2  # those of the traffic, too, that the snapshot saw before they came
+    assert report[customers]["rows"] > 2800
+    market.settle()
+    market.check()
+    again = market.repo.command("resnapshot", customers, orders)["tables"]
+    assert [(t["deleted"], t["moved"]) for t in again.values()] == [(0, 0), (0, 0)]
+    market.settle()
+    market.check()
+
+
+def refuses(market: Shop, connect: Connect) -> None:
+    """Once resumed the connector fails, and says how to recover."""
+    urlopen(Request(f"{market.repo.stack.connect}/connectors/{market.name}/resume", method="PUT")).close()
+    failures = waited(lambda: (state := connect.state(market.name)) and state.failures, "a connector that refuses")
+    assert f"millrace recover {market.name}" in failures[0].reason, failures
+
+
+def test_a_slot_that_is_gone_is_refused_and_recovered(market: Shop, worker: Running) -> None:
+    customers, orders = tables(market)
+    connect = Connect(market.repo.stack.connect)
+    connect.stop(market.name)
+    gone = "select count(*) from pg_replication_slots where slot_name = %s and active"
+    waited(lambda: market.sql.execute(gone, [slot(market)]).fetchone() == (0,), "nobody reads the slot")
+    market.sql.execute("select pg_drop_replication_slot(%s)", [slot(market)])
+    for statement in (
+        "delete from orders where order_id between 300 and 360",
+        "delete from customers where id between 2100 and 2150",
+        "update orders set customer_id = 2999 where order_id in (111, 121)",
+    ):
+        market.sql.execute(statement)
+    recover = f"millrace recover {market.name}"
+    assert recover in market.repo.refused("apply")
+    refuses(market, connect)
+    assert recover in str(market.repo.command("status", code=1)["problems"])
+    market.sql.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot(market)])
+    assert recover in market.repo.refused("apply")
+    connect.stop(market.name)
+    refuses(market, connect)
+    assert recover in str(market.repo.command("status", code=1)["problems"])
+    with traffic(market):
+        report = market.repo.command("recover", market.name)["tables"]
+    assert report[customers]["deleted"] == 51
+    assert report[orders]["deleted"] == 61
+    assert report[orders]["moved"] >= 2  # those of the traffic, too, that the snapshot saw before they came
+    market.settle()
+    market.check()
