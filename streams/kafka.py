@@ -14,13 +14,14 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from streams.broker import BrokerUnavailable, Rebalanced
 from streams.messages import Headers, Partition, Records
+from streams.outage import Outage
 
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 TIMEOUT_SECONDS = 10.0
-PROBE_SECONDS = 0.5
 LAG_SECONDS = 2.0
+ASK_SECONDS = 1.0
 
 # KIP-345 and librdkafka's CONFIGURATION.md name the settings; these differ from the defaults for a reason:
 # fetch.wait.max.ms bounds what an idle topic adds to freshness, the queue bounds what a backlog adds to memory.
@@ -51,32 +52,6 @@ PRODUCER = {
     "message.max.bytes": MAX_MESSAGE_BYTES,
     "message.timeout.ms": 30_000,
 }
-
-
-class Outage:
-    """The time without any broker; says so once when it begins and once when it is over."""
-
-    def __init__(self) -> None:
-        self.words: str | None = None
-        self._since = self._probed = 0.0
-
-    def began(self, words: str) -> None:
-        if self.words is None:
-            self._since = self._probed = time.monotonic()
-            log.warning("waiting: %s", words, extra={"event": "waiting"})
-        self.words = words
-
-    def over(self) -> None:
-        seconds = round(time.monotonic() - self._since, 1)
-        log.info("going on after %s s of waiting", seconds, extra={"event": "going_on", "seconds": seconds})
-        self.words = None
-
-    def probe_due(self) -> bool:
-        """True at most once in PROBE_SECONDS."""
-        if time.monotonic() < self._probed + PROBE_SECONDS:
-            return False
-        self._probed = time.monotonic()
-        return True
 
 
 class KafkaConsumer:
@@ -122,8 +97,10 @@ class KafkaConsumer:
         # consume(n, timeout) waits for n messages or the whole timeout; poll() returns with the first one.
         self._measure_lag()
         first = self._consumer.poll(timeout)
-        if self._down.words is not None and (first is not None or self._answers()):
-            self._down.over()
+        if first is not None and first.error() is None:
+            self._down.heard()
+        elif self._down.ask_now:
+            self._ask()
         if first is None:
             return []
         return _records([first, *self._consumer.consume(limit - 1, 0)] if limit > 1 else [first])
@@ -181,26 +158,25 @@ class KafkaConsumer:
         place = TopicPartition(*partition)
         if partition in self._paused and self.unavailable is None:
             with suppress(KafkaException):
-                low, high = self._consumer.get_watermark_offsets(place, timeout=PROBE_SECONDS)
+                low, high = self._consumer.get_watermark_offsets(place, timeout=ASK_SECONDS)
                 return int(low), int(high)
         low, high = self._consumer.get_watermark_offsets(place, cached=True)
         return int(low), int(high)
 
     def _failed(self, error: KafkaError) -> None:
-        """librdkafka's word about its brokers, given inside `poll`; it has none for their return."""
-        _report(error)
-        if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._down.began(f"Kafka at {self._servers} does not answer: {error.str()}")
+        """librdkafka's word about its brokers, given inside `poll`; not each outage has one, and no return."""
+        if self._down.words is None:
+            _report(error)
+        self._down.suspected()
 
-    def _answers(self) -> bool:
-        """Whether a broker answers again; asked at most once in PROBE_SECONDS."""
-        if not self._down.probe_due():
-            return False
+    def _ask(self) -> None:
+        """Ask the brokers for a sign of life."""
         try:
-            self._consumer.list_topics(timeout=PROBE_SECONDS)
-        except KafkaException:
-            return False
-        return True
+            self._consumer.list_topics(timeout=ASK_SECONDS)
+        except KafkaException as error:
+            self._down.silent(f"Kafka at {self._servers} does not answer: {error.args[0].str()}")
+        else:
+            self._down.heard()
 
     def close(self) -> None:
         self._consumer.close()
