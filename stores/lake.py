@@ -404,6 +404,7 @@ class DeltaLake:
     def _commit(self, handle: _Handle, name: str, rows: pa.Table, transactions: Mapping[str, int]) -> None:
         rows = conform(rows, handle.schema, name)
         widened = len(rows.schema) > len(handle.schema)
+        before = handle.table.version()
         write_deltalake(
             handle.table,
             rows,
@@ -413,6 +414,9 @@ class DeltaLake:
                 app_transactions=[Transaction(app_id, version) for app_id, version in transactions.items()]
             ),
         )
+        if handle.table.version() > before + 1:
+            # Commits of others came between. None raised these app_ids, or ours had failed, but perhaps others.
+            handle.offsets.clear()
         handle.offsets.update(transactions)
         if not widened and not handle.worn:
             self._handles[name] = handle
