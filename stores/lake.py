@@ -436,8 +436,9 @@ class DeltaLake:
                 app_transactions=[Transaction(app_id, version) for app_id, version in transactions.items()]
             ),
         )
-        if handle.table.version() != before + 1:
-            handle.offsets.clear()  # others' commits came between, and conflict with the next one no more
+        if handle.table.version() > before + 1:
+            # Commits of others came between. None raised these app_ids, or ours had failed, but perhaps others.
+            handle.offsets.clear()
         handle.offsets.update(transactions)
         if not widened and not handle.worn:
             self._handles[name] = handle

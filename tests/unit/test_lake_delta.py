@@ -53,6 +53,16 @@ def test_each_record_stands_once_whatever_the_writers_do(data):
         each_record_stands_once(lambda: DeltaLake(folder), data)
 
 
+def test_what_others_committed_between_two_commits_of_ours_is_a_replay(root):
+    """A commit that was rebased over others brings the table to their version: what was known before is old."""
+    ours, others = DeltaLake(str(root)), DeltaLake(str(root))
+    assert append(ours, 0, 0, partition=0).written == 0
+    assert append(others, 0, 1, partition=0).written == 1
+    assert append(ours, 0, 1, partition=1).written == 1
+    assert append(ours, 0, 1, partition=0).written == 0
+    assert len(ids(ours)) == 2
+
+
 def test_writers_of_different_partitions_all_succeed(root):
     def write(partition: int) -> None:
         lake = DeltaLake(str(root))
