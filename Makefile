@@ -26,7 +26,7 @@ lint: $(VENV)/ready ## Ruff, mypy --strict, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-simulate: setup ## Run the worker's simulation on SEEDS seeds  (SEEDS=10000, ARGS="--seed 7" replays one)
+simulate: $(VENV)/ready ## Run the worker's simulation on SEEDS seeds  (SEEDS=10000, ARGS="--seed 7" replays one)
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
 bench: setup ## Measure everything that has a goal, into benchmarks/results.json  (ARGS="--only drain")
