@@ -59,8 +59,8 @@ class MemoryOnline(FeatureWriter, FeatureReader):
         for key, row in _keyed(rows):
             took = self._apply(rows.view, key, row)
             entry, applied = entries[key], applied + took
-            if took or (row["_deleted"] and entry.features is None):
-                entries[key] = _Entry(entry.version, entry.features, undecided=False)
+            settled = took or (row["_deleted"] and entry.features is None)
+            entries[key] = _Entry(entry.version, entry.features, undecided=not settled)
         return WriteResult(applied, rows.table.num_rows - applied)
 
     def read(self, views: Sequence[View], keys: pa.Table) -> list[pa.Table]:

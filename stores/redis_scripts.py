@@ -62,7 +62,7 @@ repeat
   end
 
   if s_mark == 1 then mark = 1 elseif not applied then mark = 0 end
-  if not MARKING then mark = (applied or (n < 0 and s1 == 0 and s2 == 0)) and 0 or s_mark end
+  if not MARKING then mark = (applied or (n < 0 and s1 == 0 and s2 == 0)) and 0 or 1 end
   if applied then
     stored, s1, s2, s3, s4, s_row, s_mark = offered, o1, o2, o3, o4, o_row, o_mark
     winner, size = i, n
@@ -172,7 +172,7 @@ def write_script(retention_ms: int) -> str:
 
 
 def decide_script(retention_ms: int) -> str:
-    """As `write_script`, and clears the mark of a view where its operation was applied, or deletes what is
+    """As `write_script`, but a view is undecided after it unless its operation was applied, or deletes what is
     deleted already."""
     return _complete(_COMPARE_AND_SET.replace("MARKING", "false"), retention_ms)
 

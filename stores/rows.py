@@ -82,7 +82,7 @@ class FeatureWriter(Protocol):
     def decide(self, rows: FeatureRows) -> WriteResult:
         """Write the newest remaining rows of undecided entities of an event view by the same rule; a row
         with `_deleted` says that none remains. The mark goes where the store then holds what the row says;
-        where it holds another row, one that the decision did not know of, the entity stays undecided."""
+        where it holds another row, one that the decision did not know of, the entity is undecided after it."""
 
     def inspect(self, view: View, keys: pa.Table) -> pa.Table:
         """For each row of `keys` (the view's join keys): the features, `event_timestamp`, `_present`, and the

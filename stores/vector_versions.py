@@ -57,13 +57,13 @@ def fold(view: View, keys: Sequence[bytes], table: pa.Table, stored: Entities) -
 def fold_decisions(
     view: View, keys: Sequence[bytes], table: pa.Table, stored: Entities
 ) -> tuple[dict[bytes, Entity], int]:
-    """`fold` for the rows that decide entities, one each: undecided stay those that hold another row."""
+    """`fold` for the rows that decide entities, one each: undecided are those that hold another row."""
     now, applied = fold(view, keys, table, stored)
     for key, deleted in zip(keys, table["_deleted"].to_pylist(), strict=True):
         entity = now[key]
         gone = entity.version is not None and entity.version.order == LEAST_ORDER
-        if entity.position is not None or (deleted and gone):
-            now[key] = replace(entity, undecided=False)
+        settled = entity.position is not None or (deleted and gone)
+        now[key] = replace(entity, undecided=not settled)
     return now, applied
 
 

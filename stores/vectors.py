@@ -199,7 +199,9 @@ class PgVectors(FeatureWriter, FeatureReader):
             stored = _lock(connection, vectors, sorted(set(keys)))
             now, applied = folding(view, keys, table, stored)
             _replace(connection, vectors, table, {k: e for k, e in now.items() if e.position is not None})
-            _settle(connection, vectors, [k for k, e in stored.items() if e.undecided and not now[k].undecided])
+            turned = [key for key, entity in stored.items() if now[key].undecided != entity.undecided]
+            for mark in (True, False):
+                _mark(connection, vectors, [key for key in turned if now[key].undecided is mark], mark)
             self._forget(connection, vectors)
         return now, applied
 
@@ -287,12 +289,12 @@ def _replace(connection: sa.Connection, vectors: VectorTable, rows: pa.Table, wi
     )
 
 
-def _settle(connection: sa.Connection, vectors: VectorTable, keys: list[bytes]) -> None:
-    """Clear the mark of entities that are decided."""
+def _mark(connection: sa.Connection, vectors: VectorTable, keys: list[bytes], undecided: bool) -> None:
+    """Set the mark of entities, or clear it."""
     table = vectors.table
     if keys:
-        settled = sa.update(table).values(_undecided=False).where(table.c[KEY] == sa.any_(_array("keys")))
-        connection.execute(settled, {"keys": keys})
+        marked = sa.update(table).values(_undecided=undecided).where(table.c[KEY] == sa.any_(_array("keys")))
+        connection.execute(marked, {"keys": keys})
 
 
 def _with_presence(table: pa.Table) -> pa.Table:

@@ -32,7 +32,7 @@ def is_changes_table(table: LakeTableName) -> bool:
 def decide(lake: Lake, writer: FeatureWriter, view: View, keys: pa.Table) -> WriteResult:
     """Write the newest remaining row of each entity in `keys` (join keys) by compare-and-set.
 
-    What is online and not yet in the lake stays, and its entity undecided: the flush of that row decides it.
+    What is online and not yet in the lake stays, and its entity is undecided: the flush of that row decides it.
     What the lake knows to have changed since goes first; only a late writer leaves such a row behind. If the
     view's table grew meanwhile, another worker may have deleted the row just chosen: read again until the
     table held still around the write. Raises `StoreUnavailable`.

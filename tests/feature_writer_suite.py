@@ -360,6 +360,18 @@ class FeatureWriterSuite:
         store.writer.decide(rows(store.event, Change(one, row=3, minute=30, lsn=13, x=3)))
         assert undecided(store.write(rows(store.event, Change(one, row=4, lsn=14, x=4))), store.event) == []
 
+    def test_a_decision_that_is_refused_marks_the_entity(self, store: Store) -> None:
+        one = entity()
+        store.write(rows(store.event, Change(one, row=1, minute=5, lsn=14, x=1)))
+        # The decision knows row 1 as it was, at minute 20, and says nothing of a row 2 at minute 10.
+        result = store.writer.decide(rows(store.event, Change(one, row=1, minute=20, lsn=10, x=1)))
+        assert (result.applied, result.refused) == (0, 1)
+        again = rows(store.event, Change(one, row=1, minute=5, lsn=14, x=1))
+        assert undecided(store.write(again), store.event) == [one]
+        store.writer.decide(rows(store.event, Change(one, row=2, minute=10, lsn=11, x=2)))
+        assert undecided(store.write(again), store.event) == []
+        assert store.x(store.event, one) == 2
+
     def test_a_decision_that_none_remains_clears_the_mark_of_what_is_gone_only(self, store: Store) -> None:
         one, two = entity(), entity()
         for who in (one, two):
