@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 JARS := build/jars
 ARGS ?=
 SEEDS ?= 1000
+SEED ?= 1
+FAULTS ?= 200
 
 help: ## Print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +30,9 @@ lint: $(VENV)/ready ## Ruff, mypy --strict, import-linter
 
 simulate: $(VENV)/ready ## Run the worker's simulation on SEEDS seeds  (SEEDS=10000, ARGS="--seed 7" replays one)
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+chaos: setup ## Faults against the real stack, then an exact verdict  (SEED=1, FAULTS=200)
+	@$(BIN)/python -W ignore -m tests.chaos --seed $(SEED) --faults $(FAULTS) $(ARGS)
 
 bench: setup ## Measure everything that has a goal, into benchmarks/results.json  (ARGS="--only drain")
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -62,4 +67,4 @@ $(JARS)/ready: pom.xml | tools
 	@mvn -q -B -Dstyle.color=never dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(JARS)
 	@touch $@
 
-.PHONY: help demo test simulate lint bench setup lock down jars clean tools
+.PHONY: help demo test chaos simulate lint bench setup lock down jars clean tools

@@ -300,7 +300,10 @@ class DeltaLake:
     def next_offset(self, name: str, topic: str, partition: int) -> int | None:
         with self._guard(name):
             self._handles[name] = handle = self._refreshed(name)
-            return handle.next_offset(_app_id(topic, partition))
+            try:
+                return handle.next_offset(_app_id(topic, partition))
+            except (DeltaError, OSError) as error:  # it reads the log, which may have gone since
+                raise self._unavailable(name, error) from error
 
     def snapshot(self, name: str) -> Snapshot:
         table = self._open(name).table

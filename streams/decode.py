@@ -57,7 +57,8 @@ def decode_records(records: Records, table: Table, before: Sequence[str], max_by
 
     `before` names the columns whose old values are wanted. A record that is larger than `max_bytes`, is no
     envelope, has an unknown operation, a value of the wrong type or no primary key is a rejection that says
-    so; the others go on.
+    so; the others go on. Old values reject nothing: what no column takes is null there, so that a row whose
+    update was rejected can still be deleted or mended.
     """
     bulk = decode_in_bulk(records, table, before, max_bytes)
     if bulk is not None:
@@ -156,11 +157,18 @@ def _key(key: bytes | None) -> Values:
 
 
 def _rows(records: Records, parsed: _Parsed, table: Table, bad: dict[int, tuple[Stage, list[str]]]) -> pa.Table:
+    ops = [e["op"] for e in parsed.envelopes]
+    deletes = [i for i, op in enumerate(ops) if op == "d"]
     columns = [
-        _column(table.column(field.name), [image.get(field.name) for image in parsed.images], parsed, bad)
+        _column(
+            table.column(field.name),
+            [image.get(field.name) for image in parsed.images],
+            parsed,
+            bad,
+            () if field.name in table.primary_key else deletes,
+        )
         for field in carried(table)
     ]
-    ops = [e["op"] for e in parsed.envelopes]
     for name in table.primary_key:
         _require_key(name, parsed.images, ops, bad)
     meta = [
@@ -177,22 +185,28 @@ def _rows(records: Records, parsed: _Parsed, table: Table, bad: dict[int, tuple[
 
 def _before(parsed: _Parsed, table: Table, names: Sequence[str], bad: dict[int, tuple[Stage, list[str]]]) -> pa.Table:
     images = [e.get("before") or {} for e in parsed.envelopes]
-    arrays = [_decode(table.column(name), [b.get(name) for b in images], bad) for name in names]
+    old = range(len(images))
+    arrays = [_decode(table.column(name), [b.get(name) for b in images], bad, old) for name in names]
     if bad:
         return None
     return pa.table(arrays, names=list(names))
 
 
 def _column(
-    column: Column, values: list[Any], parsed: _Parsed, bad: dict[int, tuple[Stage, list[str]]]
+    column: Column,
+    values: list[Any],
+    parsed: _Parsed,
+    bad: dict[int, tuple[Stage, list[str]]],
+    old: Collection[int],
 ) -> pa.Array | None:
-    """Decode one column, after putting the old value where Debezium sent only its placeholder."""
+    """Decode one column, after putting the old value where Debezium sent only its placeholder. `old` are the
+    positions that hold old values."""
     if column.toastable:
         mask = is_placeholder(values, column)
         if mask is not None and mask.true_count:
             for i in np.flatnonzero(mask.to_numpy(zero_copy_only=False)):
                 _restore(int(i), column, values, parsed, bad)
-    return _decode(column, values, bad)
+    return _decode(column, values, bad, old)
 
 
 def _restore(
@@ -212,14 +226,20 @@ def _restore(
     values[i] = None if missing else old
 
 
-def _decode(column: Column, values: list[Any], bad: dict[int, tuple[Stage, list[str]]]) -> pa.Array | None:
+def _decode(
+    column: Column, values: list[Any], bad: dict[int, tuple[Stage, list[str]]], old: Collection[int]
+) -> pa.Array | None:
     try:
         return decode(values, column)
     except Undecodable as error:
+        forgiven = {i for i, _, _ in error.bad} & set(old)
         for i, value, reason in error.bad:
-            why = f"column {column.name} ({column.sql_type}): {_short(value)}: {reason}"
-            bad.setdefault(i, ("schema", []))[1].append(why)
-        return None
+            if i not in forgiven:
+                why = f"column {column.name} ({column.sql_type}): {_short(value)}: {reason}"
+                bad.setdefault(i, ("schema", []))[1].append(why)
+        if len(forgiven) < len(error.bad):
+            return None
+        return decode([None if i in forgiven else value for i, value in enumerate(values)], column)
 
 
 def _require_key(name: str, images: list[Values], ops: list[str], bad: dict[int, tuple[Stage, list[str]]]) -> None:

@@ -28,6 +28,7 @@ from streams.decide import decide, features_table, is_changes_table
 from streams.letters import DeadLetters
 from streams.messages import Partition
 from streams.patience import Abandoned, Patience
+from streams.redelivered import heights
 from streams.stage import Batch, LakeTable
 from streams.tally import Tally
 from streams.truncate import Truncates, below, settle, truncates
@@ -110,6 +111,8 @@ class Flusher:
             rows = pa.concat_tables(batch.tables[table])
             topic = batch.topics[table]
             offsets: dict[TopicPartition, int] = {p: n for p, n in batch.offsets.items() if p.topic == topic}
+            if is_changes_table(table):
+                offsets |= heights(rows, topic)
             if self._patience(partial(self._append, table, rows, offsets)):
                 replayed.add(table)
             if is_changes_table(table) and truncates(rows):

@@ -1,4 +1,4 @@
-"""Replayed letters: what stands already is dropped, what is known newer stays out of event views.
+"""Replayed letters and re-sent changes: what stands already is dropped, what is known newer stays out of event views.
 
 A state view refuses an older version by itself. An event view cannot: the version it stores is that of the
 winning row, and a replayed row that was changed or deleted since could win again. The lake knows, with what is
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -21,26 +22,30 @@ from streams.decide import changes_table
 from streams.letters import REPLAY_OF
 from streams.pipeline import Accepted, Outcome
 
+Mask = npt.NDArray[np.bool_]
+
 PLACE = ("_lsn", "_partition", "_offset")
 
 ELSEWHERE = -1
-"""The position of a change that is not replayed in this very batch."""
+"""The position of a change that may not be a copy, or is not of this very batch."""
 
 
-def settle_replays(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome) -> Outcome:
-    """The outcome without replayed changes that stand already, and without event rows that are known newer.
+def replayed(outcome: Outcome) -> Mask:
+    """Which accepted changes are those of replayed letters."""
+    records = [i for i, headers in outcome.records.headers.items() if REPLAY_OF in headers]
+    return np.isin(outcome.accepted.kept, records)
+
+
+def settle_replays(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mask) -> Outcome:
+    """The outcome without those changes of `mask` that stand already, and without event rows of replays that are
+    known newer.
 
     `staged` are the table's changes that this worker has taken and the lake may not hold yet. What is staged and
     then lost with its partition is read again by another member, so nothing is dropped for good because of it.
     Raises `StoreUnavailable`.
     """
-    changes = outcome.accepted.changes
-    replayed = [i for i, headers in outcome.records.headers.items() if REPLAY_OF in headers]
-    mask = np.isin(outcome.accepted.kept, replayed)
-    if not mask.any():
-        return outcome
-    doubled, outdated = _compare(lake, staged, changes, mask)
-    accepted = _without_event_rows(outcome.accepted, outdated).without(doubled)
+    doubled, outdated = _compare(lake, staged, outcome.accepted.changes, mask)
+    accepted = _without_event_rows(outcome.accepted, outdated & replayed(outcome)).without(doubled)
     return replace(outcome, accepted=accepted, ignored=outcome.ignored + int(doubled.sum()))
 
 
@@ -66,16 +71,14 @@ def settle_read_again(lake: Lake, held: Mapping[int, int], outcome: Outcome) -> 
     return replace(outcome, accepted=outcome.accepted.without(rejected), ignored=outcome.ignored + int(rejected.sum()))
 
 
-def _compare(
-    lake: Lake, staged: Sequence[pa.Table], changes: Changes, replayed: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Masks over the changes: which replayed ones stand already, and of which there is a newer one. A change is
+def _compare(lake: Lake, staged: Sequence[pa.Table], changes: Changes, mask: Mask) -> tuple[np.ndarray, np.ndarray]:
+    """Masks over the changes: which of `mask` stand already, and of which there is a newer one. A change is
     known by its row's key and its LSN; one that stands from the same place in the topic is no double but the same
     record, read again because what followed on it may not have been done."""
     names = [*changes.table.primary_key, *PLACE]
     ours = changes.rows.select(names)
-    positions = np.where(replayed, np.arange(len(changes)), ELSEWHERE)
-    lake_rows = _held(lake, changes, ours.filter(pa.array(replayed))).cast(ours.schema)
+    positions = np.where(mask, np.arange(len(changes)), ELSEWHERE)
+    lake_rows = _held(lake, changes, ours.filter(pa.array(mask))).cast(ours.schema)
     known = pa.concat_tables([lake_rows, *(part.select(names) for part in staged)])
     known = pa.concat_tables([_numbered(known, np.full(known.num_rows, ELSEWHERE)), _numbered(ours, positions)])
     same_row = " and ".join(f"known.k{i} = ours.k{i}" for i in range(len(changes.table.primary_key)))
@@ -86,7 +89,7 @@ def _compare(
                bool_or(known.lsn > ours.lsn) as outdated
         from ours join known on {same_row} group by ours.position
     """
-    with session(ours=_numbered(ours, positions).filter(pa.array(replayed)), known=known) as connection:
+    with session(ours=_numbered(ours, positions).filter(pa.array(mask)), known=known) as connection:
         found = connection.sql(query).to_arrow_table()
     at = found["position"].to_numpy()
     masks = np.zeros((2, len(changes)), bool)

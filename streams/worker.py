@@ -24,7 +24,8 @@ from streams.letters import DeadLetters
 from streams.messages import Partition, Records
 from streams.patience import Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
-from streams.replays import settle_read_again, settle_replays
+from streams.redelivered import Heights
+from streams.replays import replayed, settle_read_again, settle_replays
 from streams.snapshot_log import SnapshotLog
 from streams.snapshots import snapshot_base
 from streams.stage import Batch
@@ -94,6 +95,7 @@ class Worker:
         self._pending: list[Records] = []
         self._batch = self._fresh()
         self._truncates = Truncates(parts.lake)
+        self._heights = Heights(parts.lake)
         self._guard = Guard(parts.lake, flows, parts.source_table)
         views = {topic: [v.view for v in flow.views] for topic, flow in flows.items()}
         self._flusher = Flusher(
@@ -205,17 +207,18 @@ class Worker:
                 self._consumer.resume([p for p in self._owned if p.topic == topic])
 
     def _with_history(self, outcome: Outcome, before: list[Outcome]) -> Outcome:
-        """What came before: replays need what the lake holds, what is staged for it, and what stands `before` them
-        in the same poll; rows older than a truncate come with their delete."""
+        """What came before: replays, and what a connector sent again, need what the lake holds, what is staged for
+        it, and what stands `before` them in the same poll; rows older than a truncate come with their delete."""
         topic = outcome.records.topic
         held = {p.number: offset for p, offset in self._begun.items() if p.topic == topic}
         outcome = self._patience(partial(settle_read_again, self._parts.lake, held, outcome))
-        if outcome.has_replays():
+        copies = self._heights.suspects(outcome) | replayed(outcome)
+        if copies.any():
             table = changes_table(topic)
             staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
             staged += [o.accepted.changes.rows for o in before if o.records.topic == topic]
             with self.tally.timed("history"):
-                outcome = self._patience(partial(settle_replays, self._parts.lake, staged, outcome))
+                outcome = self._patience(partial(settle_replays, self._parts.lake, staged, outcome, copies))
         return knowing(outcome, self._truncates.known(topic))
 
     def _stage(self, outcome: Outcome) -> None:
@@ -353,6 +356,7 @@ class Worker:
             held = self._held(partition)
             self._patience(partial(self._truncates.refresh, partition.topic))
             committed = self._patience(partial(self._consumer.committed, partition))
+            self._patience(partial(self._heights.assigned, partition))
             # Asked last: the member before may go on writing a while, so what is read first is the older truth.
             first, end = self._patience(partial(self._consumer.span, partition))
             ahead = max((offset for offset in held.values()), default=0)

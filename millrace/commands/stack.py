@@ -22,7 +22,10 @@ def open_stack(places: Places) -> Stack:
 @click.option("--foreground", is_flag=True, help="Stay, watch the services, and stop them all on Ctrl-C.")
 @shared
 def up(places: Places, out: Out, foreground: bool) -> None:
-    """Start PostgreSQL, Kafka, Kafka Connect with Debezium and Redis on this machine."""
+    """Start PostgreSQL, Kafka, Kafka Connect with Debezium and Redis on this machine.
+
+    On a running stack of which services have died, start those again.
+    """
     stack = open_stack(places)
     endpoints = stack.up(out.say)
     value = {

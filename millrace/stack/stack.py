@@ -92,24 +92,27 @@ class Stack:
     def up(self, on_event: Event | None = None) -> Endpoints:
         """Start every service and wait until all answer. The processes outlive this one.
 
-        When anything fails or a signal asks for the end, what was started is stopped again.
+        On a running stack of which services have died, those are started again, on their ports and over their
+        data, and the others are left alone. When anything fails or a signal asks for the end, what was started
+        is stopped again.
 
         Raises:
-            StackRunning: processes of this folder are alive, or another command is at work on it.
+            StackRunning: every process of this folder is alive, or an `up` ended half-way, or another command is
+                at work on it.
             StackIncomplete: a program or a jar is missing.
             ServiceFailed: a service died or did not answer; the end of its log is in the message.
         """
         say = on_event or _silent
         self._make_folders()
         with ending_raises(), self._record.locked():
-            self._refuse_when_alive()
-            kept = self._record.ports()
-            ports = choose_ports(PORTS, kept)
-            for name in PORTS:
-                if name in kept and kept[name] != ports[name]:
-                    say(f"port {kept[name]} of {name} is taken by another program: it is {ports[name]} now")
-            built = self._services(ports)
-            self._record.begin(ports)
+            dead = self._dead()
+            if dead:
+                ports = self._record.ports()
+                built = [service for service in self._services(ports) if service.name in dead]
+            else:
+                ports = self._choose_ports(say)
+                built = self._services(ports)
+                self._record.begin(ports)
             try:
                 self._start_all(built, say)
                 endpoints = self.endpoints()
@@ -117,7 +120,7 @@ class Stack:
             except BaseException:
                 # A second, impatient signal does not leave half of it behind.
                 with ending_sets(threading.Event()):
-                    self._stop_all(say)
+                    self._stop_all(say, {service.name for service in built})
                 raise
         return endpoints
 
@@ -129,7 +132,7 @@ class Stack:
         """
         if self._record.exists():
             with self._record.locked():
-                self._stop_all(on_event or _silent)
+                self._stop_all(on_event or _silent, {name for name, _, _ in STOPS})
 
     def status(self) -> list[ServiceStatus]:
         """Every service as it is now; never started is `stopped`."""
@@ -160,12 +163,25 @@ class Stack:
         for name in ("logs", "lake"):
             (self._folder / name).mkdir(exist_ok=True)
 
-    def _refuse_when_alive(self) -> None:
-        alive = [f"{name} pid {d.pid}" for name, d in self._record.daemons().items() if daemon.is_alive(d)]
-        if alive:
+    def _dead(self) -> set[str]:
+        """The services that died in a running stack; none where nothing runs."""
+        daemons = self._record.daemons()
+        alive = {name: d for name, d in daemons.items() if daemon.is_alive(d)}
+        dead = set(daemons) - set(alive)
+        if alive and (not dead or len(daemons) < len(STOPS)):
+            running = ", ".join(f"{name} pid {d.pid}" for name, d in alive.items())
             raise StackRunning(
-                f"the stack in {self._folder} is running ({', '.join(alive)}): stop it first with `millrace down`"
+                f"the stack in {self._folder} is running ({running}): stop it first with `millrace down`"
             )
+        return dead if alive else set()
+
+    def _choose_ports(self, say: Event) -> dict[str, int]:
+        kept = self._record.ports()
+        ports = choose_ports(PORTS, kept)
+        for name in PORTS:
+            if name in kept and kept[name] != ports[name]:
+                say(f"port {kept[name]} of {name} is taken by another program: it is {ports[name]} now")
+        return ports
 
     def _services(self, ports: dict[str, int]) -> list[Service]:
         """Everything that must be there is looked for before anything is started."""
@@ -230,10 +246,10 @@ class Stack:
         self._record.add(service.name, started)
         return started, process
 
-    def _stop_all(self, say: Event) -> None:
+    def _stop_all(self, say: Event, names: set[str]) -> None:
         daemons = self._record.daemons()
         for name, orderly, patience in STOPS:
-            if name not in daemons:
+            if name not in daemons or name not in names:
                 continue
             was_alive = daemon.is_alive(daemons[name])
             if not daemon.stop(daemons[name], orderly, patience):

@@ -13,14 +13,15 @@ INTERVAL = 0.5
 def supervise(stack: Stack, stop: threading.Event, on_event: Callable[[str], None] = print) -> list[str]:
     """Watch a running stack until `stop` is set or a signal asks for the end, then stop it and all its processes.
 
-    A service that dies is reported with the last lines of its log. It is not started again: a database that
-    died has a reason, and a silent restart would hide it. The others run on. Ends by itself when another
-    command stopped the stack.
+    A service that dies is reported with the last lines of its log. It is not started again by itself: a database
+    that died has a reason, and a silent restart would hide it; `millrace up` does it. The others run on. Ends by
+    itself when another command stopped the stack.
 
     Returns:
         The services that died, in that order.
     """
     died: list[str] = []
+    mourned: set[int | None] = set()
     # The signals stay handled while it is stopped: a second, impatient one does not leave half of it behind.
     with ending_sets(stop):
         try:
@@ -30,7 +31,8 @@ def supervise(stack: Stack, stop: threading.Event, on_event: Callable[[str], Non
                     on_event("the stack was stopped by another command")
                     break
                 for status in statuses:
-                    if status.state == "dead" and status.name not in died:
+                    if status.state == "dead" and status.pid not in mourned:
+                        mourned.add(status.pid)
                         died.append(status.name)
                         on_event(obituary(status))
         finally:
@@ -42,6 +44,6 @@ def obituary(status: ServiceStatus) -> str:
     """What is said of a dead service: that it died, its last words, and what to do."""
     lines = "\n".join(f"    {line}" for line in status.last_lines)
     return (
-        f"{status.name} (pid {status.pid}) died. It is not restarted: `millrace down`, then `millrace up`.\n"
+        f"{status.name} (pid {status.pid}) died. `millrace up` starts it again, over its data.\n"
         f"  the end of {status.log}:\n{lines}"
     )

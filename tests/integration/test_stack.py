@@ -183,9 +183,16 @@ def test_state_survives_a_death_and_down_and_up(folder: Path, jars: Path) -> Non
         assert time.monotonic() < deadline
     assert "Ready to accept connections" in states["redis"].last_lines[-1]
     assert {name for name, status in states.items() if status.state == "running"} == {"postgres", "kafka", "connect"}
+    kept = {name: status.pid for name, status in states.items() if name != "redis"}
+    assert local.up() == first
+    assert redis.Redis(host=host, port=int(port)).get("kept") == b"yes"
+    revived = {status.name: status for status in local.status()}
+    assert revived["redis"].state == "running" and revived["redis"].pid != victim.pid
+    assert {name: status.pid for name, status in revived.items() if name != "redis"} == kept
     with pytest.raises(StackRunning, match="millrace down"):
         local.up()
 
+    os.kill(revived["redis"].pid or 0, signal.SIGKILL)
     events: list[str] = []
     Stack(folder, jars).down(events.append)
     assert "redis was dead already" in events

@@ -122,6 +122,18 @@ def test_a_root_that_is_not_there_is_an_outage_until_it_is(root):
     assert ids(lake) == [0, 1]
 
 
+def test_a_root_that_goes_while_an_offset_is_read_is_an_outage(root):
+    class Unmounted(DeltaLake):
+        def _open(self, name):
+            handle = super()._open(name)
+            root.rename(root.with_name("away"))
+            return handle
+
+    append(DeltaLake(str(root)), 0, 1)
+    with pytest.raises(StoreUnavailable, match=NAME):
+        Unmounted(str(root)).next_offset(NAME, TOPIC, 0)
+
+
 def test_a_table_that_was_taken_away_stops_the_writer(root):
     lake = DeltaLake(str(root))
     append(lake, 0, 1)

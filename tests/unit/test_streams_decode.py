@@ -42,6 +42,23 @@ def test_a_delete_has_its_key_and_the_old_values_that_were_sent() -> None:
     assert decoded.changes.rows["customer"].to_pylist() == [None, "bob", None]
 
 
+def test_a_delete_goes_through_whatever_its_old_values_were() -> None:
+    old = row(1, amount="much", customer=5, placed_at="infinity")
+    decoded = decode((key(1), envelope("d", None, before=old, lsn=10)), before=("customer",))
+    assert not decoded.rejections
+    assert decoded.changes.rows["id"].to_pylist() == [1]
+    assert decoded.changes.rows["amount"].to_pylist() == [None]
+    assert decoded.changes.before is not None
+    assert decoded.changes.before["customer"].to_pylist() == [None]
+
+
+def test_a_row_that_held_what_no_column_takes_is_good_again_once_it_is_mended() -> None:
+    value = envelope("u", row(1, customer="ann"), before=row(1, customer=5), lsn=10)
+    decoded = decode((key(1), value), before=("customer",))
+    assert not decoded.rejections
+    assert decoded.changes.rows["customer"].to_pylist() == ["ann"]
+
+
 def test_tombstones_and_logical_messages_are_ignored_and_counted() -> None:
     message = orjson.dumps({"op": "m", "source": {"lsn": 1, "ts_us": 1}, "message": {}})
     decoded = decode((key(1), None), (b'{"prefix":"x"}', message), (key(2), envelope("c", row(2), lsn=2)))

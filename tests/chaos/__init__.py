@@ -1,0 +1,1 @@
+"""Faults against the real stack in a seeded, replayable sequence, with an exact verdict: `make chaos`."""

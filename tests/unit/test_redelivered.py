@@ -1,0 +1,86 @@
+"""What a source connector sends again, after it died before it stored its position, stands once in the lake."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streams.decide import changes_table
+from tests.envelopes import TOPIC, envelope, key, row
+from tests.unit.test_truncate import Member
+from tests.unit.test_worker import P0, Platform
+
+FIRST = [
+    (key(1), envelope("c", row(1, "ann", 1.0), lsn=10)),
+    (key(2), envelope("c", row(2, "bob", 2.0), lsn=11)),
+    (key(1), envelope("u", row(1, "ann", 3.0), before=row(1, "ann", 1.0), lsn=12)),
+    (key(2), envelope("d", None, before=row(2, "bob", 2.0), lsn=13)),
+]
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Platform:
+    return Platform(tmp_path)
+
+
+def changes(platform: Platform) -> list[tuple[Any, ...]]:
+    held = platform.lake.scan(changes_table(TOPIC), ["_lsn", "id", "_op"]).read_all().to_pylist()
+    return sorted(tuple(change.values()) for change in held)
+
+
+ONCE = [(10, 1, "c"), (11, 2, "c"), (12, 1, "u"), (13, 2, "d")]
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+@pytest.mark.parametrize("again", [slice(0, 4), slice(2, 4), slice(3, 4)])
+def test_the_same_worker_drops_what_comes_again(platform: Platform, again: slice, flushed: bool) -> None:
+    worker = Member(platform, P0)
+    platform.produce(*FIRST)
+    worker.take()
+    if flushed:
+        worker.flush()
+    platform.produce(*FIRST[again])
+    worker.finish()
+    assert changes(platform) == ONCE
+    assert (platform.order(1), platform.order(2), platform.customer("ann")) == (3.0, None, 3.0)
+
+
+@pytest.mark.parametrize("again", [slice(0, 4), slice(2, 4), slice(3, 4)])
+def test_another_worker_drops_it_too(platform: Platform, again: slice) -> None:
+    platform.produce(*FIRST)
+    Member(platform, P0).finish()
+    platform.produce(*FIRST[again], (key(3), envelope("c", row(3, "cleo", 4.0), lsn=14)))
+    Member(platform, P0).finish()
+    assert changes(platform) == [*ONCE, (14, 3, "c")]
+    assert (platform.order(2), platform.order(3)) == (None, 4.0)
+
+
+def test_copies_in_one_poll_with_their_originals(platform: Platform) -> None:
+    platform.produce(*FIRST, FIRST[3], *FIRST)
+    Member(platform, P0).finish()
+    assert changes(platform) == ONCE
+
+
+def test_an_old_change_alone_does_not_win_in_an_event_view(platform: Platform) -> None:
+    back = envelope("u", row(1, "ann", 3.0, placed_at="2023-01-01T00:00:00Z"), before=row(1, "ann", 1.0), lsn=12)
+    other = envelope("c", row(5, "ann", 5.0, placed_at="2023-06-01T00:00:00Z"), lsn=15)
+    platform.produce(FIRST[0], (key(1), back), (key(5), other))
+    worker = Member(platform, P0)
+    worker.finish()
+    assert platform.customer("ann") == 5.0
+    platform.produce(FIRST[0])
+    worker.finish()
+    assert platform.customer("ann") == 5.0
+
+
+def test_rows_that_share_an_lsn_are_all_taken(platform: Platform) -> None:
+    """A key change is a delete and a create at one LSN; the rows of one COPY share theirs."""
+    same = [(key(i), envelope("c", row(i), lsn=20)) for i in range(1, 5)]
+    worker = Member(platform, P0)
+    platform.produce(*same[:2])
+    worker.take()
+    platform.produce(*same[1:])
+    worker.finish()
+    platform.produce(*same)
+    Member(platform, P0).finish()
+    assert changes(platform) == [(20, i, "c") for i in range(1, 5)]
