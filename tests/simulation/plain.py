@@ -3,6 +3,7 @@
 `tests/property/test_history.py` holds the query to its rule; every eighth seed uses the query itself.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +33,17 @@ def newest(lake: Lake, view: View, keys: pa.Table | None = None, *, deleted: boo
             best[row[name]] = row
     found = [row for key, row in best.items() if wanted is None or key in wanted]
     return pa.Table.from_pylist(found, schema)
+
+
+def ordered(query: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
+    """The query with its rows in one order: DuckDB's own depends on its threads, and a seed has to be a run."""
+
+    def run(*arguments: Any, **options: Any) -> pa.Table:
+        found = query(*arguments, **options)
+        places = sorted(range(found.num_rows), key=lambda i: repr(found.slice(i, 1).to_pylist()))
+        return found.take(pa.array(places, pa.int64()))
+
+    return run
 
 
 def _version(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -106,12 +106,13 @@ class Simulation:
             for v in flow.views:
                 self.lake.create(features_table(v.view.name), lake_schema(v.view), feature_properties(v.view, topic))
         self.flows = flows(upgraded=False)
-        self.newest = history.newest if self.seed % 8 == 0 else plain.newest
+        self.newest = plain.ordered(history.newest) if self.seed % 8 == 0 else plain.newest
 
     def run(self) -> None:
         """Live through everything. Raises what a process raised, and `Restless` if the lag does not end."""
         self.scheduler.spawn("conductor", self._conduct)
-        with patch("streams.decide.newest", self.newest), patch("streams.backfill.newest", self.newest):
+        standing = patch("streams.truncate.standing", plain.ordered(history.standing))
+        with patch("streams.decide.newest", self.newest), patch("streams.backfill.newest", self.newest), standing:
             self.scheduler.run()
 
     def digest(self) -> str:
