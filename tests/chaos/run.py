@@ -112,7 +112,9 @@ class Run:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not what():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{why} did not come true within {PATIENCE_SECONDS:g} s: {place.workers.crashes}")
+                crashes = "".join(f"\n{crash}" for crash in place.workers.crashes)
+                behind = ", ".join(f"{at} {n} of {place.ends()[at]}" for at, n in sorted(place.committed().items()))
+                raise TimeoutError(f"{why} did not come true in {PATIENCE_SECONDS:g} s; committed: {behind}{crashes}")
             time.sleep(0.05)
 
     def _tell(self, place: Ground, struck: list[Fault], say: Say) -> None:

@@ -17,7 +17,7 @@ from feast import FeatureStore, RepoConfig
 
 from streams.embedders import WordLlamaEmbedder
 from tests.chaos.ground import LETTERS, PARTITIONS, PROJECT, TOPICS, Ground
-from tests.chaos.ledger import PRIMARY_KEY, Ledger, Row, acceptable
+from tests.chaos.ledger import PRIMARY_KEY, Ledger, Row
 
 SHOWN = 12
 
@@ -301,6 +301,3 @@ def _topic(ground: Ground, topic: str, partitions: int) -> Iterable[Message]:
                     yield record
     finally:
         consumer.close()
-
-
-__all__ = ["Verdict", "acceptable", "judge", "stock_store"]
