@@ -50,7 +50,5 @@ class Records:
 
     def next_offsets(self) -> dict[Partition, int]:
         """For each partition the offset that follows its last record: what to read next."""
-        following: dict[Partition, int] = {}
-        for number, offset in zip(self.partitions, self.offsets, strict=True):
-            following[Partition(self.topic, number)] = offset + 1
-        return following
+        last = dict(zip(self.partitions, self.offsets, strict=True))  # of equal keys the last one stays
+        return {Partition(self.topic, number): offset + 1 for number, offset in last.items()}

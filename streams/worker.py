@@ -3,16 +3,14 @@
 import logging
 import threading
 from collections.abc import Collection, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
-
-import pyarrow as pa
 
 from connectors.table import Table
 from stores.lake import Lake
-from stores.rows import FeatureRows, FeatureWriter
-from stores.view import View
+from stores.rows import FeatureRows, FeatureWriter, WriteResult
 from streams.breaker import Breaker
 from streams.broker import BrokerUnavailable, Consumer
 from streams.clock import Clock
@@ -22,7 +20,7 @@ from streams.drift import Guard, SourceTable, unasked
 from streams.flush import Flusher
 from streams.letters import DeadLetters
 from streams.messages import Partition, Records
-from streams.patience import Abandoned, Patience
+from streams.patience import UNAVAILABLE, Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
 from streams.redelivered import Heights
 from streams.replays import replayed, settle_read_again, settle_replays
@@ -53,7 +51,8 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the wiring hands the worker. `flushing` has one thread, and is the worker's alone."""
+    """What the wiring hands the worker. `beside` has three threads, for an online write, a flush and a
+    compaction, and is the worker's alone."""
 
     consumer: Consumer
     letters: DeadLetters
@@ -65,8 +64,18 @@ class Parts:
     tally: Tally
     control: Control
     clock: Clock
-    flushing: Executor
+    beside: Executor
     source_table: SourceTable = unasked
+
+
+@dataclass(slots=True)
+class Write:
+    """What is on its way to the stores, beside the loop; of the partitions that are `lost` since it is not staged."""
+
+    outcomes: list[Outcome]
+    rows: list[FeatureRows]
+    result: Future[WriteResult]
+    lost: set[Partition] = field(default_factory=set)
 
 
 class TopicRecreated(Exception):
@@ -90,6 +99,8 @@ class Worker:
         self._owned: set[Partition] = set()
         self._unchecked: set[Partition] = set()
         self._left: set[Partition] = set()
+        self._resting: set[Partition] = set()
+        self._writing: Write | None = None
         self._safe: dict[Partition, int] = {}
         self._begun: dict[Partition, int] = {}
         self._pending: list[Records] = []
@@ -106,7 +117,7 @@ class Worker:
             views,
             parts.tally,
             parts.clock,
-            parts.flushing,
+            parts.beside,
         )
         self._snapshot_log = SnapshotLog(parts.tally)
         self._patience = Patience(self._idle)
@@ -122,23 +133,26 @@ class Worker:
             while not stop.is_set():
                 self._commit(self._flusher.collect())
                 self._resume_asked()
+                self._go_on()
                 polled = self._pending or self._consumer.poll(self._poll_seconds(), self._settings.poll_records)
                 self._pending = []
                 self._left.clear()
                 if polled:
                     self._check_positions()
                     self._take(polled)
+                else:
+                    self._finish_write()
                 self._flush_if_due()
                 self._parts.windows.tick()
                 self._snapshot_log.tick(self._clock.monotonic())
             self._deadline = self._clock.monotonic() + self._settings.stop_seconds
             self._flush_all()
         except Abandoned:
-            self._batch = self._fresh()
+            self._batch, self._writing = self._fresh(), None
             why = "stopped while a store was unavailable: what was not committed will be read again"
             log.warning(why, extra={"event": "abandoned"})
         except BaseException:
-            self._batch = self._fresh()  # stop without committing
+            self._batch, self._writing = self._fresh(), None  # stop without committing
             raise
         finally:
             self._consumer.close()
@@ -155,38 +169,59 @@ class Worker:
                 self._consumer.pause([p for p in self._owned if p.topic == records.topic])
             else:
                 outcomes.append(self._with_history(outcome, outcomes))
-        self._deliver([o for o in outcomes if not o.flow.embeds])
-        self._deliver([self._embed(o) for o in outcomes if o.flow.embeds])
+        more = sum(map(len, polled)) >= self._settings.poll_records
+        self._deliver([o for o in outcomes if not o.flow.embeds], more)
+        self._deliver([self._embed(o) for o in outcomes if o.flow.embeds], more)
         # Of a partition that was lost meanwhile even if it is owned again: then it is read from its commit on.
-        self._batch.drop({p for records in polled for p in records.next_offsets()} - (self._owned - self._left))
+        self._forget({p for records in polled for p in records.next_offsets()} - (self._owned - self._left))
 
     def _processed(self, records: Records) -> Outcome:
         base = partial(self._patience, partial(snapshot_base, self._parts.lake, records.topic))
         return take(records, self._flows[records.topic], self._settings.max_record_bytes, self.tally.timed, base)
 
-    def _deliver(self, outcomes: list[Outcome]) -> None:
-        """Letters queued, features online, everything staged for the lake."""
+    def _deliver(self, outcomes: list[Outcome], more: bool) -> None:
+        """Letters queued, features online, everything staged for the lake. With `more` to come, the next poll is
+        decoded while the stores take these rows."""
+        if not outcomes:
+            return
         for outcome in outcomes:
             self._reject(outcome)
+        self._finish_write()
         rows = [rows for outcome in outcomes for rows in outcome.rows()]
-        undecided = self._write(rows)
+        if more and rows:
+            self._writing = Write(outcomes, rows, self._parts.beside.submit(self._write, rows))
+        else:
+            self._delivered(outcomes, self._patience(lambda: self._write(rows)))
+
+    def _finish_write(self) -> None:
+        """Wait for the write under way, and stage what it brought online; what was lost meanwhile is left out."""
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        try:
+            result = writing.result.result()
+        except UNAVAILABLE:
+            result = self._patience(lambda: self._write(writing.rows))
+        self._delivered(writing.outcomes, result)
+        self._batch.drop(writing.lost)
+
+    def _delivered(self, outcomes: list[Outcome], result: WriteResult) -> None:
+        self.tally.wrote(result)
         self.tally.served(outcomes)
         for outcome in outcomes:
             self._stage(outcome)
             self._parts.windows.add(outcome)
-        self._batch.undecided += undecided
+        self._batch.undecided += result.undecided
 
     def _embed(self, outcome: Outcome) -> Outcome:
         with self.tally.timed("embed"):
             return self._patience(lambda: self._parts.embedding(outcome))
 
-    def _write(self, rows: list[FeatureRows]) -> list[tuple[View, pa.Table]]:
+    def _write(self, rows: list[FeatureRows]) -> WriteResult:
         if not rows:
-            return []
+            return WriteResult(0, 0)
         with self.tally.timed("online"):
-            result = self._patience(lambda: self._parts.online.write(rows))
-        self.tally.wrote(result)
-        return list(result.undecided)
+            return self._parts.online.write(rows)
 
     def _reject(self, outcome: Outcome) -> None:
         """Queue the letters (durable before their offsets are committed) and pause a table that is all bad."""
@@ -214,6 +249,7 @@ class Worker:
         outcome = self._patience(partial(settle_read_again, self._parts.lake, held, outcome))
         copies = self._heights.suspects(outcome) | replayed(outcome)
         if copies.any():
+            self._finish_write()
             table = changes_table(topic)
             staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
             staged += [o.accepted.changes.rows for o in before if o.records.topic == topic]
@@ -275,7 +311,8 @@ class Worker:
         self._patience.waiting_for = None
 
     def _flush_all(self) -> None:
-        """Return once everything staged is in the lake and committed."""
+        """Return once everything taken is online, in the lake and committed."""
+        self._finish_write()
         while self._flusher.busy or not self._batch.empty:
             if not self._flusher.busy:
                 self._start_flush()
@@ -306,14 +343,17 @@ class Worker:
             self._deadline = self._clock.monotonic() + self._settings.stop_seconds
         if self._clock.monotonic() > self._deadline:
             raise Abandoned
-        self._consumer.pause(self._owned)
-        polled = self._consumer.poll(seconds, 1)  # of a partition that was assigned just now
-        self._pending += polled
-        self._consumer.resume(self._flowing())
+        flowing = self._owned - self._resting
+        if flowing:
+            self._consumer.pause(flowing)
+            self._resting |= flowing
+        self._pending += self._consumer.poll(seconds, 1)  # of a partition that was assigned just now
 
-    def _flowing(self) -> set[Partition]:
-        """The partitions of tables that are not paused."""
-        return {p for p in self._owned if p.topic not in self.paused}
+    def _go_on(self) -> None:
+        """Take records again after a wait, but for tables that are paused."""
+        if self._resting:
+            self._consumer.resume([p for p in self._resting if p.topic not in self.paused])
+            self._resting.clear()
 
     def _assigned(self, partitions: Collection[Partition]) -> None:
         log.info("assigned", extra={"event": "assigned", "partitions": sorted(map(str, partitions))})
@@ -330,6 +370,10 @@ class Worker:
 
     def _hand_over(self) -> None:
         deadline = self._clock.monotonic() + self._settings.stop_seconds
+        if self._writing is not None:
+            with suppress(TimeoutError, *UNAVAILABLE):  # then it is not staged, and read again
+                self._writing.result.result(self._settings.stop_seconds)
+                self._finish_write()
         while (self._flusher.busy or not self._batch.empty) and self._clock.monotonic() < deadline:
             if not self._flusher.busy:
                 self._start_flush()
@@ -346,9 +390,16 @@ class Worker:
         self._owned -= set(partitions)
         self._unchecked -= set(partitions)
         self._left |= set(partitions)
+        self._resting -= set(partitions)
         self._pending = [records.without(partitions) for records in self._pending]
         self._safe = {p: offset for p, offset in self._safe.items() if p in self._owned}
+        self._forget(partitions)
+
+    def _forget(self, partitions: Collection[Partition]) -> None:
+        """Stage nothing of these partitions: whoever has them next reads it again."""
         self._batch.drop(partitions)
+        if self._writing is not None:
+            self._writing.lost.update(partitions)
 
     def _check_positions(self) -> None:
         """Refuse to go on over records that are gone, or to take a topic's new records for replays."""

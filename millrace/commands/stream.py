@@ -20,6 +20,9 @@ log = logging.getLogger("millrace")
 
 WORKERS = "workers"
 
+COLLECT = (100_000, 20, 20)
+"""Thresholds of the cyclic collector: a poll makes thousands of objects and no cycles."""
+
 
 @click.command
 @shared
@@ -57,6 +60,7 @@ def run(places: Places, out: Out) -> None:
     # What start-up made lives as long as the process: keep the collector from walking it again and again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*COLLECT)
     try:
         member.run(stop)
     finally:

@@ -292,7 +292,7 @@ class RunningWorker:
                 tally=Tally(),
                 control=Control(MemoryFollower(simulation.broker, CONTROL)),
                 clock=VirtualClock(scheduler, random.random() * 1000, random.choice((0.8, 1.0, 1.25))),
-                flushing=VirtualExecutor(scheduler, name, process.actors.append),
+                beside=VirtualExecutor(scheduler, name, process.actors.append),
             ),
             SETTINGS,
         )

@@ -129,7 +129,7 @@ class Platform:
                 tally=Tally(),
                 control=Control(MemoryFollower(self.broker, CONTROL)),
                 clock=SystemClock(),
-                flushing=ThreadPoolExecutor(max_workers=2),
+                beside=ThreadPoolExecutor(max_workers=3),
             ),
             WorkerSettings(poll_seconds=0.001, flush_seconds=0.01, stop_seconds=2.0, **settings),
         )
