@@ -77,6 +77,8 @@ class KafkaConsumer:
             partitions = _partitions(fresh)
             self._owned |= partitions
             consumer.incremental_assign(fresh)
+            # A partition that was paused when it was lost is paused still when it comes back.
+            consumer.resume(fresh)
             assigned(partitions)  # after, for it may pause some
 
         def on_revoke(consumer: ConfluentConsumer, gone: list[TopicPartition]) -> None:

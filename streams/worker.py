@@ -15,13 +15,14 @@ from streams.breaker import Breaker
 from streams.broker import BrokerUnavailable, Consumer
 from streams.clock import Clock
 from streams.control import Control
-from streams.decide import changes_table, features_table
+from streams.decide import LakeTableName, changes_table, features_table
 from streams.drift import Guard, SourceTable, unasked
 from streams.flush import Flusher
 from streams.letters import DeadLetters
 from streams.messages import Partition, Records
 from streams.patience import UNAVAILABLE, Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
+from streams.positions import Positions
 from streams.redelivered import Heights
 from streams.replays import replayed, settle_read_again, settle_replays
 from streams.snapshot_log import SnapshotLog
@@ -29,6 +30,7 @@ from streams.snapshots import snapshot_base
 from streams.stage import Batch
 from streams.tally import Tally
 from streams.truncate import Truncates, knowing
+from streams.views import StreamView
 from streams.windows import Windows
 
 log = logging.getLogger(__name__)
@@ -78,14 +80,6 @@ class Write:
     lost: set[Partition] = field(default_factory=set)
 
 
-class TopicRecreated(Exception):
-    """The lake holds offsets that the topic does not have: going on would drop new records as replays."""
-
-
-class RecordsExpired(Exception):
-    """Records passed their retention before they were read: a gap that must not be skipped in silence."""
-
-
 class Worker:
     """One member of the consumer group. `run` returns when told to stop, with nothing half-done."""
 
@@ -102,7 +96,6 @@ class Worker:
         self._resting: set[Partition] = set()
         self._writing: Write | None = None
         self._safe: dict[Partition, int] = {}
-        self._begun: dict[Partition, int] = {}
         self._pending: list[Records] = []
         self._batch = self._fresh()
         self._truncates = Truncates(parts.lake)
@@ -121,6 +114,8 @@ class Worker:
         )
         self._snapshot_log = SnapshotLog(parts.tally)
         self._patience = Patience(self._idle)
+        tables = {topic: [changes_table(topic), *map(_features, flow.views)] for topic, flow in flows.items()}
+        self._positions = Positions(parts.consumer, parts.lake, tables, self._truncates, self._heights, self._patience)
         self._stop = threading.Event()
         self._deadline = float("inf")
         self._say_next = 0.0
@@ -245,8 +240,7 @@ class Worker:
         """What came before: replays, and what a connector sent again, need what the lake holds, what is staged for
         it, and what stands `before` them in the same poll; rows older than a truncate come with their delete."""
         topic = outcome.records.topic
-        held = {p.number: offset for p, offset in self._begun.items() if p.topic == topic}
-        outcome = self._patience(partial(settle_read_again, self._parts.lake, held, outcome))
+        outcome = self._patience(partial(settle_read_again, self._parts.lake, self._positions.begun(topic), outcome))
         copies = self._heights.suspects(outcome) | replayed(outcome)
         if copies.any():
             self._finish_write()
@@ -402,41 +396,9 @@ class Worker:
             self._writing.lost.update(partitions)
 
     def _check_positions(self) -> None:
-        """Refuse to go on over records that are gone, or to take a topic's new records for replays."""
         for partition in sorted(self._unchecked):
-            held = self._held(partition)
-            self._patience(partial(self._truncates.refresh, partition.topic))
-            committed = self._patience(partial(self._consumer.committed, partition))
-            self._patience(partial(self._heights.assigned, partition))
-            # Asked last: the member before may go on writing a while, so what is read first is the older truth.
-            first, end = self._patience(partial(self._consumer.span, partition))
-            ahead = max((offset for offset in held.values()), default=0)
-            if ahead > end:
-                raise TopicRecreated(
-                    f"{partition} ends at offset {end}, but the lake holds its records up to {ahead}: the topic was "
-                    "made anew. Give the source a new name, or move the lake away and snapshot again"
-                )
-            self._begun[partition] = held.get(changes_table(partition.topic), 0)
-            known = held.get(changes_table(partition.topic)) if committed is None else committed
-            if known is not None and known < first:
-                raise RecordsExpired(
-                    f"{partition} begins at offset {first}, but was read up to {known} only: {first - known} records "
-                    "passed their retention unread. Snapshot the source again; millrace verify shows what differs"
-                )
+            self._positions.check(partition)
         self._unchecked.clear()
-
-    def _held(self, partition: Partition) -> dict[str, int]:
-        """For each lake table of the topic the next offset that it holds of the partition."""
-        held = {}
-        for table in self._tables(partition.topic):
-            offset = self._patience(partial(self._parts.lake.next_offset, table, *partition))
-            if offset is not None:
-                held[table] = offset
-        return held
-
-    def _tables(self, topic: str) -> list[str]:
-        views = [features_table(v.view.name) for v in self._flows[topic].views]
-        return [changes_table(topic), *views]
 
     @property
     def topics(self) -> Collection[str]:
@@ -479,3 +441,7 @@ class Worker:
             "table_expectations": dict(self._parts.windows.results),
             **self.tally.snapshot(),
         }
+
+
+def _features(stream_view: StreamView) -> LakeTableName:
+    return features_table(stream_view.view.name)

@@ -36,7 +36,7 @@ STEPS = 60_000
 """Steps after which a run is taken to hang; a long one has some 5,000."""
 
 SETTINGS = WorkerSettings(
-    poll_records=20, poll_seconds=0.05, flush_rows=25, flush_seconds=0.3, stage_rows=60, stop_seconds=1.0
+    poll_records=8, poll_seconds=0.05, flush_rows=25, flush_seconds=0.3, stage_rows=60, stop_seconds=1.0
 )
 
 

@@ -48,6 +48,7 @@ class Member:
 
     def take(self, limit: int = 100) -> None:
         """Read records: online at once, staged for the lake."""
+        self.worker._go_on()
         if polled := self.consumer.poll(0, limit):
             self.worker._take(polled)
 

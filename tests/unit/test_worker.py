@@ -27,10 +27,11 @@ from streams.letters import REPLAY_OF, DeadLetters, read, replay
 from streams.memory import MemoryBroker, MemoryConsumer, MemoryFollower, MemoryProducer, MemoryTopics
 from streams.messages import Partition
 from streams.pipeline import Flow
+from streams.positions import RecordsExpired, TopicRecreated
 from streams.tally import Tally
 from streams.views import StreamView
 from streams.windows import Windows
-from streams.worker import Parts, RecordsExpired, TopicRecreated, Worker, WorkerSettings
+from streams.worker import Parts, Worker, WorkerSettings
 from tests.envelopes import ORDERS, TOPIC, envelope, key, row
 from validation.contract import load
 

@@ -1,0 +1,77 @@
+"""Where reading begins: each partition that was just assigned is held against what the lake knows of it."""
+
+from collections.abc import Collection, Mapping
+from functools import partial
+
+from stores.lake import Lake
+from streams.broker import Consumer
+from streams.decide import LakeTableName, changes_table
+from streams.messages import Partition
+from streams.patience import Patience
+from streams.redelivered import Heights
+from streams.truncate import Truncates
+
+
+class TopicRecreated(Exception):
+    """The lake holds offsets that the topic does not have: going on would drop new records as replays."""
+
+
+class RecordsExpired(Exception):
+    """Records passed their retention before they were read: a gap that must not be skipped in silence."""
+
+
+class Positions:
+    """Checks partitions before their first records are taken. `tables` names the lake tables that a topic feeds."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        lake: Lake,
+        tables: Mapping[str, Collection[LakeTableName]],
+        truncates: Truncates,
+        heights: Heights,
+        patience: Patience,
+    ) -> None:
+        self._consumer = consumer
+        self._lake = lake
+        self._tables = tables
+        self._truncates = truncates
+        self._heights = heights
+        self._patience = patience
+        self._begun: dict[Partition, int] = {}
+
+    def check(self, partition: Partition) -> None:
+        """Refuse to go on over records that are gone, or to take a topic's new records for replays. Raises
+        `TopicRecreated` and `RecordsExpired`."""
+        held = self._held(partition)
+        self._patience(partial(self._truncates.refresh, partition.topic))
+        committed = self._patience(partial(self._consumer.committed, partition))
+        self._patience(partial(self._heights.assigned, partition))
+        # Asked last: the member before may go on writing a while, so what is read first is the older truth.
+        first, end = self._patience(partial(self._consumer.span, partition))
+        ahead = max((offset for offset in held.values()), default=0)
+        if ahead > end:
+            raise TopicRecreated(
+                f"{partition} ends at offset {end}, but the lake holds its records up to {ahead}: the topic was "
+                "made anew. Give the source a new name, or move the lake away and snapshot again"
+            )
+        self._begun[partition] = held.get(changes_table(partition.topic), 0)
+        known = held.get(changes_table(partition.topic)) if committed is None else committed
+        if known is not None and known < first:
+            raise RecordsExpired(
+                f"{partition} begins at offset {first}, but was read up to {known} only: {first - known} records "
+                "passed their retention unread. Snapshot the source again; millrace verify shows what differs"
+            )
+
+    def begun(self, topic: str) -> dict[int, int]:
+        """For each partition of the topic the offset below which the lake held everything when it was checked."""
+        return {p.number: offset for p, offset in self._begun.items() if p.topic == topic}
+
+    def _held(self, partition: Partition) -> dict[LakeTableName, int]:
+        """For each lake table of the topic the next offset that it holds of the partition."""
+        held = {}
+        for table in self._tables[partition.topic]:
+            offset = self._patience(partial(self._lake.next_offset, table, *partition))
+            if offset is not None:
+                held[table] = offset
+        return held
