@@ -37,12 +37,15 @@ log = logging.getLogger(__name__)
 
 SAY_SECONDS = 60.0
 
+MANY = 1_000
+"""Records in one poll from which on more can be taken to wait behind them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """How the worker batches; `millrace.yaml` explains each under `worker:`."""
 
-    poll_records: int = 5_000
+    poll_records: int = 10_000
     poll_seconds: float = 0.1
     flush_rows: int = 50_000
     flush_seconds: float = 1.0
@@ -164,7 +167,7 @@ class Worker:
                 self._consumer.pause([p for p in self._owned if p.topic == records.topic])
             else:
                 outcomes.append(self._with_history(outcome, outcomes))
-        more = sum(map(len, polled)) >= self._settings.poll_records
+        more = sum(map(len, polled)) >= min(MANY, self._settings.poll_records)
         self._deliver([o for o in outcomes if not o.flow.embeds], more)
         self._deliver([self._embed(o) for o in outcomes if o.flow.embeds], more)
         # Of a partition that was lost meanwhile even if it is owned again: then it is read from its commit on.
