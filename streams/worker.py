@@ -56,8 +56,8 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the wiring hands the worker. `beside` has three threads, for an online write, a flush and a
-    compaction, and is the worker's alone."""
+    """What the wiring hands the worker. `beside` has four threads, for an online and a vector write, a flush and
+    a compaction, and is the worker's alone."""
 
     consumer: Consumer
     letters: DeadLetters
@@ -75,7 +75,8 @@ class Parts:
 
 @dataclass(slots=True)
 class Write:
-    """What is on its way to the stores, beside the loop; of the partitions that are `lost` since it is not staged."""
+    """What is on its way to a store, beside the loop: one write to the online store and one to the vectors at a time.
+    Of the partitions that are `lost` since, nothing is staged."""
 
     outcomes: list[Outcome]
     rows: list[FeatureRows]
@@ -97,7 +98,7 @@ class Worker:
         self._unchecked: set[Partition] = set()
         self._left: set[Partition] = set()
         self._resting: set[Partition] = set()
-        self._writing: Write | None = None
+        self._writing: dict[bool, Write] = {}
         self._safe: dict[Partition, int] = {}
         self._pending: list[Records] = []
         self._batch = self._fresh()
@@ -138,19 +139,18 @@ class Worker:
                 if polled:
                     self._check_positions()
                     self._take(polled)
-                else:
-                    self._finish_write()
+                self._finish_writes(only_done=bool(polled))
                 self._flush_if_due()
                 self._parts.windows.tick()
                 self._snapshot_log.tick(self._clock.monotonic())
             self._deadline = self._clock.monotonic() + self._settings.stop_seconds
             self._flush_all()
         except Abandoned:
-            self._batch, self._writing = self._fresh(), None
+            self._batch, self._writing = self._fresh(), {}
             why = "stopped while a store was unavailable: what was not committed will be read again"
             log.warning(why, extra={"event": "abandoned"})
         except BaseException:
-            self._batch, self._writing = self._fresh(), None  # stop without committing
+            self._batch, self._writing = self._fresh(), {}  # stop without committing
             raise
         finally:
             self._consumer.close()
@@ -169,7 +169,7 @@ class Worker:
                 outcomes.append(self._with_history(outcome, outcomes))
         more = sum(map(len, polled)) >= min(MANY, self._settings.poll_records)
         self._deliver([o for o in outcomes if not o.flow.embeds], more)
-        self._deliver([self._embed(o) for o in outcomes if o.flow.embeds], more)
+        self._deliver([self._embed(o) for o in outcomes if o.flow.embeds], beside=True)
         # Of a partition that was lost meanwhile even if it is owned again: then it is read from its commit on.
         self._forget({p for records in polled for p in records.next_offsets()} - (self._owned - self._left))
 
@@ -177,31 +177,37 @@ class Worker:
         base = partial(self._patience, partial(snapshot_base, self._parts.lake, records.topic))
         return take(records, self._flows[records.topic], self._settings.max_record_bytes, self.tally.timed, base)
 
-    def _deliver(self, outcomes: list[Outcome], more: bool) -> None:
-        """Letters queued, features online, everything staged for the lake. With `more` to come, the next poll is
-        decoded while the stores take these rows."""
+    def _deliver(self, outcomes: list[Outcome], beside: bool) -> None:
+        """Letters queued, features online, everything staged for the lake. `beside` the loop, the next poll is
+        decoded while the store takes these rows."""
         if not outcomes:
             return
         for outcome in outcomes:
             self._reject(outcome)
-        self._finish_write()
+        vectors = outcomes[0].flow.embeds
+        self._finish_write(vectors)
         rows = [rows for outcome in outcomes for rows in outcome.rows()]
-        if more and rows:
-            self._writing = Write(outcomes, rows, self._parts.beside.submit(self._write, rows))
+        if beside and rows:
+            self._writing[vectors] = Write(outcomes, rows, self._parts.beside.submit(self._write, rows))
         else:
             self._delivered(outcomes, self._patience(lambda: self._write(rows)))
 
-    def _finish_write(self) -> None:
+    def _finish_write(self, vectors: bool) -> None:
         """Wait for the write under way, and stage what it brought online; what was lost meanwhile is left out."""
-        if self._writing is None:
+        writing = self._writing.pop(vectors, None)
+        if writing is None:
             return
-        writing, self._writing = self._writing, None
         try:
             result = writing.result.result()
         except UNAVAILABLE:
             result = self._patience(lambda: self._write(writing.rows))
         self._delivered(writing.outcomes, result)
         self._batch.drop(writing.lost)
+
+    def _finish_writes(self, *, only_done: bool = False) -> None:
+        for vectors, writing in list(self._writing.items()):
+            if writing.result.done() or not only_done:
+                self._finish_write(vectors)
 
     def _delivered(self, outcomes: list[Outcome], result: WriteResult) -> None:
         self.tally.wrote(result)
@@ -246,7 +252,7 @@ class Worker:
         outcome = self._patience(partial(settle_read_again, self._parts.lake, self._positions.begun(topic), outcome))
         copies = self._heights.suspects(outcome) | replayed(outcome)
         if copies.any():
-            self._finish_write()
+            self._finish_writes()
             table = changes_table(topic)
             staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
             staged += [o.accepted.changes.rows for o in before if o.records.topic == topic]
@@ -274,7 +280,7 @@ class Worker:
 
     def _poll_seconds(self) -> float:
         """How long to wait for a first record: not past the next flush, and not long while one is under way."""
-        if self._flusher.busy:
+        if self._flusher.busy or self._writing:
             return 0.01
         if self._batch.empty:
             return self._settings.poll_seconds
@@ -309,7 +315,7 @@ class Worker:
 
     def _flush_all(self) -> None:
         """Return once everything taken is online, in the lake and committed."""
-        self._finish_write()
+        self._finish_writes()
         while self._flusher.busy or not self._batch.empty:
             if not self._flusher.busy:
                 self._start_flush()
@@ -367,10 +373,10 @@ class Worker:
 
     def _hand_over(self) -> None:
         deadline = self._clock.monotonic() + self._settings.stop_seconds
-        if self._writing is not None:
+        for vectors, writing in list(self._writing.items()):
             with suppress(TimeoutError, *UNAVAILABLE):  # then it is not staged, and read again
-                self._writing.result.result(self._settings.stop_seconds)
-                self._finish_write()
+                writing.result.result(self._settings.stop_seconds)
+                self._finish_write(vectors)
         while (self._flusher.busy or not self._batch.empty) and self._clock.monotonic() < deadline:
             if not self._flusher.busy:
                 self._start_flush()
@@ -395,8 +401,8 @@ class Worker:
     def _forget(self, partitions: Collection[Partition]) -> None:
         """Stage nothing of these partitions: whoever has them next reads it again."""
         self._batch.drop(partitions)
-        if self._writing is not None:
-            self._writing.lost.update(partitions)
+        for writing in self._writing.values():
+            writing.lost.update(partitions)
 
     def _check_positions(self) -> None:
         for partition in sorted(self._unchecked):
