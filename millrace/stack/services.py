@@ -97,7 +97,7 @@ REDIS: Final[Mapping[str, str]] = MappingProxyType(
         "appendfsync": "everysec",
         # The append-only file is the state; snapshots beside it would be written for nothing.
         "save": "",
-        # A rewrite forks Redis and takes a core for seconds; the file holds the last day of a small platform.
+        # A rewrite forks Redis and takes a core for seconds: not for less than this.
         "auto-aof-rewrite-min-size": "1073741824",
         # A feature that was written may not vanish because memory is short: the write fails instead.
         "maxmemory-policy": "noeviction",
