@@ -18,7 +18,9 @@ TOPIC, PARTITION, OFFSET = "millrace.topic", "millrace.partition", "millrace.off
 STAGE, REASONS, SUITE, TIME = "millrace.stage", "millrace.reasons", "millrace.suite", "millrace.time"
 REPLAY_OF = "millrace.replay-of"
 """On a replayed record: `<topic>/<partition>/<offset>` of the record that the letter was made of."""
-_OURS = frozenset({TOPIC, PARTITION, OFFSET, STAGE, REASONS, SUITE, TIME})
+OURS = "millrace."
+"""What the names of all headers begin with that millrace gives a record."""
+_OF_LETTERS = frozenset({TOPIC, PARTITION, OFFSET, STAGE, REASONS, SUITE, TIME})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def replay(producer: Producer, letters: Iterable[Letter]) -> int:
     sent = 0
     for letter in letters:
         origin = f"{letter.origin.topic}/{letter.origin.number}/{letter.offset}"
-        own = {name: value for name, value in letter.headers.items() if name not in _OURS}
+        own = {name: value for name, value in letter.headers.items() if name not in _OF_LETTERS}
         producer.send(letter.origin.topic, letter.key, letter.value, {**own, REPLAY_OF: origin.encode()})
         sent += 1
     producer.flush()

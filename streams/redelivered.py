@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from stores.lake import Lake, TopicPartition
 from streams.changes import Changes
 from streams.decide import changes_table
+from streams.letters import OURS
 from streams.messages import Partition
 from streams.pipeline import Outcome
 
@@ -64,8 +65,9 @@ class Heights:
         self._heights[partition] = _Height(lsn or 0, None, held or 0)
 
     def suspects(self, outcome: Outcome) -> Mask:
-        """Which accepted changes may have been there before; the heights rise to what is among these. Only what a
-        connector sends comes without a header."""
+        """Which accepted changes may have been there before; the heights rise to what is among these. What millrace
+        itself sends is looked at elsewhere: it bears a header of ours. Debezium has headers too, of a key that
+        changed (`__debezium.newkey`, `__debezium.oldkey`)."""
         changes = outcome.accepted.changes
         suspected = np.zeros(len(changes), bool)
         partitions = np.asarray(changes.rows["_partition"])
@@ -73,7 +75,9 @@ class Heights:
             at = np.flatnonzero(partitions == number)
             rows = changes.rows if len(at) == len(changes) else changes.rows.take(pa.array(at))
             suspected[at] = self._partition(changes, Partition(changes.table.topic, int(number)), rows)
-        return suspected & ~np.isin(outcome.accepted.kept, list(outcome.records.headers))
+        headers = outcome.records.headers
+        ours = [i for i, names in headers.items() if any(name.startswith(OURS) for name in names)]
+        return suspected & ~np.isin(outcome.accepted.kept, ours)
 
     def _partition(self, changes: Changes, partition: Partition, rows: pa.Table) -> Mask:
         height = self._heights.setdefault(partition, _Height(0, None, 0))

@@ -4,7 +4,7 @@ import pytest
 
 from tests.chaos.run import Run
 
-FAULTS = 11
+FAULTS = 12
 
 
 @pytest.mark.timeout(900)

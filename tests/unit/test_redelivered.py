@@ -84,3 +84,20 @@ def test_rows_that_share_an_lsn_are_all_taken(platform: Platform) -> None:
     platform.produce(*same)
     Member(platform, P0).finish()
     assert changes(platform) == [(20, i, "c") for i in range(1, 5)]
+
+
+def test_a_change_of_key_that_comes_again_is_dropped_though_debezium_gives_it_headers(platform: Platform) -> None:
+    moved = [
+        (key(1), envelope("d", None, before=row(1, "ann", 1.0), lsn=12), {"__debezium.newkey": key(7)}),
+        (key(7), envelope("c", row(7, "ann", 1.0), lsn=12), {"__debezium.oldkey": key(1)}),
+    ]
+    platform.produce(FIRST[0])
+    worker = Member(platform, P0)
+    for record in (*moved, *moved):
+        platform.broker.append(P0, *record)
+    platform.produce((key(3), envelope("c", row(3, "cleo", 4.0), lsn=14)))
+    for record in moved:
+        platform.broker.append(P0, *record)
+    worker.finish()
+    assert changes(platform) == [(10, 1, "c"), (12, 1, "d"), (12, 7, "c"), (14, 3, "c")]
+    assert (platform.order(1), platform.order(7)) == (None, 1.0)
