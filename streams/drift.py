@@ -129,13 +129,13 @@ class Guard:
         return topic in self.held
 
     def _judge(self, topic: str, flow: Flow, found: Drift) -> None:
-        hurt = users(flow, found.missing) if found.missing else []
+        read = tuple(column for column in found.missing if users(flow, (column,)))
         applied, _ = applied_table(self._lake, topic)
         columns = {column.name for column in applied.columns} if applied is not None else set()
-        if hurt:
+        if read:
             self._hold(
                 topic,
-                f"its records have no column {', '.join(found.missing)} any more, which {', '.join(hurt)} read: "
+                f"its records have no column {', '.join(read)} any more, which {', '.join(users(flow, read))} read: "
                 "take it out of them, name the new one (field_mapping), or bring it back, then run millrace apply",
             )
         elif columns.issuperset(found.unknown) and found.unknown:

@@ -69,6 +69,14 @@ def test_a_column_that_a_view_reads_and_records_lack_holds_the_topic(platform: P
     assert platform.changes() == [(10, "c"), (20, "u")]
 
 
+def test_only_the_columns_that_somebody_reads_are_named(platform: Platform) -> None:
+    spare = Column("note", "text", pa.string(), "plain", nullable=True)
+    platform.flow = replace(platform.flow, table=replace(ORDERS, columns=(*ORDERS.columns, spare)))
+    watching = guard(platform)
+    assert watching.holds(records((key(1), envelope("c", without("amount"), lsn=10))))
+    assert "no column amount any more" in watching.held[TOPIC]
+
+
 def test_a_column_that_nobody_reads_is_no_reason_to_stop(platform: Platform) -> None:
     spare = Column("spare", "text", pa.string(), "plain", nullable=True)
     wider = replace(ORDERS, columns=(*ORDERS.columns, spare))
