@@ -138,10 +138,10 @@ class Worker:
 
 @contextmanager
 def platform(partitions: int = 1) -> Iterator[Platform]:
-    """A stack in a temporary folder, stopped and removed afterwards."""
+    """A stack in a temporary folder, stopped and removed afterwards; the environment, in which opening its repo notes
+    its addresses, is then what it was before."""
+    environment = dict(os.environ)
     os.environ["BENCH_PARTITIONS"] = str(partitions)
-    for name in ("MILLRACE_LAKE", "MILLRACE__KAFKA__GROUP"):
-        os.environ.pop(name, None)
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -159,6 +159,8 @@ def platform(partitions: int = 1) -> Iterator[Platform]:
             engine.dispose()
         finally:
             stack.down(lambda line: None)
+            os.environ.clear()
+            os.environ.update(environment)
 
 
 def wait(what: Callable[[], bool], why: str, seconds: float = 0.05) -> None:
