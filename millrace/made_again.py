@@ -53,4 +53,4 @@ def _table(repo: Repo, topic: str) -> Table:
 
 def _property(repo: Repo, topic: str, name: str) -> str | None:
     store, table = lake(repo), changes_table(topic)
-    return store.snapshot(table).properties.get(name) if store.exists(table) else None
+    return store.properties(table).get(name) if store.exists(table) else None

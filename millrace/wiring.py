@@ -199,4 +199,4 @@ def _provider(settings: ProviderSettings) -> Embedder:
 
 def _property(store: DeltaLake, table: str, name: str) -> str | None:
     """A property of a lake table; None if the table does not exist."""
-    return store.snapshot(table).properties.get(name) if store.exists(table) else None
+    return store.properties(table).get(name) if store.exists(table) else None

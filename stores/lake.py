@@ -139,6 +139,9 @@ class Lake(Protocol):
         """The newest version of a table. Raises `StoreRefused` if another tool turned on deletion vectors or
         column mapping, which this reader does not follow."""
 
+    def properties(self, name: str) -> Mapping[str, str]:
+        """What a table says of itself, as of its newest commit: cheap, for it is asked often."""
+
     def version(self, name: str) -> int:
         """The number of the table's newest commit."""
 
@@ -321,6 +324,12 @@ class DeltaLake:
         except (DeltaError, OSError) as error:
             raise self._unavailable(name, error) from error
         return Snapshot(name, table.version(), data.schema, properties, data)
+
+    def properties(self, name: str) -> Mapping[str, str]:
+        with self._guard(name):
+            self._handles[name] = handle = self._refreshed(name)
+            configuration: Mapping[str, str] = handle.table.metadata().configuration
+            return configuration
 
     def version(self, name: str) -> int:
         return int(self._open(name).table.version())

@@ -114,6 +114,9 @@ class MemoryLake:
             data = ds.dataset(table.rows)
             return Snapshot(name, table.version, table.rows.schema, dict(table.properties), data)
 
+    def properties(self, name: str) -> Mapping[str, str]:
+        return dict(self._table(name).properties)
+
     def version(self, name: str) -> int:
         return self._table(name).version
 

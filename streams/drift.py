@@ -101,7 +101,7 @@ def users(flow: Flow, columns: tuple[str, ...]) -> list[str]:
 
 def applied_table(lake: Lake, topic: str) -> tuple[Table | None, int]:
     """The table as it was last applied, None if it never was, and the LSN at which the apply ended."""
-    properties = lake.snapshot(changes_table(topic)).properties
+    properties = lake.properties(changes_table(topic))
     text = properties.get(TABLE_PROPERTY)
     return loads(text)[0] if text is not None else None, int(properties.get(APPLIED_PROPERTY, 0))
 

@@ -24,13 +24,14 @@ LAG_SECONDS = 2.0
 ASK_SECONDS = 1.0
 
 # KIP-345 and librdkafka's CONFIGURATION.md name the settings; these differ from the defaults for a reason:
-# fetch.wait.max.ms bounds what an idle topic adds to freshness, the queue bounds what a backlog adds to memory.
+# a broker answers a fetch at its first record, fetch.wait.max.ms is how long it may wait for one (and a partition that
+# is assigned meanwhile for its first fetch); the queue bounds what a backlog adds to memory.
 CONSUMER = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "auto.offset.reset": "earliest",
     "partition.assignment.strategy": "cooperative-sticky",
-    "fetch.wait.max.ms": 2,
+    "fetch.wait.max.ms": 100,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     "fetch.max.bytes": 2 * MAX_MESSAGE_BYTES,
     "queued.max.messages.kbytes": 32 * 1024,

@@ -85,6 +85,7 @@ class LakeSuite:
             lambda lake: lake.advance(NAME, {(TOPIC, 0): 1}),
             lambda lake: lake.next_offset(NAME, TOPIC, 0),
             lambda lake: lake.snapshot(NAME),
+            lambda lake: lake.properties(NAME),
             lambda lake: lake.version(NAME),
             lambda lake: lake.scan(NAME),
             lambda lake: lake.compact(NAME),
@@ -127,6 +128,7 @@ class LakeSuite:
         for value in ("1", "2"):
             lake.describe(NAME, {"millrace.table": value})
             assert lake.snapshot(NAME).properties["millrace.table"] == value
+            assert lake.properties(NAME)["millrace.table"] == value
         version = lake.version(NAME)
         lake.describe(NAME, {"millrace.table": "2"})
         assert lake.version(NAME) == version

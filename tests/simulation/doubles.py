@@ -139,6 +139,9 @@ class Lake:
     def snapshot(self, name: str) -> Snapshot:
         return self._call(f"snapshot {name}", lambda: self.inner.snapshot(name))
 
+    def properties(self, name: str) -> Mapping[str, str]:
+        return self._call(f"properties of {name}", lambda: self.inner.properties(name))
+
     def version(self, name: str) -> int:
         return self._call(f"version of {name}", lambda: self.inner.version(name))
 
