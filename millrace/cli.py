@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from millrace.logs import Logfmt
+from millrace.quick_feast import import_feast_unchecked
 from millrace.settings import STACK_FOLDER
 
 COMMANDS = {
@@ -35,6 +36,9 @@ COMMANDS = {
     "demo": ("demo", "The flights of 2013-02-12 through everything, with a report at the end."),
 }
 
+
+DECLARING = frozenset({"declare", "demo"})
+"""The modules of commands that read what people wrote, with Feast's checks of its types."""
 
 PACKAGES = frozenset({"millrace", "streams", "stores", "connectors", "validation", "serving"})
 
@@ -82,6 +86,8 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _ = COMMANDS[cmd_name]
+        if module not in DECLARING:
+            import_feast_unchecked()
         command: click.Command = getattr(importlib.import_module(f"millrace.commands.{module}"), cmd_name)
         return command
 
