@@ -43,14 +43,6 @@ class _Parsed:
     envelopes: list[Envelope]
     images: list[Values]
 
-    def without(self, bad: Collection[int]) -> "_Parsed":
-        keep = [i for i in range(len(self.positions)) if i not in bad]
-        return _Parsed(
-            [self.positions[i] for i in keep],
-            [self.envelopes[i] for i in keep],
-            [self.images[i] for i in keep],
-        )
-
 
 def decode_records(records: Records, table: Table, before: Sequence[str], max_bytes: int) -> Decoded:
     """Decode one table's records.
@@ -71,16 +63,15 @@ def decode_records(records: Records, table: Table, before: Sequence[str], max_by
         too_large = set(present) - set(small)
         rejections += [_too_large(i, records.values[i], max_bytes) for i in sorted(too_large)]
     parsed = _parse(records, small, rejections)
-    while True:
-        bad: dict[int, tuple[Stage, list[str]]] = {}
-        rows = _rows(records, parsed, table, bad)
-        old = _before(parsed, table, before, bad) if before else None
-        if not bad:
-            ignored = len(records) - len(parsed.positions) - len(rejections)
-            positions = np.array(parsed.positions, np.int64)
-            return Decoded(Changes(table, rows, old), positions, rejections, ignored)
-        rejections += [Rejection(parsed.positions[i], stage, tuple(why)) for i, (stage, why) in bad.items()]
-        parsed = parsed.without(bad)
+    ignored = len(records) - len(parsed.positions) - len(rejections)
+    bad: dict[int, tuple[Stage, list[str]]] = {}
+    rows = _rows(records, parsed, table, bad)
+    old = _before(parsed, table, before) if before else None
+    rejections += [Rejection(parsed.positions[i], stage, tuple(why)) for i, (stage, why) in bad.items()]
+    good = np.delete(np.arange(len(parsed.positions)), list(bad))
+    changes = Changes(table, rows, old)
+    positions = np.array(parsed.positions, np.int64)[good]
+    return Decoded(changes.take(good) if bad else changes, positions, rejections, ignored)
 
 
 def _too_large(position: int, value: bytes | None, max_bytes: int) -> Rejection:
@@ -178,17 +169,13 @@ def _rows(records: Records, parsed: _Parsed, table: Table, bad: dict[int, tuple[
         pa.array([records.partitions[i] for i in parsed.positions], pa.int32()),
         pa.array([records.offsets[i] for i in parsed.positions], pa.int64()),
     ]
-    if bad:
-        return None
     return pa.table([*columns, *meta], schema=changes_schema(table))
 
 
-def _before(parsed: _Parsed, table: Table, names: Sequence[str], bad: dict[int, tuple[Stage, list[str]]]) -> pa.Table:
+def _before(parsed: _Parsed, table: Table, names: Sequence[str]) -> pa.Table:
     images = [e.get("before") or {} for e in parsed.envelopes]
     old = range(len(images))
-    arrays = [_decode(table.column(name), [b.get(name) for b in images], bad, old) for name in names]
-    if bad:
-        return None
+    arrays = [_decode(table.column(name), [b.get(name) for b in images], {}, old) for name in names]
     return pa.table(arrays, names=list(names))
 
 
@@ -198,7 +185,7 @@ def _column(
     parsed: _Parsed,
     bad: dict[int, tuple[Stage, list[str]]],
     old: Collection[int],
-) -> pa.Array | None:
+) -> pa.Array:
     """Decode one column, after putting the old value where Debezium sent only its placeholder. `old` are the
     positions that hold old values."""
     if column.toastable:
@@ -228,18 +215,15 @@ def _restore(
 
 def _decode(
     column: Column, values: list[Any], bad: dict[int, tuple[Stage, list[str]]], old: Collection[int]
-) -> pa.Array | None:
+) -> pa.Array:
+    """The values, null where the column does not take one; which is a reason unless it is an `old` one."""
     try:
         return decode(values, column)
     except Undecodable as error:
-        forgiven = {i for i, _, _ in error.bad} & set(old)
-        for i, value, reason in error.bad:
-            if i not in forgiven:
-                why = f"column {column.name} ({column.sql_type}): {_short(value)}: {reason}"
-                bad.setdefault(i, ("schema", []))[1].append(why)
-        if len(forgiven) < len(error.bad):
-            return None
-        return decode([None if i in forgiven else value for i, value in enumerate(values)], column)
+        wrong = {i: f"column {column.name} ({column.sql_type}): {_short(v)}: {reason}" for i, v, reason in error.bad}
+        for i in wrong.keys() - set(old):
+            bad.setdefault(i, ("schema", []))[1].append(wrong[i])
+        return decode([None if i in wrong else value for i, value in enumerate(values)], column)
 
 
 def _require_key(name: str, images: list[Values], ops: list[str], bad: dict[int, tuple[Stage, list[str]]]) -> None:
