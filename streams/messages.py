@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple
 
 Headers = Mapping[str, bytes]
@@ -52,3 +53,27 @@ class Records:
         """For each partition the offset that follows its last record: what to read next."""
         last = dict(zip(self.partitions, self.offsets, strict=True))  # of equal keys the last one stays
         return {Partition(self.topic, number): offset + 1 for number, offset in last.items()}
+
+
+def joined(parts: Sequence[Records]) -> list[Records]:
+    """The same records with one `Records` a topic, in their order."""
+    by_topic: dict[str, list[Records]] = {}
+    for part in parts:
+        by_topic.setdefault(part.topic, []).append(part)
+    return [several[0] if len(several) == 1 else _concatenated(several) for several in by_topic.values()]
+
+
+def _concatenated(several: Sequence[Records]) -> Records:
+    starts = [0, *accumulate(map(len, several))]
+    return Records(
+        several[0].topic,
+        [number for part in several for number in part.partitions],
+        [offset for part in several for offset in part.offsets],
+        [key for part in several for key in part.keys],
+        [value for part in several for value in part.values],
+        {
+            start + i: headers
+            for start, part in zip(starts, several, strict=False)
+            for i, headers in part.headers.items()
+        },
+    )

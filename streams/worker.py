@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from functools import partial
 
 from connectors.table import Table
 from stores.lake import Lake
-from stores.rows import FeatureRows, FeatureWriter, WriteResult
+from stores.rows import FeatureWriter, WriteResult
 from streams.breaker import Breaker
 from streams.broker import BrokerUnavailable, Consumer
 from streams.clock import Clock
@@ -19,7 +19,7 @@ from streams.decide import LakeTableName, changes_table, features_table
 from streams.drift import Guard, SourceTable, unasked
 from streams.flush import Flusher
 from streams.letters import DeadLetters
-from streams.messages import Partition, Records
+from streams.messages import Partition, Records, joined
 from streams.patience import UNAVAILABLE, Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
 from streams.positions import Positions
@@ -39,6 +39,9 @@ SAY_SECONDS = 60.0
 
 MANY = 1_000
 """Records in one poll from which on more can be taken to wait behind them."""
+
+VECTORS = True
+"""Which of the two writes under way at a time is that of tables with embeddings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +76,17 @@ class Parts:
     source_table: SourceTable = unasked
 
 
+Written = tuple[list[Outcome], WriteResult]
+"""What became of outcomes: their vectors are filled in."""
+
+
 @dataclass(slots=True)
 class Write:
     """What is on its way to a store, beside the loop: one write to the online store and one to the vectors at a time.
-    Of the partitions that are `lost` since, nothing is staged."""
+    `again` repeats it. Of the partitions that are `lost` since, nothing is staged."""
 
-    outcomes: list[Outcome]
-    rows: list[FeatureRows]
-    result: Future[WriteResult]
+    again: Callable[[], Written]
+    result: Future[Written]
     lost: set[Partition] = field(default_factory=set)
 
 
@@ -101,6 +107,7 @@ class Worker:
         self._writing: dict[bool, Write] = {}
         self._safe: dict[Partition, int] = {}
         self._pending: list[Records] = []
+        self._texts: list[Records] = []
         self._batch = self._fresh()
         self._truncates = Truncates(parts.lake)
         self._heights = Heights(parts.lake)
@@ -138,8 +145,9 @@ class Worker:
                 self._left.clear()
                 if polled:
                     self._check_positions()
-                    self._take(polled)
-                self._finish_writes(only_done=bool(polled))
+                if ready := self._ready(polled):
+                    self._take(ready)
+                self._finish_writes(only_done=True)
                 self._flush_if_due()
                 self._parts.windows.tick()
                 self._snapshot_log.tick(self._clock.monotonic())
@@ -158,8 +166,18 @@ class Worker:
             self._flusher.close()
             self._parts.windows.close()
 
+    def _ready(self, polled: list[Records]) -> list[Records]:
+        """What can be taken now. Texts wait, together, for the vectors of those before them, so that the features of
+        other tables need not."""
+        ready = [records for records in polled if not self._flows[records.topic].embeds]
+        self._texts += [records for records in polled if self._flows[records.topic].embeds]
+        if VECTORS not in self._writing or sum(map(len, self._texts)) >= self._settings.poll_records:
+            ready += joined(self._texts)
+            self._texts = []
+        return ready
+
     def _take(self, polled: list[Records]) -> None:
-        """The flow, for all that one poll brought; tables without embeddings do not wait for those with."""
+        """The flow, for all that is ready; tables without embeddings do not wait for those with."""
         outcomes: list[Outcome] = []
         for records in polled:
             outcome = None if self._patience(partial(self._guard.holds, records)) else self._processed(records)
@@ -169,7 +187,7 @@ class Worker:
                 outcomes.append(self._with_history(outcome, outcomes))
         more = sum(map(len, polled)) >= min(MANY, self._settings.poll_records)
         self._deliver([o for o in outcomes if not o.flow.embeds], more)
-        self._deliver([self._embed(o) for o in outcomes if o.flow.embeds], beside=True)
+        self._deliver([o for o in outcomes if o.flow.embeds], beside=True)
         # Of a partition that was lost meanwhile even if it is owned again: then it is read from its commit on.
         self._forget({p for records in polled for p in records.next_offsets()} - (self._owned - self._left))
 
@@ -182,15 +200,29 @@ class Worker:
         decoded while the store takes these rows."""
         if not outcomes:
             return
-        for outcome in outcomes:
-            self._reject(outcome)
         vectors = outcomes[0].flow.embeds
+        if not vectors:
+            self._reject(outcomes)
         self._finish_write(vectors)
-        rows = [rows for outcome in outcomes for rows in outcome.rows()]
-        if beside and rows:
-            self._writing[vectors] = Write(outcomes, rows, self._parts.beside.submit(self._write, rows))
+        write = partial(self._write, outcomes)
+        if beside:
+            self._writing[vectors] = Write(write, self._parts.beside.submit(write))
         else:
-            self._delivered(outcomes, self._patience(lambda: self._write(rows)))
+            self._delivered(*self._patience(write))
+
+    def _write(self, outcomes: list[Outcome]) -> Written:
+        outcomes = [self._embedded(outcome) for outcome in outcomes]
+        rows = [rows for outcome in outcomes for rows in outcome.rows()]
+        if not rows:
+            return outcomes, WriteResult(0, 0)
+        with self.tally.timed("online"):
+            return outcomes, self._parts.online.write(rows)
+
+    def _embedded(self, outcome: Outcome) -> Outcome:
+        if not outcome.flow.embeds:
+            return outcome
+        with self.tally.timed("embed"):
+            return self._parts.embedding(outcome)
 
     def _finish_write(self, vectors: bool) -> None:
         """Wait for the write under way, and stage what it brought online; what was lost meanwhile is left out."""
@@ -198,10 +230,10 @@ class Worker:
         if writing is None:
             return
         try:
-            result = writing.result.result()
+            written = writing.result.result()
         except UNAVAILABLE:
-            result = self._patience(lambda: self._write(writing.rows))
-        self._delivered(writing.outcomes, result)
+            written = self._patience(writing.again)
+        self._delivered(*written)
         self._batch.drop(writing.lost)
 
     def _finish_writes(self, *, only_done: bool = False) -> None:
@@ -210,6 +242,7 @@ class Worker:
                 self._finish_write(vectors)
 
     def _delivered(self, outcomes: list[Outcome], result: WriteResult) -> None:
+        self._reject([o for o in outcomes if o.flow.embeds])  # the model may have refused texts, too
         self.tally.wrote(result)
         self.tally.served(outcomes)
         for outcome in outcomes:
@@ -217,26 +250,17 @@ class Worker:
             self._parts.windows.add(outcome)
         self._batch.undecided += result.undecided
 
-    def _embed(self, outcome: Outcome) -> Outcome:
-        with self.tally.timed("embed"):
-            return self._patience(lambda: self._parts.embedding(outcome))
-
-    def _write(self, rows: list[FeatureRows]) -> WriteResult:
-        if not rows:
-            return WriteResult(0, 0)
-        with self.tally.timed("online"):
-            return self._parts.online.write(rows)
-
-    def _reject(self, outcome: Outcome) -> None:
+    def _reject(self, outcomes: list[Outcome]) -> None:
         """Queue the letters (durable before their offsets are committed) and pause a table that is all bad."""
-        topic = outcome.records.topic
-        self.tally.took(outcome)
-        if outcome.rejections:
-            suite = outcome.flow.contract.version
-            self._patience(lambda: self._parts.letters.send(outcome.records, outcome.rejections, suite))
-        if self._parts.breaker.trips(topic, len(outcome.records), outcome.rejections):
-            log.error("%s", self._parts.breaker.paused[topic], extra={"event": "paused", "table": topic})
-            self._consumer.pause([p for p in self._owned if p.topic == topic])
+        for outcome in outcomes:
+            topic, rejections = outcome.records.topic, outcome.rejections
+            self.tally.took(outcome)
+            if rejections:
+                send = partial(self._parts.letters.send, outcome.records, rejections, outcome.flow.contract.version)
+                self._patience(send)
+            if self._parts.breaker.trips(topic, len(outcome.records), rejections):
+                log.error("%s", self._parts.breaker.paused[topic], extra={"event": "paused", "table": topic})
+                self._consumer.pause([p for p in self._owned if p.topic == topic])
 
     def _resume_asked(self) -> None:
         """Go on with the paused tables that people have mended, from where they stopped."""
@@ -395,6 +419,7 @@ class Worker:
         self._left |= set(partitions)
         self._resting -= set(partitions)
         self._pending = [records.without(partitions) for records in self._pending]
+        self._texts = [records.without(partitions) for records in self._texts]
         self._safe = {p: offset for p, offset in self._safe.items() if p in self._owned}
         self._forget(partitions)
 
