@@ -1,0 +1,100 @@
+"""Who may ask for what: the seam that a server calls once a request, before it looks anything up.
+
+    caller = access.admit(bearer(authorization), project, service, entities)
+    withhold(caller, personal features of what is asked)
+
+Every refusal is an `AccessRefused` with words for people. They name keys, services and features, never a value, an
+entity key or the key's secret.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class AccessRefused(Exception):
+    """A request that is not answered. `caller` is the name of the key, "" where none was recognised."""
+
+    def __init__(self, text: str, caller: str = "") -> None:
+        super().__init__(text)
+        self.caller = caller
+
+
+class Unauthorized(AccessRefused):
+    """No key, or none that is known: HTTP 401, gRPC UNAUTHENTICATED."""
+
+
+class Forbidden(AccessRefused):
+    """The key is known and does not reach so far: HTTP 403, gRPC PERMISSION_DENIED."""
+
+
+class TooMany(AccessRefused):
+    """The key's limit is reached: HTTP 429 with Retry-After, gRPC RESOURCE_EXHAUSTED.
+
+    `retry_after` is in seconds, above 0; as a header it is rounded up.
+    """
+
+    def __init__(self, text: str, caller: str, retry_after: float) -> None:
+        super().__init__(text, caller)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `personal` says whether features tagged as personal data are answered."""
+
+    name: str
+    personal: bool
+
+
+class Access(Protocol):
+    """Decides on each request, in microseconds: nothing here waits for a store. May be shared by threads."""
+
+    def admit(self, key: str | None, project: str, service: str | None, entities: int) -> Caller:
+        """Who asks for so many entities (rows) of a feature service, None for features named one by one.
+
+        `key` is what came as bearer token, None if nothing came. Raises `Unauthorized`, `Forbidden`, `TooMany`, and
+        `StoreUnavailable` where the keys could never be read.
+        """
+
+    def close(self) -> None:
+        """Ends what runs beside the requests."""
+
+
+class OpenAccess(Access):
+    """Everybody may ask for everything: for a server on loopback, and where another gate stands before it."""
+
+    _CALLER = Caller("anonymous", personal=True)
+
+    def admit(self, key: str | None, project: str, service: str | None, entities: int) -> Caller:
+        return self._CALLER
+
+    def close(self) -> None:
+        """Nothing runs beside the requests."""
+
+
+def bearer(authorization: str | None) -> str | None:
+    """The token of an `Authorization: Bearer ...` header (RFC 6750), None without the header.
+
+    Raises `Unauthorized` for a header of another form.
+    """
+    if authorization is None:
+        return None
+    scheme, _, token = authorization.partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthorized("the Authorization header is not of the form 'Bearer mr_...'")
+    return token
+
+
+def withhold(caller: Caller, personal: Sequence[str]) -> None:
+    """Raises `Forbidden` naming the features, as `view:feature`, if the caller may not see personal data.
+
+    `personal` are those of the requested features that are tagged so (`stores.personal`).
+    """
+    if personal and not caller.personal:
+        raise Forbidden(
+            f"{', '.join(personal)} {'is' if len(personal) == 1 else 'are'} personal data, which key {caller.name!r} "
+            "may not see: leave it out, or ask with a key that was made with --personal",
+            caller.name,
+        )

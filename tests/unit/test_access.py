@@ -1,0 +1,80 @@
+"""The seam that a server calls: what a header holds, what is withheld, and which features are personal."""
+
+from datetime import timedelta
+
+import pytest
+from feast import Entity, FeatureView, Field, FileSource, RequestSource, ValueType
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64, Int64, String
+
+from serving.access import Caller, Forbidden, OpenAccess, Unauthorized, bearer, withhold
+from stores.personal import marked, personal_features
+
+CUSTOMER = Entity(name="customer", join_keys=["email"], value_type=ValueType.STRING)
+
+
+def view(name: str, fields: dict[str, dict[str, str]], tags: dict[str, str] | None = None) -> FeatureView:
+    return FeatureView(
+        name=name,
+        entities=[CUSTOMER],
+        schema=[Field(name=field, dtype=String, tags=marks) for field, marks in fields.items()],
+        source=FileSource(name=f"{name}_source", path="nowhere.parquet", timestamp_field="event_timestamp"),
+        ttl=timedelta(0),
+        tags=tags,
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "token"),
+    [(None, None), ("Bearer mr_1", "mr_1"), ("bearer   mr_1 ", "mr_1"), ("BEARER mr_1", "mr_1")],
+)
+def test_the_token_of_a_header(header: str | None, token: str | None) -> None:
+    assert bearer(header) == token
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "mr_secret"])
+def test_a_header_of_another_form_is_refused_without_its_content(header: str) -> None:
+    with pytest.raises(Unauthorized) as refused:
+        bearer(header)
+    assert "secret" not in str(refused.value)
+
+
+def test_without_keys_everybody_sees_everything() -> None:
+    caller = OpenAccess().admit(None, "nyc", None, 10)
+    withhold(caller, ["people:name"])
+    assert caller.personal
+
+
+def test_personal_features_are_withheld_by_name() -> None:
+    withhold(Caller("model", personal=True), ["people:name"])
+    withhold(Caller("model", personal=False), [])
+    with pytest.raises(Forbidden, match=r"people:name is personal data, which key 'model'") as refused:
+        withhold(Caller("model", personal=False), ["people:name"])
+    assert refused.value.caller == "model"
+
+
+def test_a_tag_marks_a_field_or_a_whole_view() -> None:
+    some = view("some", {"email": {}, "name": {"personal": "true"}, "city": {}})
+    every = view("every", {"email": {}, "name": {}, "city": {"personal": "false"}}, {"personal": "True"})
+    none = view("none", {"email": {}, "name": {}})
+    assert personal_features([some, every, none]) == {"some": {"name"}, "every": {"email", "name"}}
+
+
+def test_a_slip_in_the_tag_hides() -> None:
+    assert (marked({}), marked({"personal": "False "}), marked({"personal": "yse"})) == (None, False, True)
+
+
+def test_what_is_computed_of_personal_features_is_personal_unless_it_says_no() -> None:
+    people = view("people", {"email": {}, "name": {"personal": "true"}, "city": {}})
+    asked = RequestSource(name="asked", schema=[Field(name="x", dtype=Float64)])
+    fields = [Field(name="length", dtype=Int64), Field(name="known", dtype=Int64, tags={"personal": "false"})]
+
+    @on_demand_feature_view(sources=[people, asked], schema=fields, mode="python")
+    def of_name(row: dict[str, list[str]]) -> dict[str, list[int]]:
+        return {"length": [len(name) for name in row["name"]], "known": [1 for _ in row["name"]]}
+
+    @on_demand_feature_view(sources=[people[["city"]]], schema=[fields[0]], mode="python")
+    def of_city(row: dict[str, list[str]]) -> dict[str, list[int]]:
+        return {"length": [len(name) for name in row["city"]]}
+
+    assert personal_features([people], [of_name, of_city]) == {"people": {"name"}, "of_name": {"length"}}
