@@ -151,7 +151,7 @@ class RedisOnline(FeatureWriter, FeatureReader):
 
     def ping(self) -> None:
         """Raises `StoreUnavailable` if Redis does not answer."""
-        self._ask([command(b"PING")])
+        self.ask([command(b"PING")])
 
     def close(self) -> None:
         """Closes the idle connections; the store can be used again."""
@@ -214,7 +214,7 @@ class RedisOnline(FeatureWriter, FeatureReader):
         """Removes all that Redis holds of a view, versions included; how many entities that were."""
         fields, dropped = fields_of(view).every(), 0
         for keys, _ in self._scan_keys(entity_keys(view)):
-            replies = self._ask([command(b"EVALSHA", self._drop, b"1", key, *fields) for key in keys])
+            replies = self.ask([command(b"EVALSHA", self._drop, b"1", key, *fields) for key in keys])
             dropped += sum(map(int, replies))
         return dropped
 
@@ -245,7 +245,7 @@ class RedisOnline(FeatureWriter, FeatureReader):
         hashes: list[list[bytes | None]] = []
         for first in range(0, len(keys), READS_PER_ROUND_TRIP):
             some = keys[first : first + READS_PER_ROUND_TRIP]
-            hashes += self._ask([b"%s$%d\r\n%s\r\n%s" % (start, len(key), key, rest) for key in some])
+            hashes += self.ask([b"%s$%d\r\n%s\r\n%s" % (start, len(key), key, rest) for key in some])
         return hashes
 
     def _scan_keys(self, codec: EntityKeys) -> Iterator[tuple[list[bytes], pa.Table]]:
@@ -253,7 +253,7 @@ class RedisOnline(FeatureWriter, FeatureReader):
         pattern, cursor = _literal(codec.prefix) + b"*" + _literal(codec.project), b"0"
         while True:
             page = command(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % SCAN_COUNT)
-            ((cursor, found),) = self._ask([page])
+            ((cursor, found),) = self.ask([page])
             belongs, columns = codec.decode(found)
             keys = [key for key, belonging in zip(found, belongs, strict=True) if belonging]
             if keys:
@@ -261,8 +261,11 @@ class RedisOnline(FeatureWriter, FeatureReader):
             if cursor == b"0":
                 return
 
-    def _ask(self, commands: Sequence[bytes]) -> list[Any]:
-        """The replies to the commands, in one round trip."""
+    def ask(self, commands: Sequence[bytes]) -> list[Any]:
+        """The replies to packed commands (`stores.operations.command`), in one round trip.
+
+        Raises `StoreUnavailable` and `StoreRefused`.
+        """
         return self._pipeline(lambda: iter([(b"".join(commands), len(commands))]))
 
     def _pipeline(self, requests: Callable[[], Iterator[Request]]) -> list[Any]:

@@ -1,0 +1,164 @@
+"""Access by API keys: `mr_<id>_<secret>`, sent as bearer token.
+
+The keys are read from the store beside the requests, every `REFRESH_SECONDS`: a key that is made, or revoked, is so in
+all processes within that time. If the store is away, what was known last holds.
+"""
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from serving.access import Access, Caller, Forbidden, TooMany, Unauthorized
+from serving.limits import Limits
+from stores.access_keys import AccessKey, Spent
+from stores.errors import StoreRefused, StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "mr_"
+REFRESH_SECONDS = 1.0
+SETTLE_SECONDS = 0.1
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_[A-Za-z0-9_-]{{43}}")
+
+
+class KeyStore(Protocol):
+    """Where the keys of a project are: `stores.access_keys.RedisKeys`."""
+
+    def all(self) -> list[AccessKey]:
+        """Every key."""
+
+    def spend(self, spent: Sequence[Spent]) -> list[float]:
+        """Take amounts from shared buckets, and the balance of each afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key as it is made: `text` is shown once and stored nowhere."""
+
+    stored: AccessKey
+    text: str
+
+
+def make_key(
+    name: str,
+    services: Sequence[str] = (),
+    personal: bool = False,
+    requests_per_second: float = 0.0,
+    entities_per_second: float = 0.0,
+) -> NewKey:
+    """A new key with a secret of 256 random bits. Raises `ValueError` for a name that would not stand in a log."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a key: use up to 64 letters, digits, '.', '_' and '-'")
+    key_id = secrets.token_hex(8)
+    text = f"{PREFIX}{key_id}_{secrets.token_urlsafe(32)}"
+    limits = (requests_per_second, entities_per_second)
+    stored = AccessKey(name, key_id, _digest(text).hex(), tuple(services), personal, *limits, made=time.time())
+    return NewKey(stored, text)
+
+
+class KeyedAccess(Access):
+    """Admits who has a key of the project. `start` it, or call `refresh` and `settle` yourself."""
+
+    def __init__(self, store: KeyStore, project: str) -> None:
+        self._store = store
+        self._project = project
+        self._limits = Limits(store.spend)
+        self._keys: dict[str, tuple[AccessKey, bytes, Caller, frozenset[str]]] | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="access", daemon=True)
+        self._said: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Keep keys and limits up to date, on a thread of its own, until `close`."""
+        self._try(self.refresh)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Reports what was spent, and ends the thread."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def admit(self, key: str | None, project: str, service: str | None, entities: int) -> Caller:
+        known, caller, services = self._recognised(key)
+        if project != self._project:
+            raise Forbidden(f"key {caller.name!r} is of project {self._project!r}, not of {project!r}", caller.name)
+        if services and service not in services:
+            reach = ", ".join(sorted(services))
+            asked = f"not for {service!r}" if service else "not for features named one by one"
+            raise Forbidden(f"key {caller.name!r} is for feature service {reach}, {asked}", caller.name)
+        if wait := self._limits.take(known.id, entities):
+            raise TooMany(_limits_of(known), caller.name, wait)
+        return caller
+
+    def refresh(self) -> None:
+        """Read the keys anew. Raises `StoreUnavailable` and `StoreRefused`."""
+        keys = self._store.all()
+        self._limits.keep(keys)
+        self._keys = {
+            key.id: (key, bytes.fromhex(key.sha256), Caller(key.name, key.personal), frozenset(key.services))
+            for key in keys
+        }
+
+    def settle(self) -> None:
+        """Report what was spent of the limits. Raises `StoreUnavailable` and `StoreRefused`."""
+        self._limits.settle()
+
+    def _recognised(self, key: str | None) -> tuple[AccessKey, Caller, frozenset[str]]:
+        keys = self._keys
+        if keys is None:
+            raise StoreUnavailable("the store of the API keys", "they could not be read yet")
+        if key is None:
+            raise Unauthorized("a key is needed: send the header 'Authorization: Bearer mr_...'")
+        match = _KEY.fullmatch(key)
+        found = keys.get(match[1]) if match else None
+        # The id is no secret; the comparison of what is takes as long for each wrong key.
+        if found is None or not hmac.compare_digest(_digest(key), found[1]):
+            raise Unauthorized("the key is not known: it was revoked, is of another project, or was not copied whole")
+        return found[0], found[2], found[3]
+
+    def _run(self) -> None:
+        refreshed = time.monotonic()
+        while not self._stopped.wait(SETTLE_SECONDS):
+            self._try(self.settle)
+            if time.monotonic() - refreshed >= REFRESH_SECONDS:
+                refreshed = time.monotonic()
+                self._try(self.refresh)
+        self._try(self.settle)
+
+    def _try(self, step: Callable[[], None]) -> None:
+        """Runs a step; a failure is said once, until the step succeeds."""
+        name, said = step.__name__, self._said.pop(step.__name__, None)
+        try:
+            step()
+        except (StoreUnavailable, StoreRefused) as error:
+            self._said[name] = str(error)
+            if str(error) != said:
+                logger.warning("keys and limits stay as they are: %s", error, extra={"event": "keys_stale"})
+        except Exception:
+            logger.exception("keys and limits stay as they are", extra={"event": "keys_stale"})
+        else:
+            if said is not None:
+                logger.info("keys and limits are up to date again", extra={"event": "keys_fresh"})
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "replace")).digest()
+
+
+def _limits_of(key: AccessKey) -> str:
+    limits = [
+        f"{limit:g} {what} a second"
+        for limit, what in ((key.requests_per_second, "requests"), (key.entities_per_second, "entities"))
+        if limit
+    ]
+    return f"key {key.name!r} is limited to {' and '.join(limits)}: wait, or ask for a higher limit"
