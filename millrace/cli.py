@@ -33,6 +33,7 @@ COMMANDS = {
     "validate": ("check", "Run a table's whole contract by Great Expectations and write its Data Docs."),
     "compact": ("lake", "Merge the lake's small files, and delete those that were replaced."),
     "letters": ("letters", "List, show, export and replay dead letters."),
+    "keys": ("keys", "Make, list and revoke the API keys of model services."),
     "demo": ("demo", "The flights of 2013-02-12 through everything, with a report at the end."),
 }
 

@@ -12,6 +12,8 @@ from connectors.table import Table
 from connectors.table_file import loads
 from millrace.repo import Repo
 from millrace.settings import ProviderSettings, SettingsError
+from serving.keys import KeyedAccess
+from stores.access_keys import RedisKeys
 from stores.feast_lake import lake_of
 from stores.lake import DeltaLake
 from stores.online import RedisAddress, RedisOnline
@@ -78,6 +80,16 @@ def online(repo: Repo) -> RedisOnline:
     return RedisOnline(
         RedisAddress.parse(repo.config.online_store.connection_string), repo.settings.kafka.retention_hours * 3_600
     )
+
+
+def access_keys(repo: Repo) -> RedisKeys:
+    """The API keys of this repo's project, beside the features."""
+    return RedisKeys(online(repo), repo.project)
+
+
+def access(repo: Repo) -> KeyedAccess:
+    """Access by those keys; `start` it in the process that serves, `close` it at its end."""
+    return KeyedAccess(access_keys(repo), repo.project)
 
 
 def vectors(repo: Repo) -> PgVectors | None:
