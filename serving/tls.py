@@ -12,11 +12,8 @@ import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from cryptography import x509
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +54,6 @@ class TlsFiles:
             except (ssl.SSLError, OSError) as error:
                 raise TlsError(f"{self.client_ca} holds no certificates: {error}") from error
 
-    def expires(self) -> datetime:
-        """When the certificate ends (UTC)."""
-        return x509.load_pem_x509_certificate(self.cert.read_bytes()).not_valid_after_utc.astimezone(UTC)
-
     def granian(self) -> dict[str, Any]:
         """As keyword arguments of `granian.Granian`."""
         return {
@@ -85,7 +78,8 @@ class TlsWatch:
         self._files = files
         self._reload = reload
         self._every = every
-        self._loaded = self._refused = files.digest()
+        self._loaded = files.digest()
+        self._refused = ""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tls", daemon=True)
 
@@ -100,21 +94,21 @@ class TlsWatch:
             self._thread.join()
 
     def look(self) -> bool:
-        """Look once; True if there was something new and it was loaded. New files that cannot serve are said once."""
+        """Look once; True if there was something new and it was loaded. What cannot serve is said once."""
         try:
             found = self._files.digest()
-            if found in (self._loaded, self._refused):
+            if found == self._loaded:
                 return False
-            self._refused = found
             self._files.check()
             if self._files.digest() != found:
                 return False  # still being written
-            expires = self._files.expires()
-        except (TlsError, OSError, ValueError) as error:
-            logger.error("the old certificate stays: %s", error, extra={"event": "tls_refused"})
+        except (TlsError, OSError) as error:
+            if str(error) != self._refused:
+                logger.error("the old certificate stays: %s", error, extra={"event": "tls_refused"})
+            self._refused = str(error)
             return False
-        self._loaded = found
-        logger.info("a new certificate is loaded", extra={"event": "tls_loaded", "expires": expires.isoformat()})
+        self._loaded, self._refused = found, ""
+        logger.info("a new certificate is loaded", extra={"event": "tls_loaded", "file": self._files.cert})
         self._reload()
         return True
 
