@@ -281,7 +281,7 @@ class RedisOnline(FeatureWriter, FeatureReader):
             replies = self._exchange(requests)
             errors = [reply for reply in replies if isinstance(reply, hiredis.ReplyError)]
         if errors:
-            raise self._failure(str(errors[0]))
+            raise failure(self._address, str(errors[0]))
         return replies
 
     def _exchange(self, requests: Callable[[], Iterator[Request]]) -> list[Any]:
@@ -317,7 +317,7 @@ class RedisOnline(FeatureWriter, FeatureReader):
         try:
             connection.connect()
         except (redis.AuthenticationError, redis.ResponseError) as error:
-            raise self._failure(str(error)) from error
+            raise failure(self._address, str(error)) from error
         except (redis.RedisError, OSError) as error:
             raise StoreUnavailable("Redis", f"{self._address}: {error}") from error
         return connection
@@ -329,11 +329,12 @@ class RedisOnline(FeatureWriter, FeatureReader):
         except IndexError:
             return None
 
-    def _failure(self, error: str) -> StoreUnavailable | StoreRefused:
-        """What an error reply means: wait, or stop and say so."""
-        if _TRANSIENT.search(error):
-            return StoreUnavailable("Redis", f"{self._address}: {error}")
-        return StoreRefused(f"Redis at {self._address} refuses: {error}")
+
+def failure(address: RedisAddress, error: str) -> StoreUnavailable | StoreRefused:
+    """What an error reply means: wait, or stop and say so."""
+    if _TRANSIENT.search(error):
+        return StoreUnavailable("Redis", f"{address}: {error}")
+    return StoreRefused(f"Redis at {address} refuses: {error}")
 
 
 def _stands(connection: Any) -> bool:

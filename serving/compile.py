@@ -1,0 +1,199 @@
+"""From a request's features to a `Plan`, by Feast's own resolution: services, projections, aliases, join key maps,
+versions and on-demand views mean here what they mean in `feast serve`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+from feast import FeatureView, RepoConfig
+from feast.errors import FeastError
+from feast.feature_view import DUMMY_ENTITY_ID
+from feast.field import Field
+from feast.infra.online_stores.helpers import compute_versioned_name
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.utils import _get_online_request_context, _parse_feature_ref
+
+from serving.plan import InvalidRequest, NotDeclared, Plan, PlannedFeature, PlannedView
+from stores.entity_keys import entity_keys
+from stores.feast_protos import stored_view, vector_field
+from stores.fields import fields_of
+from stores.hash_reads import HashRead
+from stores.values import arrow_type_of
+from stores.view import Feature, View
+
+
+class Declared(Protocol):
+    """A registry at one moment, and the configuration that it belongs to: `serving.snapshot.Snapshot`."""
+
+    config: RepoConfig
+    registry: BaseRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A plan, and what on-demand views make of what it reads: `on_demand` are Feast's objects, `references` the
+    features asked for, as Feast resolved them."""
+
+    plan: Plan
+    on_demand: tuple[Any, ...]
+    references: tuple[str, ...]
+    full_feature_names: bool
+
+
+def compile_request(features: Any, full_feature_names: bool, declared: Declared) -> Compiled:
+    """`features` are references or a feature service, as Feast takes them. Raises `InvalidRequest`."""
+    project = declared.config.project
+    try:
+        context = _get_online_request_context(declared.registry, project, features, full_feature_names)
+    except KeyError as error:
+        raise NotDeclared(str(error.args[0])) from error
+    except FeastError as error:
+        raise NotDeclared(str(error)) from error
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
+    references, on_demand, _, key_types, join_keys, grouped, _, request_data, _ = context
+    builder = _Builder(declared.config, full_feature_names)
+    for view, names in grouped:
+        builder.add(view, names)
+    requested = [_shown(reference, full_feature_names) for reference in references]
+    known = {name: kind.value for name, kind in _key_types(declared, key_types).items() if name in join_keys - {DUMMY_ENTITY_ID}}
+    return Compiled(
+        builder.plan(_once(requested), known, frozenset(request_data)),
+        tuple(on_demand),
+        tuple(references),
+        full_feature_names,
+    )
+
+
+class _Builder:
+    """Collects the views of a request, those with the same join keys under one read."""
+
+    def __init__(self, config: RepoConfig, full_feature_names: bool) -> None:
+        self._config = config
+        self._full = full_feature_names
+        self._reads: list[tuple[Any, tuple[str, ...], list[bytes]]] = []
+        self._views: list[PlannedView] = []
+        self._vectors: list[PlannedView] = []
+        self._features: list[PlannedFeature] = []
+        self._keys: dict[str, int] = {}
+
+    def add(self, declared: Any, names: list[str]) -> None:
+        """A view and those of its features that are read."""
+        view = _view(self._config, declared, names)
+        renamed = declared.projection.join_key_map
+        columns = tuple(renamed.get(key.name, key.name) for key in view.join_keys)
+        self._keys |= dict(zip(columns, (key.value_type for key in view.join_keys), strict=True))
+        name = declared.projection.name_to_use()
+        shown = declared.projection.name_alias or declared.projection.name
+        version = getattr(declared, "current_version_number", 0) or 0
+        ttl = getattr(declared, "ttl", None)
+        seconds = ttl.total_seconds() if ttl else 0.0
+        if self._in_vector_store(declared):
+            place, read = 0, -1 - len(self._vectors)  # counted on from the hashes once all are known
+        else:
+            read, place = self._read(view, columns)
+        planned = PlannedView(shown, version, view, columns, read, place, seconds)
+        if read < 0:
+            self._vectors.append(planned)
+        self._views.append(planned)
+        for number, feature in enumerate(view.features):
+            called = f"{name}__{feature.name}" if self._full else feature.name
+            self._features.append(
+                PlannedFeature(called, feature.name, len(self._views) - 1, place + 1 + number, feature.value_type)
+            )
+
+    def plan(self, requested: tuple[str, ...], known_keys: Mapping[str, int], request_data: frozenset[str]) -> Plan:
+        """The plan of all views added."""
+        reads = tuple(HashRead(codec, columns, tuple(fields)) for codec, columns, fields in self._reads)
+        views = tuple(_counted(view, len(reads)) for view in self._views)
+        alike: dict[int, list[int]] = {}
+        for number, feature in enumerate(self._features):
+            alike.setdefault(feature.value_type, []).append(number)
+        return Plan(
+            reads=reads,
+            packed_fields=tuple(read.packed_fields() for read in reads),
+            vectors=tuple(_counted(view, len(reads)) for view in self._vectors),
+            views=views,
+            features=tuple(self._features),
+            requested=requested,
+            keys=dict(self._keys),
+            known_keys={**known_keys, **self._keys},
+            request_data=request_data,
+            decoders=tuple((kind, tuple(places)) for kind, places in alike.items()),
+        )
+
+    def _in_vector_store(self, declared: Any) -> bool:
+        return vector_field(declared) is not None and bool(getattr(self._config.online_store, "vectors", None))
+
+    def _read(self, view: View, columns: tuple[str, ...]) -> tuple[int, int]:
+        """The number of the read that has the view, and the place of its timestamp there."""
+        try:
+            codec = entity_keys(view)
+        except ValueError as error:
+            raise InvalidRequest(f"view {view.name!r}: {error}") from error
+        by_name = dict(zip((key.name for key in view.join_keys), columns, strict=True))
+        ordered = tuple(by_name[key.name] for key in codec.join_keys if key.name in by_name)
+        fields = fields_of(view)
+        for number, (known, its_columns, its_fields) in enumerate(self._reads):
+            if known == codec and its_columns == ordered:
+                break
+        else:
+            number, its_fields = len(self._reads), []
+            self._reads.append((codec, ordered, its_fields))
+        place = len(its_fields)
+        its_fields += [fields.timestamp, *fields.features]
+        return number, place
+
+
+def _counted(view: PlannedView, reads: int) -> PlannedView:
+    if view.read >= 0:
+        return view
+    number = reads - 1 - view.read
+    return PlannedView(view.name, view.version, view.view, view.columns, number, view.place, view.ttl)
+
+
+def _view(config: RepoConfig, declared: FeatureView, names: list[str]) -> View:
+    """The view with those features only, in the order of its declaration; one with a vector whole."""
+    keys = [_feature(field) for field in _key_fields(declared) if field.name != DUMMY_ENTITY_ID]
+    if vector_field(declared) is not None and getattr(config.online_store, "vectors", None):
+        return stored_view(config, declared, keys)
+    wanted = set(names)
+    return View(
+        project=config.project,
+        name=declared.name,
+        online_name=compute_versioned_name(declared, config.registry.enable_online_feature_view_versioning),
+        kind="state",
+        join_keys=tuple(keys),
+        features=tuple(_feature(field) for field in declared.features if field.name in wanted),
+    )
+
+
+def _key_fields(declared: Any) -> list[Field]:
+    return list(declared.entity_columns)
+
+
+def _feature(field: Field) -> Feature:
+    """A field as the stores see it; the types that have no column form are read as Feast's messages only."""
+    value_type = field.dtype.to_value_type().value
+    try:
+        return Feature(field.name, value_type, arrow_type_of(value_type))
+    except ValueError:
+        return Feature(field.name, value_type, pa.null())
+
+
+def _key_types(declared: Declared, of_request: Mapping[str, Any]) -> dict[str, Any]:
+    """The types of all join keys of the registry: a request may have more of them than its views need."""
+    entities = declared.registry.list_entities(declared.config.project, allow_cache=True)
+    return {**{entity.join_key: entity.value_type for entity in entities}, **of_request}
+
+
+def _shown(reference: str, full_feature_names: bool) -> str:
+    view, version, feature = _parse_feature_ref(reference)
+    if not full_feature_names:
+        return str(feature)
+    return f"{view}__{feature}" if version is None else f"{view}@v{version}__{feature}"
+
+
+def _once(names: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,76 @@
+"""Online features, from a checked request to the bytes of its answer."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from serving.answer import features_answer
+from serving.on_demand import derive
+from serving.plan import Plan, PlannedView, Rows
+from serving.refresh import Registry
+from serving.request import FeaturesRequest, join_keys
+from serving.snapshot import Snapshot
+from stores.entity_keys import BYTES
+from stores.json_values import Stored
+from stores.rows import FeatureReader
+from stores.values import encode, encode_timestamps
+
+
+class Reads(Protocol):
+    """A store of hashes: `stores.online_reads.RedisReads`."""
+
+    async def read(self, packed: bytes, count: int) -> list[Any]:
+        """The replies to packed commands. Raises `StoreUnavailable` and `StoreRefused`."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineFeatures:
+    """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them."""
+
+    registry: Registry
+    reads: Reads
+    vectors: FeatureReader | None
+
+    async def answer(self, request: FeaturesRequest, snapshot: Snapshot) -> bytes:
+        """The body of the answer, from one snapshot of the registry.
+
+        Raises `InvalidRequest`, `StoreUnavailable` and `StoreRefused`.
+        """
+        compiled = snapshot.plan(request.asked)
+        plan = compiled.plan
+        keys = join_keys(plan, request.entities)
+        rows = await self._rows(plan, keys, request.count)
+        derived = []
+        if compiled.on_demand:
+            derived = await asyncio.to_thread(derive, compiled, rows, keys, request.entities)
+        return features_answer(plan, rows, _echoed(plan, keys, request.entities), derived, request.versions)
+
+    async def _rows(self, plan: Plan, keys: Mapping[str, Sequence[Any]], count: int) -> Rows:
+        packed, commands = plan.commands(keys)
+        replies = await self.reads.read(packed, commands) if commands else []
+        vectors = [await asyncio.to_thread(self._read_vectors, view, keys, count) for view in plan.vectors]
+        return plan.rows(replies, count, time.time(), vectors)
+
+    def _read_vectors(self, planned: PlannedView, keys: Mapping[str, Sequence[Any]], count: int) -> list[Stored]:
+        """A view of the vector store as stored columns: its timestamps, then its features."""
+        assert self.vectors is not None
+        view = planned.view
+        columns = {
+            key.name: pa.array(keys[column], key.arrow_type)
+            for key, column in zip(view.join_keys, planned.columns, strict=True)
+        }
+        (table,) = self.vectors.read([view], pa.table(columns))
+        present = table["_present"].to_pylist()
+        moments = encode_timestamps(table["event_timestamp"]).to_pylist()
+        stamps = [stamp if there else None for stamp, there in zip(moments, present, strict=True)]
+        features = [encode(table[feature.name], feature.value_type).to_pylist() for feature in view.features]
+        return [stamps, *features]
+
+
+def _echoed(plan: Plan, keys: Mapping[str, Sequence[Any]], entities: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    """The join keys as the answer repeats them: bytes as the request gave them."""
+    return {name: entities[name] if plan.known_keys[name] == BYTES else values for name, values in keys.items()}

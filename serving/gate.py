@@ -1,0 +1,46 @@
+"""How many requests are worked on at once, and how many may wait: what comes beyond is turned away at once."""
+
+import asyncio
+from collections import deque
+
+
+class Overloaded(Exception):
+    """There is no room for another request now."""
+
+    def __init__(self) -> None:
+        super().__init__("the server has as many requests as it can take; try again in a second")
+
+
+class Gate:
+    """A bounded number of places, and a bounded queue before them, first come, first served."""
+
+    def __init__(self, places: int, queue: int) -> None:
+        self._places = places
+        self._queue = queue
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self.active = 0
+
+    async def enter(self) -> None:
+        """Take a place, or wait for one. Raises `Overloaded`."""
+        if self.active < self._places:
+            self.active += 1
+            return
+        if len(self._waiting) >= self._queue:
+            raise Overloaded
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Give the place to whoever has waited longest."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.active -= 1

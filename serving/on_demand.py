@@ -1,0 +1,74 @@
+"""On-demand feature views: Feast's own transformation over what was read and what the request brings along."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from feast.feature_server_utils import _value_to_native
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.type_map import python_values_to_proto_values
+from feast.utils import _augment_response_with_on_demand_transforms
+from feast.value_type import ValueType
+
+from serving.compile import Compiled
+from serving.plan import InvalidRequest, Rows
+
+log = logging.getLogger("millrace")
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A feature of an on-demand view: its name in the answer, and its values as JSON can carry them."""
+
+    name: str
+    values: Sequence[Any]
+
+
+def derive(
+    compiled: Compiled, rows: Rows, keys: Mapping[str, Sequence[Any]], entities: Mapping[str, Sequence[Any]]
+) -> list[Derived]:
+    """The features of the request's on-demand views.
+
+    `keys` are the join keys in their types, `entities` the request's columns, of which the views take theirs.
+    Raises `InvalidRequest` if a view's function fails on them.
+    """
+    plan = compiled.plan
+    response = GetOnlineFeaturesResponse()
+    types = {name: ValueType(plan.known_keys[name]) for name in keys}
+    for name, values in keys.items():
+        _add(response, name, _messages(name, values, types[name]))
+    for name in plan.request_data:
+        _add(response, name, _messages(name, entities[name], ValueType.UNKNOWN))
+    for feature, column in zip(plan.features, rows.columns, strict=True):
+        _add(response, feature.name, [Value.FromString(value or b"") for value in column])
+        types[feature.name] = ValueType(feature.value_type)
+    known = len(response.results)
+    try:
+        _augment_response_with_on_demand_transforms(
+            response, list(compiled.references), list(compiled.on_demand), compiled.full_feature_names, types
+        )
+    except Exception as error:  # noqa: BLE001  # a user's function raises what it likes
+        names = ", ".join(view.name for view in compiled.on_demand)
+        log.warning("on-demand view %s failed", names, exc_info=error, extra={"event": "on_demand_failed"})
+        raise InvalidRequest(f"on-demand view {names} failed on these entities: {type(error).__name__}") from error
+    names = response.metadata.feature_names.val[known:]
+    return [
+        Derived(name, [_value_to_native(value) for value in found.values])
+        for name, found in zip(names, response.results[known:], strict=True)
+    ]
+
+
+def _add(response: Any, name: str, values: Sequence[Any]) -> None:
+    response.metadata.feature_names.val.append(name)
+    response.results.append(
+        GetOnlineFeaturesResponse.FeatureVector(values=values, statuses=[FieldStatus.PRESENT] * len(values))
+    )
+
+
+def _messages(name: str, values: Sequence[Any], value_type: ValueType) -> list[Any]:
+    try:
+        return list(python_values_to_proto_values(list(values), value_type))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequest(f"entities.{name}: {error}") from error

@@ -1,0 +1,175 @@
+"""A request compiled ahead: what to read for its entities, and where in the replies each feature stands.
+
+All views with the same join keys are read by one HMGET an entity, all entities of a request in one round trip.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from serving.lookup import Status
+from serving.moments import moment
+from stores.hash_reads import HashRead
+from stores.json_values import Stored, decoder
+from stores.view import View
+
+Entities = Mapping[str, Sequence[Any]]
+"""By join key, or column of request data: a value an entity. Timestamps are whole seconds, bytes are bytes."""
+
+_PRESENT, _NULL, _NOT_FOUND, _OLD = map(int, (Status.PRESENT, Status.NULL_VALUE, Status.NOT_FOUND, Status.OUTSIDE_MAX_AGE))
+
+
+class InvalidRequest(ValueError):
+    """A request that cannot be answered as it is: what is wrong with it, and what to write instead."""
+
+
+class NotDeclared(InvalidRequest):
+    """A request for a feature, view or service that the registry does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedView:
+    """One view of a request. `read` is the number of its `HashRead`; those of the vector store are counted on from
+    there. `place` is where its timestamp stands in what is read; `ttl` is in seconds, 0 for none; `columns` are the
+    request's columns of its join keys. `name` is the request's word for it, `version` Feast's."""
+
+    name: str
+    version: int
+    view: View
+    columns: tuple[str, ...]
+    read: int
+    place: int
+    ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFeature:
+    """One feature: the number of its view, where it stands in the replies, its `ValueType`, its name in the answer."""
+
+    name: str
+    feature: str
+    view: int
+    place: int
+    value_type: int
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRows:
+    """What was found of one view, a row an entity. `statuses` is None if all have the view's features and they may
+    be served; `moments` are event times in microseconds since 1970, `shown` the same as Feast writes them."""
+
+    statuses: Sequence[int] | None
+    moments: Sequence[int | None]
+    shown: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The stored values of a plan's features, a column each, as bytes of Feast's `Value`, and their views' rows.
+    A value that is not to be served is None."""
+
+    count: int
+    columns: Sequence[Stored]
+    views: Sequence[ViewRows]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a request's features are read. `keys` has the `ValueType` of each join key column that a request must
+    have, `known_keys` of those that it may; `request_data` are the columns that on-demand views ask for;
+    `requested` are the names of the answer's features, in the order asked."""
+
+    reads: tuple[HashRead, ...]
+    packed_fields: tuple[bytes, ...]
+    vectors: tuple[PlannedView, ...]
+    views: tuple[PlannedView, ...]
+    features: tuple[PlannedFeature, ...]
+    requested: tuple[str, ...]
+    keys: Mapping[str, int]
+    known_keys: Mapping[str, int]
+    request_data: frozenset[str]
+    decoders: tuple[tuple[int, tuple[int, ...]], ...]
+    """The numbers of the features of each `ValueType`: those of one type are decoded together."""
+
+    def commands(self, entities: Entities) -> tuple[bytes, int]:
+        """The packed commands for the entities and how many they are. Raises `InvalidRequest`."""
+        packed: list[bytes] = []
+        try:
+            for read, fields in zip(self.reads, self.packed_fields, strict=True):
+                packed += read.commands(entities, fields)
+        except (struct.error, UnicodeEncodeError) as error:
+            raise InvalidRequest(f"a join key has a value that its type cannot hold: {error}") from None
+        return b"".join(packed), len(packed)
+
+    def rows(
+        self,
+        replies: Sequence[Sequence[bytes | None]],
+        count: int,
+        now: float,
+        vectors: Sequence[Sequence[Stored]] = (),
+    ) -> Rows:
+        """What the replies say of `count` entities; `now` (seconds since 1970) is what a `ttl` counts back from.
+        `vectors` has for each view of the vector store its stored columns, the timestamp first."""
+        tables: list[list[Stored]] = []
+        start = 0
+        for read in self.reads:
+            size = 1 if read.entityless else count
+            found = replies[start : start + size]
+            if read.entityless and count != 1:
+                found = [found[0]] * count
+            start += size
+            tables.append(list(zip(*found, strict=True)) or [()] * len(read.fields))
+        tables += map(list, vectors)
+        views = [_view_rows(tables[view.read][view.place], view.ttl, now) for view in self.views]
+        columns = [
+            _served(tables[self.views[feature.view].read][feature.place], views[feature.view].statuses)
+            for feature in self.features
+        ]
+        return Rows(count, columns, views)
+
+    def values(self, rows: Rows) -> list[list[Any]]:
+        """The values of the rows' columns as JSON can carry them."""
+        answer: list[list[Any]] = [[]] * len(self.features)
+        count = rows.count
+        for value_type, places in self.decoders:
+            flat = list(chain.from_iterable([rows.columns[place] for place in places]))
+            values = decoder(value_type)(flat)
+            start = 0
+            for place in places:
+                answer[place] = values[start : start + count]
+                start += count
+        return answer
+
+    def statuses(self, rows: Rows, place: int) -> Sequence[int] | None:
+        """The statuses of one feature's values by the numbers of `Status`; None if all are PRESENT."""
+        column, known = rows.columns[place], rows.views[self.features[place].view].statuses
+        if known is None:
+            if all(column):
+                return None
+            return [_PRESENT if value else _NULL for value in column]
+        return [
+            (_PRESENT if value else _NULL) if status == _PRESENT else status
+            for value, status in zip(column, known, strict=True)
+        ]
+
+
+def _view_rows(stamps: Stored, ttl: float, now: float) -> ViewRows:
+    known = [moment(stamp) for stamp in stamps]
+    moments = [micros for micros, _ in known]
+    shown = [text for _, text in known]
+    oldest = (now - ttl) * 1e6 if ttl else float("-inf")
+    if None not in moments and (not ttl or min(moments, default=oldest) >= oldest):  # type: ignore[type-var]  # no None
+        return ViewRows(None, moments, shown)
+    statuses = [
+        _NOT_FOUND if micros is None else _OLD if micros < oldest else _PRESENT for micros in moments
+    ]
+    return ViewRows(statuses, moments, shown)
+
+
+def _served(column: Stored, statuses: Sequence[int] | None) -> Stored:
+    """The column without the values that are not to be served."""
+    if statuses is None:
+        return column
+    return [value if status == _PRESENT else None for value, status in zip(column, statuses, strict=True)]

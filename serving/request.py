@@ -1,0 +1,149 @@
+"""The body of a request for online features: Feast's own form, checked."""
+
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from serving.plan import InvalidRequest, Plan
+from serving.snapshot import Asked
+from stores.entity_keys import BYTES, INT32, INT64, STRING, UNIX_TIMESTAMP
+from stores.values import name_of
+
+FEATURE_FIELDS = frozenset(
+    {"entities", "features", "feature_service", "full_feature_names", "include_feature_view_version_metadata"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one request may ask for."""
+
+    entities: int = 10_000
+    features: int = 1_000
+    top_k: int = 1_000
+
+
+class TooLarge(InvalidRequest):
+    """A request that asks for more than the limits allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesRequest:
+    """A request for online features. `entities` are as they came, `count` is how many there are."""
+
+    asked: Asked
+    entities: Mapping[str, list[Any]]
+    count: int
+    versions: bool
+
+
+def document(body: bytes, known: frozenset[str]) -> dict[str, Any]:
+    """The JSON object of a body, with known fields only. Raises `InvalidRequest`."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from None
+    if type(found) is not dict:
+        raise InvalidRequest("the body must be a JSON object")
+    if not found.keys() <= known:
+        unknown = ", ".join(sorted(found.keys() - known))
+        raise InvalidRequest(f"unknown field {unknown}; there are: {', '.join(sorted(known))}")
+    return found
+
+
+def asked(found: Mapping[str, Any], limits: Limits) -> Asked:
+    """The features that a request names. Raises `InvalidRequest`."""
+    service = found.get("feature_service")
+    features = found.get("features") or ()
+    full = found.get("full_feature_names") or False
+    if service is not None and type(service) is not str:
+        raise InvalidRequest("feature_service must be a string")
+    if type(full) is not bool:
+        raise InvalidRequest("full_feature_names must be true or false")
+    if features and (type(features) is not list or set(map(type, features)) != {str}):
+        raise InvalidRequest('features must be a list of strings, as in ["view:feature"]')
+    if len(features) > limits.features:
+        raise TooLarge(f"{len(features)} features in one request; at most {limits.features} are answered")
+    return Asked(tuple(features), service or None, full)
+
+
+def features_request(body: bytes, limits: Limits) -> FeaturesRequest:
+    """A body of `POST /get-online-features`. Raises `InvalidRequest`."""
+    found = document(body, FEATURE_FIELDS)
+    entities = found.get("entities")
+    if type(entities) is not dict:
+        raise InvalidRequest('entities must be an object of lists, as in {"driver_id": [1001, 1002]}')
+    sizes = set()
+    for name, values in entities.items():
+        if type(values) is not list:
+            raise InvalidRequest(f"entities.{name} must be a list, one value an entity")
+        sizes.add(len(values))
+    if len(sizes) > 1:
+        lengths = ", ".join(f"{name}: {len(values)}" for name, values in entities.items())
+        raise InvalidRequest(f"the lists of entities differ in length ({lengths})")
+    count = sizes.pop() if sizes else 0
+    if not count:
+        raise InvalidRequest("entities names no entity: give each join key a list of at least one value")
+    if count > limits.entities:
+        raise TooLarge(f"{count} entities in one request; at most {limits.entities} are answered")
+    versions = found.get("include_feature_view_version_metadata") is True
+    return FeaturesRequest(asked(found, limits), entities, count, versions)
+
+
+def join_keys(plan: Plan, entities: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The request's join key columns in the types of their keys, timestamps in whole seconds.
+
+    Raises `InvalidRequest` for a column that is missing, or that has a value of another type.
+    """
+    for name in plan.keys:
+        if name not in entities:
+            needed = ", ".join(plan.keys)
+            raise InvalidRequest(f"entities has no {name!r}; these features need: {needed}")
+    for name in plan.request_data:
+        if name not in entities:
+            raise InvalidRequest(f"entities has no {name!r}, which an on-demand feature view asks for")
+    return {
+        name: _typed(name, values, plan.known_keys[name])
+        for name, values in entities.items()
+        if name in plan.known_keys
+    }
+
+
+def _typed(name: str, values: list[Any], value_type: int) -> list[Any]:
+    expected, convert = _KEYS.get(value_type, (None, None))
+    if expected is None or set(map(type, values)) == {expected} and convert is None:
+        return values
+    if convert is not None:
+        try:
+            return [convert(value) for value in values]
+        except (TypeError, ValueError, Base64Error):
+            pass
+    wrong = next((value for value in values if type(value) is not expected), None)
+    kind = "null" if wrong is None else type(wrong).__name__
+    raise InvalidRequest(f"entities.{name} must be {name_of(value_type)}, and holds {kind}")
+
+
+def _seconds(value: Any) -> int:
+    if type(value) is int:
+        return value
+    moment = datetime.fromisoformat(value)
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+
+
+def _decoded(value: Any) -> bytes:
+    return b64decode(value, validate=True)
+
+
+_KEYS: Mapping[int, tuple[type | None, Callable[[Any], Any] | None]] = {
+    STRING: (str, None),
+    INT32: (int, None),
+    INT64: (int, None),
+    UNIX_TIMESTAMP: (int, _seconds),
+    BYTES: (str, _decoded),
+}
+"""By `ValueType` of a join key: the type its values have in JSON, and what makes them those of the key."""

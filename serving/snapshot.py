@@ -1,0 +1,95 @@
+"""The registry as it stood at one moment, with the plans of the requests made of it. A request uses one snapshot
+throughout, so that what it answers is never a mix of two registries."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from feast import FeatureStore, FeatureView, RepoConfig
+from feast.infra.registry.base_registry import BaseRegistry
+
+from serving.compile import Compiled, compile_request
+from serving.plan import InvalidRequest, NotDeclared
+
+PLANS = 4096
+"""Plans that are kept; the ones that were asked for longest ago are made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks for: either features as `view:feature`, or a feature service."""
+
+    features: tuple[str, ...]
+    service: str | None
+    full_feature_names: bool
+
+
+class Snapshot:
+    """A frozen registry. May be used by one event loop, or one thread."""
+
+    def __init__(self, config: RepoConfig, registry: BaseRegistry) -> None:
+        self.config = config
+        self.registry = registry
+        self.fingerprint = registry.proto().SerializeToString(deterministic=True)
+        project = config.project
+        views: Sequence[Any] = [
+            *registry.list_feature_views(project, allow_cache=True),
+            *registry.list_stream_feature_views(project, allow_cache=True),
+            *registry.list_on_demand_feature_views(project, allow_cache=True),
+        ]
+        self.views: Mapping[str, Any] = {view.name: view for view in views}
+        self.services: Mapping[str, Any] = {
+            service.name: service for service in registry.list_feature_services(project, allow_cache=True)
+        }
+        self._plans: OrderedDict[Asked, Compiled] = OrderedDict()
+
+    def plan(self, asked: Asked) -> Compiled:
+        """How to answer it. Raises `InvalidRequest`."""
+        plan = self._plans.get(asked)
+        if plan is None:
+            plan = self._plans[asked] = compile_request(self._resolved(asked), asked.full_feature_names, self)
+            if len(self._plans) > PLANS:
+                self._plans.popitem(last=False)
+        return plan
+
+    def view(self, name: str) -> FeatureView:
+        """A view by its name. Raises `NotDeclared`."""
+        if name not in self.views:
+            known = ", ".join(sorted(self.views)) or "none"
+            raise NotDeclared(f"there is no feature view {name!r}; there are: {known}")
+        return self.views[name]
+
+    def _resolved(self, asked: Asked) -> Any:
+        """What Feast takes: references, checked, or the service itself."""
+        if asked.service is not None:
+            if asked.features:
+                raise InvalidRequest("give either features or feature_service, not both")
+            if asked.service not in self.services:
+                known = ", ".join(sorted(self.services)) or "none"
+                raise NotDeclared(f"there is no feature service {asked.service!r}; there are: {known}")
+            return self.services[asked.service]
+        if not asked.features:
+            raise InvalidRequest('name features, as in "features": ["view:feature"], or a feature_service')
+        for reference in asked.features:
+            self._check(reference)
+        return list(asked.features)
+
+    def _check(self, reference: str) -> None:
+        view, colon, feature = reference.partition(":")
+        name, at, _ = view.partition("@")
+        if not colon or not feature:
+            raise InvalidRequest(f"{reference!r} is no feature: write view:feature")
+        known = [field.name for field in self.view(name).features]
+        if not at and feature not in known:
+            raise NotDeclared(f"feature view {name!r} has no feature {feature!r}; it has: {', '.join(known)}")
+
+
+def take(config: Callable[[], RepoConfig]) -> Snapshot:
+    """The registry as it is now. Raises what Feast raises where it cannot be read."""
+    frozen = config()
+    frozen.registry.cache_ttl_seconds = 0  # Feast's word for: never read it again
+    registry: Any = FeatureStore(config=frozen).registry
+    # A file's registry looks at its file's time besides, unless another mode of refreshing is on.
+    registry.cache_mode = "none"
+    return Snapshot(frozen, registry)

@@ -1,0 +1,157 @@
+"""Feast's stored values as what JSON can carry: the forms in which `feast serve` answers them.
+
+Bytes are base64, timestamps whole seconds since 1970, numbers that JSON does not know are the strings "NaN",
+"Infinity" and "-Infinity" (`feast.feature_server_utils`). The common scalars have decoders of their own, a column
+at a time; every other type of `feast.types.Value`, and a value that was stored as another type than declared, goes
+through Feast's message.
+"""
+
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from struct import Struct
+from typing import Any
+
+import numpy as np
+from feast.feature_server_utils import _float_to_native, _value_to_native
+from feast.protos.feast.types.Value_pb2 import Value
+
+from stores.binary import parse_varints
+from stores.values import NO_TIMESTAMP
+
+Stored = Sequence[bytes | None]
+"""What one field holds in each of some hashes; None where it is absent, no bytes where it is null."""
+
+Decoder = Callable[[Stored], list[Any]]
+
+BULK = 200
+"""Values from which integers are decoded by NumPy."""
+
+
+def decoder(value_type: int) -> Decoder:
+    """What turns stored values of a number of Feast's `ValueType` into JSON's; None and no bytes become None.
+
+    A decoder raises `google.protobuf.message.DecodeError` for bytes that are no value of Feast's.
+    """
+    return _DECODERS.get(value_type, _each(_any))
+
+
+def _any(value: bytes) -> Any:
+    """Any value, by Feast's own message."""
+    native = _value_to_native(Value.FromString(value))
+    return None if native == NO_TIMESTAMP else native
+
+
+def _each(one: Callable[[bytes], Any]) -> Decoder:
+    def decode(values: Stored) -> list[Any]:
+        return [one(value) if value else None for value in values]
+
+    return decode
+
+
+@lru_cache(maxsize=4096)
+def _unpacker(code: str, count: int) -> Callable[[bytes], tuple[float, ...]]:
+    """Unpacks so many values that stand one after the other, each behind a tag of one byte."""
+    return Struct("<" + f"x{code}" * count).unpack
+
+
+def _floats(tag: bytes, code: str) -> Decoder:
+    width = Struct(f"<x{code}").size
+    single = Struct(f"<x{code}").unpack
+
+    def one(value: bytes) -> Any:
+        if len(value) != width or value[:1] != tag:
+            return _any(value)
+        return _float_to_native(single(value)[0])
+
+    each = _each(one)
+
+    def decode(values: Stored) -> list[Any]:
+        count = len(values)
+        try:
+            data = b"".join(values)  # type: ignore[arg-type]  # an absent one makes it raise
+        except TypeError:
+            return each(values)
+        if len(data) != width * count or data[::width] != tag * count:
+            return each(values)
+        numbers = list(_unpacker(code, count)(data))
+        total = sum(numbers)
+        return numbers if total - total == 0.0 else [_float_to_native(number) for number in numbers]
+
+    return decode
+
+
+def _integers(tag: int) -> Decoder:
+    def one(value: bytes) -> Any:
+        if value[0] != tag:
+            return _any(value)
+        number = value[1]
+        if number >= 0x80:
+            number &= 0x7F
+            shift = 7
+            for byte in value[2:]:
+                number |= (byte & 0x7F) << shift
+                shift += 7
+            if number >= 1 << 63:
+                number -= 1 << 64
+        return None if number == NO_TIMESTAMP else number
+
+    each = _each(one)
+
+    def decode(values: Stored) -> list[Any]:
+        if len(values) < BULK:
+            return each(values)
+        try:
+            pairs = parse_varints(b"".join(values))[0]  # type: ignore[arg-type]  # an absent one makes it raise
+        except (TypeError, ValueError):
+            return each(values)
+        if len(pairs) != 2 * len(values) or (pairs[::2] != tag).any():
+            return each(values)
+        numbers = pairs[1::2].view(np.int64)
+        return each(values) if (numbers == NO_TIMESTAMP).any() else numbers.tolist()
+
+    return decode
+
+
+def _text(tag: bytes) -> Decoder:
+    start = len(tag) + 1
+
+    def one(value: bytes) -> Any:
+        # A length below 128 is one byte.
+        if value[: start - 1] != tag or value[start - 1] != len(value) - start or len(value) - start > 0x7F:
+            return _any(value)
+        return str(value[start:], "utf-8")
+
+    return _each(one)
+
+
+def _bytes(value: bytes) -> Any:
+    if value[0] != 0x0A or value[1] != len(value) - 2 or len(value) > 0x81:
+        return _any(value)
+    return b64encode(value[2:]).decode()
+
+
+def _bool(value: bytes) -> Any:
+    known = _BOOLS.get(value)
+    return _any(value) if known is None else known
+
+
+_BOOLS = {b"\x38\x00": False, b"\x38\x01": True}
+
+_DECODERS: dict[int, Decoder] = {
+    1: _each(_bytes),
+    2: _text(b"\x12"),
+    3: _integers(0x18),
+    4: _integers(0x20),
+    5: _floats(b"\x29", "d"),
+    6: _floats(b"\x35", "f"),
+    7: _each(_bool),
+    8: _integers(0x40),
+    30: _each(_bytes),
+    31: _each(_bytes),
+    32: _text(b"\x82\x02"),
+    36: _text(b"\xa2\x02"),
+    37: _text(b"\xaa\x02"),
+    44: _text(b"\xe2\x02"),
+}
+"""By Feast's `ValueType`; the tags are those of `feast/types/Value.proto`."""

@@ -1,0 +1,198 @@
+"""Reads of the online store for a server: one connection that all coroutines of an event loop share.
+
+Commands that are asked for in one turn of the loop leave in one write, and replies come back in the order asked.
+While Redis is away or slow every read fails at once, and a probe brings the connection back by itself.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import hiredis
+import redis
+import redis.asyncio
+
+from stores.errors import StoreUnavailable
+from stores.online import RedisAddress, failure
+from stores.operations import command
+
+log = logging.getLogger("millrace")
+
+RETRY_SECONDS = 0.1
+PAUSE_SECONDS = 0.5
+"""How long a Redis that was too slow is left alone before it is probed."""
+
+PING = command(b"PING")
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Replies that somebody waits for: how many are to come, since when (the loop's time), and those that came."""
+
+    count: int
+    since: float
+    future: asyncio.Future[list[Any]]
+    replies: list[Any] = field(default_factory=list)
+
+
+class _Replies(asyncio.Protocol):
+    """Hands replies to those who wait for them, in order. Takes a connection over once redis-py has made it:
+    address, TLS and authentication are its own."""
+
+    def __init__(self, transport: Any, lost: Callable[[str], None]) -> None:
+        self._transport = transport
+        self._lost = lost
+        self._reader = hiredis.Reader()
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: list[bytes] = []
+        self.waiting: deque[_Waiting] = deque()
+
+    def ask(self, packed: bytes, count: int) -> asyncio.Future[list[Any]]:
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        self.waiting.append(_Waiting(count, self._loop.time(), future))
+        if not self._outgoing:
+            self._loop.call_soon(self._send)
+        self._outgoing.append(packed)
+        return future
+
+    def _send(self) -> None:
+        self._transport.write(b"".join(self._outgoing))
+        self._outgoing.clear()
+
+    def data_received(self, data: bytes) -> None:
+        reader, waiting = self._reader, self.waiting
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                head = waiting[0]
+                head.replies.append(reply)
+                if len(head.replies) == head.count:
+                    waiting.popleft()
+                    if not head.future.done():
+                        head.future.set_result(head.replies)
+        except (hiredis.ProtocolError, IndexError) as error:
+            self._lost(f"what it answers is not Redis's protocol: {error}")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost(str(error) if error else "the connection was closed")
+
+    def fail(self, error: StoreUnavailable) -> None:
+        """Nobody waits any longer, and what still happens on this connection is of no interest."""
+        self._lost = _nobody
+        while self.waiting:
+            future = self.waiting.popleft().future
+            if not future.done():
+                future.set_exception(error)
+        self._transport.abort()
+
+
+def _nobody(why: str) -> None:
+    """Hears of a connection that was given up."""
+
+
+class RedisReads:
+    """Reads from one Redis within one event loop.
+
+    A Redis that does not answer within `timeout` seconds (a quarter more at the most) is taken for slow: whoever
+    waits is told, the connection is dropped, and reads fail at once until a probe is answered in time again.
+    """
+
+    def __init__(self, address: RedisAddress, timeout: float) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._connection: Any = None
+        self._replies: _Replies | None = None
+        self._why = "it is not connected yet"
+        self._wake = asyncio.Event()
+        self._overdue: _Waiting | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Connect and stay connected, in the background of the running loop."""
+        self._tasks = [asyncio.create_task(self._keep()), asyncio.create_task(self._watch())]
+
+    async def close(self) -> None:
+        """Disconnect for good."""
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        self._drop("the server stops")
+
+    @property
+    def ready(self) -> bool:
+        """Whether Redis answers."""
+        return self._replies is not None
+
+    async def read(self, packed: bytes, count: int) -> list[Any]:
+        """The `count` replies to the packed commands. Raises `StoreUnavailable` and `StoreRefused`."""
+        if self._replies is None:
+            raise StoreUnavailable("Redis", f"{self._address}: {self._why}")
+        replies = await self._replies.ask(packed, count)
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                raise failure(self._address, str(reply))
+        return replies
+
+    async def _keep(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                await self._connect()
+            except (redis.RedisError, OSError, TimeoutError) as error:
+                self._why = str(error) or f"it does not answer within {self._timeout:g} s"
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            log.info("reads from Redis at %s", self._address, extra={"event": "connected"})
+            await self._wake.wait()
+            log.warning("Redis at %s: %s", self._address, self._why, extra={"event": "disconnected"})
+            await asyncio.sleep(PAUSE_SECONDS if self._overdue is not None else 0)
+            self._overdue = None
+
+    async def _connect(self) -> None:
+        options = dict(self._address.options)
+        kind = redis.asyncio.SSLConnection if options.pop("ssl", False) else redis.asyncio.Connection
+        defaults = {"socket_connect_timeout": self._timeout, "socket_timeout": self._timeout}
+        connection: Any = kind(host=self._address.host, port=self._address.port, **{**defaults, **options})
+        async with asyncio.timeout(2 * self._timeout):
+            await connection.connect()
+        transport = connection._writer.transport
+        replies = _Replies(transport, self._drop)
+        transport.set_protocol(replies)
+        try:
+            async with asyncio.timeout(self._timeout):
+                (pong,) = await replies.ask(PING, 1)
+        except TimeoutError as error:
+            replies.fail(StoreUnavailable("Redis", str(error)))
+            raise
+        if isinstance(pong, hiredis.ReplyError):
+            replies.fail(StoreUnavailable("Redis", str(pong)))
+            raise redis.ResponseError(str(pong))
+        self._connection, self._replies = connection, replies
+
+    def _drop(self, why: str) -> None:
+        """The connection is of no use any longer: whoever waits is told why."""
+        replies, self._replies, self._connection = self._replies, None, None
+        if replies is not None:
+            self._why = why
+            replies.fail(StoreUnavailable("Redis", f"{self._address}: {why}"))
+            self._wake.set()
+
+    async def _watch(self) -> None:
+        """Drops the connection when the first in line has waited too long at two looks: at one look it may be this
+        process that was busy."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._timeout / 8)
+            waiting = self._replies.waiting if self._replies is not None else None
+            first = waiting[0] if waiting else None
+            if first is None or loop.time() - first.since < self._timeout:
+                self._overdue = None
+            elif self._overdue is first:
+                self._drop(f"it does not answer within {self._timeout:g} s")
+            else:
+                self._overdue = first
