@@ -27,6 +27,7 @@ COMMANDS = {
     "backfill": ("stream", "Bring views from the lake into the stores."),
     "resnapshot": ("recover", "Read tables anew while everything runs, and reconcile rows deleted unheard."),
     "recover": ("recover", "Bring a source back whose replication slot was lost, deletes included."),
+    "serve": ("serve", "Serve features and searches over HTTP, in Feast's own form."),
     "lookup": ("read", "Show an entity's features as a model service gets them."),
     "search": ("read", "Find the entities of a vector view whose text is nearest to a text."),
     "verify": ("check", "Compare PostgreSQL, the online store and the lake, entity by entity."),

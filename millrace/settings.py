@@ -82,6 +82,27 @@ class WorkerYaml(_Section):
     health_host: str = "127.0.0.1"
 
 
+class ServeYaml(_Section):
+    """`millrace serve`; see `docs/serving.md`."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(6566, ge=0, le=65_535)
+    workers: int = Field(0, ge=0, description="processes; 0: one a core")
+    body_bytes: int = Field(1 << 20, ge=1024)
+    entities: int = Field(10_000, ge=1, description="of one request")
+    features: int = Field(1_000, ge=1, description="of one request")
+    top_k: int = Field(1_000, ge=1, description="of one search")
+    header_seconds: float = Field(5.0, gt=0, description="for the head of a request to arrive")
+    request_seconds: float = Field(5.0, gt=0, description="for its body to arrive and its answer to be made")
+    store_seconds: float = Field(0.5, gt=0, description="for Redis to answer, before it is taken for slow")
+    concurrency: int = Field(256, ge=1, description="requests that a process works on at once")
+    queue: int = Field(1024, ge=0, description="requests that wait for that; beyond, 503")
+    connections: int = Field(4096, ge=1, description="connections of a process")
+    drain_seconds: float = Field(10.0, gt=0, description="for what has begun when the server is told to stop")
+    registry_seconds: float = Field(2.0, gt=0, description="between looks at the registry")
+    audit: bool = True
+
+
 class Settings(_Section):
     """All of `millrace.yaml`."""
 
@@ -90,6 +111,7 @@ class Settings(_Section):
     connect: ConnectSettings = ConnectSettings()
     embeddings: list[ProviderSettings] = [ProviderSettings()]
     worker: WorkerYaml = WorkerYaml()
+    serve: ServeYaml = ServeYaml()
     contracts: str = "contracts"
 
 

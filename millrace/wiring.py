@@ -1,8 +1,10 @@
 """The composition root: the only place that builds concrete classes."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from feast.repo_config import load_repo_config
 from sqlalchemy.exc import DBAPIError
 
 from connectors.connect import Connect
@@ -12,11 +14,25 @@ from connectors.table import Table
 from connectors.table_file import loads
 from millrace.repo import Repo
 from millrace.settings import ProviderSettings, SettingsError
+from serving.access import Access, OpenAccess
+from serving.audit import LoggedAudit, NoAudit
+from serving.counts import Counts
+from serving.documents import RetrieveOnlineDocuments
+from serving.features import OnlineFeatures
+from serving.gate import Gate
+from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits
 from serving.keys import KeyedAccess
+from serving.metrics import Metrics
+from serving.pages import Ready, Scrape, health
+from serving.refresh import Registry
+from serving.request import RequestLimits
+from serving.server import Listening
+from serving.snapshot import take
 from stores.access_keys import RedisKeys
 from stores.feast_lake import lake_of
 from stores.lake import DeltaLake
 from stores.online import RedisAddress, RedisOnline
+from stores.online_reads import RedisReads
 from stores.vectors import PgVectors
 from stores.writers import ByView
 from streams.backfill import Backfill
@@ -90,6 +106,54 @@ def access_keys(repo: Repo) -> RedisKeys:
 def access(repo: Repo) -> KeyedAccess:
     """Access by those keys; `start` it in the process that serves, `close` it at its end."""
     return KeyedAccess(access_keys(repo), repo.project)
+
+
+def http_application(repo: Repo, counts: Counts, keys: bool) -> Application:
+    """What one process of `millrace serve` answers with; with `keys`, only to who has one."""
+    settings = repo.settings.serve
+    config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
+    registry = Registry(partial(take, config), settings.registry_seconds)
+    reads = RedisReads(RedisAddress.parse(config.online_store.connection_string), settings.store_seconds)
+    index = vectors(repo)
+    gatekeeper: Access = OpenAccess()
+    if keys:
+        keyed = access(repo)
+        keyed.start()
+        gatekeeper = keyed
+    audit = LoggedAudit() if settings.audit else NoAudit()
+    limits = RequestLimits(settings.entities, settings.features, settings.top_k)
+    texts = embedder(repo) if index is not None else None
+    search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits)
+    return Application(
+        posts={
+            "/get-online-features": GetOnlineFeatures(registry, OnlineFeatures(reads, index), gatekeeper, limits),
+            "/retrieve-online-documents": search,
+            "/search": search,
+        },
+        gets={
+            "/health": health,
+            "/ready": Ready(registry, reads, index.ping if index is not None else None),
+            "/metrics": Scrape(Metrics(counts)),
+        },
+        gate=Gate(settings.concurrency, settings.queue),
+        limits=HttpLimits(settings.body_bytes, settings.request_seconds),
+        counts=counts.claim(),
+        audit=audit,
+        beside=Beside(registry, reads, gatekeeper, audit),
+    )
+
+
+def listening(repo: Repo) -> Listening:
+    """Where and how `millrace serve` listens."""
+    settings = repo.settings.serve
+    return Listening(
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers or os.cpu_count() or 1,
+        header_seconds=settings.header_seconds,
+        drain_seconds=settings.drain_seconds,
+        connections=settings.connections,
+    )
 
 
 def vectors(repo: Repo) -> PgVectors | None:

@@ -1,7 +1,7 @@
 """From a request's features to a `Plan`, by Feast's own resolution: services, projections, aliases, join key maps,
 versions and on-demand views mean here what they mean in `feast serve`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,19 +26,34 @@ from stores.view import Feature, View
 class Declared(Protocol):
     """A registry at one moment, and the configuration that it belongs to: `serving.snapshot.Snapshot`."""
 
-    config: RepoConfig
-    registry: BaseRegistry
+    @property
+    def config(self) -> RepoConfig:
+        """What the registry belongs to."""
+
+    @property
+    def registry(self) -> BaseRegistry:
+        """Feast's own, frozen."""
+
+    @property
+    def personal(self) -> Mapping[str, frozenset[str]]:
+        """The fields of each view that are personal data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """A plan, and what on-demand views make of what it reads: `on_demand` are Feast's objects, `references` the
-    features asked for, as Feast resolved them."""
+    features asked for, as Feast resolved them, `personal` those of them that are personal data."""
 
     plan: Plan
     on_demand: tuple[Any, ...]
     references: tuple[str, ...]
     full_feature_names: bool
+    personal: tuple[str, ...]
+
+    @property
+    def views(self) -> list[str]:
+        """The views asked for."""
+        return list(dict.fromkeys(reference.partition(":")[0] for reference in self.references))
 
 
 def compile_request(features: Any, full_feature_names: bool, declared: Declared) -> Compiled:
@@ -57,12 +72,14 @@ def compile_request(features: Any, full_feature_names: bool, declared: Declared)
     for view, names in grouped:
         builder.add(view, names)
     requested = [_shown(reference, full_feature_names) for reference in references]
-    known = {name: kind.value for name, kind in _key_types(declared, key_types).items() if name in join_keys - {DUMMY_ENTITY_ID}}
+    echoed = join_keys - {DUMMY_ENTITY_ID}
+    known = {name: kind.value for name, kind in _key_types(declared, key_types).items() if name in echoed}
     return Compiled(
         builder.plan(_once(requested), known, frozenset(request_data)),
         tuple(on_demand),
         tuple(references),
         full_feature_names,
+        _personal(declared.personal, [*(view for view, _ in grouped), *on_demand], references),
     )
 
 
@@ -135,12 +152,11 @@ class _Builder:
         by_name = dict(zip((key.name for key in view.join_keys), columns, strict=True))
         ordered = tuple(by_name[key.name] for key in codec.join_keys if key.name in by_name)
         fields = fields_of(view)
-        for number, (known, its_columns, its_fields) in enumerate(self._reads):
-            if known == codec and its_columns == ordered:
-                break
-        else:
-            number, its_fields = len(self._reads), []
-            self._reads.append((codec, ordered, its_fields))
+        alike = [n for n, (known, its, _) in enumerate(self._reads) if known == codec and its == ordered]
+        if not alike:
+            self._reads.append((codec, ordered, []))
+        number = alike[0] if alike else len(self._reads) - 1
+        its_fields = self._reads[number][2]
         place = len(its_fields)
         its_fields += [fields.timestamp, *fields.features]
         return number, place
@@ -186,6 +202,17 @@ def _key_types(declared: Declared, of_request: Mapping[str, Any]) -> dict[str, A
     """The types of all join keys of the registry: a request may have more of them than its views need."""
     entities = declared.registry.list_entities(declared.config.project, allow_cache=True)
     return {**{entity.join_key: entity.value_type for entity in entities}, **of_request}
+
+
+def _personal(known: Mapping[str, frozenset[str]], views: Sequence[Any], references: Sequence[str]) -> tuple[str, ...]:
+    """The references to personal features, whatever alias they come under."""
+    names = {view.projection.name_to_use(): view.name for view in views}
+    found = []
+    for reference in references:
+        view, _, feature = reference.partition(":")
+        if feature in known.get(names.get(view, view), ()):
+            found.append(reference)
+    return tuple(found)
 
 
 def _shown(reference: str, full_feature_names: bool) -> str:

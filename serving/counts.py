@@ -1,6 +1,7 @@
 """What the server's processes count together: numbers in memory that they share, each process adding to its own."""
 
 import mmap
+import multiprocessing
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,16 +41,20 @@ class RouteCount:
 
 
 class Counts:
-    """Counts of all processes. Made before they are forked; each counts under its own number."""
+    """Counts of all processes. Made before they are forked; each claims a place of its own."""
 
     def __init__(self, processes: int) -> None:
         self._processes = processes
+        self._claimed = multiprocessing.Value("q", 0)
         self._size = len(ROUTES) * _WIDTH
-        self._numbers = memoryview(mmap.mmap(-1, processes * self._size * 8)).cast("d")
+        self._numbers: memoryview[float] = memoryview(mmap.mmap(-1, processes * self._size * 8)).cast("d")
 
-    def of(self, process: int) -> "ProcessCounts":
-        """Where one process counts."""
-        start = process % self._processes * self._size
+    def claim(self) -> "ProcessCounts":
+        """A place where one process counts; when all are taken, that of the process which claimed the longest ago."""
+        with self._claimed.get_lock():
+            number = self._claimed.value
+            self._claimed.value += 1
+        start = number % self._processes * self._size
         return ProcessCounts(self._numbers[start : start + self._size])
 
     def routes(self) -> Iterator[RouteCount]:
@@ -69,7 +74,7 @@ class Counts:
 class ProcessCounts:
     """Where one process counts its requests."""
 
-    def __init__(self, numbers: memoryview) -> None:
+    def __init__(self, numbers: "memoryview[float]") -> None:
         self._numbers = numbers
 
     def count(self, route: str, status: int, seconds: float, entities: int) -> None:

@@ -9,11 +9,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from serving.answer import features_answer
+from serving.compile import Compiled
 from serving.on_demand import derive
 from serving.plan import Plan, PlannedView, Rows
-from serving.refresh import Registry
 from serving.request import FeaturesRequest, join_keys
-from serving.snapshot import Snapshot
 from stores.entity_keys import BYTES
 from stores.json_values import Stored
 from stores.rows import FeatureReader
@@ -31,16 +30,11 @@ class Reads(Protocol):
 class OnlineFeatures:
     """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them."""
 
-    registry: Registry
     reads: Reads
     vectors: FeatureReader | None
 
-    async def answer(self, request: FeaturesRequest, snapshot: Snapshot) -> bytes:
-        """The body of the answer, from one snapshot of the registry.
-
-        Raises `InvalidRequest`, `StoreUnavailable` and `StoreRefused`.
-        """
-        compiled = snapshot.plan(request.asked)
+    async def answer(self, request: FeaturesRequest, compiled: Compiled) -> bytes:
+        """The body of the answer. Raises `InvalidRequest`, `StoreUnavailable` and `StoreRefused`."""
         plan = compiled.plan
         keys = join_keys(plan, request.entities)
         rows = await self._rows(plan, keys, request.count)

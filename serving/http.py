@@ -1,19 +1,24 @@
 """The HTTP application, on granian's RSGI interface: one instance serves within one event loop."""
 
 import asyncio
+import gc
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from time import perf_counter
 from typing import Any, Protocol
 
 import orjson
 
+from serving.access import Access, AccessRefused, TooMany, Unauthorized, bearer, withhold
+from serving.audit import Audit, Request
 from serving.counts import ProcessCounts
 from serving.features import OnlineFeatures
 from serving.gate import Gate, Overloaded
 from serving.plan import InvalidRequest, NotDeclared
-from serving.request import Limits, TooLarge, features_request
+from serving.refresh import Registry
+from serving.request import RequestLimits, TooLarge, features_request
 from stores.errors import StoreRefused, StoreUnavailable
 
 log = logging.getLogger("millrace")
@@ -23,31 +28,74 @@ Headers = list[tuple[str, str]]
 JSON: Headers = [("content-type", "application/json")]
 RETRY: Headers = [*JSON, ("retry-after", "1")]
 
+COLLECT = (50_000, 20, 100)
+"""Thresholds of the cyclic collector: a request makes many objects and no cycles."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is sent back, and how many entities it is about."""
+    """What is sent back."""
 
     status: int
     body: bytes
     headers: Headers
+
+
+@dataclass(slots=True)
+class Seen:
+    """What became known of a request while it was answered, for the counts and the audit log."""
+
+    caller: str = ""
+    service: str | None = None
+    views: Sequence[str] = ()
     entities: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Weather:
+class HttpLimits:
     """What the server does not go beyond: bytes of a body, and seconds that a request may take."""
 
     body_bytes: int = 1 << 20
     request_seconds: float = 5.0
 
 
+Post = Callable[[bytes, str | None, Seen], Awaitable[bytes]]
+"""Answers a POST from its body and its Authorization header."""
 
-class Page(Protocol):
-    """What answers a GET."""
+Get = Callable[[str], Awaitable[Answer]]
+"""Answers a GET from its Accept header."""
 
-    def __call__(self) -> Answer:
-        """The page as it is now."""
+
+class Reads(Protocol):
+    """The connection to the online store."""
+
+    async def start(self) -> None:
+        """Connect, in the running event loop."""
+
+    async def close(self) -> None:
+        """Disconnect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What lives beside the requests, as long as the application does."""
+
+    registry: Registry
+    reads: Reads
+    access: Access
+    audit: Audit
+
+    async def start(self) -> None:
+        """Before the first request."""
+        self.registry.start()
+        await self.reads.start()
+
+    async def close(self) -> None:
+        """After the last one."""
+        self.registry.close()
+        await self.reads.close()
+        self.access.close()
+        self.audit.close()
 
 
 class Application:
@@ -55,54 +103,76 @@ class Application:
 
     def __init__(
         self,
-        posts: Mapping[str, Callable[[bytes, Mapping[str, str]], Awaitable[Answer]]],
-        gets: Mapping[str, Page],
+        posts: Mapping[str, Post],
+        gets: Mapping[str, Get],
         gate: Gate,
-        weather: Weather,
+        limits: HttpLimits,
         counts: ProcessCounts,
+        audit: Audit,
+        beside: Beside,
     ) -> None:
         self._posts = posts
         self._gets = gets
         self._gate = gate
-        self._weather = weather
+        self._limits = limits
         self._counts = counts
+        self._audit = audit
+        self._beside = beside
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Called once, before the loop runs."""
+        loop.run_until_complete(self._beside.start())
+        # What start-up made lives as long as the process: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*COLLECT)
+
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Called once, after the last request."""
+        gc.unfreeze()
+        loop.run_until_complete(self._beside.close())
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """One request (https://github.com/emmett-framework/granian/blob/master/docs/spec/RSGI.md)."""
         start = perf_counter()
-        path = scope.path
+        path, seen = scope.path, Seen()
+        post = self._posts.get(path)
         try:
-            answer = await self._answer(scope, protocol, path)
-        except Exception as error:  # noqa: BLE001  # the last line: a request never ends without an answer
+            if post is None:
+                answer = await self._page(scope, path)
+            elif scope.method != "POST":
+                answer = refused(405, "method_not_allowed", f"{path} is asked by POST")
+            else:
+                answer = Answer(200, await self._posted(post, scope, protocol, seen), JSON)
+        except Exception as error:  # noqa: BLE001  # the last line: no request ends without an answer
             answer = refusal(error)
+            if isinstance(error, AccessRefused):
+                seen.caller = error.caller
         protocol.response_bytes(answer.status, answer.headers, answer.body)
-        self._counts.count(path, answer.status, perf_counter() - start, answer.entities)
+        self._counts.count(path, answer.status, perf_counter() - start, seen.entities)
+        if post is not None:
+            self._audit.note(Request(seen.caller, seen.service, seen.views, seen.entities, answer.status))
 
-    async def _answer(self, scope: Any, protocol: Any, path: str) -> Answer:
-        handler = self._posts.get(path)
-        if handler is None:
-            return self._page(scope.method, path)
-        if scope.method != "POST":
-            return refused(405, "method_not_allowed", f"{path} is asked by POST")
+    async def _posted(self, post: Post, scope: Any, protocol: Any, seen: Seen) -> bytes:
         await self._gate.enter()
         try:
-            async with asyncio.timeout(self._weather.request_seconds):
+            async with asyncio.timeout(self._limits.request_seconds):
                 body = await self._body(scope, protocol)
-                return await handler(body, scope.headers)
+                return await post(body, scope.headers.get("authorization"), seen)
         finally:
             self._gate.leave()
 
-    def _page(self, method: str, path: str) -> Answer:
-        page = self._gets.get(path)
-        if page is None:
+    async def _page(self, scope: Any, path: str) -> Answer:
+        get = self._gets.get(path)
+        if get is None:
             known = ", ".join([*self._posts, *self._gets])
             return refused(404, "no_such_path", f"there is no {path}; there are: {known}")
-        if method not in ("GET", "HEAD"):
+        if scope.method != "GET":
             return refused(405, "method_not_allowed", f"{path} is asked by GET")
-        return page()
+        return await get(scope.headers.get("accept") or "")
 
     async def _body(self, scope: Any, protocol: Any) -> bytes:
-        most = self._weather.body_bytes
+        most = self._limits.body_bytes
         length = scope.headers.get("content-length")
         if length is not None:
             if int(length) > most:
@@ -122,14 +192,23 @@ class Application:
 class GetOnlineFeatures:
     """`POST /get-online-features`."""
 
+    registry: Registry
     features: OnlineFeatures
-    limits: Limits
+    access: Access
+    limits: RequestLimits
 
-    async def __call__(self, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Answers one request. Raises `InvalidRequest`, and what the stores raise."""
+    async def __call__(self, body: bytes, authorization: str | None, seen: Seen) -> bytes:
+        """Answers one request. Raises `InvalidRequest`, `AccessRefused`, and what the stores raise."""
+        key = bearer(authorization)
         request = features_request(body, self.limits)
-        answer = await self.features.answer(request, self.features.registry.current)
-        return Answer(200, answer, JSON, request.count)
+        seen.service, seen.entities = request.asked.service, request.count
+        snapshot = self.registry.current
+        caller = self.access.admit(key, snapshot.config.project, request.asked.service, request.count)
+        seen.caller = caller.name
+        compiled = snapshot.plan(request.asked)
+        seen.views = compiled.views
+        withhold(caller, compiled.personal)
+        return await self.features.answer(request, compiled)
 
 
 def refused(status: int, error: str, detail: str, headers: Headers = JSON) -> Answer:
@@ -139,6 +218,8 @@ def refused(status: int, error: str, detail: str, headers: Headers = JSON) -> An
 
 def refusal(error: Exception) -> Answer:
     """What an error means to whoever asked."""
+    if isinstance(error, AccessRefused):
+        return _kept_out(error)
     if isinstance(error, NotDeclared):
         return refused(404, "not_declared", str(error))
     if isinstance(error, TooLarge):
@@ -156,3 +237,11 @@ def refusal(error: Exception) -> Answer:
         return refused(500, "store_refused", "a store holds what cannot be served; the server's log says what")
     log.error("a request failed", exc_info=error, extra={"event": "request_failed"})
     return refused(500, "internal", "the server's log says what happened")
+
+
+def _kept_out(error: AccessRefused) -> Answer:
+    if isinstance(error, TooMany):
+        return refused(429, "too_many", str(error), [*JSON, ("retry-after", str(ceil(error.retry_after)))])
+    if isinstance(error, Unauthorized):
+        return refused(401, "unauthorized", str(error), [*JSON, ("www-authenticate", "Bearer")])
+    return refused(403, "forbidden", str(error))

@@ -49,10 +49,10 @@ def derive(
         _augment_response_with_on_demand_transforms(
             response, list(compiled.references), list(compiled.on_demand), compiled.full_feature_names, types
         )
-    except Exception as error:  # noqa: BLE001  # a user's function raises what it likes
-        names = ", ".join(view.name for view in compiled.on_demand)
-        log.warning("on-demand view %s failed", names, exc_info=error, extra={"event": "on_demand_failed"})
-        raise InvalidRequest(f"on-demand view {names} failed on these entities: {type(error).__name__}") from error
+    except Exception as error:  # a user's function raises what it likes
+        failed = ", ".join(view.name for view in compiled.on_demand)
+        log.warning("on-demand view %s failed", failed, exc_info=error, extra={"event": "on_demand_failed"})
+        raise InvalidRequest(f"on-demand view {failed} failed on these entities: {type(error).__name__}") from error
     names = response.metadata.feature_names.val[known:]
     return [
         Derived(name, [_value_to_native(value) for value in found.values])

@@ -18,7 +18,8 @@ from stores.view import View
 Entities = Mapping[str, Sequence[Any]]
 """By join key, or column of request data: a value an entity. Timestamps are whole seconds, bytes are bytes."""
 
-_PRESENT, _NULL, _NOT_FOUND, _OLD = map(int, (Status.PRESENT, Status.NULL_VALUE, Status.NOT_FOUND, Status.OUTSIDE_MAX_AGE))
+_PRESENT, _NULL = int(Status.PRESENT), int(Status.NULL_VALUE)
+_NOT_FOUND, _OLD = int(Status.NOT_FOUND), int(Status.OUTSIDE_MAX_AGE)
 
 
 class InvalidRequest(ValueError):
@@ -160,11 +161,9 @@ def _view_rows(stamps: Stored, ttl: float, now: float) -> ViewRows:
     moments = [micros for micros, _ in known]
     shown = [text for _, text in known]
     oldest = (now - ttl) * 1e6 if ttl else float("-inf")
-    if None not in moments and (not ttl or min(moments, default=oldest) >= oldest):  # type: ignore[type-var]  # no None
+    if all(micros is not None and micros >= oldest for micros in moments):
         return ViewRows(None, moments, shown)
-    statuses = [
-        _NOT_FOUND if micros is None else _OLD if micros < oldest else _PRESENT for micros in moments
-    ]
+    statuses = [_NOT_FOUND if micros is None else _OLD if micros < oldest else _PRESENT for micros in moments]
     return ViewRows(statuses, moments, shown)
 
 

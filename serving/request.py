@@ -20,7 +20,7 @@ FEATURE_FIELDS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """How much one request may ask for."""
 
     entities: int = 10_000
@@ -56,7 +56,7 @@ def document(body: bytes, known: frozenset[str]) -> dict[str, Any]:
     return found
 
 
-def asked(found: Mapping[str, Any], limits: Limits) -> Asked:
+def asked(found: Mapping[str, Any], limits: RequestLimits) -> Asked:
     """The features that a request names. Raises `InvalidRequest`."""
     service = found.get("feature_service")
     features = found.get("features") or ()
@@ -72,7 +72,7 @@ def asked(found: Mapping[str, Any], limits: Limits) -> Asked:
     return Asked(tuple(features), service or None, full)
 
 
-def features_request(body: bytes, limits: Limits) -> FeaturesRequest:
+def features_request(body: bytes, limits: RequestLimits) -> FeaturesRequest:
     """A body of `POST /get-online-features`. Raises `InvalidRequest`."""
     found = document(body, FEATURE_FIELDS)
     entities = found.get("entities")
@@ -116,7 +116,7 @@ def join_keys(plan: Plan, entities: Mapping[str, list[Any]]) -> dict[str, list[A
 
 def _typed(name: str, values: list[Any], value_type: int) -> list[Any]:
     expected, convert = _KEYS.get(value_type, (None, None))
-    if expected is None or set(map(type, values)) == {expected} and convert is None:
+    if expected is None or (set(map(type, values)) == {expected} and convert is None):
         return values
     if convert is not None:
         try:

@@ -10,14 +10,20 @@ from stores.errors import StoreRefused
 from stores.view import View
 
 
-class VectorIndex(Protocol):
-    """A store that is searched by vector: `stores.vectors.PgVectors`."""
+class Held(Protocol):
+    """What knows whose vectors a view holds."""
 
     def model(self, view: View) -> str:
         """The model whose vectors the view's table holds."""
 
-    def search(self, view: View, vector: np.ndarray, top_k: int, filters: Any = None) -> pa.Table:
-        """The nearest entities, nearest first, with their `distance`."""
+
+class VectorIndex(Held, Protocol):
+    """A store that is searched by vector: `stores.vectors.PgVectors`."""
+
+    def search(
+        self, view: View, vector: Any, top_k: int, filters: Any = None, features: Sequence[str] | None = None
+    ) -> pa.Table:
+        """The nearest entities, nearest first, with those features (all but the vector if None) and `distance`."""
 
 
 class TextModel(Protocol):
@@ -38,13 +44,18 @@ def search(index: VectorIndex, embedder: TextModel, view: View, text: str, top_k
     `StoreRefused` if the view holds another model's vectors, `ValueError` for a text without meaning to the
     model and a filter on an unknown field, and what index and embedder raise.
     """
+    return index.search(view, embedded(index, embedder, view, text), top_k, filters)
+
+
+def embedded(index: Held, embedder: TextModel, view: View, text: str) -> np.ndarray:
+    """The text as a vector of the model whose vectors the view holds. Raises as `search`."""
     held = index.model(view)
     if held != embedder.model:
         raise StoreRefused(
             f"view {view.name} holds vectors of {held}, and the first provider of `embeddings` is "
             f"{embedder.model}: vectors of two models cannot be compared; name the same one"
         )
-    vector = embedder.embed([text])[0]
+    vector: np.ndarray = embedder.embed([text])[0]
     if not vector.any():
         raise ValueError(f"{text!r} means nothing to {embedder.model}: search for words")
-    return index.search(view, vector, top_k, filters)
+    return vector

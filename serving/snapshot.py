@@ -2,15 +2,16 @@
 throughout, so that what it answers is never a mix of two registries."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from feast import FeatureStore, FeatureView, RepoConfig
+from feast import FeatureStore, FeatureView, OnDemandFeatureView, RepoConfig
 from feast.infra.registry.base_registry import BaseRegistry
 
 from serving.compile import Compiled, compile_request
 from serving.plan import InvalidRequest, NotDeclared
+from stores.personal import personal_features
 
 PLANS = 4096
 """Plans that are kept; the ones that were asked for longest ago are made anew."""
@@ -42,6 +43,10 @@ class Snapshot:
         self.services: Mapping[str, Any] = {
             service.name: service for service in registry.list_feature_services(project, allow_cache=True)
         }
+        stored = [view for view in views if not isinstance(view, OnDemandFeatureView)]
+        self.personal: Mapping[str, frozenset[str]] = personal_features(
+            stored, [view for view in views if isinstance(view, OnDemandFeatureView)]
+        )
         self._plans: OrderedDict[Asked, Compiled] = OrderedDict()
 
     def plan(self, asked: Asked) -> Compiled:
@@ -71,9 +76,13 @@ class Snapshot:
             return self.services[asked.service]
         if not asked.features:
             raise InvalidRequest('name features, as in "features": ["view:feature"], or a feature_service')
-        for reference in asked.features:
-            self._check(reference)
+        self.check(asked.features)
         return list(asked.features)
+
+    def check(self, references: Sequence[str]) -> None:
+        """Raises `NotDeclared` and `InvalidRequest` for what is no feature of the registry."""
+        for reference in references:
+            self._check(reference)
 
     def _check(self, reference: str) -> None:
         view, colon, feature = reference.partition(":")
@@ -85,11 +94,10 @@ class Snapshot:
             raise NotDeclared(f"feature view {name!r} has no feature {feature!r}; it has: {', '.join(known)}")
 
 
-def take(config: Callable[[], RepoConfig]) -> Snapshot:
+def take(config: RepoConfig) -> Snapshot:
     """The registry as it is now. Raises what Feast raises where it cannot be read."""
-    frozen = config()
-    frozen.registry.cache_ttl_seconds = 0  # Feast's word for: never read it again
-    registry: Any = FeatureStore(config=frozen).registry
-    # A file's registry looks at its file's time besides, unless another mode of refreshing is on.
+    config.registry.cache_ttl_seconds = 0  # Feast's word for: what was read once holds
+    registry: Any = FeatureStore(config=config).registry
+    # A file's registry looks at its file's time besides, unless it is refreshed in another way.
     registry.cache_mode = "none"
-    return Snapshot(frozen, registry)
+    return Snapshot(config, registry)

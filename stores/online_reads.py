@@ -108,12 +108,16 @@ class RedisReads:
         self._replies: _Replies | None = None
         self._why = "it is not connected yet"
         self._wake = asyncio.Event()
+        self._first = asyncio.Event()
         self._overdue: _Waiting | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        """Connect and stay connected, in the background of the running loop."""
+    async def start(self) -> None:
+        """Connect and stay connected, in the background of the running loop; a Redis that answers is waited for."""
         self._tasks = [asyncio.create_task(self._keep()), asyncio.create_task(self._watch())]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                await self._first.wait()
 
     async def close(self) -> None:
         """Disconnect for good."""
@@ -173,6 +177,7 @@ class RedisReads:
             replies.fail(StoreUnavailable("Redis", str(pong)))
             raise redis.ResponseError(str(pong))
         self._connection, self._replies = connection, replies
+        self._first.set()
 
     def _drop(self, why: str) -> None:
         """The connection is of no use any longer: whoever waits is told why."""

@@ -1,0 +1,80 @@
+"""Serving features and searches over HTTP."""
+
+import logging
+
+import click
+
+from millrace.cli import Failed, Out, Places, shared
+
+log = logging.getLogger("millrace")
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@click.command
+@click.option("--host", help="Where to listen.  [default: serve.host of millrace.yaml, 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65_535), help="[default: serve.port, 6566]")
+@click.option("--workers", type=click.IntRange(1), help="Processes on the port.  [default: serve.workers, one a core]")
+@click.option("--without-keys", is_flag=True, help="Let everybody in, also from other machines.")
+@click.option("--with-keys", is_flag=True, help="Ask for API keys on loopback too.")
+@shared
+def serve(
+    places: Places,
+    out: Out,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    without_keys: bool,
+    with_keys: bool,
+) -> None:
+    """Serve features and searches over HTTP, in Feast's own form, until SIGTERM or Ctrl-C.
+
+    A stock Feast SDK reads through it with `online_store: {type: remote, path: http://HOST:PORT}`. On SIGTERM it
+    stops listening and answers what it has begun. What `feast apply` changes is served a few seconds later.
+
+    \b
+    millrace serve
+    curl localhost:6566/get-online-features -d '{"features": ["weather_now:temp"], "entities": {"origin": ["JFK"]}}'
+    open http://localhost:6566/docs
+
+    Off loopback every request needs an API key (millrace keys add NAME), unless --without-keys says that another
+    gate stands before the server. Limits and time-outs stand under `serve:` in millrace.yaml; docs/serving.md has
+    them all.
+    """
+    from dataclasses import replace
+    from functools import partial
+
+    from millrace.repo import open_repo
+    from millrace.wiring import access_keys, http_application, listening
+    from serving.counts import Counts
+    from serving.server import serve as serve_forever
+
+    repo = open_repo(places.repo, places.stack)
+    settings = listening(repo)
+    place = replace(
+        settings,
+        host=settings.host if host is None else host,
+        port=settings.port if port is None else port,
+        workers=workers or settings.workers,
+    )
+    loopback = place.host in LOOPBACK
+    keys = with_keys or not (loopback or without_keys)
+    if with_keys and without_keys:
+        raise click.UsageError("--with-keys and --without-keys exclude each other")
+    if keys and not access_keys(repo).all():
+        raise Failed(
+            f"{place.host} is reached from other machines, and project {repo.project} has no API key: make one with "
+            "millrace keys add NAME, or say --without-keys if another gate stands before this server"
+            if not loopback
+            else f"project {repo.project} has no API key: make one with millrace keys add NAME"
+        )
+    log.info(
+        "serves %s on http://%s:%s, %s",
+        repo.project,
+        place.host,
+        place.port,
+        "to who has a key" if keys else "to everybody",
+        extra={"event": "serves", "workers": place.workers},
+    )
+    serve_forever(place, partial(http_application, repo, Counts(2 * place.workers), keys))
+    log.info("stopped", extra={"event": "stopped"})

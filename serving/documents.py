@@ -1,0 +1,159 @@
+"""`POST /retrieve-online-documents` and `/search`: the entities of a vector view nearest to a vector or a text."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from feast import RepoConfig
+from pydantic import TypeAdapter, ValidationError
+
+from serving.access import Access, bearer, withhold
+from serving.http import Seen
+from serving.moments import NEVER, rfc3339
+from serving.plan import InvalidRequest, NotDeclared
+from serving.refresh import Registry
+from serving.request import RequestLimits, TooLarge, asked, document
+from serving.search import TextModel, VectorIndex, embedded
+from stores.feast_protos import declared_keys, stored_view, vector_field
+from stores.json_values import decoder
+from stores.values import encode
+from stores.vector_filters import Filters
+from stores.view import Feature, View
+
+FIELDS = frozenset(
+    {
+        "features",
+        "feature_service",
+        "full_feature_names",
+        "include_feature_view_version_metadata",
+        "top_k",
+        "query",
+        "query_string",
+        "distance_metric",
+        "api_version",
+        "filters",
+    }
+)
+TOP_K = 10
+
+_FILTERS: TypeAdapter[Filters] = TypeAdapter(Filters)
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsRequest:
+    """A checked search: by `vector` or by `text`."""
+
+    view: View
+    features: tuple[str, ...]
+    vector: list[float] | None
+    text: str | None
+    top_k: int
+    filters: Filters | None
+    by_entity_key: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieveOnlineDocuments:
+    """Answers searches. Feast's `api_version` 2 gets the rows in the order of their entity keys, because Feast's SDK
+    pairs them with sorted keys; every other request gets the nearest first."""
+
+    registry: Registry
+    index: VectorIndex | None
+    embedder: TextModel | None
+    access: Access
+    limits: RequestLimits
+
+    async def __call__(self, body: bytes, authorization: str | None, seen: Seen) -> bytes:
+        """Answers one request. Raises `InvalidRequest`, `AccessRefused`, and what the stores raise."""
+        key = bearer(authorization)
+        found = document(body, FIELDS)
+        wanted = asked(found, self.limits)
+        snapshot = self.registry.current
+        caller = self.access.admit(key, snapshot.config.project, wanted.service, 1)
+        seen.caller, seen.entities = caller.name, 1
+        if wanted.service is not None or not wanted.features:
+            raise InvalidRequest('a search names features of one vector view, as in "features": ["view:feature"]')
+        snapshot.check(wanted.features)
+        names = {reference.partition(":")[0] for reference in wanted.features}
+        seen.views = sorted(names)
+        if len(names) > 1:
+            raise InvalidRequest(f"a search is over one view; these features are of {', '.join(sorted(names))}")
+        (name,) = names
+        personal = snapshot.personal.get(name, frozenset())
+        withhold(caller, [r for r in wanted.features if r.partition(":")[2] in personal])
+        view = _vector_view(snapshot.config, snapshot.view(name))
+        features = tuple(reference.partition(":")[2] for reference in wanted.features)
+        request = _request(found, view, features, self.limits)
+        return await asyncio.to_thread(self._search, request)
+
+    def _search(self, request: DocumentsRequest) -> bytes:
+        if self.index is None:
+            raise InvalidRequest(f"view {request.view.name!r}: feature_store.yaml names no vector store")
+        vector: Any = request.vector
+        try:
+            if vector is None:
+                assert request.text is not None
+                vector = self._embedded(request.view, request.text)
+            found = self.index.search(request.view, vector, request.top_k, request.filters, request.features)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+        return documents_answer(request, found)
+
+    def _embedded(self, view: View, text: str) -> np.ndarray:
+        if self.embedder is None or self.index is None:
+            raise InvalidRequest("this server embeds no texts: search by vector, as `query`")
+        return embedded(self.index, self.embedder, view, text)
+
+
+def documents_answer(request: DocumentsRequest, found: pa.Table) -> bytes:
+    """The answer in Feast's shape: the features asked for, `distance`, the join keys."""
+    if request.by_entity_key and request.view.join_keys:
+        found = found.sort_by([(key.name, "ascending") for key in sorted(request.view.join_keys, key=lambda k: k.name)])
+    kinds: Mapping[str, Feature] = {f.name: f for f in (*request.view.features, *request.view.join_keys)}
+    moments = found["event_timestamp"].cast(pa.int64()).to_pylist()
+    times = [NEVER if micros is None else rfc3339(micros) for micros in moments]
+    names = [*request.features, "distance", *(key.name for key in request.view.join_keys)]
+    results = []
+    for name in names:
+        column = found[name]
+        values = column.to_pylist() if name == "distance" else _values(column, kinds[name])
+        statuses = ["NULL_VALUE" if value is None else "PRESENT" for value in values]
+        results.append({"values": values, "statuses": statuses, "event_timestamps": times})
+    return orjson.dumps({"results": results, "metadata": {"feature_names": names}})
+
+
+def _values(column: pa.ChunkedArray, feature: Feature) -> list[Any]:
+    return decoder(feature.value_type)(encode(column, feature.value_type).to_pylist())
+
+
+def _vector_view(config: RepoConfig, declared: Any) -> View:
+    if vector_field(declared) is None:
+        raise NotDeclared(f"feature view {declared.name!r} has no vector field to search by")
+    return stored_view(config, declared, declared_keys(declared))
+
+
+def _request(
+    found: Mapping[str, Any], view: View, features: tuple[str, ...], limits: RequestLimits
+) -> DocumentsRequest:
+    vector, text, top_k = found.get("query"), found.get("query_string"), found.get("top_k") or TOP_K
+    if (vector is None) == (text is None):
+        raise InvalidRequest("a search is by a vector, as `query`, or by a text, as `query_string`: give one of them")
+    if vector is not None and (type(vector) is not list or not set(map(type, vector)) <= {int, float}):
+        raise InvalidRequest("query must be a list of numbers")
+    if text is not None and (type(text) is not str or not text.strip()):
+        raise InvalidRequest("query_string must be a text")
+    if type(top_k) is not int or top_k < 1:
+        raise InvalidRequest("top_k must be a number above 0")
+    if top_k > limits.top_k:
+        raise TooLarge(f"top_k is {top_k}; at most {limits.top_k} are searched")
+    filters = None
+    if found.get("filters") is not None:
+        try:
+            filters = _FILTERS.validate_python(found["filters"])
+        except ValidationError as error:
+            raise InvalidRequest(f"filters: {error.errors()[0]['msg']}") from None
+    return DocumentsRequest(view, features, vector, text, top_k, filters, found.get("api_version") == 2)

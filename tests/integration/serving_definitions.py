@@ -1,0 +1,85 @@
+"""Feast objects of every kind that is served."""
+
+from datetime import timedelta
+from typing import Any
+
+import pandas as pd
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource, ValueType
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64, Int64, String
+
+APPLIED = (Entity, FeatureView, FeatureService, OnDemandFeatureView)
+
+origin = Entity(name="origin", join_keys=["origin"], value_type=ValueType.STRING)
+flight = Entity(name="flight", join_keys=["flight"], value_type=ValueType.INT64)
+
+
+def source(name: str) -> FileSource:
+    return FileSource(name=f"{name}_source", path=f"{name}.parquet", timestamp_field="event_timestamp")
+
+
+ORIGIN, FLIGHT = Field(name="origin", dtype=String), Field(name="flight", dtype=Int64)
+
+weather = FeatureView(
+    name="weather",
+    entities=[origin],
+    ttl=timedelta(hours=1),
+    schema=[
+        ORIGIN,
+        Field(name="temp", dtype=Float64),
+        Field(name="wind", dtype=Int64),
+        Field(name="sky", dtype=String),
+    ],
+    source=source("weather"),
+)
+airports = FeatureView(
+    name="airports",
+    entities=[origin],
+    ttl=timedelta(0),
+    schema=[ORIGIN, Field(name="name", dtype=String, tags={"personal": "true"})],
+    source=source("airports"),
+)
+routes = FeatureView(
+    name="routes",
+    entities=[origin, flight],
+    ttl=timedelta(0),
+    schema=[ORIGIN, FLIGHT, Field(name="delay", dtype=Float64)],
+    source=source("routes"),
+)
+totals = FeatureView(
+    name="totals", entities=[], ttl=timedelta(0), schema=[Field(name="flights", dtype=Int64)], source=source("totals")
+)
+
+asked = RequestSource(name="asked", schema=[Field(name="offset", dtype=Float64)])
+
+
+@on_demand_feature_view(
+    sources=[weather, asked], schema=[Field(name="felt", dtype=Float64)], mode="python", name="felt_python"
+)
+def felt_python(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "felt": [
+            None if temp is None else temp + offset
+            for temp, offset in zip(inputs["temp"], inputs["offset"], strict=True)
+        ]
+    }
+
+
+@on_demand_feature_view(
+    sources=[weather, asked], schema=[Field(name="felt_twice", dtype=Float64)], mode="pandas", name="felt_pandas"
+)
+def felt_pandas(inputs: pd.DataFrame) -> pd.DataFrame:
+    frame = pd.DataFrame()
+    frame["felt_twice"] = inputs["temp"] * 2 + inputs["offset"]
+    return frame
+
+
+departure = FeatureService(name="departure", features=[weather[["temp", "sky"]], airports])
+both_ends = FeatureService(
+    name="both_ends",
+    features=[
+        weather[["temp"]].with_name("weather_from").with_join_key_map({"origin": "from"}),
+        weather[["temp"]].with_name("weather_to").with_join_key_map({"origin": "to"}),
+    ],
+)
+felt = FeatureService(name="felt", features=[weather[["temp"]], felt_python, felt_pandas])

@@ -1,0 +1,193 @@
+"""A feature repo over a Redis of its own, with a view of every kind that is served, and servers of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import pandas as pd
+from feast import FeatureStore
+
+from millrace.stack.ports import choose_ports
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+DEFINITIONS = Path(__file__).parent / "serving_definitions.py"
+YAML = """
+project: served
+provider: local
+registry:
+  path: {folder}/registry.db
+  cache_ttl_seconds: 1
+  enable_online_feature_view_versioning: true
+online_store:
+  type: {kind}
+  connection_string: 127.0.0.1:{port}
+offline_store:
+  type: dask
+entity_key_serialization_version: 3
+"""
+MILLRACE = """
+sources: {}
+kafka: {bootstrap_servers: nowhere:9}
+connect: {url: "http://nowhere:9"}
+serve: {store_seconds: 0.4, registry_seconds: 0.5}
+"""
+
+
+def make_repo(folder: Path, port: int, kind: str = "redis") -> FeatureStore:
+    """Writes the repo, applies it with Feast, and writes its rows with Feast."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "feature_store.yaml").write_text(YAML.format(folder=folder, port=port, kind=kind))
+    (folder / "millrace.yaml").write_text(MILLRACE)
+    (folder / "definitions.py").write_text(DEFINITIONS.read_text())
+    store = FeatureStore(repo_path=str(folder))
+    apply(store)
+    write_rows(store)
+    return store
+
+
+def apply(store: FeatureStore) -> None:
+    """`feast apply` of all that `serving_definitions` declares."""
+    from tests.integration import serving_definitions as declared
+
+    store.apply([value for value in vars(declared).values() if isinstance(value, declared.APPLIED)])
+
+
+def write_rows(store: FeatureStore) -> None:
+    """The rows that the tests ask for."""
+    old = NOW - timedelta(hours=2)
+    moments = [NOW, NOW - timedelta(minutes=1), old]
+    store.write_to_online_store(
+        "weather",
+        pd.DataFrame(
+            {
+                "origin": ["EWR", "JFK", "LGA"],
+                "temp": [39.25, float("nan"), 41.0],
+                "wind": pd.array([7, None, 9], "Int64"),
+                "sky": ["clear", None, "rain"],
+                "event_timestamp": moments,
+            }
+        ),
+    )
+    store.write_to_online_store(
+        "airports",
+        pd.DataFrame({"origin": ["EWR", "JFK"], "name": ["Newark", "Kennedy"], "event_timestamp": moments[:2]}),
+    )
+    store.write_to_online_store(
+        "routes",
+        pd.DataFrame(
+            {
+                "origin": ["EWR", "JFK"],
+                "flight": [1, 2],
+                "delay": [1.5, -2.5],
+                "event_timestamp": moments[:2],
+            }
+        ),
+    )
+    # The join key that Feast gives to a view without entities, and does not add by itself here.
+    totals = pd.DataFrame({"__dummy_id": [""], "flights": [336_776], "event_timestamp": moments[:1]})
+    store.write_to_online_store("totals", totals)
+
+
+@dataclass
+class Server:
+    """A server process on a free port; `output` is where it logs."""
+
+    command: list[str]
+    folder: Path
+    port: int = field(default_factory=lambda: choose_ports(("serve",), {})["serve"])
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def output(self) -> Path:
+        return self.folder / f"server-{self.port}.log"
+
+    def start(self) -> "Server":
+        with self.output.open("ab") as log:
+            command = [part.replace("PORT", str(self.port)) for part in self.command]
+            environment = os.environ | {"PYTHONUNBUFFERED": "1", "FEAST_USAGE": "False"}
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended: {self.output.read_text()}")
+            try:
+                urlopen(f"{self.url}/health", timeout=1).close()
+                return self
+            except (URLError, OSError):
+                time.sleep(0.05)
+        raise TimeoutError(f"the server does not answer: {self.output.read_text()}")
+
+    def ask(self, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+        """Status and body of one request."""
+        status, answer, _ = self.exchange(path, body, headers)
+        return status, answer
+
+    def exchange(
+        self, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Status, body and headers of one request."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        request = Request(self.url + path, data, {"content-type": "application/json", **(headers or {})})
+        try:
+            with urlopen(request, timeout=10) as response:
+                return response.status, _read(response), dict(response.headers)
+        except HTTPError as error:
+            return error.code, _read(error), {name.lower(): value for name, value in error.headers.items()}
+
+    def features(self, **body: Any) -> tuple[int, Any]:
+        """Status and body of `POST /get-online-features`."""
+        return self.ask("/get-online-features", body)
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM) -> int:
+        """Its exit code."""
+        assert self.process is not None
+        self.process.send_signal(sign)
+        return self.process.wait(30)
+
+
+def _read(response: Any) -> Any:
+    text = response.read()
+    return json.loads(text) if "json" in (response.headers.get("content-type") or "") else text.decode()
+
+
+@contextmanager
+def millrace(repo: Path, *options: str) -> Iterator[Server]:
+    """`millrace serve` of one process."""
+    arguments = ["--repo", str(repo), "--stack", str(repo / "no-stack"), "--port", "PORT", *options]
+    if "--workers" not in options:
+        arguments += ["--workers", "1"]
+    with _running(Server([sys.executable, "-m", "millrace.cli", "serve", *arguments], repo)) as server:
+        yield server
+
+
+@contextmanager
+def feast(repo: Path) -> Iterator[Server]:
+    """`feast serve` of one process."""
+    command = [sys.executable, "-m", "feast.cli.cli", "-c", str(repo), "serve", "-p", "PORT", "-w", "1"]
+    with _running(Server(command, repo)) as server:
+        yield server
+
+
+@contextmanager
+def _running(server: Server) -> Iterator[Server]:
+    try:
+        yield server.start()
+    finally:
+        if server.process is not None and server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
