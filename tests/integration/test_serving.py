@@ -1,7 +1,6 @@
 """`millrace serve` over real Redis and Feast: what it answers, and what it refuses."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
