@@ -1,22 +1,39 @@
 """Event times as they are stored, and as Feast writes them in an answer."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
+KNOWN = 100_000
+"""Event times that are kept as text."""
 
 NEVER = "1970-01-01T00:00:00Z"
 """What Feast says where there is no event time."""
 
 
-@lru_cache(maxsize=100_000)
-def moment(stored: bytes | None) -> tuple[int | None, str]:
-    """A serialised `google.protobuf.Timestamp` in microseconds since 1970, and in RFC 3339; None if there is none."""
-    if stored is None:
-        return None, NEVER
-    stamp = Timestamp.FromString(stored)
-    micros = stamp.seconds * 1_000_000 + stamp.nanos // 1_000
-    return micros, rfc3339(micros)
+class _Moments(dict[bytes | None, tuple[int | None, str]]):
+    """Serialised `google.protobuf.Timestamp`s that were met before, in microseconds since 1970 and as text."""
+
+    def __missing__(self, stored: bytes | None) -> tuple[int | None, str]:
+        if len(self) >= KNOWN:
+            self.clear()
+        if stored is None:
+            known: tuple[int | None, str] = (None, NEVER)
+        else:
+            stamp = Timestamp.FromString(stored)
+            micros = stamp.seconds * 1_000_000 + stamp.nanos // 1_000
+            known = (micros, rfc3339(micros))
+        self[stored] = known
+        return known
+
+
+_MOMENTS = _Moments()
+
+
+def moments(stored: Iterable[bytes | None]) -> list[tuple[int | None, str]]:
+    """Stored event times in microseconds since 1970, None where there is none, each as Feast writes it too."""
+    return list(map(_MOMENTS.__getitem__, stored))
 
 
 def rfc3339(micros: int) -> str:

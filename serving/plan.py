@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from serving.lookup import Status
-from serving.moments import moment
+from serving.moments import moments
 from stores.hash_reads import HashRead
 from stores.json_values import Stored, decoder
 from stores.view import View
@@ -59,10 +59,10 @@ class PlannedFeature:
 @dataclass(frozen=True, slots=True)
 class ViewRows:
     """What was found of one view, a row an entity. `statuses` is None if all have the view's features and they may
-    be served; `moments` are event times in microseconds since 1970, `shown` the same as Feast writes them."""
+    be served; `micros` are event times in microseconds since 1970, `shown` the same as Feast writes them."""
 
     statuses: Sequence[int] | None
-    moments: Sequence[int | None]
+    micros: Sequence[int | None]
     shown: Sequence[str]
 
 
@@ -157,14 +157,14 @@ class Plan:
 
 
 def _view_rows(stamps: Stored, ttl: float, now: float) -> ViewRows:
-    known = [moment(stamp) for stamp in stamps]
-    moments = [micros for micros, _ in known]
+    known = moments(stamps)
+    micros = [number for number, _ in known]
     shown = [text for _, text in known]
     oldest = (now - ttl) * 1e6 if ttl else float("-inf")
-    if all(micros is not None and micros >= oldest for micros in moments):
-        return ViewRows(None, moments, shown)
-    statuses = [_NOT_FOUND if micros is None else _OLD if micros < oldest else _PRESENT for micros in moments]
-    return ViewRows(statuses, moments, shown)
+    if None not in micros and (not ttl or min(micros, default=oldest) >= oldest):  # type: ignore[type-var, operator]  # no None
+        return ViewRows(None, micros, shown)
+    statuses = [_NOT_FOUND if at is None else _OLD if at < oldest else _PRESENT for at in micros]
+    return ViewRows(statuses, micros, shown)
 
 
 def _served(column: Stored, statuses: Sequence[int] | None) -> Stored:

@@ -27,13 +27,16 @@ Decoder = Callable[[Stored], list[Any]]
 BULK = 200
 """Values from which integers are decoded by NumPy."""
 
+KNOWN, SHORT = 50_000, 48
+"""How many decoded values of a type are kept, and up to how many bytes each."""
+
 
 def decoder(value_type: int) -> Decoder:
     """What turns stored values of a number of Feast's `ValueType` into JSON's; None and no bytes become None.
 
     A decoder raises `google.protobuf.message.DecodeError` for bytes that are no value of Feast's.
     """
-    return _DECODERS.get(value_type, _each(_any))
+    return _DECODERS.get(value_type, _ANY)
 
 
 def _any(value: bytes) -> Any:
@@ -42,9 +45,28 @@ def _any(value: bytes) -> Any:
     return None if native == NO_TIMESTAMP else native
 
 
+class _Known(dict[bytes | None, Any]):
+    """Stored values that were met before, decoded: a look costs a tenth of decoding, and features repeat."""
+
+    def __init__(self, one: Callable[[bytes], Any]) -> None:
+        super().__init__({None: None, b"": None})
+        self._one = one
+
+    def __missing__(self, value: bytes) -> Any:
+        decoded = self._one(value)
+        if len(value) <= SHORT and not isinstance(decoded, list | dict):
+            if len(self) >= KNOWN:
+                self.clear()
+                self.update({None: None, b"": None})
+            self[value] = decoded
+        return decoded
+
+
 def _each(one: Callable[[bytes], Any]) -> Decoder:
+    known = _Known(one).__getitem__
+
     def decode(values: Stored) -> list[Any]:
-        return [one(value) if value else None for value in values]
+        return list(map(known, values))
 
     return decode
 
@@ -137,6 +159,8 @@ def _bool(value: bytes) -> Any:
 
 
 _BOOLS = {b"\x38\x00": False, b"\x38\x01": True}
+
+_ANY = _each(_any)
 
 _DECODERS: dict[int, Decoder] = {
     1: _each(_bytes),
