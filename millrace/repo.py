@@ -16,7 +16,8 @@ from feast.repo_operations import _get_repo_contents, apply_total_with_repo_inst
 from connectors.table import Table
 from millrace import settings
 from millrace.settings import Settings, SettingsError
-from streams.declarations import DeclarationError, Declared, captured_views
+from streams.declarations import DeclarationError, Declared, captured_views, personal_columns
+from streams.personal import PersonalColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,23 @@ class Repo:
 
     def declared(self) -> list[Declared]:
         """The captured views of the registry, as last applied. Raises `DeclarationError`."""
-        views = [*self.store.list_feature_views(), *self.store.list_stream_feature_views()]
-        declared = captured_views({v.name: v for v in views}.values(), self.store.list_entities())
+        declared = self._captured()
         if not declared:
             raise DeclarationError(
                 f"project {self.project}", "no view over a captured table is applied", "run millrace apply"
             )
         return declared
+
+    def personal(self) -> dict[str, PersonalColumns]:
+        """The columns of each captured table that personal features read, by topic, as last applied."""
+        by_topic: dict[str, list[Declared]] = {}
+        for declared in self._captured():
+            by_topic.setdefault(declared.topic, []).append(declared)
+        return {topic: personal_columns(views) for topic, views in by_topic.items()}
+
+    def _captured(self) -> list[Declared]:
+        views = [*self.store.list_feature_views(), *self.store.list_stream_feature_views()]
+        return captured_views({v.name: v for v in views}.values(), self.store.list_entities())
 
     def online_name(self, view: str) -> str:
         """Feast's name of a view inside the online store: with its version where versioning is on."""

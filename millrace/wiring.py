@@ -185,9 +185,12 @@ def flows(repo: Repo) -> Flows:
         name = declared.view.name
         view = compile_view(repo.project, declared, tables[topic], repo.online_name(name))
         by_topic.setdefault(topic, []).append(view)
+    contracts = {
+        topic: load(repo.contract_path(table), changes_schema(table), verify=False) for topic, table in tables.items()
+    }
+    personal = repo.personal()
     return {
-        topic: Flow(table, load(repo.contract_path(table), changes_schema(table), verify=False), tuple(by_topic[topic]))
-        for topic, table in tables.items()
+        topic: Flow(table, contracts[topic], tuple(by_topic[topic]), personal[topic]) for topic, table in tables.items()
     }
 
 

@@ -15,8 +15,10 @@ from feast.types import from_value_type
 
 from connectors.table import Table
 from stores.entity_keys import check_key_type
+from stores.personal import personal_fields
 from stores.values import arrow_type_of
 from stores.view import METRICS, Feature, Kind, Vector, View
+from streams.personal import PersonalColumns
 from streams.transform import Mode, Transform, transform
 from streams.views import StreamView, castable
 
@@ -114,6 +116,29 @@ def compile_view(project: str, declared: Declared, table: Table, online_name: st
     return StreamView(compiled, table, time, renames, _transform(compiled, function, view))
 
 
+def personal_columns(declared: Iterable[Declared]) -> PersonalColumns:
+    """The columns that personal features of these views read, all of one table.
+
+    A feature reads the column that it is named after, by the source's renames; a vector field the columns that it
+    embeds; what a function computes may be made of any column.
+    """
+    columns: set[str] = set()
+    every = False
+    for one in declared:
+        personal = personal_fields(one.view)
+        every = every or (bool(personal) and _function(one.view) is not None)
+        back = {name: column for column, name in one.source.field_mapping.items()}
+        texts = {field.name: _texts(field) for field in one.view.features if field.vector_index}
+        for name in personal:
+            columns.update(texts.get(name) or (back.get(name, name),))
+    return PersonalColumns(frozenset(columns), every)
+
+
+def _texts(field: Field) -> tuple[str, ...]:
+    """The columns that a vector field embeds."""
+    return tuple(name.strip() for name in field.tags.get(EMBEDS_TAG, "").split(",") if name.strip())
+
+
 def _join_keys(view: FeatureView, entities: Mapping[str, Entity]) -> tuple[Field, ...]:
     typed = {field.name: field for field in view.entity_columns}
     keys = []
@@ -185,7 +210,7 @@ def _vector(where: str, view: FeatureView, table: Table) -> Vector | None:
     for field in view.features:
         if not field.vector_index:
             continue
-        texts = tuple(name.strip() for name in field.tags.get(EMBEDS_TAG, "").split(",") if name.strip())
+        texts = _texts(field)
         if not texts:
             raise DeclarationError(
                 where, f"vector field {field.name} names no text", f'add tags={{"{EMBEDS_TAG}": "<column>, <column>"}}'

@@ -19,6 +19,7 @@ from streams.embed import Embedded, KnownVectors, embed
 from streams.embedders import Embedder
 from streams.letters import REPLAY_OF, Rejection, Stage
 from streams.messages import Records
+from streams.personal import NOTHING, PersonalColumns
 from streams.snapshots import SnapshotBase, no_base, placed
 from streams.views import LIVE, Projected, StreamView, Unprojectable, project
 from validation.contract import Contract
@@ -27,11 +28,13 @@ from validation.rule import Reason
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Everything declared of one topic: its table, its contract and the views made of it."""
+    """Everything declared of one topic: its table, its contract, the views made of it, and which of its columns are
+    personal data."""
 
     table: Table
     contract: Contract
     views: tuple[StreamView, ...]
+    personal: PersonalColumns = NOTHING
 
     @property
     def before(self) -> tuple[str, ...]:

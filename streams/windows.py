@@ -6,11 +6,13 @@ the stream nothing.
 
 import logging
 import multiprocessing
+from dataclasses import replace
 from multiprocessing.pool import AsyncResult, Pool
 from typing import Any
 
 import pyarrow.compute as pc
 
+from streams.personal import HIDDEN
 from streams.pipeline import Flows, Outcome
 from streams.views import LIVE
 from validation.rule import Outcome as RuleOutcome
@@ -25,6 +27,7 @@ class Windows:
     def __init__(self, flows: Flows, rows: int, seconds: float) -> None:
         self._rules = {topic: flow.contract.table_rules for topic, flow in flows.items() if flow.contract.table_rules}
         self._windows = {topic: Window(flows[topic].contract, rows, seconds) for topic in self._rules}
+        self._personal = {topic: flows[topic].personal for topic in self._rules}
         self._process: Pool | None = None
         self._running: dict[str, AsyncResult[list[RuleOutcome]]] = {}
         self.results: dict[str, list[dict[str, Any]]] = {}
@@ -59,7 +62,7 @@ class Windows:
 
     def _report(self, topic: str, finished: AsyncResult[list[RuleOutcome]]) -> None:
         try:
-            outcomes = finished.get()
+            outcomes = [self._shown(topic, outcome) for outcome in finished.get()]
         except Exception as error:  # noqa: BLE001  # whatever the evaluation raised in its process
             log.error(
                 "%s: its table-level expectations could not be evaluated: %s",
@@ -81,6 +84,12 @@ class Windows:
                     told,
                     extra={"event": "window_failed", "table": topic},
                 )
+
+    def _shown(self, topic: str, outcome: RuleOutcome) -> RuleOutcome:
+        """The outcome, without what was observed of personal data."""
+        if not any(map(self._personal[topic].has, outcome.rule.columns)):
+            return outcome
+        return replace(outcome, observed=HIDDEN, error=outcome.error and HIDDEN)
 
 
 def _plain(outcome: RuleOutcome) -> dict[str, Any]:

@@ -253,7 +253,7 @@ class Worker:
     def _reject(self, outcomes: list[Outcome]) -> None:
         """Queue the letters (durable before their offsets are committed) and pause a table that is all bad."""
         for outcome in outcomes:
-            topic, rejections = outcome.records.topic, outcome.rejections
+            topic, rejections = outcome.records.topic, outcome.flow.personal.rejections(outcome.rejections)
             self.tally.took(outcome)
             if rejections:
                 send = partial(self._parts.letters.send, outcome.records, rejections, outcome.flow.contract.version)

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import click
 from millrace.cli import Failed, Out, Places, shared
 
 if TYPE_CHECKING:
+    from millrace.repo import Repo
     from streams.letters import Letter
 
 SAY_EACH = 10_000
@@ -19,7 +21,10 @@ SAY_EACH = 10_000
 
 @click.group
 def letters() -> None:
-    """Dead letters: what was rejected, why, and how to send it again."""
+    """Dead letters: what was rejected, why, and how to send it again.
+
+    Values of columns that a feature tagged as personal data reads are hidden, except in what --personal asks for.
+    """
 
 
 def filtered(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,7 +46,7 @@ def filtered(command: Callable[..., Any]) -> Callable[..., Any]:
 @shared
 def list_(places: Places, out: Out, limit: int, **wanted: Any) -> None:
     """List letters: number, table, stage and reasons."""
-    found = [letter.as_dict() for letter in _read(places, **wanted)]
+    found = [letter.as_dict() for letter in _read(_open(places), **wanted)]
     reasons = Counter(reason for letter in found for reason in letter["reasons"])  # type: ignore[attr-defined]
     out.result(
         {"count": len(found), "reasons": dict(reasons.most_common()), "letters": found[-limit:]},
@@ -49,38 +54,47 @@ def list_(places: Places, out: Out, limit: int, **wanted: Any) -> None:
     )
 
 
+PERSONAL = click.option("--personal", is_flag=True, help="Also letters with personal data, whole.")
+
+
 @letters.command
 @click.argument("number", type=int)
 @click.option("--raw", is_flag=True, help="Write the original bytes to stdout, and nothing else.")
+@PERSONAL
 @shared
-def show(places: Places, out: Out, number: int, raw: bool) -> None:
-    """Show one letter with its original bytes."""
-    letter = next((x for x in _read(places, start=number) if x.number == number), None)
+def show(places: Places, out: Out, number: int, raw: bool, personal: bool) -> None:
+    """Show one letter with its original record; --raw with --personal where that holds personal data."""
+    from streams.personal import NOTHING
+
+    repo = _open(places)
+    letter = next((x for x in _read(repo, start=number) if x.number == number), None)
     if letter is None:
         raise Failed(f"there is no letter {number}: millrace letters list shows the numbers")
     if raw:
-        sys.stdout.buffer.write(letter.value or b"")
+        sys.stdout.buffer.write(next(_whole(repo, iter([letter]), personal)).value or b"")
         return
-    key, value = ((part or b"").decode(errors="replace") for part in (letter.key, letter.value))
+    columns = repo.personal().get(letter.origin.topic, NOTHING)
     out.result(
-        {**letter.as_dict(), "key": key, "value": value},
+        {**letter.as_dict(), "key": columns.key(letter.key), "value": columns.value(letter.value)},
         lambda v: "\n".join(f"{name:10} {content}" for name, content in v.items()),
     )
 
 
 @letters.command
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@PERSONAL
 @filtered
 @shared
-def export(places: Places, out: Out, file: Path, **wanted: Any) -> None:
+def export(places: Places, out: Out, file: Path, personal: bool, **wanted: Any) -> None:
     """Write letters to FILE with their original bytes and all headers: JSON Lines, or Parquet if its name ends so.
 
     JSON has the bytes in base64.
     """
     from streams.export import export as write
 
+    repo = _open(places)
     try:
-        count = write(_counted(out, _read(places, **wanted), "exported"), file)
+        count = write(_counted(out, _whole(repo, _read(repo, **wanted), personal), "exported"), file)
     except FileExistsError as error:
         raise Failed(f"{file} exists: name a new file") from error
     except OSError as error:
@@ -98,19 +112,19 @@ def replay(places: Places, out: Out, numbers: tuple[int, ...], everything: bool,
 
     A change that was accepted meanwhile is not doubled, and a newer value is never overwritten.
     """
-    from millrace.repo import open_repo
     from millrace.wiring import producer
     from streams.letters import replay as send
 
     if bool(numbers) == everything:
         raise click.UsageError("name the letters to replay, or say --all")
-    chosen = _read(places, **wanted)
+    repo = _open(places)
+    chosen = _read(repo, **wanted)
     if numbers:
         named = [letter for letter in chosen if letter.number in numbers]
         if missing := set(numbers) - {letter.number for letter in named}:
             raise Failed(f"there is no letter {min(missing)}: millrace letters list shows the numbers")
         chosen = iter(named)
-    sent = send(producer(open_repo(places.repo, places.stack)), _counted(out, chosen, "sent"))
+    sent = send(producer(repo), _counted(out, chosen, "sent"))
     out.result({"replayed": sent}, lambda value: f"{value['replayed']:,} letters sent again")
 
 
@@ -122,8 +136,14 @@ def _counted(out: Out, letters: "Iterator[Letter]", done: str) -> "Iterator[Lett
             out.say(f"{count:,} letters {done}")
 
 
+def _open(places: Places) -> "Repo":
+    from millrace.repo import open_repo
+
+    return open_repo(places.repo, places.stack)
+
+
 def _read(
-    places: Places,
+    repo: "Repo",
     *,
     start: int = 0,
     table: str | None = None,
@@ -132,21 +152,35 @@ def _read(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> "Iterator[Letter]":
-    from millrace.repo import open_repo
+    """The chosen letters, their reasons without personal data: neither shown nor to be guessed by --reason."""
     from millrace.wiring import topics
     from streams.letters import read
+    from streams.personal import NOTHING
 
-    repo = open_repo(places.repo, places.stack)
+    personal = repo.personal()
     earliest = since.replace(tzinfo=UTC).timestamp() if since else 0.0
     latest = until.replace(tzinfo=UTC).timestamp() if until else float("inf")
     for letter in read(topics(repo), repo.letters_topic, start):
+        hide = personal.get(letter.origin.topic, NOTHING).reason
+        reasons = tuple(map(hide, letter.reasons))
         if (
             table in (None, letter.origin.topic)
             and stage in (None, letter.stage)
-            and (reason is None or any(reason in text for text in letter.reasons))
+            and (reason is None or any(reason in text for text in reasons))
             and earliest <= letter.time < latest
         ):
-            yield letter
+            yield replace(letter, reasons=reasons)
+
+
+def _whole(repo: "Repo", letters: "Iterator[Letter]", personal: bool) -> "Iterator[Letter]":
+    """The letters to be given away with their original bytes, which for personal data has to be asked for."""
+    hidden = {topic for topic, columns in repo.personal().items() if columns}
+    for letter in letters:
+        if letter.origin.topic in hidden and not personal:
+            raise Failed(
+                f"letter {letter.number} of {letter.origin.topic} holds personal data: say --personal to get it"
+            )
+        yield letter
 
 
 def _line(letter: dict[str, Any]) -> str:

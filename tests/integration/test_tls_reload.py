@@ -31,7 +31,9 @@ async def app(scope, protocol):
 if __name__ == "__main__":
     port, cert, key, ca = sys.argv[1:]
     files = TlsFiles(Path(cert), Path(key), Path(ca))
-    server = Granian("tls_server:app", port=int(port), interface=Interfaces.RSGI, workers=1, **files.granian())
+    server = Granian(
+        "tls_server:app", port=int(port), interface=Interfaces.RSGI, workers=1, respawn_interval=1.0, **files.granian()
+    )
     watch = TlsWatch(files, server.signal_handler_reload, every=0.1)
     watch.start()
     server.serve()
@@ -99,5 +101,10 @@ def test_a_certificate_is_replaced_under_requests_and_clients_are_checked(tmp_pa
             assert response.startswith(b"HTTP/1.1 200")
             if serial == second:
                 break
+            time.sleep(0.02)
+        assert serial == second
+        for _ in range(100):  # while the old worker ends
+            serial, response = ask(port, known)
+            assert response.startswith(b"HTTP/1.1 200")
             time.sleep(0.02)
         assert serial == second

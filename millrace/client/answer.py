@@ -1,0 +1,120 @@
+"""What a server answered: each feature's values, statuses and event times, in the order of the entities."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from millrace.client.errors import InvalidAnswer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""How protobuf's JSON form, and so Feast, spells what JSON has no number for."""
+
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+"""What Feast sends as the event time of a value that it does not have."""
+
+
+class Status(StrEnum):
+    """What is known of a value, by the names of `feast.serving.FieldStatus`."""
+
+    INVALID = "INVALID"
+    PRESENT = "PRESENT"
+    NULL_VALUE = "NULL_VALUE"
+    NOT_FOUND = "NOT_FOUND"
+    OUTSIDE_MAX_AGE = "OUTSIDE_MAX_AGE"
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineFeatures:
+    """A column a feature and a row an entity, in the order asked; documents: a row each, nearest first.
+
+    `values` are as in JSON: numbers, text, lists; bytes are base64, times are ISO text. `event_timestamps` (UTC) are
+    None where there is no value.
+    """
+
+    values: Mapping[str, list[Any]]
+    statuses: Mapping[str, list[Status]]
+    event_timestamps: Mapping[str, list[datetime | None]]
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """The values by feature, as the stock SDK's `to_dict` has them."""
+        return dict(self.values)
+
+    def to_arrow(self, schema: "pa.Schema | None" = None) -> "pa.Table":
+        """The values as a table; of the given types, or of those that the values have."""
+        import pyarrow as pa
+
+        if schema is None:
+            return pa.table(dict(self.values))
+        arrays = [pa.array(self.values[field.name]).cast(field.type) for field in schema]
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The values as a frame; a number that is missing is NaN."""
+        import pandas as pd
+
+        return pd.DataFrame(dict(self.values))
+
+    def to_numpy(self, features: Sequence[str] | None = None) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
+        """Numbers and booleans as a matrix of float64, a row an entity; what is missing is NaN.
+
+        `features` chooses columns, all by default. Raises `ValueError` naming a column that has no numbers.
+        """
+        import numpy as np
+
+        names = list(self.values) if features is None else list(features)
+        rows = len(self.values[names[0]]) if names else 0
+        matrix = np.empty((rows, len(names)))
+        for i, name in enumerate(names):
+            try:
+                matrix[:, i] = [math.nan if value is None else value for value in self.values[name]]
+            except (TypeError, ValueError):
+                raise ValueError(f"feature {name!r} has values that are no numbers: name the columns to take") from None
+        return matrix
+
+
+def read_answer(document: Any) -> OnlineFeatures:
+    """Reads the body of a response. Raises `InvalidAnswer`."""
+    try:
+        names = document["metadata"]["feature_names"]
+        names = names["val"] if isinstance(names, dict) else names
+        results = document["results"]
+        if len(names) != len(results):
+            raise InvalidAnswer(f"the server names {len(names)} features and answers {len(results)}")
+        columns = dict(zip(names, results, strict=True))
+        return OnlineFeatures(
+            {name: _numbers(column["values"]) for name, column in columns.items()},
+            {name: [Status(status) for status in column["statuses"]] for name, column in columns.items()},
+            {name: _times(column) for name, column in columns.items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidAnswer(f"the response is not of Feast's form: {type(error).__name__} {error}") from error
+
+
+def _numbers(values: list[Any]) -> list[Any]:
+    """The column with what is not finite as numbers, if it is a column of numbers."""
+    if not any(type(value) is str and value in _NOT_FINITE for value in values):
+        return values
+    others = [value for value in values if value is not None and value not in _NOT_FINITE]
+    if not others or not all(isinstance(value, int | float) for value in others):
+        return values
+    return [_NOT_FINITE.get(value, value) if isinstance(value, str) else value for value in values]
+
+
+def _times(column: Mapping[str, Any]) -> list[datetime | None]:
+    times = column.get("event_timestamps") or [None] * len(column["values"])
+    return [_time(text) for text in times]
+
+
+def _time(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    moment = datetime.fromisoformat(text).astimezone(UTC)
+    return None if moment == _NEVER else moment

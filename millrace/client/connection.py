@@ -1,0 +1,249 @@
+"""The clients: requests over pooled connections, sync and async, by one and the same rule of retries."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from ssl import SSLContext, create_default_context
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import orjson
+
+from millrace.client.answer import OnlineFeatures, read_answer
+from millrace.client.errors import ClientError, InvalidAnswer, TimedOut, Unreachable, of_response
+from millrace.client.retry import Attempts
+
+FEATURES = "/get-online-features"
+DOCUMENTS = "/retrieve-online-documents"
+
+Columns = Mapping[str, Sequence[Any]]
+"""Join keys by name, one value an entity: lists, or what becomes one (NumPy, pandas, Arrow)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files (PEM) for a server whose certificate is not of a public authority (`ca`), and for one that asks its
+    clients for a certificate (`cert`, `key`)."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def context(self) -> SSLContext:
+        """As Python's ssl wants it. Raises `OSError` and `ssl.SSLError`."""
+        context = create_default_context(cafile=self.ca)
+        if self.cert is not None:
+            context.load_cert_chain(self.cert, self.key)
+        return context
+
+
+class _Requests:
+    """What both clients share: how a request is made and a response is read."""
+
+    def __init__(self, url: str, *, key: str | None, timeout: float, retries: int) -> None:
+        self._url = url.rstrip("/")
+        self._timeout = timeout
+        self._retries = retries
+        self._headers = {"content-type": "application/json"}
+        if key is not None:
+            self._headers["authorization"] = f"Bearer {key}"
+
+    def _attempts(self) -> Attempts:
+        return Attempts(self._timeout, self._retries)
+
+    def _built(self, client: Any, path: str, body: bytes, left: float) -> httpx.Request:
+        built: httpx.Request = client.build_request(
+            "POST", self._url + path, content=body, headers=self._headers, timeout=left
+        )
+        return built
+
+    def _failure(self, error: httpx.TransportError) -> ClientError:
+        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+            return TimedOut(f"{self._url}: no response in time ({type(error).__name__})")
+        return Unreachable(f"{self._url}: {type(error).__name__}: {error}")
+
+
+def _read(response: httpx.Response) -> OnlineFeatures:
+    if response.status_code != 200:
+        raise of_response(response.status_code, response.headers, response.content)
+    try:
+        document = orjson.loads(response.content)
+    except orjson.JSONDecodeError as error:
+        raise InvalidAnswer(f"the response is not JSON: {error}", response.status_code) from None
+    return read_answer(document)
+
+
+def _features_body(
+    features: Sequence[str], feature_service: str | None, entities: Columns, full_feature_names: bool
+) -> bytes:
+    if bool(features) == bool(feature_service):
+        raise ValueError("name features, or a feature_service, and not both")
+    lengths = {name: len(column) for name, column in entities.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the join keys have columns of different lengths: {lengths}")
+    asked = {"feature_service": feature_service} if feature_service else {"features": list(features)}
+    columns = {name: _list(column) for name, column in entities.items()}
+    return orjson.dumps({**asked, "entities": columns, "full_feature_names": full_feature_names})
+
+
+def _documents_body(
+    features: Sequence[str], query: Sequence[float] | None, query_string: str | None, top_k: int, filters: Any
+) -> bytes:
+    if (query is None) == (query_string is None):
+        raise ValueError("search by a vector (query) or by a text (query_string), and not by both")
+    asked = {
+        "query": None if query is None else _list(query),
+        "query_string": query_string,
+        "filters": filters,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    return orjson.dumps({"features": list(features), "top_k": top_k, "api_version": 2, **given})
+
+
+def _list(column: Any) -> list[Any]:
+    for method in ("to_pylist", "tolist"):  # Arrow; NumPy and pandas
+        if hasattr(column, method):
+            return list(getattr(column, method)())
+    return list(column)
+
+
+class Client(_Requests):
+    """A sync client. May be shared by threads; `close` it, or use it as a context."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        timeout: float = 1.0,
+        retries: int = 2,
+        connections: int = 20,
+        tls: Tls | None = None,
+    ) -> None:
+        """`timeout` is in seconds, for a whole call with its `retries`; `connections` is the size of the pool."""
+        super().__init__(url, key=key, timeout=timeout, retries=retries)
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._client = httpx.Client(limits=limits, verify=tls.context() if tls else True)
+
+    def get_online_features(
+        self,
+        features: Sequence[str] = (),
+        *,
+        entities: Columns,
+        feature_service: str | None = None,
+        full_feature_names: bool = False,
+    ) -> OnlineFeatures:
+        """The features (`"view:feature"`), or those of a feature service, of each entity. Raises `ClientError`."""
+        return self._call(FEATURES, _features_body(features, feature_service, entities, full_feature_names))
+
+    def retrieve_online_documents(
+        self,
+        features: Sequence[str],
+        *,
+        query: Sequence[float] | None = None,
+        query_string: str | None = None,
+        top_k: int = 10,
+        filters: Any = None,
+    ) -> OnlineFeatures:
+        """The entities of a vector view nearest to a vector or a text, nearest first. Raises `ClientError`.
+
+        `filters` are Feast's `ComparisonFilter` or `CompoundFilter` as a dict.
+        """
+        return self._call(DOCUMENTS, _documents_body(features, query, query_string, top_k, filters))
+
+    def _call(self, path: str, body: bytes) -> OnlineFeatures:
+        attempts = self._attempts()
+        while True:
+            try:
+                return _read(self._sent(path, body, attempts.left()))
+            except ClientError as failure:
+                pause = attempts.pause(failure)
+            time.sleep(pause)
+
+    def _sent(self, path: str, body: bytes, left: float) -> httpx.Response:
+        try:
+            return self._client.send(self._built(self._client, path, body, left))
+        except httpx.TransportError as error:
+            raise self._failure(error) from error
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class AsyncClient(_Requests):
+    """An async client, of one event loop; `close` it, or use it as a context."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        timeout: float = 1.0,
+        retries: int = 2,
+        connections: int = 100,
+        tls: Tls | None = None,
+    ) -> None:
+        """As `Client`."""
+        super().__init__(url, key=key, timeout=timeout, retries=retries)
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._client = httpx.AsyncClient(limits=limits, verify=tls.context() if tls else True)
+
+    async def get_online_features(
+        self,
+        features: Sequence[str] = (),
+        *,
+        entities: Columns,
+        feature_service: str | None = None,
+        full_feature_names: bool = False,
+    ) -> OnlineFeatures:
+        """As `Client.get_online_features`."""
+        return await self._call(FEATURES, _features_body(features, feature_service, entities, full_feature_names))
+
+    async def retrieve_online_documents(
+        self,
+        features: Sequence[str],
+        *,
+        query: Sequence[float] | None = None,
+        query_string: str | None = None,
+        top_k: int = 10,
+        filters: Any = None,
+    ) -> OnlineFeatures:
+        """As `Client.retrieve_online_documents`."""
+        return await self._call(DOCUMENTS, _documents_body(features, query, query_string, top_k, filters))
+
+    async def _call(self, path: str, body: bytes) -> OnlineFeatures:
+        attempts = self._attempts()
+        while True:
+            try:
+                return _read(await self._sent(path, body, attempts.left()))
+            except ClientError as failure:
+                pause = attempts.pause(failure)
+            await asyncio.sleep(pause)
+
+    async def _sent(self, path: str, body: bytes, left: float) -> httpx.Response:
+        try:
+            return await self._client.send(self._built(self._client, path, body, left))
+        except httpx.TransportError as error:
+            raise self._failure(error) from error
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,96 @@
+"""The columns of a captured table that personal features read, and how what is said of a record is kept from showing
+their values: in reasons, letters and logs.
+
+Which columns those are follows from the declarations: `streams.declarations.personal_columns`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+
+from streams.letters import Rejection, kind_of
+
+HIDDEN = "(personal data)"
+
+_OF_CONTRACT = re.compile(r"(?P<expectation>\w+) on (?P<columns>.*?): ", re.DOTALL)
+_OF_COLUMN = re.compile(r"column (?P<column>.*?)(?: \([^()]*(?:\([^()]*\))?[^()]*\))?: ", re.DOTALL)
+_OF_ENVELOPE = frozenset({"op", "source", "ts_ms", "ts_us", "ts_ns", "transaction"})
+"""What of Debezium's envelope is no row."""
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalColumns:
+    """Those of one table; `every` where a function reads the table. False if there are none."""
+
+    columns: frozenset[str] = frozenset()
+    every: bool = False
+
+    def __bool__(self) -> bool:
+        return self.every or bool(self.columns)
+
+    def has(self, column: str) -> bool:
+        """Whether a column of the table is among them."""
+        return self.every or column in self.columns
+
+    def reason(self, reason: str) -> str:
+        """A reason of a rejection: as it is if it speaks of other columns only, otherwise without values."""
+        if not self:
+            return reason
+        if match := _OF_CONTRACT.match(reason):
+            hidden = any(map(self.has, match["columns"].split(", ")))
+            return f"{match[0]}{HIDDEN}" if hidden else reason
+        if match := _OF_COLUMN.match(reason):
+            return f"{match[0]}{HIDDEN}" if self.has(match["column"]) else reason
+        kind = kind_of(reason)
+        return reason if kind == reason else f"{kind}: {HIDDEN}"
+
+    def rejections(self, rejections: Sequence[Rejection]) -> Sequence[Rejection]:
+        """The rejections with such reasons."""
+        if not self:
+            return rejections
+        return [replace(r, reasons=tuple(map(self.reason, r.reasons))) for r in rejections]
+
+    def key(self, key: bytes | None) -> str:
+        """A record's key as text, without values of these columns."""
+        if not self:
+            return _text(key)
+        return _json(self._row(_parsed(key)))
+
+    def value(self, value: bytes | None) -> str:
+        """A record's value as text, without values of these columns; what is no envelope is hidden whole."""
+        if not self:
+            return _text(value)
+        envelope = _parsed(value)
+        if not isinstance(envelope, dict):
+            return HIDDEN if value else ""
+        shown = {
+            name: part if name in _OF_ENVELOPE else self._row(part) if name in ("before", "after") else HIDDEN
+            for name, part in envelope.items()
+        }
+        return _json(shown)
+
+    def _row(self, row: object) -> object:
+        if not isinstance(row, dict):
+            return None if row is None else HIDDEN
+        return {name: HIDDEN if self.has(name) and value is not None else value for name, value in row.items()}
+
+
+NOTHING = PersonalColumns()
+"""Of a table without personal data."""
+
+
+def _parsed(data: bytes | None) -> object:
+    try:
+        return orjson.loads(data) if data else None
+    except orjson.JSONDecodeError:
+        return HIDDEN
+
+
+def _json(value: object) -> str:
+    return "" if value is None else value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _text(data: bytes | None) -> str:
+    return (data or b"").decode(errors="replace")

@@ -1,0 +1,259 @@
+"""The client against a server of the test's own that answers badly: what is sent again, what is not, what is said."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from millrace.client import (
+    AsyncClient,
+    Client,
+    ClientError,
+    Forbidden,
+    InvalidAnswer,
+    InvalidRequest,
+    OnlineFeatures,
+    ServerFailed,
+    Status,
+    TimedOut,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+    Unreachable,
+)
+from millrace.client.answer import read_answer
+from millrace.client.retry import LONGEST_PAUSE, Attempts
+from millrace.stack.ports import choose_ports
+
+GOOD = {
+    "metadata": {"feature_names": ["faa", "temp"]},
+    "results": [
+        {"values": ["JFK"], "statuses": ["PRESENT"], "event_timestamps": ["1970-01-01T00:00:00Z"]},
+        {"values": [39.2], "statuses": ["PRESENT"], "event_timestamps": ["2013-02-12T03:00:00.5Z"]},
+    ],
+}
+Answer = tuple[int, dict[str, str], bytes] | None
+"""Status, headers, body; None closes the connection without a response."""
+
+
+@dataclass
+class Script:
+    """Answers in order, the last one again and again; what was asked."""
+
+    answers: list[Answer]
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    delay: float = 0.0
+    url: str = ""
+
+    def next(self) -> Answer:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+def answer(status: int = 200, document: Any = GOOD, **headers: str) -> Answer:
+    return status, {name.replace("_", "-"): text for name, text in headers.items()}, json.dumps(document).encode()
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    script = Script([answer()])
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            script.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            script.keys.append(self.headers["authorization"])
+            time.sleep(script.delay)
+            found = script.next()
+            if found is None:
+                self.close_connection = True
+                return
+            status, headers, body = found
+            self.send_response(status)
+            for name, text in {**headers, "content-length": str(len(body))}.items():
+                self.send_header(name, text)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    script.url = f"http://127.0.0.1:{server.server_port}"
+    yield script
+    server.shutdown()
+    server.server_close()
+
+
+def sync_ask(script: Script, **options: Any) -> OnlineFeatures:
+    with Client(script.url, **{"timeout": 30, **options}) as client:
+        return client.get_online_features(["weather:temp"], entities={"faa": ["JFK"]})
+
+
+def async_ask(script: Script, **options: Any) -> OnlineFeatures:
+    async def run() -> OnlineFeatures:
+        async with AsyncClient(script.url, **{"timeout": 30, **options}) as client:
+            return await client.get_online_features(["weather:temp"], entities={"faa": ["JFK"]})
+
+    return asyncio.run(run())
+
+
+Ask = Callable[..., OnlineFeatures]
+both = pytest.mark.parametrize("ask", [sync_ask, async_ask])
+
+
+@both
+def test_a_request_in_feasts_form_with_the_key(script: Script, ask: Ask) -> None:
+    found = ask(script, key="mr_1")
+    assert script.asked == [{"features": ["weather:temp"], "entities": {"faa": ["JFK"]}, "full_feature_names": False}]
+    assert script.keys == ["Bearer mr_1"]
+    assert found.to_dict() == {"faa": ["JFK"], "temp": [39.2]}
+    assert found.statuses["temp"] == [Status.PRESENT]
+    assert found.event_timestamps["faa"] == [None]
+    (moment,) = found.event_timestamps["temp"]
+    assert moment is not None and moment.isoformat() == "2013-02-12T03:00:00.500000+00:00"
+
+
+@both
+@pytest.mark.parametrize("failure", [answer(503, "busy", retry_after="0"), None])
+def test_what_is_safe_to_repeat_is_sent_again(script: Script, ask: Ask, failure: Answer) -> None:
+    script.answers = [failure, failure, answer()]
+    assert ask(script, retries=2).values["temp"] == [39.2]
+    assert len(script.asked) == 3
+
+
+@both
+def test_nothing_is_repeated_beyond_the_retries(script: Script, ask: Ask) -> None:
+    script.answers = [answer(503, {"detail": "Redis is unavailable"}, retry_after="0")]
+    with pytest.raises(Unavailable, match="503: Redis is unavailable"):
+        ask(script, retries=1)
+    assert len(script.asked) == 2
+
+
+@both
+@pytest.mark.parametrize(
+    ("failure", "kind", "said"),
+    [
+        (answer(400, {"detail": "no feature weather:tmp"}), InvalidRequest, "no feature weather:tmp"),
+        (answer(404, '{"module": "feast.errors", "message": "no view"}'), InvalidRequest, "no view"),
+        (answer(422, {"detail": [{"loc": ["body"]}]}), InvalidRequest, "body"),
+        (answer(401, {"detail": "a key is needed"}), Unauthorized, "a key is needed"),
+        (answer(403, {"detail": "not for you"}), Forbidden, "not for you"),
+        (answer(429, {"detail": "wait"}, retry_after="3"), TooManyRequests, "wait"),
+        (answer(503, "down"), Unavailable, "down"),
+        (answer(500, "odd"), ServerFailed, "odd"),
+        (answer(200, {"hello": "world"}), InvalidAnswer, "not of Feast's form"),
+        ((200, {}, b"<html>"), InvalidAnswer, "not JSON"),
+    ],
+)
+def test_every_other_failure_is_raised_at_once_in_the_servers_words(
+    script: Script, ask: Ask, failure: Answer, kind: type[ClientError], said: str
+) -> None:
+    script.answers = [failure]
+    with pytest.raises(kind, match=said) as raised:
+        ask(script)
+    assert len(script.asked) == 1
+    if isinstance(raised.value, TooManyRequests):
+        assert raised.value.retry_after == 3.0
+
+
+@both
+def test_a_time_out_is_not_repeated(script: Script, ask: Ask) -> None:
+    script.delay = 2.0
+    with pytest.raises(TimedOut):
+        ask(script, timeout=0.2)
+    assert len(script.asked) == 1
+
+
+@both
+def test_a_server_that_is_not_there(ask: Ask) -> None:
+    port = choose_ports(("nobody",), {})["nobody"]
+    with pytest.raises(Unreachable, match=str(port)):
+        ask(Script([], url=f"http://127.0.0.1:{port}"), retries=1)
+
+
+def test_pauses_are_drawn_from_a_growing_range_and_stay_within_the_time_out() -> None:
+    ranges: list[float] = []
+
+    def draw(least: float, most: float) -> float:
+        ranges.append(most)
+        return most
+
+    now = [0.0]
+    attempts = Attempts(30.0, 20, draw, lambda: now[0])
+    failure = Unavailable("busy", 503, 1.0)
+    with pytest.raises(Unavailable):
+        for _ in range(20):
+            pause = attempts.pause(failure)
+            assert pause == pytest.approx(1.0 + ranges[-1])
+            now[0] += pause
+    assert ranges[:3] == [0.05, 0.1, 0.2] and max(ranges) == LONGEST_PAUSE
+    assert now[0] < 30.0
+    now[0] = 30.0
+    with pytest.raises(TimedOut):
+        attempts.left()
+
+
+@pytest.mark.parametrize("column", [["JFK"], ("JFK",), np.array(["JFK"]), pd.Series(["JFK"]), pa.array(["JFK"])])
+def test_columns_of_any_library_are_taken(script: Script, column: Any) -> None:
+    with Client(script.url, timeout=30) as client:
+        client.get_online_features(feature_service="delays", entities={"faa": column})
+    assert script.asked[0]["entities"] == {"faa": ["JFK"]}
+    assert script.asked[0]["feature_service"] == "delays"
+
+
+def test_requests_that_make_no_sense_are_not_sent(script: Script) -> None:
+    with Client(script.url) as client:
+        with pytest.raises(ValueError, match="features, or a feature_service"):
+            client.get_online_features(entities={"faa": ["JFK"]})
+        with pytest.raises(ValueError, match="different lengths"):
+            client.get_online_features(["a:b"], entities={"faa": ["JFK"], "tail": []})
+        with pytest.raises(ValueError, match="by a vector"):
+            client.retrieve_online_documents(["a:b"])
+    assert script.asked == []
+
+
+def test_documents_in_feasts_form(script: Script) -> None:
+    with Client(script.url, timeout=30) as client:
+        client.retrieve_online_documents(["search:name"], query=np.array([0.5, 1.0]), top_k=3)
+        client.retrieve_online_documents(["search:name"], query_string="lake")
+    first, second = script.asked
+    assert first == {"features": ["search:name"], "top_k": 3, "api_version": 2, "query": [0.5, 1.0]}
+    assert second == {"features": ["search:name"], "top_k": 10, "api_version": 2, "query_string": "lake"}
+
+
+def columns(**values: list[Any]) -> OnlineFeatures:
+    results = [{"values": column, "statuses": ["PRESENT"] * len(column)} for column in values.values()]
+    return read_answer({"metadata": {"feature_names": list(values)}, "results": results})
+
+
+def test_the_values_in_each_form() -> None:
+    found = columns(faa=["JFK", "EWR"], temp=[39.2, None], late=[True, False], odd=["NaN", 1.5], text=["NaN", "x"])
+    assert found.values["text"] == ["NaN", "x"]
+    table = found.to_arrow()
+    assert table.schema.types[:3] == [pa.string(), pa.float64(), pa.bool_()]
+    typed = found.to_arrow(pa.schema([("temp", pa.float32()), ("faa", pa.string())]))
+    assert typed.schema.types == [pa.float32(), pa.string()] and typed["temp"].null_count == 1
+    assert found.to_pandas()["temp"].isna().tolist() == [False, True]
+    np.testing.assert_array_equal(found.to_numpy(["temp", "late", "odd"]), [[39.2, 1, np.nan], [np.nan, 0, 1.5]])
+    with pytest.raises(ValueError, match="'faa' has values that are no numbers"):
+        found.to_numpy()
+
+
+def test_importing_the_client_imports_neither_feast_nor_the_platform() -> None:
+    heavy = "feast", "pyarrow", "pandas", "numpy", "redis", "great_expectations", "serving", "stores", "streams"
+    code = f"import sys, millrace.client; print([m for m in {heavy!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

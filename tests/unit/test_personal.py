@@ -1,0 +1,210 @@
+"""Personal data is not shown: not in the reasons of letters, not by `millrace letters`, not by a worker's log."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from feast import Entity, FeatureStore, FeatureView, Field, ValueType
+from feast.stream_feature_view import stream_feature_view
+from feast.types import Array, Float32, Float64, Int64, String
+
+import millrace.wiring
+from millrace.cli import millrace as command_line
+from millrace.declare import cdc_source
+from stores.personal import personal_features
+from streams.changes import changes_schema
+from streams.declarations import captured_views, personal_columns
+from streams.letters import DeadLetters, Rejection
+from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
+from streams.personal import HIDDEN, NOTHING, PersonalColumns
+from streams.pipeline import Flow, take
+from streams.windows import Windows
+from tests.envelopes import ORDERS, TOPIC, envelope, key, records, row
+from tests.unit.test_worker import Platform
+from validation.contract import load
+from validation.rule import Outcome
+
+SECRET = "annabel@example.com"
+PERSONAL = {"personal": "true"}
+CUSTOMER = PersonalColumns(frozenset({"customer"}))
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        (f"expect_x on customer: '{SECRET}' (regex ^a)", f"expect_x on customer: {HIDDEN}"),
+        (f"expect_x on amount, customer: 3, '{SECRET}'", f"expect_x on amount, customer: {HIDDEN}"),
+        ("expect_x on amount: -3 (min 0)", "expect_x on amount: -3 (min 0)"),
+        (f"column customer (text): {SECRET!r}: too long", f"column customer (text): {HIDDEN}"),
+        (f"column customer (varchar(20)[]): {SECRET!r}: too: long", f"column customer (varchar(20)[]): {HIDDEN}"),
+        ("column amount (double precision): 'x': no number", "column amount (double precision): 'x': no number"),
+        (f"view v: its function raised KeyError: '{SECRET}'", f"view v: {HIDDEN}"),
+        (f"unknown operation '{SECRET}'", f"unknown operation ...: {HIDDEN}"),
+        ("not JSON", "not JSON"),
+    ],
+)
+def test_reasons_keep_their_kind_and_lose_the_values(reason: str, shown: str) -> None:
+    assert CUSTOMER.reason(reason) == shown
+    assert NOTHING.reason(reason) == reason
+    assert SECRET not in PersonalColumns(every=True).reason(reason)
+
+
+def test_a_record_is_shown_without_the_values_of_its_personal_columns() -> None:
+    value = envelope("u", row(1, SECRET), lsn=5, before=row(1, SECRET))
+    shown = json.loads(CUSTOMER.value(value))
+    assert shown["after"] == {**row(1), "customer": HIDDEN} and shown["before"]["customer"] == HIDDEN
+    assert shown["op"] == "u" and shown["source"]["lsn"] == 5
+    assert NOTHING.value(value) == value.decode()
+    assert CUSTOMER.key(key(1)) == '{"id":1}' and PersonalColumns(every=True).key(key(1)) == f'{{"id":"{HIDDEN}"}}'
+    for odd in (SECRET.encode(), json.dumps([SECRET]).encode(), json.dumps({"after": SECRET, SECRET: 1}).encode()):
+        assert "annabel@example.com" not in CUSTOMER.value(odd).replace(f'"{SECRET}":', "")
+    assert (CUSTOMER.value(None), CUSTOMER.key(None)) == ("", "")
+
+
+def people(*, whole: bool = False) -> list[Any]:
+    """A feature repo's objects over the table of `tests.envelopes`."""
+    source = cdc_source(TOPIC, field_mapping={"customer": "email"})
+    order = Entity(name="order", join_keys=["id"], value_type=ValueType.INT64)
+    fields = [Field(name="id", dtype=Int64), Field(name="amount", dtype=Float64)]
+    mail = Field(name="email", dtype=String, tags={} if whole else PERSONAL)
+    view = FeatureView(
+        name="orders", entities=[order], source=source, schema=[*fields, mail], tags=PERSONAL if whole else {}
+    )
+    return [order, source, view]
+
+
+def test_the_columns_that_personal_features_read() -> None:
+    order, source, view = people()
+    assert personal_columns(captured_views([view], [order])) == PersonalColumns(frozenset({"customer"}))
+    whole = people(whole=True)[2]
+    assert personal_columns(captured_views([whole], [order])).columns == {"id", "amount", "customer"}
+
+    vector = Field(
+        name="about",
+        dtype=Array(Float32),
+        vector_index=True,
+        vector_length=4,
+        tags={"embeds": "customer, area", **PERSONAL},
+    )
+    search = FeatureView(name="search", entities=[order], source=source, schema=[Field(name="id", dtype=Int64), vector])
+    assert personal_columns(captured_views([search], [order])).columns == {"customer", "area"}
+
+    @stream_feature_view(
+        entities=[order],
+        mode="pandas",
+        ttl=timedelta(0),
+        schema=[Field(name="id", dtype=Int64), Field(name="length", dtype=Int64, tags=PERSONAL)],
+        source=source,
+    )
+    def computed(df: pd.DataFrame) -> pd.DataFrame:
+        return df
+
+    assert personal_columns(captured_views([computed], [order])).every
+
+
+def test_a_worker_writes_no_personal_data_into_letters_and_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    platform = Platform(tmp_path)
+    rule = {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "customer", "regex": "^[a-z]+$"}}
+    contract = tmp_path / "public.orders.json"
+    contract.write_text(json.dumps({"name": "orders", "expectations": [rule], "meta": {}}))
+    platform.flow = Flow(ORDERS, load(contract, changes_schema(ORDERS)), platform.flow.views, CUSTOMER)
+    platform.produce(*((key(i), envelope("c", row(i, SECRET), lsn=i)) for i in range(1, 61)))
+    with caplog.at_level(logging.DEBUG):
+        platform.run(until=lambda: platform.worker is not None and platform.worker.state()["paused"], poll_records=60)
+    assert "is paused" in caplog.text and SECRET not in caplog.text
+    letters = platform.letters()
+    assert letters[0].reasons == (f"expect_column_values_to_match_regex on customer: {HIDDEN}",)
+    assert all(SECRET.encode() not in header for letter in letters for header in letter.headers.values())
+    assert SECRET.encode() in letters[0].value  # the record itself is kept, to be replayed
+
+
+def test_the_same_worker_without_the_tag_shows_the_value(tmp_path: Path) -> None:
+    """What the test above would miss if nothing had a value in it."""
+    rule = {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "customer", "regex": "^[a-z]+$"}}
+    contract = tmp_path / "public.orders.json"
+    contract.write_text(json.dumps({"name": "orders", "expectations": [rule], "meta": {}}))
+    flow = Flow(ORDERS, load(contract, changes_schema(ORDERS)), ())
+    outcome = take(records((key(1), envelope("c", row(1, SECRET), lsn=1))), flow, 10_000)
+    assert SECRET in outcome.rejections[0].reasons[0]
+
+
+def test_what_a_window_observed_of_personal_data_is_hidden(tmp_path: Path) -> None:
+    expectation = {"type": "expect_column_max_to_be_between", "kwargs": {"column": "amount", "max_value": 1}}
+    contract = tmp_path / "public.orders.json"
+    contract.write_text(json.dumps({"name": "orders", "expectations": [expectation], "meta": {}}))
+    loaded = load(contract, changes_schema(ORDERS))
+    (rule,) = loaded.table_rules
+    outcome = Outcome(rule, False, 10, 99.5, None)
+
+    class Finished:
+        def get(self) -> list[Outcome]:
+            return [outcome]
+
+    seen = []
+    for personal in (NOTHING, PersonalColumns(frozenset({"amount"}))):
+        windows = Windows({TOPIC: Flow(ORDERS, loaded, (), personal)}, 10, 60.0)
+        windows._report(TOPIC, Finished())  # type: ignore[arg-type]  # only its result is asked for
+        seen.append(windows.results[TOPIC][0]["observed"])
+    assert seen == [99.5, HIDDEN]
+
+
+Letters = Callable[..., Result]
+
+
+@pytest.fixture
+def letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Letters:
+    """`millrace letters` over a broker in memory, and a registry in which one column is personal."""
+    (tmp_path / "millrace.yaml").write_text(
+        "sources: {shop: {url: 'postgresql://nowhere/shop'}}\n"
+        "kafka: {bootstrap_servers: 'nowhere:9092'}\nconnect: {url: 'http://nowhere'}\n"
+    )
+    (tmp_path / "feature_store.yaml").write_text(
+        f"project: shop\nprovider: local\nregistry: {tmp_path}/registry.db\n"
+        f"online_store: {{type: sqlite, path: {tmp_path}/online.db}}\n"
+        f"offline_store: {{type: stores.feast_offline.LakeOfflineStore, path: {tmp_path}/lake}}\n"
+        "entity_key_serialization_version: 3\n"
+    )
+    store = FeatureStore(repo_path=str(tmp_path))
+    store.apply(people())
+    assert personal_features(store.list_feature_views()) == {"orders": {"email"}}
+    broker = MemoryBroker()
+    written = DeadLetters(MemoryProducer(broker), "shop.letters")
+    bad = records((key(1), envelope("c", row(1, SECRET), lsn=1)))
+    written.send(bad, [Rejection(0, "contract", (f"expect_x on customer: {SECRET!r}",))], "v1")
+    written.send(replace(bad, topic="shop.public.other"), [Rejection(0, "contract", ("expect_x on a: 7",))], "v1")
+    written.flush()
+    monkeypatch.setattr(millrace.wiring, "topics", lambda repo: MemoryTopics(broker))
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(command_line, ["letters", *arguments, "--repo", str(tmp_path)])
+
+    return run
+
+
+def test_listing_and_showing_hide_personal_data(letters: Letters) -> None:
+    for result in (letters("list"), letters("list", "--json"), letters("show", "0"), letters("show", "0", "--json")):
+        assert result.exit_code == 0, result.output
+        assert SECRET not in result.output and HIDDEN in result.output
+    assert "expect_x on a: 7" in letters("list").output
+    assert letters("show", "1").output.count(SECRET) == 1  # a table without personal features
+    assert json.loads(letters("list", "--reason", "annabel", "--json").stdout)["count"] == 0
+
+
+def test_original_bytes_have_to_be_asked_for(letters: Letters, tmp_path: Path) -> None:
+    refused = letters("show", "0", "--raw")
+    assert refused.exit_code == 1 and "say --personal" in refused.output and SECRET not in refused.output
+    assert SECRET in letters("show", "0", "--raw", "--personal").output
+    file = tmp_path / "letters.jsonl"
+    refused = letters("export", str(file))
+    assert refused.exit_code == 1 and "say --personal" in refused.output and not file.exists()
+    assert letters("export", str(file), "--table", "shop.public.other").exit_code == 0
+    assert letters("export", str(tmp_path / "all.jsonl"), "--personal").exit_code == 0
