@@ -100,7 +100,10 @@ class ServeYaml(_Section):
     connections: int = Field(4096, ge=1, description="connections of a process")
     drain_seconds: float = Field(10.0, gt=0, description="for what has begun when the server is told to stop")
     registry_seconds: float = Field(2.0, gt=0, description="between looks at the registry")
-    audit: bool = True
+    audit: bool = Field(True, description="a log line a request")
+    tls_cert: str = Field("", description="PEM file of the certificate with its chain; empty: no TLS")
+    tls_key: str = Field("", description="PEM file of its key")
+    tls_client_ca: str = Field("", description="PEM file of the authorities whose clients are let in; empty: any")
 
 
 class Settings(_Section):

@@ -23,11 +23,13 @@ from serving.gate import Gate
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits
 from serving.keys import KeyedAccess
 from serving.metrics import Metrics
+from serving.openapi import Docs, OpenApi
 from serving.pages import Ready, Scrape, health
 from serving.refresh import Registry
 from serving.request import RequestLimits
 from serving.server import Listening
 from serving.snapshot import take
+from serving.tls import TlsFiles
 from stores.access_keys import RedisKeys
 from stores.feast_lake import lake_of
 from stores.lake import DeltaLake
@@ -134,6 +136,8 @@ def http_application(repo: Repo, counts: Counts, keys: bool) -> Application:
             "/health": health,
             "/ready": Ready(registry, reads, index.ping if index is not None else None),
             "/metrics": Scrape(Metrics(counts)),
+            "/openapi.json": OpenApi(registry),
+            "/docs": Docs(registry),
         },
         gate=Gate(settings.concurrency, settings.queue),
         limits=HttpLimits(settings.body_bytes, settings.request_seconds),
@@ -153,7 +157,14 @@ def listening(repo: Repo) -> Listening:
         header_seconds=settings.header_seconds,
         drain_seconds=settings.drain_seconds,
         connections=settings.connections,
+        tls=_tls(repo) if settings.tls_cert else None,
     )
+
+
+def _tls(repo: Repo) -> TlsFiles:
+    settings = repo.settings.serve
+    client_ca = repo.path / settings.tls_client_ca if settings.tls_client_ca else None
+    return TlsFiles(repo.path / settings.tls_cert, repo.path / settings.tls_key, client_ca)
 
 
 def vectors(repo: Repo) -> PgVectors | None:

@@ -1,19 +1,23 @@
 """The HTTP server: granian's processes, one a core, on one port. The one door to granian."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast
+import os
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
 
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 
 from serving.http import Application
+from serving.tls import TlsFiles, TlsWatch
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where the server listens and with how many processes; `tls` are granian's own arguments."""
+    """Where the server listens and with how many processes."""
 
     host: str
     port: int
@@ -21,15 +25,25 @@ class Listening:
     header_seconds: float
     drain_seconds: float
     connections: int
-    tls: Mapping[str, Any] = field(default_factory=dict)
+    tls: TlsFiles | None = None
 
 
 def serve(listening: Listening, build: Callable[[], Application]) -> None:
     """Serve until SIGTERM or SIGINT; on either stop listening and answer what has begun.
 
-    `build` is called in each process, after the fork.
+    `build` is called in each process, after the fork. Raises `TlsError`.
     """
-    Granian(
+    with ExitStack() as beside:
+        if listening.tls is not None:
+            # granian starts new processes on SIGHUP, before it ends the old ones.
+            watch = TlsWatch(listening.tls, lambda: os.kill(os.getpid(), signal.SIGHUP))
+            watch.start()
+            beside.callback(watch.close)
+        _granian(listening).serve(target_loader=build, wrap_loader=False)
+
+
+def _granian(listening: Listening) -> Any:
+    return Granian(
         "millrace",
         address=listening.host,
         port=listening.port,
@@ -42,5 +56,5 @@ def serve(listening: Listening, build: Callable[[], Application]) -> None:
         backpressure=listening.connections,
         workers_kill_timeout=max(1, int(listening.drain_seconds)),
         log_enabled=False,
-        **listening.tls,
-    ).serve(target_loader=cast(Any, build), wrap_loader=False)
+        **(listening.tls.granian() if listening.tls is not None else {}),
+    )

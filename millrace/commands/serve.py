@@ -69,8 +69,9 @@ def serve(
             else f"project {repo.project} has no API key: make one with millrace keys add NAME"
         )
     log.info(
-        "serves %s on http://%s:%s, %s",
+        "serves %s on %s://%s:%s, %s",
         repo.project,
+        "http" if place.tls is None else "https",
         place.host,
         place.port,
         "to who has a key" if keys else "to everybody",
