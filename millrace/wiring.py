@@ -21,6 +21,7 @@ from serving.documents import RetrieveOnlineDocuments
 from serving.features import OnlineFeatures
 from serving.gate import Gate
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits
+from serving.in_process import InProcess
 from serving.keys import KeyedAccess
 from serving.metrics import Metrics
 from serving.openapi import Docs, OpenApi
@@ -145,6 +146,13 @@ def http_application(repo: Repo, counts: Counts, keys: bool) -> Application:
         audit=audit,
         beside=Beside(registry, reads, gatekeeper, audit),
     )
+
+
+def in_process(repo: Repo) -> InProcess:
+    """Online features without a server between: for a service that reads the stores itself."""
+    config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
+    registry = Registry(partial(take, config), repo.settings.serve.registry_seconds)
+    return InProcess(registry, online(repo), vectors(repo))
 
 
 def listening(repo: Repo) -> Listening:
