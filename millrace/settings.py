@@ -87,6 +87,10 @@ class ServeYaml(_Section):
 
     host: str = "127.0.0.1"
     port: int = Field(6566, ge=0, le=65_535)
+    grpc_port: int = Field(0, ge=0, le=65_535, description="of Feast's ServingService; 0: no gRPC")
+    tls_cert: str = Field("", description="PEM file of the certificate with its chain; empty: no TLS")
+    tls_key: str = Field("", description="PEM file of its key")
+    tls_client_ca: str = Field("", description="PEM file of the authorities of clients: mutual TLS")
     workers: int = Field(0, ge=0, description="processes; 0: one a core")
     body_bytes: int = Field(1 << 20, ge=1024)
     entities: int = Field(10_000, ge=1, description="of one request")

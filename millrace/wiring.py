@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 from feast.repo_config import load_repo_config
 from sqlalchemy.exc import DBAPIError
@@ -16,11 +17,11 @@ from millrace.repo import Repo
 from millrace.settings import ProviderSettings, SettingsError
 from serving.access import Access, OpenAccess
 from serving.audit import LoggedAudit, NoAudit
-from serving.counts import Counts
+from serving.counts import Counts, ProcessCounts
 from serving.documents import RetrieveOnlineDocuments
 from serving.features import OnlineFeatures
 from serving.gate import Gate
-from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits
+from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits, Listener
 from serving.keys import KeyedAccess
 from serving.metrics import Metrics
 from serving.pages import Ready, Scrape, health
@@ -28,6 +29,7 @@ from serving.refresh import Registry
 from serving.request import RequestLimits
 from serving.server import Listening
 from serving.snapshot import take
+from serving.tls import TlsError, TlsFiles
 from stores.access_keys import RedisKeys
 from stores.feast_lake import lake_of
 from stores.lake import DeltaLake
@@ -108,7 +110,7 @@ def access(repo: Repo) -> KeyedAccess:
     return KeyedAccess(access_keys(repo), repo.project)
 
 
-def http_application(repo: Repo, counts: Counts, keys: bool) -> Application:
+def http_application(repo: Repo, place: Listening, counts: Counts, keys: bool) -> Application:
     """What one process of `millrace serve` answers with; with `keys`, only to who has one."""
     settings = repo.settings.serve
     config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
@@ -124,9 +126,14 @@ def http_application(repo: Repo, counts: Counts, keys: bool) -> Application:
     limits = RequestLimits(settings.entities, settings.features, settings.top_k)
     texts = embedder(repo) if index is not None else None
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits)
+    features = GetOnlineFeatures(registry, OnlineFeatures(reads, index), gatekeeper, limits)
+    gate = Gate(settings.concurrency, settings.queue)
+    bounds = HttpLimits(settings.body_bytes, settings.request_seconds)
+    counted = counts.claim()
+    listeners = [_grpc(place, features, gate, bounds, counted, audit)] if place.grpc_port else []
     return Application(
         posts={
-            "/get-online-features": GetOnlineFeatures(registry, OnlineFeatures(reads, index), gatekeeper, limits),
+            "/get-online-features": features,
             "/retrieve-online-documents": search,
             "/search": search,
         },
@@ -135,12 +142,27 @@ def http_application(repo: Repo, counts: Counts, keys: bool) -> Application:
             "/ready": Ready(registry, reads, index.ping if index is not None else None),
             "/metrics": Scrape(Metrics(counts)),
         },
-        gate=Gate(settings.concurrency, settings.queue),
-        limits=HttpLimits(settings.body_bytes, settings.request_seconds),
-        counts=counts.claim(),
+        gate=gate,
+        limits=bounds,
+        counts=counted,
         audit=audit,
-        beside=Beside(registry, reads, gatekeeper, audit),
+        beside=Beside(registry, reads, gatekeeper, audit, listeners),
     )
+
+
+def _grpc(
+    place: Listening,
+    features: GetOnlineFeatures,
+    gate: Gate,
+    limits: HttpLimits,
+    counts: ProcessCounts,
+    audit: LoggedAudit | NoAudit,
+) -> Listener:
+    # Imported in the processes that serve, after the fork, which grpc does not survive.
+    from serving.grpc_server import GrpcListening, GrpcServer
+
+    listening = GrpcListening(place.host, place.grpc_port, place.drain_seconds, place.tls)
+    return GrpcServer(listening, features, gate, limits, counts, audit)
 
 
 def listening(repo: Repo) -> Listening:
@@ -153,7 +175,18 @@ def listening(repo: Repo) -> Listening:
         header_seconds=settings.header_seconds,
         drain_seconds=settings.drain_seconds,
         connections=settings.connections,
+        grpc_port=settings.grpc_port,
+        tls=tls_files(repo.path, settings.tls_cert, settings.tls_key, settings.tls_client_ca),
     )
+
+
+def tls_files(base: Path, cert: str, key: str, client_ca: str) -> TlsFiles | None:
+    """The named files, of which relative ones stand under `base`; None without a certificate. Raises `TlsError`."""
+    if not cert and not key and not client_ca:
+        return None
+    if not cert or not key:
+        raise TlsError("TLS needs a certificate and its key: name both files")
+    return TlsFiles(base / cert, base / key, base / client_ca if client_ca else None)
 
 
 def vectors(repo: Repo) -> PgVectors | None:

@@ -20,10 +20,15 @@ log = logging.getLogger("millrace")
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A feature of an on-demand view: its name in the answer, and its values as JSON can carry them."""
+    """A feature of an on-demand view: its name in the answer, and its values as Feast's messages."""
 
     name: str
-    values: Sequence[Any]
+    messages: Sequence[Value]
+
+    @property
+    def values(self) -> list[Any]:
+        """The values as JSON can carry them."""
+        return [_value_to_native(message) for message in self.messages]
 
 
 def derive(
@@ -54,10 +59,7 @@ def derive(
         log.warning("on-demand view %s failed", failed, exc_info=error, extra={"event": "on_demand_failed"})
         raise InvalidRequest(f"on-demand view {failed} failed on these entities: {type(error).__name__}") from error
     names = response.metadata.feature_names.val[known:]
-    return [
-        Derived(name, [_value_to_native(value) for value in found.values])
-        for name, found in zip(names, response.results[known:], strict=True)
-    ]
+    return [Derived(name, found.values) for name, found in zip(names, response.results[known:], strict=True)]
 
 
 def _add(response: Any, name: str, values: Sequence[Any]) -> None:

@@ -8,12 +8,17 @@ from millrace.cli import Failed, Out, Places, shared
 
 log = logging.getLogger("millrace")
 
+FILE = click.Path(exists=True, dir_okay=False, resolve_path=True)
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 @click.command
 @click.option("--host", help="Where to listen.  [default: serve.host of millrace.yaml, 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65_535), help="[default: serve.port, 6566]")
+@click.option("--grpc-port", type=click.IntRange(1, 65_535), help="Also gRPC.  [default: serve.grpc_port, none]")
+@click.option("--tls-cert", type=FILE, help="PEM file of the server's certificate, loaded anew when it changes.")
+@click.option("--tls-key", type=FILE, help="PEM file of its key.")
+@click.option("--tls-client-ca", type=FILE, help="PEM file of the authorities whose clients alone are let in.")
 @click.option("--workers", type=click.IntRange(1), help="Processes on the port.  [default: serve.workers, one a core]")
 @click.option("--without-keys", is_flag=True, help="Let everybody in, also from other machines.")
 @click.option("--with-keys", is_flag=True, help="Ask for API keys on loopback too.")
@@ -23,6 +28,10 @@ def serve(
     out: Out,
     host: str | None,
     port: int | None,
+    grpc_port: int | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_client_ca: str | None,
     workers: int | None,
     without_keys: bool,
     with_keys: bool,
@@ -37,6 +46,8 @@ def serve(
     curl localhost:6566/get-online-features -d '{"features": ["weather_now:temp"], "entities": {"origin": ["JFK"]}}'
     open http://localhost:6566/docs
 
+    With --grpc-port it answers Feast's ServingService too, on the same host and with the same keys and certificate.
+
     Off loopback every request needs an API key (millrace keys add NAME), unless --without-keys says that another
     gate stands before the server. Limits and time-outs stand under `serve:` in millrace.yaml; docs/serving.md has
     them all.
@@ -45,7 +56,7 @@ def serve(
     from functools import partial
 
     from millrace.repo import open_repo
-    from millrace.wiring import access_keys, http_application, listening
+    from millrace.wiring import access_keys, http_application, listening, tls_files
     from serving.counts import Counts
     from serving.server import serve as serve_forever
 
@@ -56,6 +67,8 @@ def serve(
         host=settings.host if host is None else host,
         port=settings.port if port is None else port,
         workers=workers or settings.workers,
+        grpc_port=settings.grpc_port if grpc_port is None else grpc_port,
+        tls=tls_files(repo.path, tls_cert or "", tls_key or "", tls_client_ca or "") or settings.tls,
     )
     loopback = place.host in LOOPBACK
     keys = with_keys or not (loopback or without_keys)
@@ -69,12 +82,13 @@ def serve(
             else f"project {repo.project} has no API key: make one with millrace keys add NAME"
         )
     log.info(
-        "serves %s on http://%s:%s, %s",
+        "serves %s on %s://%s:%s, %s",
         repo.project,
+        "https" if place.tls is not None else "http",
         place.host,
         place.port,
         "to who has a key" if keys else "to everybody",
-        extra={"event": "serves", "workers": place.workers},
+        extra={"event": "serves", "workers": place.workers, "grpc_port": place.grpc_port or "none"},
     )
-    serve_forever(place, partial(http_application, repo, Counts(2 * place.workers), keys))
+    serve_forever(place, partial(http_application, repo, place, Counts(2 * place.workers), keys))
     log.info("stopped", extra={"event": "stopped"})
