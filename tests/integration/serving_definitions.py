@@ -6,7 +6,22 @@ from typing import Any
 import pandas as pd
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Float64, Int64, String
+from feast.types import (
+    Array,
+    Bool,
+    Bytes,
+    Decimal,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    Json,
+    Map,
+    Set,
+    String,
+    UnixTimestamp,
+    Uuid,
+)
 
 APPLIED = (Entity, FeatureView, FeatureService, OnDemandFeatureView)
 
@@ -48,6 +63,45 @@ routes = FeatureView(
 )
 totals = FeatureView(
     name="totals", entities=[], ttl=timedelta(0), schema=[Field(name="flights", dtype=Int64)], source=source("totals")
+)
+
+item = Entity(name="item", join_keys=["item"], value_type=ValueType.INT32)
+TYPES = {
+    "bytes": Bytes,
+    "string": String,
+    "int32": Int32,
+    "int64": Int64,
+    "float64": Float64,
+    "float32": Float32,
+    "bool": Bool,
+    "moment": UnixTimestamp,
+    "json": Json,
+    "uuid": Uuid,
+    "decimal": Decimal,
+    "strings": Array(String),
+    "int64s": Array(Int64),
+    "float32s": Array(Float32),
+    "float64s": Array(Float64),
+    "bools": Array(Bool),
+    "moments": Array(UnixTimestamp),
+    "map": Map,
+    "set": Set(Int64),
+}
+types = FeatureView(
+    name="types",
+    entities=[item],
+    ttl=timedelta(0),
+    schema=[Field(name="item", dtype=Int32), *(Field(name=name, dtype=dtype) for name, dtype in TYPES.items())],
+    source=source("types"),
+)
+
+seen = Entity(name="seen", join_keys=["seen"], value_type=ValueType.UNIX_TIMESTAMP)
+moments = FeatureView(
+    name="moments",
+    entities=[seen, item],
+    ttl=timedelta(0),
+    schema=[Field(name="seen", dtype=UnixTimestamp), Field(name="item", dtype=Int32), Field(name="count", dtype=Int64)],
+    source=source("moments"),
 )
 
 asked = RequestSource(name="asked", schema=[Field(name="offset", dtype=Float64)])

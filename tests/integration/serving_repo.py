@@ -17,6 +17,17 @@ from urllib.request import Request, urlopen
 
 import pandas as pd
 from feast import FeatureStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import (
+    BoolList,
+    DoubleList,
+    FloatList,
+    Int64List,
+    Int64Set,
+    Map,
+    StringList,
+    Value,
+)
 
 from millrace.stack.ports import choose_ports
 
@@ -94,9 +105,56 @@ def write_rows(store: FeatureStore) -> None:
             }
         ),
     )
+    write_types(store)
     # The join key that Feast gives to a view without entities, and does not add by itself here.
     totals = pd.DataFrame({"__dummy_id": [""], "flights": [336_776], "event_timestamp": moments[:1]})
     store.write_to_online_store("totals", totals)
+
+
+def write_types(store: FeatureStore) -> None:
+    """A view with values of every type, as Feast's own messages; item 3 has nulls only."""
+    rows = []
+    for number, values in enumerate(TYPED):
+        key = EntityKey(join_keys=["item"], entity_values=[Value(int32_val=number + 1)])
+        rows.append((key, values, NOW, None))
+    view = store.get_feature_view("types")
+    store._get_provider().online_store.online_write_batch(store.config, view, rows, None)
+    key = EntityKey(join_keys=["seen", "item"], entity_values=[Value(unix_timestamp_val=86_400), Value(int32_val=1)])
+    view = store.get_feature_view("moments")
+    row = (key, {"count": Value(int64_val=5)}, NOW, None)
+    store._get_provider().online_store.online_write_batch(store.config, view, [row], None)
+
+
+def _typed(sign: int, text: str, floats: list[float]) -> dict[str, Value]:
+    moment = sign * 1_360_638_000
+    return {
+        "bytes": Value(bytes_val=text.encode() + b"\xff"),
+        "string": Value(string_val=text),
+        "int32": Value(int32_val=sign * (2**31 - 1)),
+        "int64": Value(int64_val=sign * (2**63 - 1)),
+        "float64": Value(double_val=floats[0]),
+        "float32": Value(float_val=floats[-1]),
+        "bool": Value(bool_val=sign > 0),
+        "moment": Value(unix_timestamp_val=moment),
+        "json": Value(json_val='{"a": [1, null]}'),
+        "uuid": Value(uuid_val="12345678-1234-5678-1234-567812345678"),
+        "decimal": Value(decimal_val="12.340"),
+        "strings": Value(string_list_val=StringList(val=[text, ""])),
+        "int64s": Value(int64_list_val=Int64List(val=[sign, 0])),
+        "float32s": Value(float_list_val=FloatList(val=floats)),
+        "float64s": Value(double_list_val=DoubleList(val=floats)),
+        "bools": Value(bool_list_val=BoolList(val=[True, False])),
+        "moments": Value(unix_timestamp_list_val=Int64List(val=[moment])),
+        "map": Value(map_val=Map(val={text: Value(int64_val=sign)})),
+        "set": Value(int64_set_val=Int64Set(val=[sign])),
+    }
+
+
+TYPED = [
+    _typed(1, "Žluťoučký", [1048.36, 0.1]),
+    _typed(-1, "x" * 300, [float("nan"), float("-inf")]),
+    {name: Value() for name in _typed(1, "", [0.0])},
+]
 
 
 @dataclass
@@ -107,6 +165,7 @@ class Server:
     folder: Path
     port: int = field(default_factory=lambda: choose_ports(("serve",), {})["serve"])
     process: subprocess.Popen[bytes] | None = None
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -120,7 +179,7 @@ class Server:
         """Only starts it: whoever asks has what it asks for."""
         with self.output.open("ab") as log:
             command = [part.replace("PORT", str(self.port)) for part in self.command]
-            environment = os.environ | {"PYTHONUNBUFFERED": "1", "FEAST_USAGE": "False"}
+            environment = os.environ | {"PYTHONUNBUFFERED": "1", **self.settings}
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         return self.process
 
@@ -171,12 +230,14 @@ def _read(response: Any) -> Any:
 
 
 @contextmanager
-def millrace(repo: Path, *options: str) -> Iterator[Server]:
-    """`millrace serve` of one process."""
+def millrace(repo: Path, *options: str, **settings: float) -> Iterator[Server]:
+    """`millrace serve` of one process, with settings of `serve:`."""
     arguments = ["--repo", str(repo), "--stack", str(repo / "no-stack"), "--port", "PORT", *options]
     if "--workers" not in options:
         arguments += ["--workers", "1"]
-    with _running(Server([sys.executable, "-m", "millrace.cli", "serve", *arguments], repo)) as server:
+    server = Server([sys.executable, "-m", "millrace.cli", "serve", *arguments], repo)
+    server.settings = {f"MILLRACE__SERVE__{name.upper()}": str(value) for name, value in settings.items()}
+    with _running(server):
         yield server
 
 
@@ -184,14 +245,16 @@ def millrace(repo: Path, *options: str) -> Iterator[Server]:
 def feast(repo: Path) -> Iterator[Server]:
     """`feast serve` of one process."""
     command = [sys.executable, "-m", "feast.cli.cli", "-c", str(repo), "serve", "-p", "PORT", "-w", "1"]
-    with _running(Server(command, repo)) as server:
+    server = Server(command, repo)
+    with _running(server):
         yield server
 
 
 @contextmanager
-def _running(server: Server) -> Iterator[Server]:
+def _running(server: Server) -> Iterator[None]:
     try:
-        yield server.start()
+        server.start()
+        yield
     finally:
         if server.process is not None and server.process.poll() is None:
             server.process.kill()

@@ -1,0 +1,130 @@
+"""The same requests to `feast serve` and to `millrace serve` over one Redis, and Feast's SDK through both."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from feast import FeatureStore, RepoConfig
+
+from tests.integration.serving_definitions import TYPES
+from tests.integration.serving_repo import Server, feast, make_repo, millrace
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("served")
+    store = RedisServer().start()
+    make_repo(folder, store.port)
+    yield folder
+    store.stop()
+
+
+@pytest.fixture(scope="module")
+def servers(repo: Path) -> Iterator[tuple[Server, Server]]:
+    with feast(repo) as theirs, millrace(repo) as ours:
+        yield theirs, ours
+
+
+TYPED = [f"types:{name}" for name in TYPES]
+FROM_TO = {"from": ["EWR", "JFK"], "to": ["JFK", "LGA"]}
+
+REQUESTS: dict[str, dict[str, Any]] = {
+    "features": {"features": ["weather:temp", "weather:sky"], "entities": {"origin": ["EWR", "JFK", "EWR"]}},
+    "full names": {
+        "features": ["weather:temp", "airports:name"],
+        "entities": {"origin": ["EWR"]},
+        "full_feature_names": True,
+    },
+    "a service": {"feature_service": "departure", "entities": {"origin": ["JFK", "EWR"]}},
+    "aliases and join key maps": {"feature_service": "both_ends", "entities": FROM_TO, "full_feature_names": True},
+    "composite keys": {"features": ["routes:delay"], "entities": {"flight": [2, 1], "origin": ["JFK", "EWR"]}},
+    "views of different entities": {
+        "features": ["routes:delay", "weather:temp"],
+        "entities": {"origin": ["EWR"], "flight": [1]},
+    },
+    "a join key that no view needs": {
+        "features": ["weather:temp"],
+        "entities": {"origin": ["EWR"], "flight": [1], "unknown": [2]},
+    },
+    "no entities": {"features": ["totals:flights"], "entities": {"origin": ["EWR", "JFK"]}},
+    "every type": {"features": TYPED, "entities": {"item": [1, 2, 3]}},
+    "a timestamp key": {"features": ["moments:count"], "entities": {"seen": [86_400], "item": [1]}},
+    "missing entities": {"features": ["weather:temp", "routes:delay"], "entities": {"origin": ["X"], "flight": [9]}},
+    "older than the ttl": {"features": ["weather:temp"], "entities": {"origin": ["LGA"]}},
+    "on demand, python": {"features": ["felt_python:felt"], "entities": {"origin": ["EWR"], "offset": [1.5]}},
+    "on demand, pandas": {"features": ["felt_pandas:felt_twice"], "entities": {"origin": ["EWR"], "offset": [1.5]}},
+    "on demand in a service": {"feature_service": "felt", "entities": {"origin": ["EWR"], "offset": [1.5]}},
+    "versions of views": {
+        "features": ["weather:temp"],
+        "entities": {"origin": ["EWR"]},
+        "include_feature_view_version_metadata": True,
+    },
+}
+
+
+def columns(answer: Any) -> dict[str, list[tuple[Any, str, str]]]:
+    """By feature: value, status and event time of each entity."""
+    names = answer["metadata"]["feature_names"]
+    return {
+        name: list(zip(found["values"], found["statuses"], found["event_timestamps"], strict=True))
+        for name, found in zip(names, answer["results"], strict=True)
+    }
+
+
+def corrected(value: Any, status: str, moment: str, outdated: bool) -> tuple[Any, str, str]:
+    """What Feast says, with the documented corrections: docs/serving.md has the list."""
+    if outdated:
+        return None, "OUTSIDE_MAX_AGE", moment
+    if value is None and moment == "1970-01-01T00:00:00Z":
+        return None, "NOT_FOUND", moment
+    if value is None:
+        return None, "NULL_VALUE", moment
+    return value, status, moment
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_same_answer(servers: tuple[Server, Server], name: str) -> None:
+    theirs, ours = (server.features(**REQUESTS[name]) for server in servers)
+    assert (theirs[0], ours[0]) == (200, 200), ours[1]
+    expected = {
+        feature: [
+            corrected(*cell, outdated=feature.endswith("temp") and "LGA" in (_from(name, feature)[row],))
+            for row, cell in enumerate(cells)
+        ]
+        for feature, cells in columns(theirs[1]).items()
+    }
+    assert columns(ours[1]) == expected
+    assert ours[1]["metadata"].get("feature_view_metadata") == theirs[1]["metadata"].get("feature_view_metadata")
+
+
+def _from(name: str, feature: str) -> list[Any]:
+    """The airports that a weather feature is of."""
+    entities = REQUESTS[name]["entities"]
+    column = "to" if feature.startswith("weather_to") else "from" if feature.startswith("weather_from") else "origin"
+    return list(entities.get(column, [None] * 9))
+
+
+def test_the_order_is_that_of_the_request(servers: tuple[Server, Server]) -> None:
+    wanted = ["weather:sky", "airports:name", "weather:temp", "weather:wind"]
+    _, answer = servers[1].features(features=wanted, entities={"origin": ["EWR"]})
+    assert answer["metadata"]["feature_names"] == ["origin", "sky", "name", "temp", "wind"]
+
+
+def test_the_stock_sdk_reads_through_it(repo: Path, servers: tuple[Server, Server]) -> None:
+    local = FeatureStore(repo_path=str(repo))
+    remote = FeatureStore(
+        config=RepoConfig(
+            project="served",
+            provider="local",
+            registry={"path": str(repo / "registry.db")},
+            online_store={"type": "remote", "path": servers[1].url},
+            entity_key_serialization_version=3,
+        )
+    )
+    rows = [{"origin": "EWR", "offset": 1.5}, {"origin": "JFK", "offset": 2.0}]
+    for features in (["weather:temp", "airports:name"], local.get_feature_service("departure"), ["felt_python:felt"]):
+        assert (
+            remote.get_online_features(features, rows).to_dict() == local.get_online_features(features, rows).to_dict()
+        )

@@ -1,0 +1,165 @@
+"""`millrace serve` while things break: Redis killed or slow, too many requests, a stop under load, an apply."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from feast import FeatureStore, FeatureView, Field
+from feast.types import Int64
+
+from tests.integration import serving_definitions as declared
+from tests.integration.serving_repo import NOW, Server, make_repo, millrace, write_rows
+from tests.redis_server import RedisServer
+
+TEMP = {"features": ["weather:temp"], "entities": {"origin": ["EWR"]}}
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[RedisServer]:
+    running = RedisServer().start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def store(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    return make_repo(tmp_path_factory.mktemp("served"), redis_server.port)
+
+
+@pytest.fixture(scope="module")
+def server(store: FeatureStore) -> Iterator[Server]:
+    with millrace(Path(store.repo_path)) as running:
+        yield running
+
+
+@contextmanager
+def frozen(redis_server: RedisServer) -> Iterator[None]:
+    """Redis accepts connections and answers nothing."""
+    assert redis_server.process is not None
+    os.kill(redis_server.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(redis_server.process.pid, signal.SIGCONT)
+
+
+def until(so: Callable[[], Any], seconds: float = 20.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := so()):
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.02)
+    return found
+
+
+def value(server: Server) -> Any:
+    status, answer = server.features(**TEMP)
+    return answer["results"][1]["values"] if status == 200 else None
+
+
+def test_redis_killed_and_started_again(server: Server, store: FeatureStore, redis_server: RedisServer) -> None:
+    assert value(server) == [39.25]
+    redis_server.stop()
+    status, answer, headers = server.exchange("/get-online-features", TEMP)
+    assert (status, answer["error"], headers["retry-after"]) == (503, "store_unavailable", "1")
+    assert server.ask("/ready")[0] == 503
+    assert server.ask("/health")[0] == 200
+    redis_server.start()
+    until(lambda: server.ask("/ready")[0] == 200)
+    write_rows(store)
+    assert value(server) == [39.25]
+
+
+def test_a_slow_redis_is_left_alone_until_it_answers(server: Server, redis_server: RedisServer) -> None:
+    with frozen(redis_server):
+        assert server.features(**TEMP)[0] == 503
+        status, answer = server.features(**TEMP)  # the breaker is open: nothing is asked of Redis
+        assert (status, answer["error"]) == (503, "store_unavailable")
+        assert server.ask("/ready")[0] == 503
+    until(lambda: value(server) == [39.25])
+
+
+def test_an_apply_is_served_and_fails_no_request(server: Server, store: FeatureStore) -> None:
+    statuses: list[int] = []
+    stop = False
+
+    def ask() -> None:
+        while not stop:
+            statuses.append(server.features(**TEMP)[0])
+
+    gusts = FeatureView(
+        name="gusts",
+        entities=[declared.origin],
+        schema=[declared.ORIGIN, Field(name="gust", dtype=Int64)],
+        source=declared.source("gusts"),
+    )
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask) for _ in range(2)]
+        assert server.features(features=["gusts:gust"], entities={"origin": ["EWR"]})[0] == 404
+        store.apply([gusts])
+        store.write_to_online_store("gusts", pd.DataFrame({"origin": ["EWR"], "gust": [9], "event_timestamp": [NOW]}))
+        answer = until(lambda: _ok(server.features(features=["gusts:gust"], entities={"origin": ["EWR"]})))
+        stop = True
+        for future in asking:
+            future.result()
+    assert answer["results"][1]["values"] == [9]
+    assert set(statuses) == {200}
+
+
+def _ok(answer: tuple[int, Any]) -> Any:
+    return answer[1] if answer[0] == 200 else None
+
+
+def test_beyond_the_queue_requests_are_turned_away(store: FeatureStore, redis_server: RedisServer) -> None:
+    """Of six requests one is worked on, two wait, and three are told so at once."""
+    with (
+        millrace(Path(store.repo_path), concurrency=1, queue=2, store_seconds=30, request_seconds=30) as server,
+        ThreadPoolExecutor(6) as pool,
+    ):
+        with frozen(redis_server):
+            asked = [pool.submit(server.exchange, "/get-online-features", TEMP) for _ in range(6)]
+            until(lambda: sum(request.done() for request in asked) == 3)
+            for status, answer, headers in _done(asked):
+                assert (status, answer["error"], headers["retry-after"]) == (503, "overloaded", "1")
+        accepted = [request.result() for request in asked if request.result()[0] != 503]
+        assert [answer["results"][1]["values"] for _, answer, _ in accepted] == [[39.25]] * 3
+
+
+def _done(asked: list[Future[Any]]) -> list[Any]:
+    return [request.result() for request in asked if request.done()]
+
+
+def test_a_stop_answers_what_was_accepted(store: FeatureStore, redis_server: RedisServer) -> None:
+    with (
+        millrace(Path(store.repo_path), store_seconds=30, request_seconds=30) as server,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        assert server.process is not None
+        with frozen(redis_server):
+            asked = [pool.submit(server.features, **TEMP) for _ in range(8)]
+            until(lambda: _connections(server.port) >= 8)
+            time.sleep(0.5)  # for the requests to follow their connections
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: not _listens(server.port))
+        assert [request.result()[0] for request in asked] == [200] * 8
+        assert server.process.wait(20) == 0
+
+
+def _connections(port: int) -> int:
+    """Established connections of a server, from the kernel's table."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return sum(f[1].endswith(f":{port:04X}") and f[3] == "01" for f in fields)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex(("127.0.0.1", port)) == 0
