@@ -113,7 +113,7 @@ class GrpcServer:
             status = refused.status
             if isinstance(error, AccessRefused):
                 seen.caller = error.caller
-            trailing = [("retry-after", str(ceil(error.retry_after)))] if isinstance(error, TooMany) else []
+            trailing = (("retry-after", str(ceil(error.retry_after))),) if isinstance(error, TooMany) else ()
             await context.abort(CODES[status], orjson.loads(refused.body)["detail"], trailing)
             raise AssertionError("abort raises") from error
         finally:

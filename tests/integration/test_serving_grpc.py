@@ -1,7 +1,5 @@
 """Feast's `ServingService` of `millrace serve`, asked by grpc's own client over the published proto."""
 
-import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +14,11 @@ from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStu
 from feast.protos.feast.types.Value_pb2 import RepeatedValue
 from feast.type_map import python_values_to_proto_values
 
+from millrace.repo import open_repo
 from millrace.stack.ports import choose_ports
+from millrace.wiring import access_keys
+from serving.keys import make_key
+from stores.access_keys import RedisKeys
 from tests.certificates import Authority
 from tests.integration.serving_repo import Server, make_repo, millrace
 from tests.redis_server import RedisServer
@@ -130,17 +132,18 @@ def test_mistakes_have_codes_and_words(stub: Any, request_: dict[str, Any], code
     assert found == code and said in details
 
 
-def keys(repo: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "millrace.cli", "keys", *arguments, "--repo", str(repo), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return str(json.loads(done.stdout.splitlines()[-1]).get("key"))
+def add(keys: RedisKeys, name: str, **options: Any) -> str:
+    made = make_key(name, **options)
+    assert keys.add(made.stored)
+    return made.text
 
 
 def test_keys_limits_certificates_and_the_audit_log(repo: Path, tmp_path: Path) -> None:
     """One server with all of it, over TLS that asks its clients for a certificate."""
-    plain = keys(repo, "add", "plain")
-    scoped = keys(repo, "add", "scoped", "--service", "departure", "--personal")
-    slow = keys(repo, "add", "slow", "--entities-per-second", "2")
+    keys = access_keys(open_repo(repo, repo / "no-stack"))
+    plain = add(keys, "plain")
+    scoped = add(keys, "scoped", services=("departure",), personal=True)
+    slow = add(keys, "slow", entities_per_second=2)
     authority = Authority(tmp_path)
     cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
     authority.sign("server", cert, key)
@@ -179,7 +182,7 @@ def test_keys_limits_certificates_and_the_audit_log(repo: Path, tmp_path: Path) 
             assert code == grpc.StatusCode.PERMISSION_DENIED and "airports:name" in said
             code, said = refused(lambda: [ask(weather, slow) for _ in range(50)])
             assert code == grpc.StatusCode.RESOURCE_EXHAUSTED and "2 entities a second" in said
-            keys(repo, "revoke", "plain")
+            assert keys.remove("plain")
             code, _ = refused(lambda: [ask(weather, plain) for _ in range(100_000)])
             assert code == grpc.StatusCode.UNAUTHENTICATED
         unknown = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
