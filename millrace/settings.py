@@ -88,9 +88,6 @@ class ServeYaml(_Section):
     host: str = "127.0.0.1"
     port: int = Field(6566, ge=0, le=65_535)
     grpc_port: int = Field(0, ge=0, le=65_535, description="of Feast's ServingService; 0: no gRPC")
-    tls_cert: str = Field("", description="PEM file of the certificate with its chain; empty: no TLS")
-    tls_key: str = Field("", description="PEM file of its key")
-    tls_client_ca: str = Field("", description="PEM file of the authorities of clients: mutual TLS")
     workers: int = Field(0, ge=0, description="processes; 0: one a core")
     body_bytes: int = Field(1 << 20, ge=1024)
     entities: int = Field(10_000, ge=1, description="of one request")
@@ -104,7 +101,10 @@ class ServeYaml(_Section):
     connections: int = Field(4096, ge=1, description="connections of a process")
     drain_seconds: float = Field(10.0, gt=0, description="for what has begun when the server is told to stop")
     registry_seconds: float = Field(2.0, gt=0, description="between looks at the registry")
-    audit: bool = True
+    audit: bool = Field(True, description="a log line a request")
+    tls_cert: str = Field("", description="PEM file of the certificate with its chain; empty: no TLS")
+    tls_key: str = Field("", description="PEM file of its key")
+    tls_client_ca: str = Field("", description="PEM file of the authorities whose clients are let in; empty: any")
 
 
 class Settings(_Section):

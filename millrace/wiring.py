@@ -3,7 +3,6 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 from feast.repo_config import load_repo_config
 from sqlalchemy.exc import DBAPIError
@@ -24,6 +23,7 @@ from serving.gate import Gate
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits, Listener
 from serving.keys import KeyedAccess
 from serving.metrics import Metrics
+from serving.openapi import Docs, OpenApi
 from serving.pages import Ready, Scrape, health
 from serving.refresh import Registry
 from serving.request import RequestLimits
@@ -141,6 +141,8 @@ def http_application(repo: Repo, place: Listening, counts: Counts, keys: bool) -
             "/health": health,
             "/ready": Ready(registry, reads, index.ping if index is not None else None),
             "/metrics": Scrape(Metrics(counts)),
+            "/openapi.json": OpenApi(registry),
+            "/docs": Docs(registry),
         },
         gate=gate,
         limits=bounds,
@@ -176,17 +178,19 @@ def listening(repo: Repo) -> Listening:
         drain_seconds=settings.drain_seconds,
         connections=settings.connections,
         grpc_port=settings.grpc_port,
-        tls=tls_files(repo.path, settings.tls_cert, settings.tls_key, settings.tls_client_ca),
+        tls=_tls(repo),
     )
 
 
-def tls_files(base: Path, cert: str, key: str, client_ca: str) -> TlsFiles | None:
-    """The named files, of which relative ones stand under `base`; None without a certificate. Raises `TlsError`."""
-    if not cert and not key and not client_ca:
+def _tls(repo: Repo) -> TlsFiles | None:
+    """The files that the settings name, beside them; None without any. Raises `TlsError`."""
+    settings = repo.settings.serve
+    if not (settings.tls_cert or settings.tls_key or settings.tls_client_ca):
         return None
-    if not cert or not key:
-        raise TlsError("TLS needs a certificate and its key: name both files")
-    return TlsFiles(base / cert, base / key, base / client_ca if client_ca else None)
+    if not (settings.tls_cert and settings.tls_key):
+        raise TlsError("TLS needs a certificate and its key: set serve.tls_cert and serve.tls_key")
+    client_ca = repo.path / settings.tls_client_ca if settings.tls_client_ca else None
+    return TlsFiles(repo.path / settings.tls_cert, repo.path / settings.tls_key, client_ca)
 
 
 def vectors(repo: Repo) -> PgVectors | None:

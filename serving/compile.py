@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 from feast import FeatureView, RepoConfig
-from feast.errors import FeastError
+from feast.errors import FeastError, FeatureNameCollisionError
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.field import Field
 from feast.infra.online_stores.helpers import compute_versioned_name
@@ -63,6 +63,8 @@ def compile_request(features: Any, full_feature_names: bool, declared: Declared)
         context = _get_online_request_context(declared.registry, project, features, full_feature_names)
     except KeyError as error:
         raise NotDeclared(str(error.args[0])) from error
+    except FeatureNameCollisionError as error:
+        raise InvalidRequest(" ".join(str(error).split())) from error
     except FeastError as error:
         raise NotDeclared(str(error)) from error
     except ValueError as error:

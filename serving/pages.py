@@ -52,15 +52,3 @@ class Scrape:
         """The exposition."""
         body, content_type = self.metrics.exposition(accept)
         return Answer(200, body, [("content-type", content_type)])
-
-
-@dataclass(frozen=True, slots=True)
-class Static:
-    """A page that never changes."""
-
-    body: bytes
-    content_type: str
-
-    async def __call__(self, accept: str) -> Answer:
-        """The page."""
-        return Answer(200, self.body, [("content-type", self.content_type)])

@@ -1,8 +1,11 @@
 """The HTTP server: granian's processes, one a core, on one port. The one door to granian."""
 
+import os
+import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
@@ -14,7 +17,7 @@ from serving.tls import TlsFiles, TlsWatch
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where the server listens and with how many processes, by TLS if there are files for it; a `grpc_port` of 0 is
+    """Where the server listens, by TLS if there are files for it, and with how many processes; a `grpc_port` of 0 is
     no gRPC."""
 
     host: str
@@ -30,9 +33,19 @@ class Listening:
 def serve(listening: Listening, build: Callable[[], Application]) -> None:
     """Serve until SIGTERM or SIGINT; on either stop listening and answer what has begun.
 
-    `build` is called in each process, after the fork. New TLS files start new processes. Raises `TlsError`.
+    `build` is called in each process, after the fork. Raises `TlsError`.
     """
-    server = Granian(
+    with ExitStack() as beside:
+        if listening.tls is not None:
+            # granian starts new processes on SIGHUP, before it ends the old ones.
+            watch = TlsWatch(listening.tls, lambda: os.kill(os.getpid(), signal.SIGHUP))
+            watch.start()
+            beside.callback(watch.close)
+        _granian(listening).serve(target_loader=build, wrap_loader=False)
+
+
+def _granian(listening: Listening) -> Any:
+    return Granian(
         "millrace",
         address=listening.host,
         port=listening.port,
@@ -47,6 +60,3 @@ def serve(listening: Listening, build: Callable[[], Application]) -> None:
         log_enabled=False,
         **(listening.tls.granian() if listening.tls is not None else {}),
     )
-    if listening.tls is not None:
-        TlsWatch(listening.tls, server.signal_handler_reload).start()
-    server.serve(target_loader=cast(Any, build), wrap_loader=False)

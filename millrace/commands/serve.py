@@ -8,7 +8,6 @@ from millrace.cli import Failed, Out, Places, shared
 
 log = logging.getLogger("millrace")
 
-FILE = click.Path(exists=True, dir_okay=False, resolve_path=True)
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -16,9 +15,6 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 @click.option("--host", help="Where to listen.  [default: serve.host of millrace.yaml, 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65_535), help="[default: serve.port, 6566]")
 @click.option("--grpc-port", type=click.IntRange(1, 65_535), help="Also gRPC.  [default: serve.grpc_port, none]")
-@click.option("--tls-cert", type=FILE, help="PEM file of the server's certificate, loaded anew when it changes.")
-@click.option("--tls-key", type=FILE, help="PEM file of its key.")
-@click.option("--tls-client-ca", type=FILE, help="PEM file of the authorities whose clients alone are let in.")
 @click.option("--workers", type=click.IntRange(1), help="Processes on the port.  [default: serve.workers, one a core]")
 @click.option("--without-keys", is_flag=True, help="Let everybody in, also from other machines.")
 @click.option("--with-keys", is_flag=True, help="Ask for API keys on loopback too.")
@@ -29,9 +25,6 @@ def serve(
     host: str | None,
     port: int | None,
     grpc_port: int | None,
-    tls_cert: str | None,
-    tls_key: str | None,
-    tls_client_ca: str | None,
     workers: int | None,
     without_keys: bool,
     with_keys: bool,
@@ -56,7 +49,7 @@ def serve(
     from functools import partial
 
     from millrace.repo import open_repo
-    from millrace.wiring import access_keys, http_application, listening, tls_files
+    from millrace.wiring import access_keys, http_application, listening
     from serving.counts import Counts
     from serving.server import serve as serve_forever
 
@@ -68,7 +61,6 @@ def serve(
         port=settings.port if port is None else port,
         workers=workers or settings.workers,
         grpc_port=settings.grpc_port if grpc_port is None else grpc_port,
-        tls=tls_files(repo.path, tls_cert or "", tls_key or "", tls_client_ca or "") or settings.tls,
     )
     loopback = place.host in LOOPBACK
     keys = with_keys or not (loopback or without_keys)
@@ -84,7 +76,7 @@ def serve(
     log.info(
         "serves %s on %s://%s:%s, %s",
         repo.project,
-        "https" if place.tls is not None else "http",
+        "http" if place.tls is None else "https",
         place.host,
         place.port,
         "to who has a key" if keys else "to everybody",

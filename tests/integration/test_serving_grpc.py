@@ -138,7 +138,9 @@ def add(keys: RedisKeys, name: str, **options: Any) -> str:
     return made.text
 
 
-def test_keys_limits_certificates_and_the_audit_log(repo: Path, tmp_path: Path) -> None:
+def test_keys_limits_certificates_and_the_audit_log(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One server with all of it, over TLS that asks its clients for a certificate."""
     keys = access_keys(open_repo(repo, repo / "no-stack"))
     plain = add(keys, "plain")
@@ -149,12 +151,13 @@ def test_keys_limits_certificates_and_the_audit_log(repo: Path, tmp_path: Path) 
     authority.sign("server", cert, key)
     authority.sign("client", tmp_path / "client.crt", tmp_path / "client.key")
     port = choose_ports(("grpc",), {})["grpc"]
-    files = ["--tls-cert", str(cert), "--tls-key", str(key), "--tls-client-ca", str(authority.certificate)]
+    for name, file in (("CERT", cert), ("KEY", key), ("CLIENT_CA", authority.certificate)):
+        monkeypatch.setenv(f"MILLRACE__SERVE__TLS_{name}", str(file))
     weather, departure = REQUESTS["full names"], REQUESTS["service"]
     personal = {"features": ["airports:name"], "entities": {"origin": ["EWR"]}}
     server = Server(
         [sys.executable, "-m", "millrace.cli", "serve", "--repo", str(repo), "--stack", str(repo / "no-stack")]
-        + ["--port", "PORT", "--workers", "1", "--with-keys", "--grpc-port", str(port), *files],
+        + ["--port", "PORT", "--workers", "1", "--with-keys", "--grpc-port", str(port)],
         repo,
     )
     server.start_without_asking()

@@ -1,0 +1,226 @@
+"""The server's OpenAPI document, with examples of what it really serves, and the page at `/docs` made of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import orjson
+
+from serving.http import JSON, Answer
+from serving.refresh import Registry
+from serving.snapshot import Snapshot
+from stores.feast_protos import vector_field
+
+Schema = dict[str, Any]
+
+STRINGS: Schema = {"type": "array", "items": {"type": "string"}}
+NUMBERS: Schema = {"type": "array", "items": {"type": "number"}}
+
+FEATURES_REQUEST: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["entities"],
+    "properties": {
+        "features": {**STRINGS, "description": "Each as view:feature."},
+        "feature_service": {"type": "string", "description": "Instead of features."},
+        "entities": {
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": {"type": "array", "minItems": 1},
+            "description": "By join key, or column of an on-demand view's request data: one value an entity.",
+        },
+        "full_feature_names": {"type": "boolean", "description": "Name features view__feature in the answer."},
+        "include_feature_view_version_metadata": {"type": "boolean"},
+    },
+}
+SEARCH_REQUEST: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["features"],
+    "properties": {
+        "features": {**STRINGS, "minItems": 1, "description": "Of one view with a vector."},
+        "query": {**NUMBERS, "description": "The vector to search by."},
+        "query_string": {"type": "string", "description": "Or the text, embedded by the view's own model."},
+        "top_k": {"type": "integer", "minimum": 1, "default": 10},
+        "filters": {"type": "object", "description": "Feast's ComparisonFilter or CompoundFilter."},
+        "api_version": {"type": "integer", "description": "2: rows in the order of entity keys, as Feast's SDK needs."},
+        "distance_metric": {"type": "string", "description": "Ignored: the view declares its metric."},
+        "feature_service": {"type": "string", "description": "Not for a search."},
+        "full_feature_names": {"type": "boolean", "description": "Not for a search."},
+        "include_feature_view_version_metadata": {"type": "boolean"},
+    },
+}
+COLUMN: Schema = {
+    "type": "object",
+    "required": ["values", "statuses", "event_timestamps"],
+    "properties": {
+        "values": {"type": "array", "items": {}},
+        "statuses": {
+            "type": "array",
+            "items": {"enum": ["PRESENT", "NULL_VALUE", "NOT_FOUND", "OUTSIDE_MAX_AGE"]},
+        },
+        "event_timestamps": {"type": "array", "items": {"type": "string", "format": "date-time"}},
+    },
+}
+ANSWER: Schema = {
+    "type": "object",
+    "required": ["results", "metadata"],
+    "properties": {
+        "results": {"type": "array", "items": COLUMN, "description": "One a name, in the order of feature_names."},
+        "metadata": {
+            "type": "object",
+            "required": ["feature_names"],
+            "properties": {"feature_names": STRINGS, "feature_view_metadata": {"type": "array", "items": {}}},
+        },
+    },
+}
+ERROR: Schema = {
+    "type": "object",
+    "required": ["error", "detail"],
+    "properties": {"error": {"type": "string"}, "detail": {"type": "string"}},
+}
+REFUSALS = {
+    "401": "No key, or none that is known.",
+    "403": "The key does not reach so far.",
+    "404": "A feature, view or service that is not declared; the text names it.",
+    "413": "More than the server's limits allow.",
+    "422": "A request that cannot be answered; the text says why.",
+    "429": "The key's limit is reached; Retry-After says for how long.",
+    "503": "The store is away, or the server is full; Retry-After says when to come again.",
+}
+
+
+def document(snapshot: Snapshot) -> dict[str, Any]:
+    """OpenAPI 3.1, its examples from what is declared now."""
+    features = _posted("Online features", FEATURES_REQUEST, _features_example(snapshot))
+    search = _posted("The nearest entities of a vector view", SEARCH_REQUEST, _search_example(snapshot))
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": f"millrace: {snapshot.config.project}", "version": "1"},
+        "paths": {
+            "/get-online-features": {"post": features},
+            "/retrieve-online-documents": {"post": search},
+            "/search": {"post": search},
+            "/health": {"get": _got("The process lives")},
+            "/ready": {"get": _got("The stores answer", {"503": "A store does not answer; the text names it."})},
+            "/metrics": {"get": _got("Metrics for Prometheus")},
+        },
+        "components": {
+            "schemas": {"Answer": ANSWER, "Error": ERROR},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _posted(summary: str, schema: Schema, example: Mapping[str, Any]) -> dict[str, Any]:
+    errors = {
+        status: {"description": text, "content": _content({"$ref": "#/components/schemas/Error"})}
+        for status, text in REFUSALS.items()
+    }
+    answer = {"description": "The answer.", "content": _content({"$ref": "#/components/schemas/Answer"})}
+    body = {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
+    return {
+        "summary": summary,
+        "security": [{}, {"key": []}],
+        "requestBody": body,
+        "responses": {"200": answer, **errors},
+    }
+
+
+def _got(summary: str, errors: Mapping[str, str] | None = None) -> dict[str, Any]:
+    responses = {"200": summary, **(errors or {})}
+    return {"summary": summary, "responses": {status: {"description": text} for status, text in responses.items()}}
+
+
+def _content(schema: Schema) -> Schema:
+    return {"application/json": {"schema": schema}}
+
+
+def _features_example(snapshot: Snapshot) -> dict[str, Any]:
+    stored = [view for view in snapshot.views.values() if hasattr(view, "entity_columns") and view.features]
+    if not stored:
+        return {"features": ["view:feature"], "entities": {"join_key": [1]}}
+    view = stored[0]
+    keys = [field for field in view.entity_columns if field.name != "__dummy_id"]
+    return {
+        "features": [f"{view.name}:{field.name}" for field in view.features[:2]],
+        "entities": {field.name: [_sample(field)] for field in keys} or {"any": [1]},
+    }
+
+
+def _sample(field: Any) -> Any:
+    return 1 if field.dtype.to_value_type().value in (3, 4, 8) else "a"
+
+
+def _search_example(snapshot: Snapshot) -> dict[str, Any]:
+    searched = next((view for view in snapshot.views.values() if vector_field(view) is not None), None)
+    fields = [] if searched is None else [f for f in searched.features if not f.vector_index][:2]
+    names = ["view:feature"] if searched is None else [f"{searched.name}:{field.name}" for field in fields]
+    return {"features": names, "query_string": "a text", "top_k": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenApi:
+    """`GET /openapi.json`."""
+
+    registry: Registry
+
+    async def __call__(self, accept: str) -> Answer:
+        """The document as of now."""
+        return Answer(200, orjson.dumps(document(self.registry.current), option=orjson.OPT_INDENT_2), JSON)
+
+
+@dataclass(frozen=True, slots=True)
+class Docs:
+    """`GET /docs`: one page without scripts or anything from elsewhere."""
+
+    registry: Registry
+
+    async def __call__(self, accept: str) -> Answer:
+        """The page as of now."""
+        snapshot = self.registry.current
+        body = page(document(snapshot), sorted(snapshot.views), sorted(snapshot.services))
+        policy = ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'")
+        return Answer(200, body.encode(), [("content-type", "text/html; charset=utf-8"), policy])
+
+
+STYLE = """
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem }
+pre { overflow-x: auto; padding: .75rem; border: 1px solid; border-radius: .3rem; opacity: .9 }
+code { font-size: .9em } dt { font-weight: 600 } h2 { margin-top: 2.5rem }
+"""
+
+
+def page(described: Mapping[str, Any], views: list[str], services: list[str]) -> str:
+    """The OpenAPI document for people."""
+    parts = [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(described['info']['title'])}</title>",
+        f"<meta name=viewport content='width=device-width'><style>{STYLE}</style>",
+        f"<h1>{escape(described['info']['title'])}</h1>",
+        f"<p>Feature views: {escape(', '.join(views) or 'none')}. "
+        f"Feature services: {escape(', '.join(services) or 'none')}.</p>",
+        "<p>Errors are JSON: <code>error</code> is for programs, <code>detail</code> for people. "
+        "The whole description: <a href=/openapi.json>/openapi.json</a>.</p>",
+    ]
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            parts.append(_operation(path, method.upper(), operation))
+    return "\n".join(parts)
+
+
+def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
+    lines = [f"<h2><code>{method} {path}</code></h2><p>{escape(operation['summary'])}.</p>"]
+    body = operation.get("requestBody")
+    if body:
+        content = body["content"]["application/json"]
+        example = orjson.dumps(content["example"]).decode()
+        lines.append(f"<pre><code>curl localhost:6566{path} -d {escape(repr(example))}</code></pre><dl>")
+        for name, schema in content["schema"]["properties"].items():
+            lines.append(f"<dt><code>{name}</code></dt><dd>{escape(schema.get('description', schema['type']))}</dd>")
+        lines.append("</dl>")
+    lines.append("<dl>")
+    for status, response in operation["responses"].items():
+        lines.append(f"<dt>{status}</dt><dd>{escape(response['description'])}</dd>")
+    return "\n".join([*lines, "</dl>"])
