@@ -16,11 +16,11 @@ from millrace.repo import Repo
 from millrace.settings import ProviderSettings, SettingsError
 from serving.access import Access, OpenAccess
 from serving.audit import LoggedAudit, NoAudit
-from serving.counts import Counts
+from serving.counts import Counts, ProcessCounts
 from serving.documents import RetrieveOnlineDocuments
 from serving.features import OnlineFeatures
 from serving.gate import Gate
-from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits
+from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits, Listener
 from serving.in_process import InProcess
 from serving.keys import KeyedAccess
 from serving.metrics import Metrics
@@ -30,7 +30,7 @@ from serving.refresh import Registry
 from serving.request import RequestLimits
 from serving.server import Listening
 from serving.snapshot import take
-from serving.tls import TlsFiles
+from serving.tls import TlsError, TlsFiles
 from stores.access_keys import RedisKeys
 from stores.feast_lake import lake_of
 from stores.lake import DeltaLake
@@ -111,7 +111,7 @@ def access(repo: Repo) -> KeyedAccess:
     return KeyedAccess(access_keys(repo), repo.project)
 
 
-def http_application(repo: Repo, counts: Counts, keys: bool) -> Application:
+def http_application(repo: Repo, place: Listening, counts: Counts, keys: bool) -> Application:
     """What one process of `millrace serve` answers with; with `keys`, only to who has one."""
     settings = repo.settings.serve
     config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
@@ -127,9 +127,14 @@ def http_application(repo: Repo, counts: Counts, keys: bool) -> Application:
     limits = RequestLimits(settings.entities, settings.features, settings.top_k)
     texts = embedder(repo) if index is not None else None
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits)
+    features = GetOnlineFeatures(registry, OnlineFeatures(reads, index), gatekeeper, limits)
+    gate = Gate(settings.concurrency, settings.queue)
+    bounds = HttpLimits(settings.body_bytes, settings.request_seconds)
+    counted = counts.claim()
+    listeners = [_grpc(place, features, gate, bounds, counted, audit)] if place.grpc_port else []
     return Application(
         posts={
-            "/get-online-features": GetOnlineFeatures(registry, OnlineFeatures(reads, index), gatekeeper, limits),
+            "/get-online-features": features,
             "/retrieve-online-documents": search,
             "/search": search,
         },
@@ -140,11 +145,11 @@ def http_application(repo: Repo, counts: Counts, keys: bool) -> Application:
             "/openapi.json": OpenApi(registry),
             "/docs": Docs(registry),
         },
-        gate=Gate(settings.concurrency, settings.queue),
-        limits=HttpLimits(settings.body_bytes, settings.request_seconds),
-        counts=counts.claim(),
+        gate=gate,
+        limits=bounds,
+        counts=counted,
         audit=audit,
-        beside=Beside(registry, reads, gatekeeper, audit),
+        beside=Beside(registry, reads, gatekeeper, audit, listeners),
     )
 
 
@@ -153,6 +158,21 @@ def in_process(repo: Repo) -> InProcess:
     config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
     registry = Registry(partial(take, config), repo.settings.serve.registry_seconds)
     return InProcess(registry, online(repo), vectors(repo))
+
+
+def _grpc(
+    place: Listening,
+    features: GetOnlineFeatures,
+    gate: Gate,
+    limits: HttpLimits,
+    counts: ProcessCounts,
+    audit: LoggedAudit | NoAudit,
+) -> Listener:
+    # Imported in the processes that serve, after the fork, which grpc does not survive.
+    from serving.grpc_server import GrpcListening, GrpcServer
+
+    listening = GrpcListening(place.host, place.grpc_port, place.drain_seconds, place.tls)
+    return GrpcServer(listening, features, gate, limits, counts, audit)
 
 
 def listening(repo: Repo) -> Listening:
@@ -165,12 +185,18 @@ def listening(repo: Repo) -> Listening:
         header_seconds=settings.header_seconds,
         drain_seconds=settings.drain_seconds,
         connections=settings.connections,
-        tls=_tls(repo) if settings.tls_cert else None,
+        grpc_port=settings.grpc_port,
+        tls=_tls(repo),
     )
 
 
-def _tls(repo: Repo) -> TlsFiles:
+def _tls(repo: Repo) -> TlsFiles | None:
+    """The files that the settings name, beside them; None without any. Raises `TlsError`."""
     settings = repo.settings.serve
+    if not (settings.tls_cert or settings.tls_key or settings.tls_client_ca):
+        return None
+    if not (settings.tls_cert and settings.tls_key):
+        raise TlsError("TLS needs a certificate and its key: set serve.tls_cert and serve.tls_key")
     client_ca = repo.path / settings.tls_client_ca if settings.tls_client_ca else None
     return TlsFiles(repo.path / settings.tls_cert, repo.path / settings.tls_key, client_ca)
 

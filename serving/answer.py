@@ -32,7 +32,7 @@ def features_answer(
             results.append(columns[name])
     metadata: dict[str, Any] = {"feature_names": names}
     if versions:
-        metadata["feature_view_metadata"] = _versions(plan)
+        metadata["feature_view_metadata"] = versions_of(plan)
     return b'{"results":[' + b",".join(results) + b'],"metadata":' + orjson.dumps(metadata) + b"}"
 
 
@@ -42,18 +42,19 @@ def _stored_columns(plan: Plan, rows: Rows) -> dict[str, bytes]:
     dumps = orjson.dumps
     columns = {}
     for place, (feature, values) in enumerate(zip(plan.features, plan.values(rows), strict=True)):
-        statuses = plan.statuses(rows, place, values)
+        statuses = plan.statuses(rows, place)
         shown = present if statuses is None else dumps([_NAMES[status] for status in statuses])
         columns[feature.name] = b'{"values":%b,"statuses":%b,%b' % (dumps(values), shown, times[feature.view])
     return columns
 
 
 def _derived_column(column: Derived) -> bytes:
-    statuses = ["NULL_VALUE" if value is None else "PRESENT" for value in column.values]
+    values = column.values
+    statuses = ["NULL_VALUE" if value is None else "PRESENT" for value in values]
     return b'{"values":%b,"statuses":%b,%b' % (
-        orjson.dumps(column.values),
+        orjson.dumps(values),
         orjson.dumps(statuses),
-        b'"event_timestamps":%b}' % _repeated(NEVER, len(column.values)),
+        b'"event_timestamps":%b}' % _repeated(NEVER, len(values)),
     )
 
 
@@ -72,8 +73,8 @@ def _repeated(text: str, count: int) -> bytes:
     return orjson.dumps([text] * count)
 
 
-def _versions(plan: Plan) -> list[dict[str, Any]]:
-    """As Feast: the views read, each once, without the version where it is 0."""
+def versions_of(plan: Plan) -> list[dict[str, Any]]:
+    """An answer's `feature_view_metadata`, as Feast's: the views read, each once, without a version that is 0."""
     known = {view.name: view.version for view in reversed(plan.views)}
     return [
         {"name": name, "version": known[name]} if known[name] else {"name": name}

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+GRPC_ROUTE = "/feast.serving.ServingService/GetOnlineFeatures"
 ROUTES = (
     "/get-online-features",
     "/retrieve-online-documents",
@@ -15,6 +16,7 @@ ROUTES = (
     "/metrics",
     "/openapi.json",
     "/docs",
+    GRPC_ROUTE,
     "other",
 )
 STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 500, 503)

@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 from feast import RepoConfig
+from feast.filter_models import CompoundFilter
 from pydantic import TypeAdapter, ValidationError
 
 from serving.access import Access, bearer, withhold
@@ -83,11 +84,11 @@ class RetrieveOnlineDocuments:
         if len(names) > 1:
             raise InvalidRequest(f"a search is over one view; these features are of {', '.join(sorted(names))}")
         (name,) = names
-        personal = snapshot.personal.get(name, frozenset())
-        withhold(caller, [r for r in wanted.features if r.partition(":")[2] in personal])
         view = _vector_view(snapshot.config, snapshot.view(name))
         features = tuple(reference.partition(":")[2] for reference in wanted.features)
         request = _request(found, view, features, self.limits)
+        personal = snapshot.personal.get(name, frozenset())
+        withhold(caller, [f"{name}:{field}" for field in _used(request) if field in personal])
         return await asyncio.to_thread(self._search, request)
 
     def _search(self, request: DocumentsRequest) -> bytes:
@@ -128,6 +129,20 @@ def documents_answer(request: DocumentsRequest, found: pa.Table) -> bytes:
 
 def _values(column: pa.ChunkedArray, feature: Feature) -> list[Any]:
     return decoder(feature.value_type)(encode(column, feature.value_type).to_pylist())
+
+
+def _used(request: DocumentsRequest) -> list[str]:
+    """The fields that a search shows or tells by: the features, what is filtered on, and the vector searched by."""
+    vector = (request.view.vector.name,) if request.view.vector is not None else ()
+    return list(dict.fromkeys((*request.features, *_filtered(request.filters), *vector)))
+
+
+def _filtered(filters: Filters | None) -> list[str]:
+    if filters is None:
+        return []
+    if isinstance(filters, CompoundFilter):
+        return [name for inner in filters.filters for name in _filtered(inner)]
+    return [filters.key]
 
 
 def _vector_view(config: RepoConfig, declared: Any) -> View:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from serving.answer import features_answer
 from serving.compile import Compiled
-from serving.on_demand import derive
+from serving.on_demand import Derived, derive
 from serving.plan import Plan, PlannedView, Rows
 from serving.request import FeaturesRequest, join_keys
 from stores.entity_keys import BYTES, UNIX_TIMESTAMP
@@ -28,6 +28,16 @@ class Reads(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What was found for a request: its join keys in their types, the stored rows, the features derived of them."""
+
+    plan: Plan
+    keys: Mapping[str, Sequence[Any]]
+    rows: Rows
+    derived: Sequence[Derived]
+
+
+@dataclass(frozen=True, slots=True)
 class OnlineFeatures:
     """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them."""
 
@@ -36,13 +46,19 @@ class OnlineFeatures:
 
     async def answer(self, request: FeaturesRequest, compiled: Compiled) -> bytes:
         """The body of the answer. Raises `InvalidRequest`, `StoreUnavailable` and `StoreRefused`."""
+        found = await self.find(request, compiled)
+        echoed = _echoed(found.plan, found.keys, request.entities)
+        return features_answer(found.plan, found.rows, echoed, found.derived, request.versions)
+
+    async def find(self, request: FeaturesRequest, compiled: Compiled) -> Found:
+        """What the answer is made of. Raises as `answer`."""
         plan = compiled.plan
         keys = join_keys(plan, request.entities)
         rows = await self._rows(plan, keys, request.count)
         derived = []
         if compiled.on_demand:
             derived = await asyncio.to_thread(derive, compiled, rows, keys, request.entities)
-        return features_answer(plan, rows, _echoed(plan, keys, request.entities), derived, request.versions)
+        return Found(plan, keys, rows, derived)
 
     async def _rows(self, plan: Plan, keys: Mapping[str, Sequence[Any]], count: int) -> Rows:
         commands = plan.commands(keys)

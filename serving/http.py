@@ -13,12 +13,13 @@ import orjson
 
 from serving.access import Access, AccessRefused, TooMany, Unauthorized, bearer, withhold
 from serving.audit import Audit, Request
+from serving.compile import Compiled
 from serving.counts import ProcessCounts
 from serving.features import OnlineFeatures
 from serving.gate import Gate, Overloaded
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
-from serving.request import RequestLimits, TooLarge, features_request
+from serving.request import FeaturesRequest, RequestLimits, TooLarge, features_request
 from stores.errors import StoreRefused, StoreUnavailable
 
 log = logging.getLogger("millrace")
@@ -76,6 +77,16 @@ class Reads(Protocol):
         """Disconnect."""
 
 
+class Listener(Protocol):
+    """Another way in: `serving.grpc_server.GrpcServer`."""
+
+    async def start(self) -> None:
+        """Listen."""
+
+    async def close(self) -> None:
+        """Take no more requests, and answer those that have begun."""
+
+
 @dataclass(frozen=True, slots=True)
 class Beside:
     """What lives beside the requests, as long as the application does."""
@@ -84,14 +95,19 @@ class Beside:
     reads: Reads
     access: Access
     audit: Audit
+    listeners: Sequence[Listener] = ()
 
     async def start(self) -> None:
         """Before the first request."""
         self.registry.start()
         await self.reads.start()
+        for listener in self.listeners:
+            await listener.start()
 
     async def close(self) -> None:
         """After the last one."""
+        for listener in self.listeners:
+            await listener.close()
         self.registry.close()
         await self.reads.close()
         self.access.close()
@@ -201,6 +217,10 @@ class GetOnlineFeatures:
         """Answers one request. Raises `InvalidRequest`, `AccessRefused`, and what the stores raise."""
         key = bearer(authorization)
         request = features_request(body, self.limits)
+        return await self.features.answer(request, self.admitted(key, request, seen))
+
+    def admitted(self, key: str | None, request: FeaturesRequest, seen: Seen) -> Compiled:
+        """How to answer a request, if whoever has the key may ask it. Raises `AccessRefused` and `InvalidRequest`."""
         seen.service, seen.entities = request.asked.service, request.count
         snapshot = self.registry.current
         caller = self.access.admit(key, snapshot.config.project, request.asked.service, request.count)
@@ -208,7 +228,7 @@ class GetOnlineFeatures:
         compiled = snapshot.plan(request.asked)
         seen.views = compiled.views
         withhold(caller, compiled.personal)
-        return await self.features.answer(request, compiled)
+        return compiled
 
 
 def refused(status: int, error: str, detail: str, headers: Headers = JSON) -> Answer:

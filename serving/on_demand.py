@@ -1,8 +1,10 @@
 """On-demand feature views: Feast's own transformation over what was read and what the request brings along."""
 
 import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from feast.feature_server_utils import _value_to_native
@@ -20,10 +22,15 @@ log = logging.getLogger("millrace")
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A feature of an on-demand view: its name in the answer, and its values as JSON can carry them."""
+    """A feature of an on-demand view: its name in the answer, and its values as Feast's messages."""
 
     name: str
-    values: Sequence[Any]
+    messages: Sequence[Value]
+
+    @property
+    def values(self) -> list[Any]:
+        """The values as JSON can carry them."""
+        return [_value_to_native(message) for message in self.messages]
 
 
 def derive(
@@ -51,13 +58,18 @@ def derive(
         )
     except Exception as error:  # a user's function raises what it likes
         failed = ", ".join(view.name for view in compiled.on_demand)
-        log.warning("on-demand view %s failed", failed, exc_info=error, extra={"event": "on_demand_failed"})
+        # Where it failed, and not the error's words: they may hold values.
+        told = {"event": "on_demand_failed", "error": type(error).__name__, "at": _place(error)}
+        log.warning("on-demand view %s failed", failed, extra=told)
         raise InvalidRequest(f"on-demand view {failed} failed on these entities: {type(error).__name__}") from error
     names = response.metadata.feature_names.val[known:]
-    return [
-        Derived(name, [_value_to_native(value) for value in found.values])
-        for name, found in zip(names, response.results[known:], strict=True)
-    ]
+    return [Derived(name, found.values) for name, found in zip(names, response.results[known:], strict=True)]
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of the code that raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else "unknown"
 
 
 def _add(response: Any, name: str, values: Sequence[Any]) -> None:

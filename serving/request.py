@@ -74,7 +74,11 @@ def asked(found: Mapping[str, Any], limits: RequestLimits) -> Asked:
 
 def features_request(body: bytes, limits: RequestLimits) -> FeaturesRequest:
     """A body of `POST /get-online-features`. Raises `InvalidRequest`."""
-    found = document(body, FEATURE_FIELDS)
+    return checked(document(body, FEATURE_FIELDS), limits)
+
+
+def checked(found: Mapping[str, Any], limits: RequestLimits) -> FeaturesRequest:
+    """The fields of such a body. Raises `InvalidRequest`."""
     entities = found.get("entities")
     if type(entities) is not dict:
         raise InvalidRequest('entities must be an object of lists, as in {"driver_id": [1001, 1002]}')

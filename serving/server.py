@@ -17,7 +17,8 @@ from serving.tls import TlsFiles, TlsWatch
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where the server listens and with how many processes."""
+    """Where the server listens, by TLS if there are files for it, and with how many processes; a `grpc_port` of 0 is
+    no gRPC."""
 
     host: str
     port: int
@@ -25,6 +26,7 @@ class Listening:
     header_seconds: float
     drain_seconds: float
     connections: int
+    grpc_port: int = 0
     tls: TlsFiles | None = None
 
 

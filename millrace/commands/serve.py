@@ -14,6 +14,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 @click.command
 @click.option("--host", help="Where to listen.  [default: serve.host of millrace.yaml, 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65_535), help="[default: serve.port, 6566]")
+@click.option("--grpc-port", type=click.IntRange(1, 65_535), help="Also gRPC.  [default: serve.grpc_port, none]")
 @click.option("--workers", type=click.IntRange(1), help="Processes on the port.  [default: serve.workers, one a core]")
 @click.option("--without-keys", is_flag=True, help="Let everybody in, also from other machines.")
 @click.option("--with-keys", is_flag=True, help="Ask for API keys on loopback too.")
@@ -23,6 +24,7 @@ def serve(
     out: Out,
     host: str | None,
     port: int | None,
+    grpc_port: int | None,
     workers: int | None,
     without_keys: bool,
     with_keys: bool,
@@ -36,6 +38,8 @@ def serve(
     millrace serve
     curl localhost:6566/get-online-features -d '{"features": ["weather_now:temp"], "entities": {"origin": ["JFK"]}}'
     open http://localhost:6566/docs
+
+    With --grpc-port it answers Feast's ServingService too, on the same host and with the same keys and certificate.
 
     Off loopback every request needs an API key (millrace keys add NAME), unless --without-keys says that another
     gate stands before the server. Limits and time-outs stand under `serve:` in millrace.yaml; docs/serving.md has
@@ -56,6 +60,7 @@ def serve(
         host=settings.host if host is None else host,
         port=settings.port if port is None else port,
         workers=workers or settings.workers,
+        grpc_port=settings.grpc_port if grpc_port is None else grpc_port,
     )
     loopback = place.host in LOOPBACK
     keys = with_keys or not (loopback or without_keys)
@@ -75,7 +80,7 @@ def serve(
         place.host,
         place.port,
         "to who has a key" if keys else "to everybody",
-        extra={"event": "serves", "workers": place.workers},
+        extra={"event": "serves", "workers": place.workers, "grpc_port": place.grpc_port or "none"},
     )
-    serve_forever(place, partial(http_application, repo, Counts(2 * place.workers), keys))
+    serve_forever(place, partial(http_application, repo, place, Counts(2 * place.workers), keys))
     log.info("stopped", extra={"event": "stopped"})

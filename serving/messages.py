@@ -1,0 +1,117 @@
+"""Feast's `ServingService` messages: requests as the fields of Feast's JSON form, answers assembled as bytes.
+
+What the online store holds of a value is the message `Value` itself, so that an answer is put together without
+reading any of them (https://protobuf.dev/programming-guides/encoding/).
+"""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from feast.protos.feast.serving.ServingService_pb2 import (
+    GetOnlineFeaturesRequest,
+    GetOnlineFeaturesResponse,
+    GetOnlineFeaturesResponseMetadata,
+)
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from serving.answer import versions_of
+from serving.features import Found
+from serving.lookup import Status
+
+_RESULTS, _VALUES, _STATUSES, _TIMES = b"\x12", b"\x0a", b"\x12", b"\x1a"
+"""Tags of fields with a length: `results` of the response; of a `FeatureVector` its `values`, `statuses` (packed) and
+`event_timestamps`."""
+
+
+def request_fields(message: GetOnlineFeaturesRequest) -> dict[str, Any]:
+    """A request in the form of a body of `POST /get-online-features`; its context joins the entities, as there."""
+    columns = {**message.entities, **message.request_context}
+    return {
+        "features": list(message.features.val),
+        "feature_service": message.feature_service or None,
+        "full_feature_names": message.full_feature_names,
+        "include_feature_view_version_metadata": message.include_feature_view_version_metadata,
+        # By name: a map of messages has no order.
+        "entities": {name: [_native(value) for value in columns[name].val] for name in sorted(columns)},
+    }
+
+
+def response(message: GetOnlineFeaturesRequest, found: Found, versions: bool) -> bytes:
+    """A serialised `GetOnlineFeaturesResponse`: the join keys as the request gave them, then the features asked for."""
+    count = found.rows.count
+    never, present = _field(_TIMES, b"") * count, [int(Status.PRESENT)] * count
+    columns = {
+        name: _vector([value.SerializeToString() for value in message.entities[name].val], present, never)
+        for name in found.keys
+        if name in message.entities
+    }
+    names, results = list(columns), list(columns.values())
+    features = {**_stored(found), **{column.name: _derived(column.messages) for column in found.derived}}
+    for name in found.plan.requested:
+        if name in features:  # an on-demand view may leave a feature out
+            names.append(name)
+            results.append(features[name])
+    metadata = GetOnlineFeaturesResponseMetadata()
+    metadata.feature_names.val.extend(names)
+    for version in versions_of(found.plan) if versions else ():
+        metadata.feature_view_metadata.add(**version)
+    head: bytes = GetOnlineFeaturesResponse(metadata=metadata).SerializeToString()
+    return head + b"".join([_field(_RESULTS, result) for result in results])
+
+
+def _stored(found: Found) -> Mapping[str, bytes]:
+    plan, rows = found.plan, found.rows
+    times = [b"".join([_field(_TIMES, _timestamp(micros)) for micros in view.micros]) for view in rows.views]
+    present = [int(Status.PRESENT)] * rows.count
+    return {
+        feature.name: _vector(rows.columns[place], plan.statuses(rows, place) or present, times[feature.view])
+        for place, feature in enumerate(plan.features)
+    }
+
+
+def _derived(messages: Sequence[Any]) -> bytes:
+    values = [message.SerializeToString() for message in messages]
+    statuses = [int(Status.PRESENT if value else Status.NULL_VALUE) for value in values]
+    return _vector(values, statuses, _field(_TIMES, b"") * len(values))
+
+
+def _vector(values: Sequence[bytes | None], statuses: Sequence[int], times: bytes) -> bytes:
+    """A `FeatureVector`; `times` are its `event_timestamps` as fields."""
+    return b"".join([_field(_VALUES, value or b"") for value in values]) + _field(_STATUSES, bytes(statuses)) + times
+
+
+def _field(tag: bytes, content: bytes) -> bytes:
+    return tag + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    if number < 128:
+        return bytes((number,))
+    parts = bytearray()
+    while number >= 128:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
+@lru_cache(maxsize=100_000)
+def _timestamp(micros: int | None) -> bytes:
+    if micros is None:
+        return b""
+    seconds, rest = divmod(micros, 1_000_000)
+    stamp: bytes = Timestamp(seconds=seconds, nanos=rest * 1_000).SerializeToString()
+    return stamp
+
+
+def _native(value: Any) -> Any:
+    """A `Value` as JSON would have it: bytes as base64."""
+    kind = value.WhichOneof("val")
+    if kind is None or kind == "null_val":
+        return None
+    held = getattr(value, kind)
+    if isinstance(held, bytes):
+        return b64encode(held).decode()
+    return list(held.val) if hasattr(held, "val") else held
