@@ -259,7 +259,7 @@ def worker(repo: Repo) -> Worker:
             source_table=partial(_source_table, repo),
             control=Control(KafkaFollower(repo.settings.kafka.bootstrap_servers, repo.control_topic)),
             clock=SystemClock(),
-            beside=ThreadPoolExecutor(max_workers=4, thread_name_prefix="beside"),
+            beside=ThreadPoolExecutor(max_workers=5, thread_name_prefix="beside"),
         ),
         WorkerSettings(
             poll_records=settings.poll_records,
