@@ -106,8 +106,9 @@ def _wrk(folder: Path, port: int, name: str, may_break: bool = False) -> float:
     which breaks connections: those it may break."""
     script = folder / "requests.lua"
     script.write_text(LUA % ",".join(f"[==[{body.decode()}]==]" for body in _bodies(name)))
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS:g}s", "-s", str(script), f"http://127.0.0.1:{port}/"]
-    subprocess.run([*command[:3], "-d2s", *command[4:]], check=True, capture_output=True)  # to warm up
+    options = [f"-c{CONNECTIONS}", "-t1", "--timeout", "10s", "-s", str(script), f"http://127.0.0.1:{port}/"]
+    command = ["wrk", f"-d{SECONDS:g}s", *options]
+    subprocess.run(["wrk", "-d2s", *options], check=True, capture_output=True)  # to warm up
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in told or ("Socket errors" in told and not may_break):
         raise RuntimeError(f"not all requests were answered:\n{told}")

@@ -11,6 +11,7 @@ import pyarrow as pa
 from feast import RepoConfig
 from feast.filter_models import CompoundFilter
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.exc import StatementError
 
 from serving.access import Access, bearer, withhold
 from serving.http import Seen
@@ -102,6 +103,10 @@ class RetrieveOnlineDocuments:
             found = self.index.search(request.view, vector, request.top_k, request.filters, request.features)
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
+        except StatementError as error:
+            if request.filters is None:
+                raise
+            raise InvalidRequest("filters: a value is not of its field's type") from error
         return documents_answer(request, found)
 
     def _embedded(self, view: View, text: str) -> np.ndarray:
@@ -154,7 +159,8 @@ def _vector_view(config: RepoConfig, declared: Any) -> View:
 def _request(
     found: Mapping[str, Any], view: View, features: tuple[str, ...], limits: RequestLimits
 ) -> DocumentsRequest:
-    vector, text, top_k = found.get("query"), found.get("query_string"), found.get("top_k") or TOP_K
+    vector, text, top_k = found.get("query"), found.get("query_string"), found.get("top_k")
+    top_k = TOP_K if top_k is None else top_k
     if (vector is None) == (text is None):
         raise InvalidRequest("a search is by a vector, as `query`, or by a text, as `query_string`: give one of them")
     if vector is not None and (type(vector) is not list or not set(map(type, vector)) <= {int, float}):

@@ -11,7 +11,7 @@ import pyarrow as pa
 from serving.answer import features_answer
 from serving.compile import Compiled
 from serving.on_demand import Derived, derive
-from serving.plan import Plan, PlannedView, Rows
+from serving.plan import InvalidRequest, Plan, PlannedView, Rows
 from serving.request import FeaturesRequest, join_keys
 from stores.entity_keys import BYTES, UNIX_TIMESTAMP
 from stores.json_values import Stored
@@ -73,10 +73,13 @@ def vector_columns(
     """A view of the vector store as stored columns: its timestamps, then its features."""
     assert reader is not None  # a plan has such views only where there is a store of them
     view = planned.view
-    columns = {
-        key.name: pa.array(_key_values(keys[column], key), key.arrow_type)
-        for key, column in zip(view.join_keys, planned.columns, strict=True)
-    }
+    try:
+        columns = {
+            key.name: pa.array(_key_values(keys[column], key), key.arrow_type)
+            for key, column in zip(view.join_keys, planned.columns, strict=True)
+        }
+    except (pa.ArrowInvalid, OverflowError) as error:
+        raise InvalidRequest(f"a join key has a value that its type cannot hold: {error}") from None
     (table,) = reader.read([view], pa.table(columns))
     present = table["_present"].to_pylist()
     moments = encode_timestamps(table["event_timestamp"]).to_pylist()
