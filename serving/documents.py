@@ -11,7 +11,7 @@ import pyarrow as pa
 from feast import RepoConfig
 from feast.filter_models import CompoundFilter
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy.exc import StatementError
+from sqlalchemy.exc import DataError, ProgrammingError
 
 from serving.access import Access, bearer, withhold
 from serving.http import Seen
@@ -20,6 +20,7 @@ from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.request import RequestLimits, TooLarge, asked, document
 from serving.search import TextModel, VectorIndex, embedded
+from stores.errors import StoreRefused
 from stores.feast_protos import declared_keys, stored_view, vector_field
 from stores.json_values import decoder
 from stores.values import encode
@@ -103,8 +104,8 @@ class RetrieveOnlineDocuments:
             found = self.index.search(request.view, vector, request.top_k, request.filters, request.features)
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
-        except StatementError as error:
-            if request.filters is None:
+        except StoreRefused as error:
+            if request.filters is None or not isinstance(error.__cause__, DataError | ProgrammingError):
                 raise
             raise InvalidRequest("filters: a value is not of its field's type") from error
         return documents_answer(request, found)

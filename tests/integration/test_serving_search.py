@@ -120,8 +120,6 @@ def _filtered(kind: str, key: str, value: Any) -> dict[str, Any]:
         (_filtered("eq", "z", 1), 422, "no field z"),
         (_filtered("in", "faa", "ORD"), 422, "needs a list"),
         (_filtered("eq", "faa", {"a": [1]}), 422, "not of its field's type"),
-        (_filtered("gt", "faa", 5), 422, "not of its field's type"),
-        (_filtered("in", "faa", [[1], None]), 422, "not of its field's type"),
         (_filtered("eq", "faa", "\0"), 422, "not of its field's type"),
     ],
 )
