@@ -21,6 +21,7 @@ from serving.documents import RetrieveOnlineDocuments
 from serving.features import OnlineFeatures
 from serving.gate import Gate
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits, Listener
+from serving.in_process import InProcess
 from serving.keys import KeyedAccess
 from serving.metrics import Metrics
 from serving.openapi import Docs, OpenApi
@@ -165,6 +166,13 @@ def _grpc(
 
     listening = GrpcListening(place.host, place.grpc_port, place.drain_seconds, place.tls)
     return GrpcServer(listening, features, gate, limits, counts, audit)
+
+
+def in_process(repo: Repo) -> InProcess:
+    """Online features without a server between: for a service that reads the stores itself."""
+    config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
+    registry = Registry(partial(take, config), repo.settings.serve.registry_seconds)
+    return InProcess(registry, online(repo), vectors(repo))
 
 
 def listening(repo: Repo) -> Listening:

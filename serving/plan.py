@@ -11,6 +11,7 @@ from typing import Any
 
 from serving.lookup import Status
 from serving.moments import moments
+from stores.entity_keys import UNIX_TIMESTAMP
 from stores.hash_reads import HashRead
 from stores.json_values import Stored, decoder
 from stores.view import View
@@ -94,15 +95,15 @@ class Plan:
     decoders: tuple[tuple[int, tuple[int, ...]], ...]
     """The numbers of the features of each `ValueType`: those of one type are decoded together."""
 
-    def commands(self, entities: Entities) -> tuple[bytes, int]:
-        """The packed commands for the entities and how many they are. Raises `InvalidRequest`."""
+    def commands(self, entities: Entities) -> list[bytes]:
+        """The packed commands for the entities. Raises `InvalidRequest`."""
         packed: list[bytes] = []
         try:
             for read, fields in zip(self.reads, self.packed_fields, strict=True):
                 packed += read.commands(entities, fields)
         except (struct.error, UnicodeEncodeError) as error:
             raise InvalidRequest(f"a join key has a value that its type cannot hold: {error}") from None
-        return b"".join(packed), len(packed)
+        return packed
 
     def rows(
         self,
@@ -143,9 +144,14 @@ class Plan:
                 start += count
         return answer
 
-    def statuses(self, rows: Rows, place: int) -> Sequence[int] | None:
-        """The statuses of one feature's values by the numbers of `Status`; None if all are PRESENT."""
-        column, known = rows.columns[place], rows.views[self.features[place].view].statuses
+    def statuses(self, rows: Rows, place: int, values: Sequence[Any]) -> Sequence[int] | None:
+        """The statuses of one feature's `values` by the numbers of `Status`; None if all are PRESENT."""
+        feature = self.features[place]
+        known = rows.views[feature.view].statuses
+        # Feast stores bytes for a null timestamp, and for no other null; bytes are the quicker to look at.
+        column = (
+            [value is not None for value in values] if feature.value_type == UNIX_TIMESTAMP else rows.columns[place]
+        )
         if known is None:
             if all(column):
                 return None
