@@ -153,6 +153,13 @@ def http_application(repo: Repo, place: Listening, counts: Counts, keys: bool) -
     )
 
 
+def in_process(repo: Repo) -> InProcess:
+    """Online features without a server between: for a service that reads the stores itself."""
+    config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
+    registry = Registry(partial(take, config), repo.settings.serve.registry_seconds)
+    return InProcess(registry, online(repo), vectors(repo))
+
+
 def _grpc(
     place: Listening,
     features: GetOnlineFeatures,
@@ -166,13 +173,6 @@ def _grpc(
 
     listening = GrpcListening(place.host, place.grpc_port, place.drain_seconds, place.tls)
     return GrpcServer(listening, features, gate, limits, counts, audit)
-
-
-def in_process(repo: Repo) -> InProcess:
-    """Online features without a server between: for a service that reads the stores itself."""
-    config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
-    registry = Registry(partial(take, config), repo.settings.serve.registry_seconds)
-    return InProcess(registry, online(repo), vectors(repo))
 
 
 def listening(repo: Repo) -> Listening:
@@ -259,7 +259,7 @@ def worker(repo: Repo) -> Worker:
             source_table=partial(_source_table, repo),
             control=Control(KafkaFollower(repo.settings.kafka.bootstrap_servers, repo.control_topic)),
             clock=SystemClock(),
-            beside=ThreadPoolExecutor(max_workers=4, thread_name_prefix="beside"),
+            beside=ThreadPoolExecutor(max_workers=5, thread_name_prefix="beside"),
         ),
         WorkerSettings(
             poll_records=settings.poll_records,

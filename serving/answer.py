@@ -42,7 +42,7 @@ def _stored_columns(plan: Plan, rows: Rows) -> dict[str, bytes]:
     dumps = orjson.dumps
     columns = {}
     for place, (feature, values) in enumerate(zip(plan.features, plan.values(rows), strict=True)):
-        statuses = plan.statuses(rows, place, values)
+        statuses = plan.statuses(rows, place)
         shown = present if statuses is None else dumps([_NAMES[status] for status in statuses])
         columns[feature.name] = b'{"values":%b,"statuses":%b,%b' % (dumps(values), shown, times[feature.view])
     return columns

@@ -68,7 +68,7 @@ class InProcess:
         answer = Features({}, {}, {})
         for place, (feature, values) in enumerate(zip(plan.features, plan.values(rows), strict=True)):
             if feature.name in plan.requested:
-                statuses = plan.statuses(rows, place, values)
+                statuses = plan.statuses(rows, place)
                 names = ["PRESENT"] * count if statuses is None else [_NAMES[status] for status in statuses]
                 answer.values[feature.name], answer.statuses[feature.name] = values, names
                 answer.event_times[feature.name] = rows.views[feature.view].micros

@@ -11,9 +11,8 @@ from typing import Any
 
 from serving.lookup import Status
 from serving.moments import moments
-from stores.entity_keys import UNIX_TIMESTAMP
 from stores.hash_reads import HashRead
-from stores.json_values import Stored, decoder
+from stores.json_values import NULL_TIMESTAMP, Stored, decoder
 from stores.view import View
 
 Entities = Mapping[str, Sequence[Any]]
@@ -144,14 +143,9 @@ class Plan:
                 start += count
         return answer
 
-    def statuses(self, rows: Rows, place: int, values: Sequence[Any]) -> Sequence[int] | None:
-        """The statuses of one feature's `values` by the numbers of `Status`; None if all are PRESENT."""
-        feature = self.features[place]
-        known = rows.views[feature.view].statuses
-        # Feast stores bytes for a null timestamp, and for no other null; bytes are the quicker to look at.
-        column = (
-            [value is not None for value in values] if feature.value_type == UNIX_TIMESTAMP else rows.columns[place]
-        )
+    def statuses(self, rows: Rows, place: int) -> Sequence[int] | None:
+        """The statuses of one feature's values by the numbers of `Status`; None if all are PRESENT."""
+        column, known = rows.columns[place], rows.views[self.features[place].view].statuses
         if known is None:
             if all(column):
                 return None
@@ -175,6 +169,8 @@ def _view_rows(stamps: Stored, ttl: float, now: float) -> ViewRows:
 
 def _served(column: Stored, statuses: Sequence[int] | None) -> Stored:
     """The column without the values that are not to be served."""
+    if NULL_TIMESTAMP in column:
+        column = [None if value == NULL_TIMESTAMP else value for value in column]
     if statuses is None:
         return column
     return [value if status == _PRESENT else None for value, status in zip(column, statuses, strict=True)]

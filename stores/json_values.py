@@ -24,6 +24,9 @@ Stored = Sequence[bytes | None]
 
 Decoder = Callable[[Stored], list[Any]]
 
+NULL_TIMESTAMP = Value(unix_timestamp_val=NO_TIMESTAMP).SerializeToString()
+"""What Feast stores for a null timestamp that passed through pandas."""
+
 BULK = 200
 """Values from which integers are decoded by NumPy."""
 
