@@ -19,8 +19,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from serving.answer import versions_of
 from serving.features import Found
 from serving.lookup import Status
-from stores.entity_keys import UNIX_TIMESTAMP
-from stores.json_values import Stored, decoder
 
 _RESULTS, _VALUES, _STATUSES, _TIMES = b"\x12", b"\x0a", b"\x12", b"\x1a"
 """Tags of fields with a length: `results` of the response; of a `FeatureVector` its `values`, `statuses` (packed) and
@@ -67,20 +65,10 @@ def _stored(found: Found) -> Mapping[str, bytes]:
     plan, rows = found.plan, found.rows
     times = [b"".join([_field(_TIMES, _timestamp(micros)) for micros in view.micros]) for view in rows.views]
     present = [int(Status.PRESENT)] * rows.count
-    columns = {}
-    for place, feature in enumerate(plan.features):
-        values = _with_nulls(rows.columns[place], feature.value_type)
-        statuses = plan.statuses(rows, place, values) or present
-        columns[feature.name] = _vector(values, statuses, times[feature.view])
-    return columns
-
-
-def _with_nulls(stored: Stored, value_type: int) -> Stored:
-    """The stored values; Feast stores bytes for a null timestamp, which are None here."""
-    if value_type != UNIX_TIMESTAMP:
-        return stored
-    values = decoder(value_type)(stored)
-    return [None if value is None else kept for value, kept in zip(values, stored, strict=True)]
+    return {
+        feature.name: _vector(rows.columns[place], plan.statuses(rows, place) or present, times[feature.view])
+        for place, feature in enumerate(plan.features)
+    }
 
 
 def _derived(messages: Sequence[Any]) -> bytes:
