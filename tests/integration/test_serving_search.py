@@ -10,6 +10,7 @@ import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.types import Array, Float32, Int64, String
 
+from millrace.client import Client
 from streams.embedders import WordLlamaEmbedder
 from tests.integration.database import Database
 from tests.integration.serving_repo import MILLRACE, NOW, Server, millrace
@@ -97,6 +98,19 @@ def test_by_vector_with_a_filter(server: Server) -> None:
     kept = {**search, "filters": {"type": "ne", "key": "faa", "value": "HNL"}}
     assert set(columns(server.ask("/search", kept)[1])["faa"]) == {"ORD", "DEN"}
     assert columns(server.ask("/search", {**search, "api_version": 2})[1])["faa"] == ["DEN", "HNL", "ORD"]
+
+
+def test_the_client_gets_the_nearest_first(server: Server) -> None:
+    """Also where the server answers Feast's SDK in the order of the keys."""
+    near, far = EMBEDDER.embed([TEXTS["ORD"], TEXTS["HNL"]])
+    with Client(server.url, timeout=30) as client:
+        for query, nearest in ((near, "ORD"), (far, "HNL")):
+            found = client.retrieve_online_documents(["texts:text"], query=query, top_k=3)
+            assert found.values["faa"][0] == nearest and found.values["text"][0] == TEXTS[nearest]
+            assert found.values["distance"] == sorted(found.values["distance"])
+            assert len(found.statuses["text"]) == len(found.event_timestamps["text"]) == 3
+        found = client.retrieve_online_documents(["texts:text"], query_string="an island in the ocean", top_k=1)
+        assert found.values["faa"] == ["HNL"]
 
 
 def _filtered(kind: str, key: str, value: Any) -> dict[str, Any]:
