@@ -65,9 +65,9 @@ class InProcess:
         replies = self.store.ask(commands) if commands else []
         stored = [vector_columns(self.vectors, view, keys) for view in plan.vectors]
         rows = plan.rows(replies, count, time.time(), stored)
-        answer = Features({}, {}, {})
+        answer, requested = Features({}, {}, {}), frozenset(plan.requested)
         for place, (feature, values) in enumerate(zip(plan.features, plan.values(rows), strict=True)):
-            if feature.name in plan.requested:
+            if feature.name in requested:
                 statuses = plan.statuses(rows, place)
                 names = ["PRESENT"] * count if statuses is None else [_NAMES[status] for status in statuses]
                 answer.values[feature.name], answer.statuses[feature.name] = values, names
