@@ -2,9 +2,12 @@
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from granian import Granian
@@ -13,6 +16,8 @@ from granian.http import HTTP1Settings
 
 from serving.http import Application
 from serving.tls import TlsFiles, TlsWatch
+
+LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,22 @@ def serve(listening: Listening, build: Callable[[], Application]) -> None:
             watch = TlsWatch(listening.tls, lambda: os.kill(os.getpid(), signal.SIGHUP))
             watch.start()
             beside.callback(watch.close)
-        _granian(listening).serve(target_loader=build, wrap_loader=False)
+        build_here = partial(_built, build, os.getpid(), listening.drain_seconds)
+        _granian(listening).serve(target_loader=build_here, wrap_loader=False)
+
+
+def _built(build: Callable[[], Application], parent: int, drain_seconds: float) -> Application:
+    threading.Thread(target=_end_with, args=(parent, drain_seconds), name="parent", daemon=True).start()
+    return build()
+
+
+def _end_with(parent: int, drain_seconds: float) -> None:
+    """End this process once granian's first one is gone: killed, it cannot, and its port would go on answering."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(drain_seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _granian(listening: Listening) -> Any:

@@ -152,6 +152,12 @@ def test_a_stop_answers_what_was_accepted(store: FeatureStore, redis_server: Red
         assert server.process.wait(20) == 0
 
 
+def test_killed_it_leaves_nobody_on_its_port(store: FeatureStore) -> None:
+    with millrace(Path(store.repo_path), drain_seconds=1) as server:
+        assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+        until(lambda: not _listens(server.port))
+
+
 def _connections(port: int) -> int:
     """Established connections of a server, from the kernel's table."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
