@@ -69,7 +69,7 @@ class ProviderSettings(_Section):
 class WorkerYaml(_Section):
     """How a worker batches; see `docs/operations.md`."""
 
-    poll_records: int = Field(10_000, ge=1)
+    poll_records: int = Field(7_500, ge=1)
     flush_rows: int = Field(50_000, ge=1)
     flush_seconds: float = Field(1.0, gt=0)
     stage_rows: int = Field(200_000, ge=1)

@@ -34,7 +34,7 @@ CONSUMER = {
     "fetch.wait.max.ms": 100,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     "fetch.max.bytes": 2 * MAX_MESSAGE_BYTES,
-    "queued.max.messages.kbytes": 32 * 1024,
+    "queued.max.messages.kbytes": 24 * 1024,
     "session.timeout.ms": 10_000,
     "max.poll.interval.ms": 300_000,
     "topic.metadata.refresh.interval.ms": 5_000,

@@ -52,7 +52,7 @@ AHEAD = 2
 class WorkerSettings:
     """How the worker batches; `millrace.yaml` explains each under `worker:`."""
 
-    poll_records: int = 10_000
+    poll_records: int = 7_500
     poll_seconds: float = 0.1
     flush_rows: int = 50_000
     flush_seconds: float = 1.0
