@@ -41,6 +41,10 @@ fuzz-serving: setup ## Requests that nobody sane sends, against millrace serve  
 bench: setup ## Measure everything that has a goal, into benchmarks/results.json  (ARGS="--only drain")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+bench-serving: $(VENV)/ready ## Measure serving beside feast serve; needs wrk
+	@command -v wrk >/dev/null || { echo "make bench-serving loads the servers with wrk, which is not installed: apt-get install wrk"; exit 1; }
+	@$(BIN)/python -W ignore -m benchmarks --only serving
+
 setup: $(VENV)/ready $(JARS)/ready | tools ## Set everything up: virtual environment, jars, system packages
 
 lock: $(VENV)/ready ## Resolve the dependencies of pyproject.toml into the lock files
@@ -74,4 +78,4 @@ $(JARS)/ready: pom.xml | tools
 	@mvn -q -B -Dstyle.color=never dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(JARS)
 	@touch $@
 
-.PHONY: help demo test browser fuzz-serving chaos simulate lint bench setup lock down jars clean tools
+.PHONY: help demo test browser fuzz-serving chaos simulate lint bench bench-serving setup lock down jars clean tools

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import cold_start, contracts, drain, freshness, lake_sustained
+from benchmarks import cold_start, contracts, drain, freshness, lake_sustained, serving
 from benchmarks.platform import Row
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -28,6 +28,7 @@ MEASURED: Mapping[str, Callable[[], Iterable[Row]]] = {
     "contracts": contracts.rows,
     "lake_sustained": lake_sustained.rows,
     "cold_start": cold_start.rows,
+    "serving": serving.rows,
 }
 
 

@@ -24,6 +24,7 @@ from serving.documents import RetrieveOnlineDocuments
 from serving.features import OnlineFeatures
 from serving.gate import Gate
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits, Listener
+from serving.in_process import InProcess
 from serving.keys import KeyedAccess
 from serving.metrics import Metrics
 from serving.openapi import Docs, OpenApi
@@ -165,6 +166,13 @@ def http_application(
     )
 
 
+def in_process(repo: Repo) -> InProcess:
+    """Online features without a server between: for a service that reads the stores itself."""
+    config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
+    registry = Registry(partial(take, config), repo.settings.serve.registry_seconds)
+    return InProcess(registry, online(repo), vectors(repo))
+
+
 def _grpc(
     place: Listening,
     features: GetOnlineFeatures,
@@ -264,7 +272,7 @@ def worker(repo: Repo) -> Worker:
             source_table=partial(_source_table, repo),
             control=Control(KafkaFollower(repo.settings.kafka.bootstrap_servers, repo.control_topic)),
             clock=SystemClock(),
-            beside=ThreadPoolExecutor(max_workers=4, thread_name_prefix="beside"),
+            beside=ThreadPoolExecutor(max_workers=5, thread_name_prefix="beside"),
         ),
         WorkerSettings(
             poll_records=settings.poll_records,

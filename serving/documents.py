@@ -11,6 +11,7 @@ import pyarrow as pa
 from feast import RepoConfig
 from feast.filter_models import CompoundFilter
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.exc import DataError, ProgrammingError
 
 from serving.access import Access, bearer, withhold
 from serving.http import Seen
@@ -19,6 +20,7 @@ from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.request import RequestLimits, TooLarge, asked, document
 from serving.search import TextModel, VectorIndex, embedded
+from stores.errors import StoreRefused
 from stores.feast_protos import declared_keys, stored_view, vector_field
 from stores.json_values import decoder
 from stores.values import encode
@@ -102,6 +104,10 @@ class RetrieveOnlineDocuments:
             found = self.index.search(request.view, vector, request.top_k, request.filters, request.features)
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
+        except StoreRefused as error:
+            if request.filters is None or not isinstance(error.__cause__, DataError | ProgrammingError):
+                raise
+            raise InvalidRequest("filters: a value is not of its field's type") from error
         return documents_answer(request, found)
 
     def _embedded(self, view: View, text: str) -> np.ndarray:
@@ -154,7 +160,8 @@ def _vector_view(config: RepoConfig, declared: Any) -> View:
 def _request(
     found: Mapping[str, Any], view: View, features: tuple[str, ...], limits: RequestLimits
 ) -> DocumentsRequest:
-    vector, text, top_k = found.get("query"), found.get("query_string"), found.get("top_k") or TOP_K
+    vector, text, top_k = found.get("query"), found.get("query_string"), found.get("top_k")
+    top_k = TOP_K if top_k is None else top_k
     if (vector is None) == (text is None):
         raise InvalidRequest("a search is by a vector, as `query`, or by a text, as `query_string`: give one of them")
     if vector is not None and (type(vector) is not list or not set(map(type, vector)) <= {int, float}):

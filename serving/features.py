@@ -11,12 +11,13 @@ import pyarrow as pa
 from serving.answer import features_answer
 from serving.compile import Compiled
 from serving.on_demand import Derived, derive
-from serving.plan import Plan, PlannedView, Rows
+from serving.plan import InvalidRequest, Plan, PlannedView, Rows
 from serving.request import FeaturesRequest, join_keys
-from stores.entity_keys import BYTES
+from stores.entity_keys import BYTES, UNIX_TIMESTAMP
 from stores.json_values import Stored
 from stores.rows import FeatureReader
 from stores.values import encode, encode_timestamps
+from stores.view import Feature
 
 
 class Reads(Protocol):
@@ -60,25 +61,36 @@ class OnlineFeatures:
         return Found(plan, keys, rows, derived)
 
     async def _rows(self, plan: Plan, keys: Mapping[str, Sequence[Any]], count: int) -> Rows:
-        packed, commands = plan.commands(keys)
-        replies = await self.reads.read(packed, commands) if commands else []
-        vectors = [await asyncio.to_thread(self._read_vectors, view, keys, count) for view in plan.vectors]
+        commands = plan.commands(keys)
+        replies = await self.reads.read(b"".join(commands), len(commands)) if commands else []
+        vectors = [await asyncio.to_thread(vector_columns, self.vectors, view, keys) for view in plan.vectors]
         return plan.rows(replies, count, time.time(), vectors)
 
-    def _read_vectors(self, planned: PlannedView, keys: Mapping[str, Sequence[Any]], count: int) -> list[Stored]:
-        """A view of the vector store as stored columns: its timestamps, then its features."""
-        assert self.vectors is not None
-        view = planned.view
+
+def vector_columns(
+    reader: FeatureReader | None, planned: PlannedView, keys: Mapping[str, Sequence[Any]]
+) -> list[Stored]:
+    """A view of the vector store as stored columns: its timestamps, then its features."""
+    assert reader is not None  # a plan has such views only where there is a store of them
+    view = planned.view
+    try:
         columns = {
-            key.name: pa.array(keys[column], key.arrow_type)
+            key.name: pa.array(_key_values(keys[column], key), key.arrow_type)
             for key, column in zip(view.join_keys, planned.columns, strict=True)
         }
-        (table,) = self.vectors.read([view], pa.table(columns))
-        present = table["_present"].to_pylist()
-        moments = encode_timestamps(table["event_timestamp"]).to_pylist()
-        stamps = [stamp if there else None for stamp, there in zip(moments, present, strict=True)]
-        features = [encode(table[feature.name], feature.value_type).to_pylist() for feature in view.features]
-        return [stamps, *features]
+    except (pa.ArrowInvalid, OverflowError) as error:
+        raise InvalidRequest(f"a join key has a value that its type cannot hold: {error}") from None
+    (table,) = reader.read([view], pa.table(columns))
+    present = table["_present"].to_pylist()
+    moments = encode_timestamps(table["event_timestamp"]).to_pylist()
+    stamps = [stamp if there else None for stamp, there in zip(moments, present, strict=True)]
+    features = [encode(table[feature.name], feature.value_type).to_pylist() for feature in view.features]
+    return [stamps, *features]
+
+
+def _key_values(values: Sequence[Any], key: Feature) -> Sequence[Any]:
+    """Timestamps are whole seconds in a request and microseconds in a column."""
+    return [value * 1_000_000 for value in values] if key.value_type == UNIX_TIMESTAMP else values
 
 
 def _echoed(plan: Plan, keys: Mapping[str, Sequence[Any]], entities: Mapping[str, Any]) -> dict[str, Sequence[Any]]:

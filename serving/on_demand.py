@@ -82,5 +82,7 @@ def _add(response: Any, name: str, values: Sequence[Any]) -> None:
 def _messages(name: str, values: Sequence[Any], value_type: ValueType) -> list[Any]:
     try:
         return list(python_values_to_proto_values(list(values), value_type))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidRequest(f"entities.{name}: {error}") from error
+    except Exception as error:  # Feast guesses a type from the values, and fails in many ways
+        raise InvalidRequest(
+            f"entities.{name} has values of which no column is made: {type(error).__name__}"
+        ) from error

@@ -12,7 +12,7 @@ from typing import Any
 from serving.lookup import Status
 from serving.moments import moments
 from stores.hash_reads import HashRead
-from stores.json_values import Stored, decoder
+from stores.json_values import NULL_TIMESTAMP, Stored, decoder
 from stores.view import View
 
 Entities = Mapping[str, Sequence[Any]]
@@ -94,15 +94,15 @@ class Plan:
     decoders: tuple[tuple[int, tuple[int, ...]], ...]
     """The numbers of the features of each `ValueType`: those of one type are decoded together."""
 
-    def commands(self, entities: Entities) -> tuple[bytes, int]:
-        """The packed commands for the entities and how many they are. Raises `InvalidRequest`."""
+    def commands(self, entities: Entities) -> list[bytes]:
+        """The packed commands for the entities. Raises `InvalidRequest`."""
         packed: list[bytes] = []
         try:
             for read, fields in zip(self.reads, self.packed_fields, strict=True):
                 packed += read.commands(entities, fields)
         except (struct.error, UnicodeEncodeError) as error:
             raise InvalidRequest(f"a join key has a value that its type cannot hold: {error}") from None
-        return b"".join(packed), len(packed)
+        return packed
 
     def rows(
         self,
@@ -169,6 +169,8 @@ def _view_rows(stamps: Stored, ttl: float, now: float) -> ViewRows:
 
 def _served(column: Stored, statuses: Sequence[int] | None) -> Stored:
     """The column without the values that are not to be served."""
+    if NULL_TIMESTAMP in column:
+        column = [None if value == NULL_TIMESTAMP else value for value in column]
     if statuses is None:
         return column
     return [value if status == _PRESENT else None for value, status in zip(column, statuses, strict=True)]

@@ -24,6 +24,9 @@ Stored = Sequence[bytes | None]
 
 Decoder = Callable[[Stored], list[Any]]
 
+NULL_TIMESTAMP = Value(unix_timestamp_val=NO_TIMESTAMP).SerializeToString()
+"""What Feast stores for a null timestamp that passed through pandas."""
+
 BULK = 200
 """Values from which integers are decoded by NumPy."""
 
@@ -41,8 +44,7 @@ def decoder(value_type: int) -> Decoder:
 
 def _any(value: bytes) -> Any:
     """Any value, by Feast's own message."""
-    native = _value_to_native(Value.FromString(value))
-    return None if native == NO_TIMESTAMP else native
+    return _value_to_native(Value.FromString(value))
 
 
 class _Known(dict[bytes | None, Any]):
@@ -103,7 +105,9 @@ def _floats(tag: bytes, code: str) -> Decoder:
     return decode
 
 
-def _integers(tag: int) -> Decoder:
+def _integers(tag: int, null: int | None = None) -> Decoder:
+    """`null` is a number that stands for a null."""
+
     def one(value: bytes) -> Any:
         if value[0] != tag:
             return _any(value)
@@ -116,7 +120,7 @@ def _integers(tag: int) -> Decoder:
                 shift += 7
             if number >= 1 << 63:
                 number -= 1 << 64
-        return None if number == NO_TIMESTAMP else number
+        return None if number == null else number
 
     each = _each(one)
 
@@ -130,7 +134,7 @@ def _integers(tag: int) -> Decoder:
         if len(pairs) != 2 * len(values) or (pairs[::2] != tag).any():
             return each(values)
         numbers = pairs[1::2].view(np.int64)
-        return each(values) if (numbers == NO_TIMESTAMP).any() else numbers.tolist()
+        return each(values) if null is not None and (numbers == null).any() else numbers.tolist()
 
     return decode
 
@@ -170,7 +174,7 @@ _DECODERS: dict[int, Decoder] = {
     5: _floats(b"\x29", "d"),
     6: _floats(b"\x35", "f"),
     7: _each(_bool),
-    8: _integers(0x40),
+    8: _integers(0x40, NO_TIMESTAMP),
     30: _each(_bytes),
     31: _each(_bytes),
     32: _text(b"\x82\x02"),

@@ -87,7 +87,8 @@ _META: Mapping[str, Carried] = {
 class VectorTable:
     """The table of a view. `carried` has every column that rows bring, the entity key first; the table has
     one more, `_written`, the server's time of the last write, by which deletes are forgotten. `batch` is the
-    temporary table through which rows come in."""
+    temporary table through which rows come in: one a connection and shape of rows, for making one costs more than
+    what a live stream sends through it."""
 
     view: View
     table: sa.Table
@@ -138,12 +139,13 @@ def vector_table(view: View) -> VectorTable:
         postgresql_where=table.c._text_hash.is_not(None),
     )
     sa.Index(identifier(f"{table.name}_deleted"), table.c._written, postgresql_where=table.c._deleted)
+    shape = repr([(name, str(c.sql)) for name, c in carried.items()]).encode()
     batch = sa.Table(
-        "millrace_batch",
+        f"millrace_batch_{hashlib.blake2b(shape, digest_size=8).hexdigest()}",
         sa.MetaData(),
         *(sa.Column(name, c.sql) for name, c in carried.items()),
         prefixes=["TEMPORARY"],
-        postgresql_on_commit="DROP",
+        postgresql_on_commit="DELETE ROWS",
     )
     vectors = VectorTable(view, table, carried, batch)
     _distance_index(vectors)

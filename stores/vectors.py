@@ -1,5 +1,6 @@
 """The vector store: one pgvector table a view, for nearest neighbours and for lookups by entity."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,6 +28,7 @@ STORE = "pgvector"
 _EF_SEARCH = 200  # candidates of a search: of 5,000 random vectors it finds over 95 of 100 true neighbours
 _EF_SEARCH_LIMIT = 1000
 _FORGOTTEN_AT_ONCE = 1000
+_FORGET_SECONDS = 60.0
 _UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 _VERSION = ("_order", "_lsn", "_row", "_undecided")
 
@@ -46,6 +48,7 @@ class PgVectors(FeatureWriter, FeatureReader):
         parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
         self._place = f"{parsed.host}:{parsed.port or 5432}/{parsed.database}"
         self._retention = timedelta(seconds=retention_seconds)
+        self._forget_next: dict[str, float] = {}
         # A server that vanished is noticed by the operating system, not by waiting for ever.
         patience = {"connect_timeout": 5, "tcp_user_timeout": 30_000}
         self._engine = sa.create_engine(parsed, connect_args=patience, pool_pre_ping=True)
@@ -202,7 +205,9 @@ class PgVectors(FeatureWriter, FeatureReader):
             turned = [key for key, entity in stored.items() if now[key].undecided != entity.undecided]
             for mark in (True, False):
                 _mark(connection, vectors, [key for key in turned if now[key].undecided is mark], mark)
-            self._forget(connection, vectors)
+            if time.monotonic() >= self._forget_next.get(vectors.name, 0.0):
+                self._forget_next[vectors.name] = time.monotonic() + _FORGET_SECONDS
+                self._forget(connection, vectors)
         return now, applied
 
     def _forget(self, connection: sa.Connection, vectors: VectorTable) -> None:
@@ -264,10 +269,10 @@ def _lock(connection: sa.Connection, vectors: VectorTable, keys: list[bytes]) ->
         .with_for_update()
     )
     entities = {}
-    for key, deleted, time, order, lsn, row, undecided in connection.execute(held, {"keys": keys}):
+    for key, deleted, moment, order, lsn, row, undecided in connection.execute(held, {"keys": keys}):
         if deleted is not None:  # not an empty row
             version = None if order is None else Version(order, lsn, row)
-            entities[key] = Entity(version, LEAST_ORDER if time is None else time, undecided)
+            entities[key] = Entity(version, LEAST_ORDER if moment is None else moment, undecided)
     return entities
 
 
@@ -276,7 +281,7 @@ def _replace(connection: sa.Connection, vectors: VectorTable, rows: pa.Table, wi
     if not winners:
         return
     table, batch = vectors.table, vectors.batch
-    batch.create(connection)
+    connection.execute(sa.schema.CreateTable(batch, if_not_exists=True))
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     with driver.cursor() as cursor:
@@ -302,8 +307,8 @@ def _with_presence(table: pa.Table) -> pa.Table:
     place = table.schema.get_field_index("_deleted")
     present = pc.fill_null(pc.invert(table["_deleted"]), False)
     table = table.set_column(place, "_present", present)
-    time = table.schema.get_field_index("event_timestamp")
-    return table.set_column(time, table.schema.field(time), pc.if_else(present, table["event_timestamp"], None))
+    place = table.schema.get_field_index("event_timestamp")
+    return table.set_column(place, table.schema.field(place), pc.if_else(present, table["event_timestamp"], None))
 
 
 def _selected(view: View, features: Sequence[str] | None) -> list[str]:

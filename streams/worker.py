@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -40,8 +41,11 @@ SAY_SECONDS = 60.0
 MANY = 1_000
 """Records in one poll from which on more can be taken to wait behind them."""
 
-VECTORS = True
-"""Which of the two writes under way at a time is that of tables with embeddings."""
+ONLINE, VECTORS = False, True
+"""The two ways of writes, each in its order: tables with embeddings, and all others."""
+
+AHEAD = 2
+"""Online writes under way at a time: one is packed while the store takes the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +63,8 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the wiring hands the worker. `beside` has four threads, for an online and a vector write, a flush and
-    a compaction, and is the worker's alone."""
+    """What the wiring hands the worker. `beside` has five threads, for two online writes and one of vectors, a
+    flush and a compaction, and is the worker's alone."""
 
     consumer: Consumer
     letters: DeadLetters
@@ -82,8 +86,8 @@ Written = tuple[list[Outcome], WriteResult]
 
 @dataclass(slots=True)
 class Write:
-    """What is on its way to a store, beside the loop: one write to the online store and one to the vectors at a time.
-    `again` repeats it. Of the partitions that are `lost` since, nothing is staged."""
+    """What is on its way to a store, beside the loop. `again` repeats it. Of the partitions that are `lost` since,
+    nothing is staged."""
 
     again: Callable[[], Written]
     result: Future[Written]
@@ -104,7 +108,7 @@ class Worker:
         self._unchecked: set[Partition] = set()
         self._left: set[Partition] = set()
         self._resting: set[Partition] = set()
-        self._writing: dict[bool, Write] = {}
+        self._writing = _nothing()
         self._safe: dict[Partition, int] = {}
         self._pending: list[Records] = []
         self._texts: list[Records] = []
@@ -154,11 +158,11 @@ class Worker:
             self._deadline = self._clock.monotonic() + self._settings.stop_seconds
             self._flush_all()
         except Abandoned:
-            self._batch, self._writing = self._fresh(), {}
+            self._batch, self._writing = self._fresh(), _nothing()
             why = "stopped while a store was unavailable: what was not committed will be read again"
             log.warning(why, extra={"event": "abandoned"})
         except BaseException:
-            self._batch, self._writing = self._fresh(), {}  # stop without committing
+            self._batch, self._writing = self._fresh(), _nothing()  # stop without committing
             raise
         finally:
             self._consumer.close()
@@ -170,8 +174,9 @@ class Worker:
         """What can be taken now. Texts wait, together, for the vectors of those before them, so that the features of
         other tables need not."""
         ready = [records for records in polled if not self._flows[records.topic].embeds]
-        self._texts += [records for records in polled if self._flows[records.topic].embeds]
-        if VECTORS not in self._writing or sum(map(len, self._texts)) >= self._settings.poll_records:
+        texts = [records for records in polled if self._flows[records.topic].embeds]
+        self._texts += [records.without(self._gone(texts)) for records in texts]
+        if not self._writing[VECTORS] or sum(map(len, self._texts)) >= self._settings.poll_records:
             ready += joined(self._texts)
             self._texts = []
         return ready
@@ -188,8 +193,12 @@ class Worker:
         more = sum(map(len, polled)) >= min(MANY, self._settings.poll_records)
         self._deliver([o for o in outcomes if not o.flow.embeds], more)
         self._deliver([o for o in outcomes if o.flow.embeds], beside=True)
-        # Of a partition that was lost meanwhile even if it is owned again: then it is read from its commit on.
-        self._forget({p for records in polled for p in records.next_offsets()} - (self._owned - self._left))
+        self._forget(self._gone(polled))
+
+    def _gone(self, polled: list[Records]) -> set[Partition]:
+        """The partitions of these records that were lost meanwhile, even those that are owned again: they are read
+        from their commit on."""
+        return {p for records in polled for p in records.next_offsets()} - (self._owned - self._left)
 
     def _processed(self, records: Records) -> Outcome:
         base = partial(self._patience, partial(snapshot_base, self._parts.lake, records.topic))
@@ -200,13 +209,18 @@ class Worker:
         decoded while the store takes these rows."""
         if not outcomes:
             return
-        vectors = outcomes[0].flow.embeds
-        if not vectors:
+        way = outcomes[0].flow.embeds
+        if way == ONLINE:
             self._reject(outcomes)
-        self._finish_write(vectors)
+        # Writes that overtake each other leave the newest of a state view; an event view would be decided anew.
+        overtakes = (
+            beside and way == ONLINE and not any(rows.view.kind == "event" for o in outcomes for rows in o.rows())
+        )
+        while len(self._writing[way]) >= (AHEAD if overtakes else 1):
+            self._finish_write(way)
         write = partial(self._write, outcomes)
         if beside:
-            self._writing[vectors] = Write(write, self._parts.beside.submit(write))
+            self._writing[way].append(Write(write, self._parts.beside.submit(write)))
         else:
             self._delivered(*self._patience(write))
 
@@ -224,11 +238,10 @@ class Worker:
         with self.tally.timed("embed"):
             return self._parts.embedding(outcome)
 
-    def _finish_write(self, vectors: bool) -> None:
-        """Wait for the write under way, and stage what it brought online; what was lost meanwhile is left out."""
-        writing = self._writing.pop(vectors, None)
-        if writing is None:
-            return
+    def _finish_write(self, way: bool) -> None:
+        """Wait for the first write under way, and stage what it brought online; what was lost meanwhile is left
+        out."""
+        writing = self._writing[way].popleft()
         try:
             written = writing.result.result()
         except UNAVAILABLE:
@@ -237,9 +250,9 @@ class Worker:
         self._batch.drop(writing.lost)
 
     def _finish_writes(self, *, only_done: bool = False) -> None:
-        for vectors, writing in list(self._writing.items()):
-            if writing.result.done() or not only_done:
-                self._finish_write(vectors)
+        for way, writes in self._writing.items():
+            while writes and (writes[0].result.done() or not only_done):
+                self._finish_write(way)
 
     def _delivered(self, outcomes: list[Outcome], result: WriteResult) -> None:
         self._reject([o for o in outcomes if o.flow.embeds])  # the model may have refused texts, too
@@ -304,7 +317,7 @@ class Worker:
 
     def _poll_seconds(self) -> float:
         """How long to wait for a first record: not past the next flush, and not long while one is under way."""
-        if self._flusher.busy or self._writing:
+        if self._flusher.busy or any(self._writing.values()):
             return 0.01
         if self._batch.empty:
             return self._settings.poll_seconds
@@ -397,10 +410,11 @@ class Worker:
 
     def _hand_over(self) -> None:
         deadline = self._clock.monotonic() + self._settings.stop_seconds
-        for vectors, writing in list(self._writing.items()):
-            with suppress(TimeoutError, *UNAVAILABLE):  # then it is not staged, and read again
-                writing.result.result(self._settings.stop_seconds)
-                self._finish_write(vectors)
+        with suppress(TimeoutError, *UNAVAILABLE):  # then it is not staged, and read again
+            for way, writes in self._writing.items():
+                while writes:
+                    writes[0].result.result(max(0.0, deadline - self._clock.monotonic()))
+                    self._finish_write(way)
         while (self._flusher.busy or not self._batch.empty) and self._clock.monotonic() < deadline:
             if not self._flusher.busy:
                 self._start_flush()
@@ -426,8 +440,9 @@ class Worker:
     def _forget(self, partitions: Collection[Partition]) -> None:
         """Stage nothing of these partitions: whoever has them next reads it again."""
         self._batch.drop(partitions)
-        for writing in self._writing.values():
-            writing.lost.update(partitions)
+        for writes in self._writing.values():
+            for writing in writes:
+                writing.lost.update(partitions)
 
     def _check_positions(self) -> None:
         for partition in sorted(self._unchecked):
@@ -479,3 +494,7 @@ class Worker:
 
 def _features(stream_view: StreamView) -> LakeTableName:
     return features_table(stream_view.view.name)
+
+
+def _nothing() -> dict[bool, deque[Write]]:
+    return {ONLINE: deque(), VECTORS: deque()}

@@ -98,6 +98,19 @@ def read_answer(document: Any) -> OnlineFeatures:
         raise InvalidAnswer(f"the response is not of Feast's form: {type(error).__name__} {error}") from error
 
 
+def nearest_first(found: OnlineFeatures) -> OnlineFeatures:
+    """Documents by their `distance`: servers answer Feast's `api_version` 2 in the order of keys, for Feast's SDK."""
+    distances = found.values.get("distance")
+    if not distances or None in distances:
+        return found
+    order = sorted(range(len(distances)), key=distances.__getitem__)
+    return OnlineFeatures(
+        {name: [column[i] for i in order] for name, column in found.values.items()},
+        {name: [column[i] for i in order] for name, column in found.statuses.items()},
+        {name: [column[i] for i in order] for name, column in found.event_timestamps.items()},
+    )
+
+
 def _numbers(values: list[Any]) -> list[Any]:
     """The column with what is not finite as numbers, if it is a column of numbers."""
     if not any(type(value) is str and value in _NOT_FINITE for value in values):

@@ -12,7 +12,7 @@ from typing import Any, Self
 import httpx
 import orjson
 
-from millrace.client.answer import OnlineFeatures, read_answer
+from millrace.client.answer import OnlineFeatures, nearest_first, read_answer
 from millrace.client.errors import ClientError, InvalidAnswer, TimedOut, Unreachable, of_response
 from millrace.client.retry import Attempts
 
@@ -152,7 +152,7 @@ class Client(_Requests):
 
         `filters` are Feast's `ComparisonFilter` or `CompoundFilter` as a dict.
         """
-        return self._call(DOCUMENTS, _documents_body(features, query, query_string, top_k, filters))
+        return nearest_first(self._call(DOCUMENTS, _documents_body(features, query, query_string, top_k, filters)))
 
     def _call(self, path: str, body: bytes) -> OnlineFeatures:
         attempts = self._attempts()
@@ -219,7 +219,8 @@ class AsyncClient(_Requests):
         filters: Any = None,
     ) -> OnlineFeatures:
         """As `Client.retrieve_online_documents`."""
-        return await self._call(DOCUMENTS, _documents_body(features, query, query_string, top_k, filters))
+        body = _documents_body(features, query, query_string, top_k, filters)
+        return nearest_first(await self._call(DOCUMENTS, body))
 
     async def _call(self, path: str, body: bytes) -> OnlineFeatures:
         attempts = self._attempts()

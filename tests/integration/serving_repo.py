@@ -257,5 +257,10 @@ def _running(server: Server) -> Iterator[None]:
         yield
     finally:
         if server.process is not None and server.process.poll() is None:
-            server.process.kill()
-            server.process.wait()
+            # Not SIGKILL at once: its worker processes would live on.
+            server.process.terminate()
+            try:
+                server.process.wait(30)
+            except subprocess.TimeoutExpired:
+                server.process.kill()
+                server.process.wait()

@@ -84,6 +84,7 @@ REFUSED: list[tuple[Any, int, str]] = [
     ({"features": ["felt_python:felt"], "entities": EWR}, 422, "entities has no 'offset'"),
     ({"features": ["felt_python:felt"], "entities": {**EWR, "offset": ["a"]}}, 422, "felt_python failed"),
     ({"features": ["felt_pandas:felt_twice"], "entities": {**EWR, "offset": [{}]}}, 422, ""),
+    ({"features": ["felt_python:felt"], "entities": {**EWR, "offset": [[1, "a", {}]]}}, 422, ""),
     (b" " * 5000, 413, "the body has 5000 bytes; at most 4096"),
 ]
 

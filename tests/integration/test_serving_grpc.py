@@ -20,6 +20,7 @@ from millrace.wiring import access_keys
 from serving.keys import make_key
 from stores.access_keys import RedisKeys
 from tests.certificates import Authority
+from tests.integration.serving_definitions import TYPES
 from tests.integration.serving_repo import Server, make_repo, millrace
 from tests.redis_server import RedisServer
 
@@ -40,6 +41,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "entities": {"origin": ["EWR"]},
         "include_feature_view_version_metadata": True,
     },
+    "every type": {"features": [f"types:{name}" for name in TYPES], "entities": {"item": [1, 2, 3, 4]}},
+    "a timestamp key": {"features": ["moments:count"], "entities": {"seen": [86_400], "item": [1]}},
     "many": {"features": ["weather:temp", "weather:sky"], "entities": {"origin": ["EWR", "JFK"] * 200}},
 }
 

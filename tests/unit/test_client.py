@@ -32,7 +32,7 @@ from millrace.client import (
     Unavailable,
     Unreachable,
 )
-from millrace.client.answer import read_answer
+from millrace.client.answer import nearest_first, read_answer
 from millrace.client.retry import LONGEST_PAUSE, Attempts
 from millrace.stack.ports import choose_ports
 
@@ -251,6 +251,12 @@ def test_the_values_in_each_form() -> None:
     np.testing.assert_array_equal(found.to_numpy(["temp", "late", "odd"]), [[39.2, 1, np.nan], [np.nan, 0, 1.5]])
     with pytest.raises(ValueError, match="'faa' has values that are no numbers"):
         found.to_numpy()
+
+
+def test_documents_are_put_in_the_order_of_their_distance() -> None:
+    found = nearest_first(columns(faa=["DEN", "HNL", "ORD"], distance=[0.5, 0.1, 0.3]))
+    assert found.to_dict() == {"faa": ["HNL", "ORD", "DEN"], "distance": [0.1, 0.3, 0.5]}
+    assert nearest_first(columns(faa=["b", "a"])).values["faa"] == ["b", "a"]
 
 
 def test_importing_the_client_imports_neither_feast_nor_the_platform() -> None:

@@ -130,7 +130,7 @@ class Platform:
                 tally=Tally(),
                 control=Control(MemoryFollower(self.broker, CONTROL)),
                 clock=SystemClock(),
-                beside=ThreadPoolExecutor(max_workers=4),
+                beside=ThreadPoolExecutor(max_workers=5),
             ),
             WorkerSettings(poll_seconds=0.001, flush_seconds=0.01, stop_seconds=2.0, **settings),
         )

@@ -1,0 +1,192 @@
+"""Reading features: `millrace serve` beside `feast serve` over one Redis, and in process beside a raw HMGET.
+
+Requests a second by wrk (https://github.com/wg/wrk), which must be installed; latency at a fixed rate by
+`benchmarks.fixed_rate`. Each server is one process; load, server and Redis share the machine's cores.
+"""
+
+import gc
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+
+from benchmarks.fixed_rate import measure
+from benchmarks.platform import Row, wait
+from benchmarks.serving_repo import ENTITIES, SIZES, features, make_repo
+from millrace.repo import open_repo
+from millrace.stack.ports import choose_ports
+from millrace.wiring import in_process, online
+from serving.in_process import InProcess
+from serving.snapshot import Asked
+from tests.redis_server import RedisServer
+
+SECONDS = 5.0
+CONNECTIONS = 16
+WORK = {
+    "10 x 30": (10, features("driver_hourly")),
+    "1 x 30": (1, features("driver_hourly")),
+    "100 x 50": (100, features(*SIZES)),
+}
+"""Entities and features of one request; the last over three views."""
+
+LUA = """
+local bodies = {%s}
+local i = 0
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+request = function()
+  i = i %% #bodies + 1
+  return wrk.format(nil, "/get-online-features", nil, bodies[i])
+end
+"""
+
+
+def rows() -> Iterable[Row]:
+    """All measurements, in turn."""
+    redis, folder = RedisServer().start(), tempfile.TemporaryDirectory(prefix="millrace-bench-")
+    try:
+        repo = Path(folder.name) / "repo"
+        make_repo(repo, redis.port)
+        yield from _over_http(repo)
+        yield from _in_process(repo)
+    finally:
+        redis.stop()
+        folder.cleanup()
+
+
+def _over_http(repo: Path) -> Iterator[Row]:
+    theirs, ours = {}, {}
+    with _server(_feast(repo)) as port:
+        for name in WORK:
+            theirs[name] = _wrk(repo, port, name)
+    with _server(_millrace(repo)) as port:
+        for name in WORK:
+            ours[name] = _wrk(repo, port, name)
+        latencies = {
+            name: measure(port, _bodies(name), rate, SECONDS)
+            for name, rate in (("10 x 30", ours["10 x 30"] / 2), ("1 x 30", ours["1 x 30"] / 2), ("100 x 50", 100.0))
+        }
+    goals = {"10 x 30": "25 times feast serve", "1 x 30": "8000", "100 x 50": ""}
+    for name, rate in ours.items():
+        beside = {"feast serve": theirs[name], "times": rate / theirs[name]}
+        yield Row(f"serve {name}, requests/s of one process", rate, "requests/s", goals[name], beside)
+    limits = {"10 x 30": "< 5", "1 x 30": "", "100 x 50": "< 20"}
+    for name, found in latencies.items():
+        beside = {"p50": found.p50, "requests/s": found.rate, "failed": float(found.failed)}
+        yield Row(f"serve {name} at a fixed rate, p99", found.p99, "ms", limits[name], beside)
+
+
+def _bodies(name: str) -> list[bytes]:
+    count, wanted = WORK[name]
+    rng = random.Random(1)
+    return [
+        json.dumps(
+            {
+                "features": wanted,
+                "entities": {"driver_id": [rng.randrange(ENTITIES) for _ in range(count)]},
+                "full_feature_names": True,
+            }
+        ).encode()
+        for _ in range(100)
+    ]
+
+
+def _wrk(folder: Path, port: int, name: str) -> float:
+    """Requests a second, none refused."""
+    script = folder / "requests.lua"
+    script.write_text(LUA % ",".join(f"[==[{body.decode()}]==]" for body in _bodies(name)))
+    options = [f"-c{CONNECTIONS}", "-t1", "--timeout", "10s", "-s", str(script), f"http://127.0.0.1:{port}/"]
+    command = ["wrk", f"-d{SECONDS:g}s", *options]
+    subprocess.run(["wrk", "-d2s", *options], check=True, capture_output=True)  # to warm up
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if "Non-2xx" in told or "Socket errors" in told:
+        raise RuntimeError(f"not all requests were answered:\n{told}")
+    found = re.search(r"Requests/sec:\s+([\d.]+)", told)
+    assert found is not None
+    return float(found.group(1))
+
+
+def _feast(repo: Path) -> list[str]:
+    # Without the limit after which it ends its process and starts another, which takes seconds.
+    options = ["-p", "PORT", "-w", "1", "--max-requests", "0"]
+    return [sys.executable, "-m", "feast.cli.cli", "-c", str(repo), "serve", *options]
+
+
+def _millrace(repo: Path) -> list[str]:
+    places = ["--repo", str(repo), "--stack", str(repo / "none"), "--port", "PORT", "--workers", "1"]
+    return [sys.executable, "-m", "millrace.cli", "serve", *places]
+
+
+@contextmanager
+def _server(command: list[str]) -> Iterator[int]:
+    port = choose_ports(("serve",), {})["serve"]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen([part.replace("PORT", str(port)) for part in command], stdout=log, stderr=log)
+        try:
+            wait(lambda: _lives(port), "the server to answer")
+            yield port
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _lives(port: int) -> bool:
+    try:
+        urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _in_process(repo: Path) -> Iterator[Row]:
+    opened = open_repo(repo, repo / "none")
+    lookup, store = in_process(opened), online(opened)
+    gc.collect()
+    gc.freeze()
+    wanted, rng = features("driver_hourly"), random.Random(2)
+    for count, goal in ((1, "p50 < 0.15, p99 < 0.5"), (100, "< 2 times a raw HMGET")):
+        drawn = [{"driver_id": [rng.randrange(ENTITIES) for _ in range(count)]} for _ in range(1_000)]
+        packed = [_commands(lookup, wanted, entities) for entities in drawn]
+        ours = _timed([lambda e=entities: lookup.get(e, wanted) for entities in drawn])
+        raw = _timed([lambda c=commands: store.ask(c) for commands in packed])
+        beside = {"p99": ours["p99"], "raw p50": raw["p50"], "raw p99": raw["p99"], "times": ours["p50"] / raw["p50"]}
+        yield Row(f"in process {count} x 30, decoded, p50", ours["p50"], "ms", goal, beside)
+    gc.unfreeze()  # what native modules hold must be freed by the collector before they are unloaded
+
+
+def _commands(lookup: InProcess, wanted: list[str], entities: Mapping[str, Any]) -> list[bytes]:
+    plan = lookup.registry.current.plan(Asked(tuple(wanted), None, False)).plan
+    return plan.commands(entities)
+
+
+def _timed(calls: list[Callable[[], object]]) -> dict[str, float]:
+    """p50 and p99 in milliseconds, each call once, after a tenth of them to warm up."""
+    for call in calls[: len(calls) // 10]:
+        call()
+    taken = []
+    for call in calls:
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    half, most = np.percentile(np.array(taken) * 1000, [50, 99])
+    return {"p50": float(half), "p99": float(most)}
+
+
+def main() -> None:
+    """Measure and print."""
+    for row in rows():
+        row.print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""`millrace serve` over Redis and pgvector: searches by text and by vector, and views with a vector beside others."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast.types import Array, Float32, Int64, String
+
+from millrace.client import Client
+from streams.embedders import WordLlamaEmbedder
+from tests.integration.database import Database
+from tests.integration.serving_repo import MILLRACE, NOW, Server, millrace
+from tests.redis_server import RedisServer
+
+YAML = """
+project: searched
+provider: local
+registry: {folder}/registry.db
+online_store:
+  type: stores.feast_online.MillraceOnlineStore
+  connection_string: {redis}
+  vectors: {vectors}
+offline_store: {{type: dask}}
+entity_key_serialization_version: 3
+"""
+TEXTS = {"ORD": "international airport in Chicago", "HNL": "beach of Honolulu, Hawaii", "DEN": "mountains of Colorado"}
+EMBEDDER = WordLlamaEmbedder()
+
+
+@pytest.fixture(scope="module")
+def folder(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder, redis = tmp_path_factory.mktemp("searched"), RedisServer().start()
+    yaml = YAML.format(folder=folder, redis=redis.connection_string, vectors=database.url)
+    (folder / "feature_store.yaml").write_text(yaml)
+    (folder / "millrace.yaml").write_text(MILLRACE)
+    store = FeatureStore(repo_path=str(folder))
+    airport = Entity(name="airport", join_keys=["faa"], value_type=ValueType.STRING)
+    meaning = Field(
+        name="meaning",
+        dtype=Array(Float32),
+        vector_index=True,
+        vector_length=256,
+        vector_search_metric="cosine",
+        tags={"model": EMBEDDER.model},
+    )
+    store.apply([airport, _view(airport, "texts", Field(name="text", dtype=String), meaning)])
+    store.apply([_view(airport, "facts", Field(name="altitude", dtype=Int64))])
+    faa, moments = list(TEXTS), [NOW] * 3
+    vectors = [vector.tolist() for vector in EMBEDDER.embed(list(TEXTS.values()))]
+    texts = pd.DataFrame({"faa": faa, "text": TEXTS.values(), "meaning": vectors, "event_timestamp": moments})
+    store.write_to_online_store("texts", texts)
+    facts = pd.DataFrame({"faa": faa, "altitude": [668, 13, 5431], "event_timestamp": moments})
+    store.write_to_online_store("facts", facts)
+    yield folder
+    redis.stop()
+
+
+def _view(airport: Entity, name: str, *fields: Field) -> FeatureView:
+    return FeatureView(
+        name=name,
+        entities=[airport],
+        ttl=timedelta(0),
+        schema=[Field(name="faa", dtype=String), *fields],
+        source=FileSource(name=f"{name}_source", path=f"{name}.parquet", timestamp_field="event_timestamp"),
+    )
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    with millrace(folder) as running:
+        yield running
+
+
+def columns(answer: Any) -> dict[str, list[Any]]:
+    names = answer["metadata"]["feature_names"]
+    return {name: column["values"] for name, column in zip(names, answer["results"], strict=True)}
+
+
+def test_by_text_the_nearest_comes_first(server: Server) -> None:
+    assert server.ask("/ready")[0] == 200
+    body = {"features": ["texts:text"], "query_string": "an island in the ocean, Hawaii", "top_k": 2}
+    for path in ("/search", "/retrieve-online-documents"):
+        status, answer = server.ask(path, body)
+        assert status == 200, answer
+        found = columns(answer)
+        assert (found["faa"][0], found["text"][0]) == ("HNL", TEXTS["HNL"])
+        assert found["distance"] == sorted(found["distance"])
+
+
+def test_by_vector_with_a_filter(server: Server) -> None:
+    vector = EMBEDDER.embed([TEXTS["HNL"]])[0].tolist()
+    search = {"features": ["texts:text"], "query": vector}
+    assert columns(server.ask("/search", search)[1])["faa"][0] == "HNL"
+    kept = {**search, "filters": {"type": "ne", "key": "faa", "value": "HNL"}}
+    assert set(columns(server.ask("/search", kept)[1])["faa"]) == {"ORD", "DEN"}
+    assert columns(server.ask("/search", {**search, "api_version": 2})[1])["faa"] == ["DEN", "HNL", "ORD"]
+
+
+def test_the_client_gets_the_nearest_first(server: Server) -> None:
+    """Also where the server answers Feast's SDK in the order of the keys."""
+    near, far = EMBEDDER.embed([TEXTS["ORD"], TEXTS["HNL"]])
+    with Client(server.url, timeout=30) as client:
+        for query, nearest in ((near, "ORD"), (far, "HNL")):
+            found = client.retrieve_online_documents(["texts:text"], query=query, top_k=3)
+            assert found.values["faa"][0] == nearest and found.values["text"][0] == TEXTS[nearest]
+            assert found.values["distance"] == sorted(found.values["distance"])
+            assert len(found.statuses["text"]) == len(found.event_timestamps["text"]) == 3
+        found = client.retrieve_online_documents(["texts:text"], query_string="an island in the ocean", top_k=1)
+        assert found.values["faa"] == ["HNL"]
+
+
+def _filtered(kind: str, key: str, value: Any) -> dict[str, Any]:
+    return {"features": ["texts:text"], "query_string": "x", "filters": {"type": kind, "key": key, "value": value}}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        ({"features": ["texts:text"]}, 422, "give one of them"),
+        ({"features": ["texts:text"], "query": [1.0], "query_string": "x"}, 422, "give one of them"),
+        ({"features": ["texts:text"], "query": [1.0]}, 422, "has 256 finite numbers"),
+        ({"features": ["texts:text"], "query": ["x"] * 256}, 422, "list of numbers"),
+        ({"features": ["texts:text"], "query_string": " "}, 422, "must be a text"),
+        ({"features": ["texts:text"], "query_string": "x", "top_k": 0}, 422, "above 0"),
+        ({"features": ["texts:text"], "query_string": "x", "top_k": 10_000}, 413, "at most 1000"),
+        ({"features": ["facts:altitude"], "query_string": "x"}, 404, "no vector field"),
+        ({"features": ["texts:text", "facts:altitude"], "query_string": "x"}, 422, "over one view"),
+        ({"features": ["texts:title"], "query_string": "x"}, 404, "no feature 'title'"),
+        ({"features": ["texts:text"], "query_string": "x", "filters": {"type": "near"}}, 422, "filters"),
+        (_filtered("eq", "z", 1), 422, "no field z"),
+        (_filtered("in", "faa", "ORD"), 422, "needs a list"),
+        (_filtered("eq", "faa", {"a": [1]}), 422, "not of its field's type"),
+        (_filtered("eq", "faa", "\0"), 422, "not of its field's type"),
+    ],
+)
+def test_what_cannot_be_searched(server: Server, body: Any, status: int, detail: str) -> None:
+    found, answer = server.ask("/search", body)
+    assert found == status, answer
+    assert detail in answer["detail"]
+
+
+def test_features_of_both_stores_in_one_answer(server: Server) -> None:
+    status, answer = server.features(
+        features=["facts:altitude", "texts:text", "texts:meaning"], entities={"faa": ["DEN", "XXX"]}
+    )
+    assert status == 200, answer
+    found = columns(answer)
+    assert (found["altitude"], found["text"]) == ([5431, None], [TEXTS["DEN"], None])
+    assert found["meaning"][0] == pytest.approx(EMBEDDER.embed([TEXTS["DEN"]])[0].tolist(), rel=1e-6)
+    assert answer["results"][2]["statuses"] == ["PRESENT", "NOT_FOUND"]
+
+
+def test_the_stock_sdk_searches_through_it(folder: Path, server: Server) -> None:
+    remote = FeatureStore(
+        config=RepoConfig(
+            project="searched",
+            provider="local",
+            registry={"path": str(folder / "registry.db")},
+            online_store={"type": "remote", "path": server.url},
+            entity_key_serialization_version=3,
+        )
+    )
+    vector = EMBEDDER.embed([TEXTS["ORD"]])[0].tolist()
+    found = remote.retrieve_online_documents_v2(features=["texts:text"], query=vector, top_k=3).to_dict()
+    assert dict(zip(found["faa"], found["text"], strict=True)) == TEXTS
+    assert min(zip(found["distance"], found["faa"], strict=True))[1] == "ORD"

@@ -1,0 +1,75 @@
+"""Stored values as JSON: what Feast's own server makes of the same bytes."""
+
+import struct
+from typing import Any
+
+import pytest
+from feast.feature_server_utils import _value_to_native
+from feast.protos.feast.types.Value_pb2 import Value
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stores.json_values import BULK, decoder
+
+moments = st.integers(-(2**63) + 1, 2**63 - 1)
+KINDS: dict[int, tuple[str, st.SearchStrategy[Any]]] = {
+    1: ("bytes_val", st.binary(max_size=300)),
+    2: ("string_val", st.text(max_size=300)),
+    3: ("int32_val", st.integers(-(2**31), 2**31 - 1)),
+    4: ("int64_val", st.integers(-(2**63), 2**63 - 1)),
+    5: ("double_val", st.floats()),
+    6: ("float_val", st.floats(width=32)),
+    7: ("bool_val", st.booleans()),
+    8: ("unix_timestamp_val", moments),
+    32: ("json_val", st.text(max_size=300)),
+    36: ("uuid_val", st.text(max_size=300)),
+    37: ("time_uuid_val", st.text(max_size=300)),
+    44: ("decimal_val", st.text(max_size=300)),
+}
+
+
+def stored(field: str, value: Any) -> bytes | None:
+    return None if value is None else Value(**{field: value}).SerializeToString()
+
+
+@pytest.mark.parametrize("value_type", KINDS)
+@given(data=st.data())
+def test_as_feast_answers(value_type: int, data: st.DataObject) -> None:
+    field, values = KINDS[value_type]
+    column = data.draw(st.lists(values | st.none(), max_size=20))
+    some = [stored(field, value) for value in column]
+    expected = [None if value is None else _value_to_native(Value.FromString(value)) for value in some]
+    assert decoder(value_type)(some) == expected
+    full = [value for value in some if value is not None]
+    assert decoder(value_type)(full) == [value for value in expected if value is not None]
+
+
+@pytest.mark.parametrize("value_type", [3, 4, 8])
+def test_many_integers(value_type: int) -> None:
+    field, _ = KINDS[value_type]
+    values = [(-1) ** n * n**3 for n in range(BULK + 50)]
+    some = [stored(field, value) for value in values]
+    assert decoder(value_type)(some) == values
+    assert decoder(value_type)([*some, None, b""]) == [*values, None, None]
+
+
+@pytest.mark.parametrize("value_type", KINDS)
+@pytest.mark.parametrize("value", [Value(int64_val=7), Value(string_val="x"), Value(double_val=1.5), Value(map_val={})])
+def test_a_value_stored_as_another_type_is_what_it_is(value_type: int, value: Value) -> None:
+    """Beside enough of the declared type for the ways over whole columns."""
+    field, _ = KINDS[value_type]
+    sample = b"x" if field == "bytes_val" else "x" if field[:4] in ("stri", "json", "uuid", "time", "deci") else 1
+    column = [stored(field, sample)] * (BULK + 1) + [value.SerializeToString()]
+    assert decoder(value_type)(column)[-1] == _value_to_native(value)
+
+
+def test_a_null_timestamp_is_null() -> None:
+    assert decoder(8)([Value(unix_timestamp_val=-(2**63)).SerializeToString()]) == [None]
+
+
+def test_no_number_of_json_is_a_text() -> None:
+    values = [float("nan"), float("inf"), float("-inf"), 1.5]
+    column = [Value(double_val=value).SerializeToString() for value in values]
+    assert decoder(5)(column) == ["NaN", "Infinity", "-Infinity", 1.5]
+    single = struct.unpack("<f", struct.pack("<f", 0.1))[0]
+    assert decoder(6)([Value(float_val=0.1).SerializeToString()]) == [single]

@@ -1,0 +1,118 @@
+"""Personal data in serving: what a search may not tell, and what the log of a failed view leaves out."""
+
+import asyncio
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, RequestSource, ValueType
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Array, Float32, String
+
+from serving.access import Caller, Forbidden, OpenAccess
+from serving.documents import RetrieveOnlineDocuments
+from serving.features import OnlineFeatures
+from serving.http import Seen
+from serving.plan import InvalidRequest
+from serving.request import RequestLimits, features_request
+from serving.snapshot import Snapshot
+
+SECRET = "annabel@example.com"
+PERSONAL = {"personal": "true"}
+
+
+class Plain(OpenAccess):
+    """Lets everybody in, and nobody see personal data."""
+
+    def admit(self, key: str | None, project: str, service: str | None, entities: int) -> Caller:
+        return Caller("plain", personal=False)
+
+
+def customers(vector: dict[str, str]) -> list[Any]:
+    customer = Entity(name="customer", join_keys=["id"], value_type=ValueType.STRING)
+    fields = [
+        Field(name="id", dtype=String),
+        Field(name="city", dtype=String),
+        Field(name="email", dtype=String, tags=PERSONAL),
+        Field(name="v", dtype=Array(Float32), vector_index=True, vector_length=2, tags=vector),
+    ]
+    source = FileSource(name="nowhere", path="nowhere.parquet", timestamp_field="event_timestamp")
+    return [customer, FeatureView(name="customers", entities=[customer], schema=fields, source=source)]
+
+
+def snapshot(folder: Path, objects: list[Any]) -> Snapshot:
+    config = RepoConfig(
+        project="shop",
+        provider="local",
+        registry={"path": str(folder / "registry.db")},
+        online_store={"type": "sqlite", "path": str(folder / "online.db")},
+        offline_store={"type": "dask"},
+        entity_key_serialization_version=3,
+    )
+    store = FeatureStore(config=config)
+    store.apply(objects)
+    return Snapshot(config, store.registry)
+
+
+def search(folder: Path, body: dict[str, Any], vector: dict[str, str] | None = None) -> None:
+    """Comes to the search itself, which has no store here, unless it is refused before."""
+    registry: Any = SimpleNamespace(current=snapshot(folder, customers(vector or {})))
+    documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits())
+    asked = {"features": ["customers:city"], "query": [1.0, 0.0], **body}
+    asyncio.run(documents(orjson.dumps(asked), None, Seen()))
+
+
+def test_a_search_without_personal_fields_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="no vector store"):
+        search(tmp_path, {"filters": {"type": "eq", "key": "city", "value": "Oslo"}})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"features": ["customers:city", "customers:email"]},
+        {"filters": {"type": "eq", "key": "email", "value": SECRET}},
+        {
+            "filters": {
+                "type": "and",
+                "filters": [
+                    {"type": "eq", "key": "city", "value": "Oslo"},
+                    {"type": "or", "filters": [{"type": "ne", "key": "email", "value": SECRET}]},
+                ],
+            }
+        },
+    ],
+)
+def test_a_search_neither_shows_nor_filters_by_personal_data(tmp_path: Path, body: dict[str, Any]) -> None:
+    with pytest.raises(Forbidden, match="customers:email is personal data") as refused:
+        search(tmp_path, body)
+    assert SECRET not in str(refused.value)
+
+
+def test_a_personal_vector_is_not_searched(tmp_path: Path) -> None:
+    with pytest.raises(Forbidden, match="customers:v is personal data"):
+        search(tmp_path, {}, vector=PERSONAL)
+
+
+def test_the_log_of_a_failed_view_has_no_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = RequestSource(name="asked", schema=[Field(name="email", dtype=String)])
+
+    @on_demand_feature_view(sources=[asked], schema=[Field(name="domain", dtype=String)], mode="python")
+    def domain(inputs: dict[str, Any]) -> dict[str, Any]:
+        if "@" in inputs["email"][0]:
+            raise ValueError(f"odd address {inputs['email']}")
+        return {"domain": inputs["email"]}
+
+    compiled_from = snapshot(tmp_path, [domain])
+    request = features_request(
+        orjson.dumps({"features": ["domain:domain"], "entities": {"email": [SECRET]}}), RequestLimits()
+    )
+    reads: Any = SimpleNamespace()
+    with caplog.at_level(logging.DEBUG), pytest.raises(InvalidRequest, match="domain failed") as refused:
+        asyncio.run(OnlineFeatures(reads, None).answer(request, compiled_from.plan(request.asked)))
+    (record,) = [record for record in caplog.records if record.name == "millrace"]
+    assert record.error == "ValueError" and "line" in record.at  # type: ignore[attr-defined]  # given with `extra`
+    assert SECRET not in caplog.text + str(refused.value) + str(record.__dict__)
