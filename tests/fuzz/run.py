@@ -15,6 +15,7 @@ from tests.fuzz.requests import Sent, by_schema, malformed
 
 SECONDS = 20.0
 """An answer that takes longer is a hang: the server itself gives up after serve.request_seconds."""
+BY_DOCUMENT = 25
 DELIBERATE = frozenset({"overloaded", "store_unavailable", "timed_out", "not_ready"})
 INTERNALS = (b"Traceback", b'File "', b"site-packages", b"/serving/", b"/stores/", b"0x7f", b"object at")
 
@@ -34,8 +35,8 @@ class Fuzz:
     connection: HTTPConnection | None = None
 
     def run(self, document: dict[str, Any], number: int, requests: int) -> None:
-        """About so many requests, a third of them by the document. Raises `Wrong`."""
-        by_schema(document, number, self.send, max(1, requests // 3 // 6))
+        """About so many requests, one in `BY_DOCUMENT` by the document, which takes longer to make. Raises `Wrong`."""
+        by_schema(document, number, self.send, max(20, requests // BY_DOCUMENT // 6))
         for sent in malformed(random.Random(number), requests - self.sent):
             self.send(sent)
 
