@@ -12,14 +12,15 @@ ARGS ?=
 SEEDS ?= 1000
 SEED ?= 1
 FAULTS ?= 200
+FUZZ ?= 50000
 
 help: ## Print this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup ## Run the flights of 2013-02-12 through the whole platform  (ARGS=--json, ARGS=--keep)
 	@$(BIN)/millrace demo $(ARGS)
 
-test: setup lint ## Lint, types, import rules, unit, property and integration tests on the real stack
+test: setup browser lint ## Lint, types, import rules, unit, property and integration tests on the real stack
 	@$(BIN)/pytest $(ARGS)
 
 lint: $(VENV)/ready ## Ruff, mypy --strict, import-linter
@@ -33,6 +34,9 @@ simulate: $(VENV)/ready ## Run the worker's simulation on SEEDS seeds  (SEEDS=10
 
 chaos: setup ## Faults against the real stack, then an exact verdict  (SEED=1, FAULTS=200)
 	@$(BIN)/python -W ignore -m tests.chaos --seed $(SEED) --faults $(FAULTS) $(ARGS)
+
+fuzz-serving: setup ## Requests that nobody sane sends, against millrace serve  (FUZZ=50000, ARGS="--seed 7")
+	@$(BIN)/python -W ignore -m tests.fuzz --requests $(FUZZ) $(ARGS)
 
 bench: setup ## Measure everything that has a goal, into benchmarks/results.json  (ARGS="--only drain")
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -58,6 +62,9 @@ clean: ## Remove what the other targets made (not the data of a local stack)
 tools:
 	@scripts/tools
 
+browser:
+	@scripts/tools browser
+
 $(VENV)/ready: requirements-dev.lock pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "millrace needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "setting up $(VENV) from requirements-dev.lock"
@@ -71,4 +78,4 @@ $(JARS)/ready: pom.xml | tools
 	@mvn -q -B -Dstyle.color=never dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(JARS)
 	@touch $@
 
-.PHONY: help demo test chaos simulate lint bench bench-serving setup lock down jars clean tools
+.PHONY: help demo test browser fuzz-serving chaos simulate lint bench bench-serving setup lock down jars clean tools

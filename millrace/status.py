@@ -17,6 +17,8 @@ from stores.errors import StoreRefused, StoreUnavailable
 from streams.broker import BrokerUnavailable
 
 SECONDS = 2.0
+WORKERS = "workers"
+"""The folder under that of the local stack where each worker of this machine notes where it listens."""
 
 
 def repo_status(repo: Repo, workers: Path) -> dict[str, Any]:

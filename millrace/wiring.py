@@ -14,8 +14,11 @@ from connectors.table import Table
 from connectors.table_file import loads
 from millrace.repo import Repo
 from millrace.settings import ProviderSettings, SettingsError
-from serving.access import Access, OpenAccess
+from serving.access import OpenAccess
 from serving.audit import LoggedAudit, NoAudit
+from serving.console.platform import Platform
+from serving.console.sessions import Sessions
+from serving.console.site import Console, Entrance, Serving
 from serving.counts import Counts, ProcessCounts
 from serving.documents import RetrieveOnlineDocuments
 from serving.features import OnlineFeatures
@@ -111,14 +114,21 @@ def access(repo: Repo) -> KeyedAccess:
     return KeyedAccess(access_keys(repo), repo.project)
 
 
-def http_application(repo: Repo, place: Listening, counts: Counts, keys: bool) -> Application:
-    """What one process of `millrace serve` answers with; with `keys`, only to who has one."""
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def http_application(
+    repo: Repo, place: Listening, counts: Counts, keys: bool, sessions: Sessions, platform: Platform
+) -> Application:
+    """What one process of `millrace serve` answers with; with `keys`, only to who has one. `sessions` and `platform`
+    are the console's."""
     settings = repo.settings.serve
     config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
     registry = Registry(partial(take, config), settings.registry_seconds)
     reads = RedisReads(RedisAddress.parse(config.online_store.connection_string), settings.store_seconds)
     index = vectors(repo)
-    gatekeeper: Access = OpenAccess()
+    loopback = not keys and place.host in LOOPBACK
+    gatekeeper: OpenAccess | KeyedAccess = OpenAccess(replay=loopback)
     if keys:
         keyed = access(repo)
         keyed.start()
@@ -132,6 +142,8 @@ def http_application(repo: Repo, place: Listening, counts: Counts, keys: bool) -
     bounds = HttpLimits(settings.body_bytes, settings.request_seconds)
     counted = counts.claim()
     listeners = [_grpc(place, features, gate, bounds, counted, audit)] if place.grpc_port else []
+    entrance = Entrance(keys, place.tls is not None, LOOPBACK if loopback else frozenset())
+    serving = Serving(registry, features.features, index, texts)
     return Application(
         posts={
             "/get-online-features": features,
@@ -150,6 +162,7 @@ def http_application(repo: Repo, place: Listening, counts: Counts, keys: bool) -
         counts=counted,
         audit=audit,
         beside=Beside(registry, reads, gatekeeper, audit, listeners),
+        site=Console(serving, platform, gatekeeper, sessions, entrance),
     )
 
 

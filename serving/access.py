@@ -41,10 +41,12 @@ class TooMany(AccessRefused):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `personal` says whether features tagged as personal data are answered."""
+    """Who asks. `personal` says whether features tagged as personal data are answered, `replay` whether dead letters
+    may be sent again."""
 
     name: str
     personal: bool
+    replay: bool = False
 
 
 class Access(Protocol):
@@ -64,10 +66,19 @@ class Access(Protocol):
 class OpenAccess(Access):
     """Everybody may ask for everything: for a server on loopback, and where another gate stands before it."""
 
-    _CALLER = Caller("anonymous", personal=True)
+    def __init__(self, replay: bool = False) -> None:
+        self._caller = Caller("anonymous", personal=True, replay=replay)
 
     def admit(self, key: str | None, project: str, service: str | None, entities: int) -> Caller:
-        return self._CALLER
+        return self._caller
+
+    def identify(self, key: str) -> str:
+        """Nobody has a key."""
+        return ""
+
+    def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
+        """As `admit`."""
+        return self._caller
 
     def close(self) -> None:
         """Nothing runs beside the requests."""

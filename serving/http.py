@@ -66,6 +66,26 @@ Post = Callable[[bytes, str | None, Seen], Awaitable[bytes]]
 Get = Callable[[str], Awaitable[Answer]]
 """Answers a GET from its Accept header."""
 
+SITE = "/console"
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """What a browser asks for; `header` has a header's value by its lower-case name."""
+
+    method: str
+    path: str
+    query: str
+    header: Callable[[str], str | None]
+    body: bytes
+
+
+class Site(Protocol):
+    """Pages for people under `SITE`: `serving.console.site.Console`."""
+
+    async def answer(self, visit: Visit, seen: Seen) -> Answer:
+        """The page; a failure has one too."""
+
 
 class Reads(Protocol):
     """The connection to the online store."""
@@ -126,6 +146,7 @@ class Application:
         counts: ProcessCounts,
         audit: Audit,
         beside: Beside,
+        site: Site | None = None,
     ) -> None:
         self._posts = posts
         self._gets = gets
@@ -134,6 +155,7 @@ class Application:
         self._counts = counts
         self._audit = audit
         self._beside = beside
+        self._site = site
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Called once, before the loop runs."""
@@ -153,8 +175,11 @@ class Application:
         start = perf_counter()
         path, seen = scope.path, Seen()
         post = self._posts.get(path)
+        site = self._site if path.startswith(SITE) and path[len(SITE) :][:1] in ("", "/") else None
         try:
-            if post is None:
+            if site is not None:
+                answer = await self._visited(site, scope, protocol, seen)
+            elif post is None:
                 answer = await self._page(scope, path)
             elif scope.method != "POST":
                 answer = refused(405, "method_not_allowed", f"{path} is asked by POST")
@@ -165,9 +190,21 @@ class Application:
             if isinstance(error, AccessRefused):
                 seen.caller = error.caller
         protocol.response_bytes(answer.status, answer.headers, answer.body)
-        self._counts.count(path, answer.status, perf_counter() - start, seen.entities)
-        if post is not None:
+        route = SITE if site is not None else path
+        self._counts.count(route, answer.status, perf_counter() - start, seen.entities)
+        if post is not None or seen.entities:
             self._audit.note(Request(seen.caller, seen.service, seen.views, seen.entities, answer.status))
+
+    async def _visited(self, site: Site, scope: Any, protocol: Any, seen: Seen) -> Answer:
+        await self._gate.enter()
+        try:
+            async with asyncio.timeout(self._limits.request_seconds):
+                body = await self._body(scope, protocol) if scope.method == "POST" else b""
+                return await site.answer(
+                    Visit(scope.method, scope.path, scope.query_string, scope.headers.get, body), seen
+                )
+        finally:
+            self._gate.leave()
 
     async def _posted(self, post: Post, scope: Any, protocol: Any, seen: Seen) -> bytes:
         await self._gate.enter()

@@ -54,6 +54,7 @@ def make_key(
     personal: bool = False,
     requests_per_second: float = 0.0,
     entities_per_second: float = 0.0,
+    replay: bool = False,
 ) -> NewKey:
     """A new key with a secret of 256 random bits. Raises `ValueError` for a name that would not stand in a log."""
     if not _NAME.fullmatch(name):
@@ -61,7 +62,9 @@ def make_key(
     key_id = secrets.token_hex(8)
     text = f"{PREFIX}{key_id}_{secrets.token_urlsafe(32)}"
     limits = (requests_per_second, entities_per_second)
-    stored = AccessKey(name, key_id, _digest(text).hex(), tuple(services), personal, *limits, made=time.time())
+    stored = AccessKey(
+        name, key_id, _digest(text).hex(), tuple(services), personal, *limits, made=time.time(), replay=replay
+    )
     return NewKey(stored, text)
 
 
@@ -89,7 +92,29 @@ class KeyedAccess(Access):
             self._thread.join()
 
     def admit(self, key: str | None, project: str, service: str | None, entities: int) -> Caller:
-        known, caller, services = self._recognised(key)
+        return self._admitted(*self._recognised(key), project, service, entities)
+
+    def identify(self, key: str) -> str:
+        """The id of a known key, which `admit_id` takes afterwards. Raises as `admit`."""
+        return self._recognised(key)[0].id
+
+    def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
+        """As `admit`, for a key that was shown before and has not been revoked since."""
+        found = self._all().get(key_id)
+        if found is None:
+            raise Unauthorized("the key was revoked: show another one")
+        known, _, caller, services = found
+        return self._admitted(known, caller, services, project, service, entities)
+
+    def _admitted(
+        self,
+        known: AccessKey,
+        caller: Caller,
+        services: frozenset[str],
+        project: str,
+        service: str | None,
+        entities: int,
+    ) -> Caller:
         if project != self._project:
             raise Forbidden(f"key {caller.name!r} is of project {self._project!r}, not of {project!r}", caller.name)
         if services and service not in services:
@@ -105,7 +130,12 @@ class KeyedAccess(Access):
         keys = self._store.all()
         self._limits.keep(keys)
         self._keys = {
-            key.id: (key, bytes.fromhex(key.sha256), Caller(key.name, key.personal), frozenset(key.services))
+            key.id: (
+                key,
+                bytes.fromhex(key.sha256),
+                Caller(key.name, key.personal, key.replay),
+                frozenset(key.services),
+            )
             for key in keys
         }
 
@@ -114,9 +144,7 @@ class KeyedAccess(Access):
         self._limits.settle()
 
     def _recognised(self, key: str | None) -> tuple[AccessKey, Caller, frozenset[str]]:
-        keys = self._keys
-        if keys is None:
-            raise StoreUnavailable("the store of the API keys", "they could not be read yet")
+        keys = self._all()
         if key is None:
             raise Unauthorized("a key is needed: send the header 'Authorization: Bearer mr_...'")
         match = _KEY.fullmatch(key)
@@ -125,6 +153,11 @@ class KeyedAccess(Access):
         if found is None or not hmac.compare_digest(_digest(key), found[1]):
             raise Unauthorized("the key is not known: it was revoked, is of another project, or was not copied whole")
         return found[0], found[2], found[3]
+
+    def _all(self) -> dict[str, tuple[AccessKey, bytes, Caller, frozenset[str]]]:
+        if self._keys is None:
+            raise StoreUnavailable("the store of the API keys", "they could not be read yet")
+        return self._keys
 
     def _run(self) -> None:
         refreshed = time.monotonic()
@@ -149,6 +182,11 @@ class KeyedAccess(Access):
         else:
             if said is not None:
                 logger.info("keys and limits are up to date again", extra={"event": "keys_fresh"})
+
+
+def _known(key: AccessKey) -> tuple[AccessKey, bytes, Caller, frozenset[str]]:
+    caller = Caller(key.name, key.personal, key.replay)
+    return key, bytes.fromhex(key.sha256), caller, frozenset(key.services)
 
 
 def _digest(key: str) -> bytes:

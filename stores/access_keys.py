@@ -44,7 +44,7 @@ class AccessKey:
     """What is stored of an API key.
 
     `id` stands in the key itself and finds it, `sha256` (hex) is that of the whole key. No `services` means all
-    features. A limit of 0 is none. `made` is in seconds since 1970.
+    features. A limit of 0 is none. `made` is in seconds since 1970. `replay`: it may send dead letters again.
     """
 
     name: str
@@ -55,6 +55,7 @@ class AccessKey:
     requests_per_second: float = 0.0
     entities_per_second: float = 0.0
     made: float = 0.0
+    replay: bool = False
 
 
 @dataclass(frozen=True, slots=True)

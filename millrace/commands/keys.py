@@ -26,6 +26,7 @@ def keys() -> None:
 @click.argument("name")
 @click.option("--service", "services", multiple=True, help="Only this feature service; may be given several times.")
 @click.option("--personal", is_flag=True, help="Also features that are tagged as personal data.")
+@click.option("--replay", is_flag=True, help="May replay dead letters in the console.")
 @click.option("--requests-per-second", type=RATE, help="Limit over all servers together.  [default: none]")
 @click.option("--entities-per-second", type=RATE, help="Limit over all servers together.  [default: none]")
 @shared
@@ -35,6 +36,7 @@ def add(
     name: str,
     services: tuple[str, ...],
     personal: bool,
+    replay: bool,
     requests_per_second: float | None,
     entities_per_second: float | None,
 ) -> None:
@@ -49,7 +51,7 @@ def add(
 
     repo = open_repo(places.repo, places.stack)
     _check_services(repo, services)
-    made = make_key(name, services, personal, requests_per_second or 0.0, entities_per_second or 0.0)
+    made = make_key(name, services, personal, requests_per_second or 0.0, entities_per_second or 0.0, replay)
     if not access_keys(repo).add(made.stored):
         raise Failed(f"there is a key {name!r}: millrace keys revoke {name} first, or take another name")
     out.result(
@@ -99,6 +101,7 @@ def _shown(key: "AccessKey") -> dict[str, Any]:
         "id": key.id,
         "services": list(key.services),
         "personal": key.personal,
+        "replay": key.replay,
         "requests_per_second": key.requests_per_second or None,
         "entities_per_second": key.entities_per_second or None,
         "made": datetime.fromtimestamp(key.made, UTC).isoformat(timespec="seconds"),
@@ -110,5 +113,5 @@ def _line(key: dict[str, Any]) -> str:
     limits = [
         f"{key[f'{what}_per_second']:g} {what}/s" for what in ("requests", "entities") if key[f"{what}_per_second"]
     ]
-    notes = [reach, *(["personal data"] if key["personal"] else []), *limits]
+    notes = [reach, *(["personal data"] if key["personal"] else []), *(["replay"] if key["replay"] else []), *limits]
     return f"{key['name']:24} {key['id']}  {key['made']}  {'; '.join(notes)}"

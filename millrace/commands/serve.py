@@ -8,8 +8,6 @@ from millrace.cli import Failed, Out, Places, shared
 
 log = logging.getLogger("millrace")
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-
 
 @click.command
 @click.option("--host", help="Where to listen.  [default: serve.host of millrace.yaml, 127.0.0.1]")
@@ -37,7 +35,7 @@ def serve(
     \b
     millrace serve
     curl localhost:6566/get-online-features -d '{"features": ["weather_now:temp"], "entities": {"origin": ["JFK"]}}'
-    open http://localhost:6566/docs
+    open http://localhost:6566/docs http://localhost:6566/console
 
     With --grpc-port it answers Feast's ServingService too, on the same host and with the same keys and certificate.
 
@@ -48,8 +46,10 @@ def serve(
     from dataclasses import replace
     from functools import partial
 
+    from millrace.console import RepoPlatform
     from millrace.repo import open_repo
-    from millrace.wiring import access_keys, http_application, listening
+    from millrace.wiring import LOOPBACK, access_keys, http_application, listening
+    from serving.console.sessions import Sessions
     from serving.counts import Counts
     from serving.server import serve as serve_forever
 
@@ -82,5 +82,6 @@ def serve(
         "to who has a key" if keys else "to everybody",
         extra={"event": "serves", "workers": place.workers, "grpc_port": place.grpc_port or "none"},
     )
-    serve_forever(place, partial(http_application, repo, place, Counts(2 * place.workers), keys))
+    counts, sessions = Counts(2 * place.workers), Sessions()
+    serve_forever(place, partial(http_application, repo, place, counts, keys, sessions, RepoPlatform(repo)))
     log.info("stopped", extra={"event": "stopped"})

@@ -1,0 +1,1 @@
+"""`/console`: pages for people, made by the server: they need no scripts, and nothing from elsewhere."""

@@ -1,0 +1,184 @@
+"""An entity looked up from a form: texts to keys in their types, and each value with its status and age."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from feast import RepoConfig
+
+from serving.access import Caller, withhold
+from serving.compile import Compiled
+from serving.features import OnlineFeatures
+from serving.lookup import Status
+from serving.plan import InvalidRequest, NotDeclared
+from serving.request import FeaturesRequest
+from serving.search import TextModel, VectorIndex, embedded
+from serving.snapshot import Asked, Snapshot
+from stores.entity_keys import INT32, INT64
+from stores.feast_protos import declared_keys, stored_view, vector_field
+from stores.values import name_of
+from stores.view import View
+
+SHOWN = 300
+"""Characters of a value that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What can be looked up: a feature view or a feature service. `withheld` are features that the caller may not
+    see."""
+
+    name: str
+    is_service: bool
+    compiled: Compiled
+    withheld: Sequence[str]
+
+    @property
+    def service(self) -> str | None:
+        """The name of the service, None for a view."""
+        return self.name if self.is_service else None
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """What a form asks for: join keys and columns of request data, each with the name of its type."""
+        plan = self.compiled.plan
+        return [
+            *((name, name_of(kind)) for name, kind in plan.keys.items()),
+            *((name, "JSON or text") for name in sorted(plan.request_data)),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One feature of the entity; `age` is in seconds, None where there is no event time."""
+
+    name: str
+    value: str
+    status: str
+    event_time: str
+    age: float | None
+
+
+def target(snapshot: Snapshot, caller: Caller, name: str, is_service: bool) -> Target:
+    """What of a view or service the caller may see. Of a view personal features are left out and named; a service is
+    answered whole or not at all. Raises `InvalidRequest` and `Forbidden`."""
+    if is_service:
+        try:
+            compiled = snapshot.plan(Asked((), name, False))
+        except NotDeclared:
+            raise
+        except InvalidRequest:  # two features of one name
+            compiled = snapshot.plan(Asked((), name, True))
+        withhold(caller, compiled.personal)
+        return Target(name, True, compiled, ())
+    declared = snapshot.view(name)
+    features = [field.name for field in declared.features]
+    hidden = () if caller.personal else snapshot.personal.get(name, frozenset())
+    seen = [f"{name}:{feature}" for feature in features if feature not in hidden]
+    withheld = [feature for feature in features if feature in hidden]
+    if not seen:
+        withhold(caller, [f"{name}:{feature}" for feature in features])
+    return Target(name, False, snapshot.plan(Asked(tuple(seen), None, False)), withheld)
+
+
+async def look_up(features: OnlineFeatures, wanted: Target, form: Mapping[str, str], now: float) -> list[Shown]:
+    """The entity that the form's fields name. `now` is in seconds since 1970. Raises `InvalidRequest`, and what the
+    stores raise."""
+    plan = wanted.compiled.plan
+    entities = {name: [_typed(name, form.get(name, ""), plan.keys.get(name))] for name, _ in wanted.fields}
+    asked = Asked((), wanted.service, wanted.compiled.full_feature_names)
+    found = await features.find(FeaturesRequest(asked, entities, 1, False), wanted.compiled)
+    rows, values = found.rows, plan.values(found.rows)
+    shown = {}
+    for place, feature in enumerate(plan.features):
+        statuses, view = plan.statuses(rows, place), rows.views[feature.view]
+        status = Status.PRESENT if statuses is None else Status(statuses[0])
+        micros = view.micros[0]
+        age = None if micros is None else now - micros / 1e6
+        moment = "" if micros is None else view.shown[0]
+        shown[feature.name] = Shown(feature.name, as_text(values[place][0]), status.name, moment, age)
+    for derived in found.derived:
+        value = derived.values[0]
+        status = Status.NULL_VALUE if value is None else Status.PRESENT
+        shown[derived.name] = Shown(derived.name, as_text(value), status.name, "", None)
+    return [shown[name] for name in plan.requested if name in shown]
+
+
+def vector_views(snapshot: Snapshot) -> list[str]:
+    """The views that can be searched."""
+    return sorted(name for name, view in snapshot.views.items() if vector_field(view) is not None)
+
+
+def search(
+    snapshot: Snapshot, index: VectorIndex, model: TextModel, caller: Caller, name: str, text: str, top: int
+) -> tuple[list[str], list[list[str]]]:
+    """The entities nearest to a text: the names of the columns, and their rows. Raises `InvalidRequest`, `Forbidden`,
+    and what index and model raise."""
+    declared = snapshot.view(name)
+    if vector_field(declared) is None:
+        raise InvalidRequest(f"feature view {name!r} has no vector field to search by")
+    if not text.strip():
+        raise InvalidRequest("a search needs a text")
+    view = _stored(snapshot.config, declared)
+    personal = snapshot.personal.get(name, frozenset())
+    withhold(caller, [f"{name}:{key.name}" for key in view.join_keys if key.name in personal])
+    assert view.vector is not None
+    features = [
+        f.name for f in view.features if f.name != view.vector.name and (caller.personal or f.name not in personal)
+    ]
+    try:
+        found = index.search(view, embedded(index, model, view, text), top, None, features)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
+    names = ["distance", *(key.name for key in view.join_keys), *features, "event_timestamp"]
+    columns = [_column(found, column) for column in names]
+    return names, [list(row) for row in zip(*columns, strict=True)]
+
+
+def as_text(value: Any) -> str:
+    """A value as a page shows it, shortened."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
+
+
+def _stored(config: RepoConfig, declared: Any) -> View:
+    return stored_view(config, declared, declared_keys(declared))
+
+
+def _column(found: pa.Table, name: str) -> list[str]:
+    values = found[name].to_pylist()
+    if name == "distance":
+        return [f"{value:.4f}" for value in values]
+    return [value.isoformat() if isinstance(value, datetime) else as_text(_plain(value)) for value in values]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _typed(name: str, text: str, value_type: int | None) -> Any:
+    """A field's text as JSON would have it; what is no key is JSON, or text where it is none."""
+    if value_type in (INT32, INT64):
+        try:
+            return int(text)
+        except ValueError:
+            raise InvalidRequest(f"{name} must be a whole number") from None
+    if value_type is None:
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return text
+    return text
+
+
+def moment(seconds: float) -> str:
+    """Seconds since 1970, for people."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

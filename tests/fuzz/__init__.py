@@ -1,0 +1,1 @@
+"""Fuzzing of `millrace serve`: what it answers to requests that nobody sane sends."""

@@ -1,0 +1,233 @@
+"""The console without a server: sessions, escaping, what is known of the platform."""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from millrace.console import LETTERS, newest_letters, platform_state
+from serving.console.latest import Latest
+from serving.console.look_up import Shown, as_text
+from serving.console.platform import LetterLine, PlatformState, PlatformUnavailable, TableState
+from serving.console.render import duration, page, size
+from serving.console.sessions import COOKIE, SECONDS, Sessions, of_form
+from serving.console.views import ViewRow
+from streams.letters import OFFSET, PARTITION, REASONS, STAGE, TIME, TOPIC
+from streams.messages import Partition, Records
+from streams.personal import PersonalColumns
+
+EVIL = "<script>alert('x')</script>\"'&"
+COMMON = {
+    "project": EVIL,
+    "keyed": True,
+    "nav": (("/console", "Views"),),
+    "here": "/console",
+    "caller_name": EVIL,
+    "token": "t",
+}
+
+
+class Known:
+    """As `serving.console.latest.Known`."""
+
+    def __init__(self, value: object, trouble: str = "") -> None:
+        self.value, self.age, self.trouble = value, 1.0, trouble
+
+
+STATE = PlatformState(
+    captured={"view": EVIL},
+    tables={EVIL: TableState(5, 4, 3, 2, 0.025, None, EVIL)},
+    stores={EVIL: EVIL},
+    problems=[EVIL],
+)
+LETTER = LetterLine(7, EVIL, 0, 9, EVIL, (EVIL, EVIL), 1_360_638_000.0)
+FOUND = [Shown(EVIL, EVIL, "PRESENT", EVIL, 61.0)]
+ROW = ViewRow(EVIL, EVIL, 3, 60.0, EVIL, STATE.tables[EVIL], LETTER)
+
+
+class Target:
+    """As `serving.console.look_up.Target`."""
+
+    name, fields, withheld = EVIL, [(EVIL, EVIL)], [EVIL]
+
+
+PAGES = {
+    "login": {"trouble": EVIL},
+    "trouble": {"heading": EVIL, "detail": EVIL},
+    "views": {"state": Known(STATE), "rows": [ROW]},
+    "lookup": {
+        "views": [EVIL],
+        "services": [EVIL],
+        "of": EVIL,
+        "target": Target(),
+        "form": {EVIL: EVIL},
+        "found": FOUND,
+    },
+    "search": {"views": [EVIL], "view": EVIL, "text": EVIL, "top": EVIL, "names": [EVIL], "rows": [[EVIL]]},
+    "lag": {"state": Known(STATE)},
+    "letters": {"letters": Known([LETTER]), "may_replay": True, "told": EVIL},
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_that_is_shown_becomes_markup(name: str) -> None:
+    text = page(name, **COMMON, **PAGES[name]).decode()
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&#34;&#39;&amp;" in text
+    assert text.count("<h1>") == 1 and '<html lang="en">' in text and 'name="viewport"' in text
+
+
+@pytest.mark.parametrize("name", ["views", "lag"])
+def test_a_platform_that_is_not_seen_is_named(name: str) -> None:
+    values = {**PAGES[name], "state": Known(None, "Kafka at nowhere:9 does not answer")}
+    assert "The platform is not seen: Kafka at nowhere:9" in page(name, **COMMON, **values).decode()
+
+
+def test_replay_is_offered_to_who_may() -> None:
+    shown = {"letters": Known([LETTER]), "told": ""}
+    assert b"/console/replay" in page("letters", **COMMON, **shown, may_replay=True)
+    assert b"/console/replay" not in page("letters", **COMMON, **shown, may_replay=False)
+
+
+def test_a_session_is_known_until_it_ends() -> None:
+    now = [1_000_000.0]
+    sessions = Sessions(lambda: now[0])
+    begun = sessions.begin("0123456789abcdef")
+    cookies = f"other=1; {COOKIE}={begun.cookie}; more=2"
+    assert sessions.known(cookies) == begun
+    now[0] += SECONDS - 1
+    assert sessions.known(cookies) == begun
+    now[0] += 1
+    assert sessions.known(cookies) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cookie: "f" + cookie[1:],
+        lambda cookie: cookie[:-1] + ("0" if cookie[-1] != "0" else "1"),
+        lambda cookie: cookie.replace(".", ".9", 1),
+        lambda cookie: cookie[16:],
+        lambda cookie: "",
+        lambda cookie: "é",
+    ],
+)
+def test_a_cookie_that_is_not_ours_is_no_session(change: object) -> None:
+    assert callable(change)
+    sessions = Sessions(lambda: 1_000_000.0)
+    cookie = sessions.begin("0123456789abcdef").cookie
+    assert sessions.known(f"{COOKIE}={change(cookie)}") is None
+    assert Sessions(lambda: 1_000_000.0).known(f"{COOKIE}={cookie}") is None
+
+
+def test_a_form_is_of_its_session() -> None:
+    sessions = Sessions()
+    one, other = sessions.begin(""), sessions.begin("")
+    assert of_form(one, one.token)
+    assert not of_form(one, other.token) and not of_form(one, "") and not of_form(one, "é\udc80")
+
+
+def test_a_slow_question_is_put_once_at_a_time_and_kept() -> None:
+    asked: list[int] = []
+    gate = threading.Event()
+
+    def slow() -> int:
+        asked.append(1)
+        gate.wait(10)
+        return len(asked)
+
+    async def visits() -> list[int | None]:
+        latest = Latest(slow, PlatformUnavailable)
+        waiting = [asyncio.create_task(latest.known()) for _ in range(5)]
+        await asyncio.sleep(0)
+        gate.set()
+        return [known.value for known in await asyncio.gather(*waiting)] + [(await latest.known()).value]
+
+    assert asyncio.run(visits()) == [1] * 6
+
+
+def test_what_failed_is_told_and_nothing_of_an_unforeseen_failure() -> None:
+    def fails(error: Exception) -> str:
+        def ask() -> int:
+            raise error
+
+        return asyncio.run(Latest(ask, PlatformUnavailable).known()).trouble
+
+    assert fails(PlatformUnavailable("Kafka is away")) == "Kafka is away"
+    assert "secret" not in fails(RuntimeError("secret"))
+
+
+class Letters:
+    """A letters topic of 150 letters; `start` is where it was read from."""
+
+    start = -1
+
+    def committed(self, group: str, topics: Sequence[str]) -> dict[Partition, tuple[int, int]]:
+        return {Partition("letters", 0): (-1, 150)}
+
+    def ensure(self, topics: object, settings: object) -> Sequence[str]:
+        return []
+
+    def read(self, topic: str, start: int = 0) -> Iterator[Records]:
+        self.start = start
+        offsets = list(range(start, 150))
+        headers = {
+            TOPIC: b"shop.public.customers",
+            PARTITION: b"0",
+            OFFSET: b"5",
+            STAGE: b"contract",
+            REASONS: b'["expect_column_values_to_be_in_set on email: x@y.z", "expect_it on tier: gold"]',
+            TIME: b"1.5",
+        }
+        count = len(offsets)
+        yield Records(topic, [0] * count, offsets, [b""] * count, [b""] * count, dict.fromkeys(range(count), headers))
+
+
+def test_the_newest_letters_without_personal_data() -> None:
+    topics = Letters()
+    personal = {"shop.public.customers": PersonalColumns(frozenset({"email"}))}
+    found = newest_letters(topics, "group", "letters", personal)
+    assert (topics.start, len(found), found[0].number, found[-1].number) == (50, LETTERS, 149, 50)
+    assert found[0].reasons == (
+        "expect_column_values_to_be_in_set on email: (personal data)",
+        "expect_it on tier: gold",
+    )
+
+
+def test_the_state_is_that_of_all_workers() -> None:
+    worker = {
+        "tables": {"t": {"accepted": 2, "rejected": 1}},
+        "freshness": {"t": {"p50": 0.1, "p99": None}},
+        "paused": {},
+        "partitions": ["t/0"],
+        "staged_rows": 3,
+        "waiting_for": None,
+    }
+    other = {**worker, "freshness": {"t": {"p50": 0.3, "p99": 0.5}}, "paused": {"t": "too many rejects"}}
+    status = {
+        "workers": {"1": worker, "2": other},
+        "lag": {"t": 9},
+        "connectors": {"shop": "RUNNING"},
+        "slots": {},
+        "stores": {"online": "answers"},
+        "problems": [],
+    }
+    state = platform_state({"view": "t"}, status)
+    assert state.tables == {"t": TableState(9, 4, 2, 0, 0.3, 0.5, "too many rejects")}
+    assert state.sources["shop"].connector == "RUNNING" and state.sources["shop"].behind is None
+    assert state.workers["1"].partitions == 1
+
+
+def test_numbers_are_for_people() -> None:
+    assert [duration(s) for s in (None, 0.0254, 5, 185, 7_260, 180_000, -3)] == [
+        "–",
+        "25 ms",
+        "5 s",
+        "3 min 5 s",
+        "2 h 1 min",
+        "2 d 2 h",
+        "3 s ahead",
+    ]
+    assert [size(n) for n in (None, 12, 3_400, 5_000_000, 7_300_000_000)] == ["–", "12 B", "3 KB", "5 MB", "7.3 GB"]
+    assert as_text([1.5, None]) == "[1.5,null]" and as_text("x" * 400).endswith("… (400 characters)")
