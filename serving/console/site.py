@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
 import orjson
 
@@ -162,10 +162,10 @@ class Console:
     def _of_here(self, visit: Visit) -> None:
         """Raises `Forbidden` for what another site sends, or asks under another site's name."""
         host, hosts = visit.header("host") or "", self._entrance.hosts
-        if hosts and (urlsplit(f"//{host}").hostname or "") not in hosts:
+        if hosts and _parts(f"//{host}").hostname not in hosts:
             raise Forbidden(f"without keys the console is asked as {', '.join(sorted(hosts))}")
         origin = visit.header("origin")
-        if visit.method == "POST" and origin is not None and urlsplit(origin).netloc != host:
+        if visit.method == "POST" and origin is not None and _parts(origin).netloc != host:
             raise Forbidden("the form comes from another site")
 
     def _admit(self, asked: Page, service: str | None, entities: int) -> Caller:
@@ -273,6 +273,13 @@ class Console:
         heading = HEADINGS.get(error.status, "Not now")
         retry = [header for header in error.headers if header[0] == "retry-after"]
         return Answer(error.status, page("trouble", heading=heading, detail=detail, **self._common()), [*HTML, *retry])
+
+
+def _parts(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:
+        raise InvalidRequest("the Host or Origin header is no address") from None
 
 
 def _fields(text: str) -> dict[str, str]:

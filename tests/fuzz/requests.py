@@ -1,5 +1,6 @@
 """Requests by a seed: cases that schemathesis makes of the OpenAPI document, and bodies that are no requests at all."""
 
+import copy
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -138,12 +139,16 @@ def _changed(chance: random.Random, body: dict[str, Any]) -> Any:
     for _ in range(chance.choice((0, 1, 1, 2))):
         name = chance.choice([*body, "unknown", "top_k", "filters", "query", "entities", "feature_service"])
         if isinstance(body.get(name), dict) and body[name] and chance.random() < 0.7:
-            body[name][chance.choice([*body[name], "x"])] = chance.choice((chance.choice(ODD), [chance.choice(ODD)]))
+            body[name][chance.choice([*body[name], "x"])] = chance.choice((_odd(chance), [_odd(chance)]))
         elif isinstance(body.get(name), list) and body[name] and chance.random() < 0.7:
-            body[name][chance.randrange(len(body[name]))] = chance.choice(ODD)
+            body[name][chance.randrange(len(body[name]))] = _odd(chance)
         else:
-            body[name] = chance.choice(ODD)
+            body[name] = _odd(chance)
     return body
+
+
+def _odd(chance: random.Random) -> Any:
+    return copy.deepcopy(chance.choice(ODD))  # what is made of it is changed further
 
 
 def _form(chance: random.Random) -> bytes | None:

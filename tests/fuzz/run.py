@@ -36,7 +36,7 @@ class Fuzz:
 
     def run(self, document: dict[str, Any], number: int, requests: int) -> None:
         """About so many requests, one in `BY_DOCUMENT` by the document, which takes longer to make. Raises `Wrong`."""
-        by_schema(document, number, self.send, max(20, requests // BY_DOCUMENT // 6))
+        by_schema(document, number, self.send, max(10, requests // BY_DOCUMENT // 6))
         for sent in malformed(random.Random(number), requests - self.sent):
             self.send(sent)
 

@@ -152,6 +152,7 @@ def test_another_site_gets_nothing(open_server: Server) -> None:
     assert browser.ask("/console/lookup", asked, origin="null")[0] == 403
     assert browser.ask("/console/lookup", {**asked, "token": "0" * 64})[0] == 403
     assert browser.ask("/console", host="elsewhere.example:6566")[0] == 403
+    assert browser.ask("/console/lookup", asked, origin="http://[")[0] == 422
     assert browser.ask("/console/lookup", asked)[0] == 200
 
 

@@ -6,7 +6,7 @@ from tests.fuzz.run import Fuzz
 from tests.integration.serving_repo import make_repo, millrace
 from tests.redis_server import RedisServer
 
-REQUESTS = 800
+REQUESTS = 600
 
 
 def test_no_request_makes_the_server_fail_hang_grow_or_tell(tmp_path: Path) -> None:
