@@ -1,7 +1,9 @@
 """The worker, simulated: many seeds, mutants that the seeds must catch, and prefixes read twice."""
 
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from random import Random
 from typing import Any
 
@@ -20,7 +22,7 @@ from tests.simulation.faults import Weather
 from tests.simulation.run import Plan, Simulation
 from tests.simulation.shop import PARTITIONS
 
-SEEDS, CHUNK = 300, 25
+SEEDS = 300
 CALM = Weather(before=0.0, after=0.0, slow=0.0, kill=0.0)
 STORM = Weather(before=0.05, after=0.05, slow=0.05, kill=0.01)
 PLAIN = Plan(
@@ -36,9 +38,9 @@ PLAIN = Plan(
 )
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_whatever_happens_the_stores_end_with_what_the_database_says(first: int) -> None:
-    failed = [verdict for verdict in map(judge, range(first, first + CHUNK)) if verdict.wrong]
+def test_whatever_happens_the_stores_end_with_what_the_database_says() -> None:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        failed = [verdict for verdict in pool.map(judge, range(SEEDS), chunksize=10) if verdict.wrong]
     assert not failed, "\n".join(told(verdict, 80) for verdict in failed)
 
 

@@ -59,6 +59,7 @@ def test_its_settings_hold_as_they_are(repo: Path, monkeypatch: pytest.MonkeyPat
         (SourceSettings, ("sources", "shop")),
         *((field.annotation, (name,)) for name, field in Settings.model_fields.items() if name in ("kafka", "connect")),
         (Settings.model_fields["worker"].annotation, ("worker",)),
+        (Settings.model_fields["serve"].annotation, ("serve",)),
     ],
 )
 def test_its_settings_explain_every_key(repo: Path, model: type[BaseModel], path: tuple[str, ...]) -> None:
