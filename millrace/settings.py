@@ -96,6 +96,8 @@ class ServeYaml(_Section):
     header_seconds: float = Field(5.0, gt=0, description="for the head of a request to arrive")
     request_seconds: float = Field(5.0, gt=0, description="for its body to arrive and its answer to be made")
     store_seconds: float = Field(0.5, gt=0, description="for Redis to answer, before it is taken for slow")
+    replicas: str = Field("", description="host:port,host:port,password=...: what reads go to; empty: the online store")
+    keys: str = Field("", description="host:port,...: the Redis with the API keys; empty: the online store")
     concurrency: int = Field(256, ge=1, description="requests that a process works on at once")
     queue: int = Field(1024, ge=0, description="requests that wait for that; beyond, 503")
     connections: int = Field(4096, ge=1, description="connections of a process")

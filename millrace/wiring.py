@@ -4,7 +4,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from feast.repo_config import load_repo_config
+from feast.infra.online_stores.redis import RedisType
+from feast.repo_config import RepoConfig, load_repo_config
 from sqlalchemy.exc import DBAPIError
 
 from connectors.connect import Connect
@@ -35,10 +36,12 @@ from serving.server import Listening
 from serving.snapshot import take
 from serving.tls import TlsError, TlsFiles
 from stores.access_keys import RedisKeys
+from stores.cluster_reads import ClusterReads
 from stores.feast_lake import lake_of
 from stores.lake import DeltaLake
 from stores.online import RedisAddress, RedisOnline
 from stores.online_reads import RedisReads
+from stores.replica_reads import ReplicaReads
 from stores.vectors import PgVectors
 from stores.writers import ByView
 from streams.backfill import Backfill
@@ -98,15 +101,45 @@ def connect(repo: Repo) -> Connect:
 
 
 def online(repo: Repo) -> RedisOnline:
-    """The online store that `feature_store.yaml` names."""
-    return RedisOnline(
-        RedisAddress.parse(repo.config.online_store.connection_string), repo.settings.kafka.retention_hours * 3_600
-    )
+    """The online store that `feature_store.yaml` names. Raises `SettingsError` for a Redis Cluster."""
+    if _is_cluster(repo.config):
+        raise SettingsError(
+            f"{repo.path / 'feature_store.yaml'}: online_store is a Redis Cluster, of which millrace serve reads; this "
+            "needs a single Redis (for API keys: set serve.keys in millrace.yaml)"
+        )
+    return _redis(repo, repo.config.online_store.connection_string)
+
+
+def _redis(repo: Repo, connection_string: str) -> RedisOnline:
+    try:
+        address = RedisAddress.parse(connection_string)
+    except ValueError as error:
+        raise SettingsError(f"{repo.path}: {error}") from error
+    return RedisOnline(address, repo.settings.kafka.retention_hours * 3_600)
+
+
+def _is_cluster(config: RepoConfig) -> bool:
+    return bool(getattr(config.online_store, "redis_type", RedisType.redis) == RedisType.redis_cluster)
 
 
 def access_keys(repo: Repo) -> RedisKeys:
-    """The API keys of this repo's project, beside the features."""
-    return RedisKeys(online(repo), repo.project)
+    """The API keys of this repo's project, beside the features or where `serve.keys` says."""
+    apart = repo.settings.serve.keys
+    return RedisKeys(_redis(repo, apart) if apart else online(repo), repo.project)
+
+
+def reads(repo: Repo) -> RedisReads | ReplicaReads | ClusterReads:
+    """What a server reads the online store by. Raises `SettingsError`."""
+    connection_string, timeout = repo.config.online_store.connection_string, repo.settings.serve.store_seconds
+    try:
+        if _is_cluster(repo.config):
+            return ClusterReads(RedisAddress.parse_all(connection_string), timeout)
+        primary = RedisAddress.parse(connection_string)
+        if repo.settings.serve.replicas:
+            return ReplicaReads(RedisAddress.parse_all(repo.settings.serve.replicas), primary, timeout)
+    except ValueError as error:
+        raise SettingsError(f"{repo.path}: {error}") from error
+    return RedisReads(primary, timeout)
 
 
 def access(repo: Repo) -> KeyedAccess:
@@ -125,7 +158,7 @@ def http_application(
     settings = repo.settings.serve
     config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
     registry = Registry(partial(take, config), settings.registry_seconds)
-    reads = RedisReads(RedisAddress.parse(config.online_store.connection_string), settings.store_seconds)
+    hashes = reads(repo)
     index = vectors(repo)
     loopback = not keys and place.host in LOOPBACK
     gatekeeper: OpenAccess | KeyedAccess = OpenAccess(replay=loopback)
@@ -137,7 +170,7 @@ def http_application(
     limits = RequestLimits(settings.entities, settings.features, settings.top_k)
     texts = embedder(repo) if index is not None else None
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits)
-    features = GetOnlineFeatures(registry, OnlineFeatures(reads, index), gatekeeper, limits)
+    features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index), gatekeeper, limits)
     gate = Gate(settings.concurrency, settings.queue)
     bounds = HttpLimits(settings.body_bytes, settings.request_seconds)
     counted = counts.claim()
@@ -152,7 +185,7 @@ def http_application(
         },
         gets={
             "/health": health,
-            "/ready": Ready(registry, reads, index.ping if index is not None else None),
+            "/ready": Ready(registry, hashes, index.ping if index is not None else None),
             "/metrics": Scrape(Metrics(counts)),
             "/openapi.json": OpenApi(registry),
             "/docs": Docs(registry),
@@ -161,7 +194,7 @@ def http_application(
         limits=bounds,
         counts=counted,
         audit=audit,
-        beside=Beside(registry, reads, gatekeeper, audit, listeners),
+        beside=Beside(registry, hashes, gatekeeper, audit, listeners),
         site=Console(serving, platform, gatekeeper, sessions, entrance),
     )
 

@@ -21,9 +21,9 @@ from stores.view import Feature
 
 
 class Reads(Protocol):
-    """A store of hashes: `stores.online_reads.RedisReads`."""
+    """A store of hashes: a Redis (`stores.online_reads`), its replicas, or a cluster."""
 
-    async def read(self, packed: bytes, count: int) -> list[Any]:
+    async def read(self, commands: Sequence[bytes]) -> list[Any]:
         """The replies to packed commands. Raises `StoreUnavailable` and `StoreRefused`."""
 
 
@@ -62,7 +62,7 @@ class OnlineFeatures:
 
     async def _rows(self, plan: Plan, keys: Mapping[str, Sequence[Any]], count: int) -> Rows:
         commands = plan.commands(keys)
-        replies = await self.reads.read(b"".join(commands), len(commands)) if commands else []
+        replies = await self.reads.read(commands) if commands else []
         vectors = [await asyncio.to_thread(vector_columns, self.vectors, view, keys) for view in plan.vectors]
         return plan.rows(replies, count, time.time(), vectors)
 

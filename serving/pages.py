@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import orjson
 
@@ -10,9 +11,16 @@ from serving.http import JSON, Answer, refused
 from serving.metrics import Metrics
 from serving.refresh import Registry
 from stores.errors import StoreUnavailable
-from stores.online_reads import RedisReads
 
 PING_SECONDS = 2.0
+
+
+class Reads(Protocol):
+    """The connection to the online store."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers."""
 
 
 async def health(accept: str) -> Answer:
@@ -25,7 +33,7 @@ class Ready:
     """`GET /ready`: the stores answer. `ping_vectors` raises `StoreUnavailable`, None without a vector store."""
 
     registry: Registry
-    reads: RedisReads
+    reads: Reads
     ping_vectors: Callable[[], None] | None
 
     async def __call__(self, accept: str) -> Answer:

@@ -53,22 +53,33 @@ class RedisAddress:
         Values are JSON where they can be, as in Feast; a user name or password is always text. Raises
         `ValueError` for a string that names no host or, as a cluster would, several.
         """
+        found = cls.parse_all(connection_string)
+        if len(found) != 1:
+            raise ValueError(
+                f"the Redis connection string names {len(found)} hosts; write one, as in 'localhost:6379,db=0' (of a "
+                "Redis Cluster, millrace serve reads)"
+            )
+        return found[0]
+
+    @classmethod
+    def parse_all(cls, connection_string: str) -> "list[RedisAddress]":
+        """As `parse`, of one or several hosts, which share the options: `host:port,host:port,password=...`."""
         parts = connection_string.split(",")
         nodes = [part for part in parts if part and "=" not in part]
-        if len(nodes) != 1:
-            raise ValueError(
-                f"the Redis connection string names {len(nodes) or 'no'} host{'s' * (len(nodes) > 1)}; write one, "
-                "as in 'localhost:6379,db=0' (Redis Cluster is not supported)"
-            )
-        host, _, port = nodes[0].partition(":")
-        if not host or not (port or "6379").isdigit():
-            raise ValueError(f"{nodes[0]!r} in the Redis connection string is not host:port")
+        if not nodes:
+            raise ValueError("the Redis connection string names no host; write one, as in 'localhost:6379,db=0'")
         options = {}
         for part in parts:
             name, equals, text = part.partition("=")
             if equals:
                 options[name] = text if name in ("username", "password") else _json_or_text(text)
-        return cls(host, int(port or 6379), tuple(options.items()))
+        found = []
+        for node in nodes:
+            host, _, port = node.partition(":")
+            if not host or not (port or "6379").isdigit():
+                raise ValueError(f"{node!r} in the Redis connection string is not host:port")
+            found.append(cls(host, int(port or 6379), tuple(options.items())))
+        return found
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"

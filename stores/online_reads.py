@@ -7,7 +7,7 @@ While Redis is away or slow every read fails at once, and a probe brings the con
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import hiredis
 import redis
 import redis.asyncio
+from redis.crc import key_slot
 
 from stores.errors import StoreUnavailable
 from stores.online import RedisAddress, failure
@@ -27,6 +28,17 @@ PAUSE_SECONDS = 0.5
 """How long a Redis that was too slow is left alone before it is probed."""
 
 PING = command(b"PING")
+
+
+def error_of(reply: Any) -> str | None:
+    """The words of a reply that is an error, None for any other."""
+    return str(reply) if isinstance(reply, hiredis.ReplyError) else None
+
+
+def slot_of(packed: bytes) -> int:
+    """The slot in a Redis Cluster of a packed command's first argument."""
+    _, _, _, size, rest = packed.split(b"\r\n", 4)  # `*3`, `$5`, `HMGET`, `$4`, the key ...
+    return int(key_slot(rest[: int(size[1:])]))
 
 
 @dataclass(slots=True)
@@ -132,15 +144,19 @@ class RedisReads:
         """Whether Redis answers."""
         return self._replies is not None
 
-    async def read(self, packed: bytes, count: int) -> list[Any]:
-        """The `count` replies to the packed commands. Raises `StoreUnavailable` and `StoreRefused`."""
+    async def read(self, commands: Sequence[bytes]) -> list[Any]:
+        """The replies to packed commands. Raises `StoreUnavailable` and `StoreRefused`."""
+        replies = await self.ask(commands)
+        for reply in replies:
+            if (error := error_of(reply)) is not None:
+                raise failure(self._address, error)
+        return replies
+
+    async def ask(self, commands: Sequence[bytes]) -> list[Any]:
+        """As `read`, with what Redis answers as an error among the replies (`error_of`)."""
         if self._replies is None:
             raise StoreUnavailable("Redis", f"{self._address}: {self._why}")
-        replies = await self._replies.ask(packed, count)
-        for reply in replies:
-            if isinstance(reply, hiredis.ReplyError):
-                raise failure(self._address, str(reply))
-        return replies
+        return await self._replies.ask(b"".join(commands), len(commands))
 
     async def _keep(self) -> None:
         while True:
@@ -173,9 +189,9 @@ class RedisReads:
         except TimeoutError as error:
             replies.fail(StoreUnavailable("Redis", str(error)))
             raise
-        if isinstance(pong, hiredis.ReplyError):
-            replies.fail(StoreUnavailable("Redis", str(pong)))
-            raise redis.ResponseError(str(pong))
+        if (error := error_of(pong)) is not None:
+            replies.fail(StoreUnavailable("Redis", error))
+            raise redis.ResponseError(error)
         self._connection, self._replies = connection, replies
         self._first.set()
 

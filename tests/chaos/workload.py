@@ -248,6 +248,8 @@ class Workload(threading.Thread):
         self._changed = threading.Condition()
         self._turn = threading.Lock()  # commits and the ledger's entries have one order
         self._probes = 0
+        self.probe_stands = False
+        """Whether the newest probe was not truncated away."""
         self.done = 0
         self.failure: BaseException | None = None
         self._connection: psycopg.Connection[Any] | None = None
@@ -307,6 +309,9 @@ class Workload(threading.Thread):
             while not self._tried(planned):
                 time.sleep(0.1)
             self._ledger.commit(planned.changes)
+            for change in planned.changes:
+                if change.key == PROBE_KEY:
+                    self.probe_stands = change.row is not None
 
     def _tried(self, planned: Transaction) -> bool:
         """Whether the transaction is through, as it was meant to be."""

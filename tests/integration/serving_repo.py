@@ -230,7 +230,7 @@ def _read(response: Any) -> Any:
 
 
 @contextmanager
-def millrace(repo: Path, *options: str, **settings: float) -> Iterator[Server]:
+def millrace(repo: Path, *options: str, **settings: float | str) -> Iterator[Server]:
     """`millrace serve` of one process, with settings of `serve:`."""
     arguments = ["--repo", str(repo), "--stack", str(repo / "no-stack"), "--port", "PORT", *options]
     if "--workers" not in options:
