@@ -189,9 +189,9 @@ class RedisReads:
         except TimeoutError as error:
             replies.fail(StoreUnavailable("Redis", str(error)))
             raise
-        if (error := error_of(pong)) is not None:
-            replies.fail(StoreUnavailable("Redis", error))
-            raise redis.ResponseError(error)
+        if (refusal := error_of(pong)) is not None:
+            replies.fail(StoreUnavailable("Redis", refusal))
+            raise redis.ResponseError(refusal)
         self._connection, self._replies = connection, replies
         self._first.set()
 
