@@ -2,11 +2,9 @@
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Executor, Future
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 
 from connectors.table import Table
@@ -21,7 +19,7 @@ from streams.drift import Guard, SourceTable, unasked
 from streams.flush import Flusher
 from streams.letters import DeadLetters
 from streams.messages import Partition, Records, joined
-from streams.patience import UNAVAILABLE, Abandoned, Patience
+from streams.patience import Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
 from streams.positions import Positions
 from streams.redelivered import Heights
@@ -33,6 +31,7 @@ from streams.tally import Tally
 from streams.truncate import Truncates, knowing
 from streams.views import StreamView
 from streams.windows import Windows
+from streams.writes import Writes
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +39,6 @@ SAY_SECONDS = 60.0
 
 MANY = 1_000
 """Records in one poll from which on more can be taken to wait behind them."""
-
-ONLINE, VECTORS = False, True
-"""The two ways of writes, each in its order: tables with embeddings, and all others."""
-
-AHEAD = 2
-"""Online writes under way at a time: one is packed while the store takes the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,20 +73,6 @@ class Parts:
     source_table: SourceTable = unasked
 
 
-Written = tuple[list[Outcome], WriteResult]
-"""What became of outcomes: their vectors are filled in."""
-
-
-@dataclass(slots=True)
-class Write:
-    """What is on its way to a store, beside the loop. `again` repeats it. Of the partitions that are `lost` since,
-    nothing is staged."""
-
-    again: Callable[[], Written]
-    result: Future[Written]
-    lost: set[Partition] = field(default_factory=set)
-
-
 class Worker:
     """One member of the consumer group. `run` returns when told to stop, with nothing half-done."""
 
@@ -108,7 +87,6 @@ class Worker:
         self._unchecked: set[Partition] = set()
         self._left: set[Partition] = set()
         self._resting: set[Partition] = set()
-        self._writing = _nothing()
         self._safe: dict[Partition, int] = {}
         self._pending: list[Records] = []
         self._texts: list[Records] = []
@@ -129,6 +107,15 @@ class Worker:
         )
         self._snapshot_log = SnapshotLog(parts.tally)
         self._patience = Patience(self._idle)
+        self._writes = Writes(
+            parts.online,
+            parts.embedding,
+            parts.tally,
+            parts.clock,
+            parts.beside,
+            self._patience,
+            self._delivered,
+        )
         tables = {topic: [changes_table(topic), *map(_features, flow.views)] for topic, flow in flows.items()}
         self._positions = Positions(parts.consumer, parts.lake, tables, self._truncates, self._heights, self._patience)
         self._stop = threading.Event()
@@ -151,18 +138,18 @@ class Worker:
                     self._check_positions()
                 if ready := self._ready(polled):
                     self._take(ready)
-                self._finish_writes(only_done=True)
+                self._writes.finish(only_done=True)
                 self._flush_if_due()
                 self._parts.windows.tick()
                 self._snapshot_log.tick(self._clock.monotonic())
             self._deadline = self._clock.monotonic() + self._settings.stop_seconds
             self._flush_all()
         except Abandoned:
-            self._batch, self._writing = self._fresh(), _nothing()
+            self._drop_all()
             why = "stopped while a store was unavailable: what was not committed will be read again"
             log.warning(why, extra={"event": "abandoned"})
         except BaseException:
-            self._batch, self._writing = self._fresh(), _nothing()  # stop without committing
+            self._drop_all()
             raise
         finally:
             self._consumer.close()
@@ -170,13 +157,18 @@ class Worker:
             self._flusher.close()
             self._parts.windows.close()
 
+    def _drop_all(self) -> None:
+        """What is not committed will be read again."""
+        self._batch = self._fresh()
+        self._writes.abandon()
+
     def _ready(self, polled: list[Records]) -> list[Records]:
         """What can be taken now. Texts wait, together, for the vectors of those before them, so that the features of
         other tables need not."""
         ready = [records for records in polled if not self._flows[records.topic].embeds]
         texts = [records for records in polled if self._flows[records.topic].embeds]
         self._texts += [records.without(self._gone(texts)) for records in texts]
-        if not self._writing[VECTORS] or sum(map(len, self._texts)) >= self._settings.poll_records:
+        if not self._writes.embeds or sum(map(len, self._texts)) >= self._settings.poll_records:
             ready += joined(self._texts)
             self._texts = []
         return ready
@@ -209,52 +201,12 @@ class Worker:
         decoded while the store takes these rows."""
         if not outcomes:
             return
-        way = outcomes[0].flow.embeds
-        if way == ONLINE:
+        if not outcomes[0].flow.embeds:
             self._reject(outcomes)
-        # Writes that overtake each other leave the newest of a state view; an event view would be decided anew.
-        overtakes = (
-            beside and way == ONLINE and not any(rows.view.kind == "event" for o in outcomes for rows in o.rows())
-        )
-        while len(self._writing[way]) >= (AHEAD if overtakes else 1):
-            self._finish_write(way)
-        write = partial(self._write, outcomes)
-        if beside:
-            self._writing[way].append(Write(write, self._parts.beside.submit(write)))
-        else:
-            self._delivered(*self._patience(write))
+        self._writes.begin(outcomes, beside)
 
-    def _write(self, outcomes: list[Outcome]) -> Written:
-        outcomes = [self._embedded(outcome) for outcome in outcomes]
-        rows = [rows for outcome in outcomes for rows in outcome.rows()]
-        if not rows:
-            return outcomes, WriteResult(0, 0)
-        with self.tally.timed("online"):
-            return outcomes, self._parts.online.write(rows)
-
-    def _embedded(self, outcome: Outcome) -> Outcome:
-        if not outcome.flow.embeds:
-            return outcome
-        with self.tally.timed("embed"):
-            return self._parts.embedding(outcome)
-
-    def _finish_write(self, way: bool) -> None:
-        """Wait for the first write under way, and stage what it brought online; what was lost meanwhile is left
-        out."""
-        writing = self._writing[way].popleft()
-        try:
-            written = writing.result.result()
-        except UNAVAILABLE:
-            written = self._patience(writing.again)
-        self._delivered(*written)
-        self._batch.drop(writing.lost)
-
-    def _finish_writes(self, *, only_done: bool = False) -> None:
-        for way, writes in self._writing.items():
-            while writes and (writes[0].result.done() or not only_done):
-                self._finish_write(way)
-
-    def _delivered(self, outcomes: list[Outcome], result: WriteResult) -> None:
+    def _delivered(self, outcomes: list[Outcome], result: WriteResult, lost: Collection[Partition]) -> None:
+        """What is online is staged for the lake, but for what was lost meanwhile."""
         self._reject([o for o in outcomes if o.flow.embeds])  # the model may have refused texts, too
         self.tally.wrote(result)
         self.tally.served(outcomes)
@@ -262,6 +214,7 @@ class Worker:
             self._stage(outcome)
             self._parts.windows.add(outcome)
         self._batch.undecided += result.undecided
+        self._batch.drop(lost)
 
     def _reject(self, outcomes: list[Outcome]) -> None:
         """Queue the letters (durable before their offsets are committed) and pause a table that is all bad."""
@@ -289,7 +242,7 @@ class Worker:
         outcome = self._patience(partial(settle_read_again, self._parts.lake, self._positions.begun(topic), outcome))
         copies = self._heights.suspects(outcome) | replayed(outcome)
         if copies.any():
-            self._finish_writes()
+            self._writes.finish()
             table = changes_table(topic)
             staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
             staged += [o.accepted.changes.rows for o in before if o.records.topic == topic]
@@ -317,7 +270,7 @@ class Worker:
 
     def _poll_seconds(self) -> float:
         """How long to wait for a first record: not past the next flush, and not long while one is under way."""
-        if self._flusher.busy or any(self._writing.values()):
+        if self._flusher.busy or self._writes.busy:
             return 0.01
         if self._batch.empty:
             return self._settings.poll_seconds
@@ -352,7 +305,7 @@ class Worker:
 
     def _flush_all(self) -> None:
         """Return once everything taken is online, in the lake and committed."""
-        self._finish_writes()
+        self._writes.finish()
         while self._flusher.busy or not self._batch.empty:
             if not self._flusher.busy:
                 self._start_flush()
@@ -410,11 +363,7 @@ class Worker:
 
     def _hand_over(self) -> None:
         deadline = self._clock.monotonic() + self._settings.stop_seconds
-        with suppress(TimeoutError, *UNAVAILABLE):  # then it is not staged, and read again
-            for way, writes in self._writing.items():
-                while writes:
-                    writes[0].result.result(max(0.0, deadline - self._clock.monotonic()))
-                    self._finish_write(way)
+        self._writes.finish_until(deadline)  # the rest is not staged, and read again
         while (self._flusher.busy or not self._batch.empty) and self._clock.monotonic() < deadline:
             if not self._flusher.busy:
                 self._start_flush()
@@ -440,9 +389,7 @@ class Worker:
     def _forget(self, partitions: Collection[Partition]) -> None:
         """Stage nothing of these partitions: whoever has them next reads it again."""
         self._batch.drop(partitions)
-        for writes in self._writing.values():
-            for writing in writes:
-                writing.lost.update(partitions)
+        self._writes.lose(partitions)
 
     def _check_positions(self) -> None:
         for partition in sorted(self._unchecked):
@@ -494,7 +441,3 @@ class Worker:
 
 def _features(stream_view: StreamView) -> LakeTableName:
     return features_table(stream_view.view.name)
-
-
-def _nothing() -> dict[bool, deque[Write]]:
-    return {ONLINE: deque(), VECTORS: deque()}

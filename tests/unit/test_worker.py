@@ -432,6 +432,32 @@ def test_a_partition_that_is_lost_and_given_back_while_a_store_is_away_loses_not
     assert platform.changes() == [(11, "c"), (12, "c"), (13, "c")]
 
 
+def test_a_partition_that_is_lost_while_a_write_beside_the_loop_is_tried_again_is_not_doubled(
+    platform: Platform,
+) -> None:
+    worker = platform.start(poll_records=2)
+    platform.produce(*((key(i), envelope("c", row(i, amount=float(i)), lsn=10 + i)) for i in range(1, 4)))
+    consumer = platform.consumer
+    assert consumer is not None
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0, P1])
+    platform.online.faults = [StoreUnavailable("Redis", "connection refused")] * 2
+    worker._take(consumer.poll(0, 2))
+    poll = consumer.poll
+
+    def lose_and_regain(timeout: float, limit: int) -> Any:
+        consumer.poll = poll  # type: ignore[method-assign]
+        consumer.revoke([P0], lost=True)
+        consumer.assign([P0])
+        return []
+
+    consumer.poll = lose_and_regain  # type: ignore[method-assign]
+    worker._writes.finish()
+    assert not worker.staged_rows
+    platform.run()
+    assert platform.changes() == [(11, "c"), (12, "c"), (13, "c")]
+
+
 def test_offsets_that_could_not_be_handed_over_are_committed_later(platform: Platform) -> None:
     worker = platform.start()
     platform.produce((key(1), envelope("c", row(1, amount=1.0), lsn=10)))

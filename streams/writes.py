@@ -1,0 +1,132 @@
+"""Writes to the online stores, beside the loop and in order; the loop finishes them, and stages what they wrote."""
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+from stores.rows import FeatureWriter, WriteResult
+from streams.clock import Clock
+from streams.messages import Partition
+from streams.patience import UNAVAILABLE, Patience
+from streams.pipeline import Embedding, Outcome
+from streams.tally import Tally
+
+ONLINE, VECTORS = False, True
+"""The two ways of writes, each in its order: tables with embeddings, and all others."""
+
+AHEAD = 2
+"""Online writes under way at a time: one is packed while the store takes the other."""
+
+Written = tuple[list[Outcome], WriteResult]
+"""What became of outcomes: their vectors are filled in."""
+
+Arrived = Callable[[list[Outcome], WriteResult, Collection[Partition]], None]
+"""Told, by the loop, of what stands online now, and of the partitions among it that were lost meanwhile."""
+
+
+@dataclass(slots=True)
+class Write:
+    """What is on its way to a store. `again` repeats it. Of the partitions that are `lost` since, nothing is staged."""
+
+    again: Callable[[], Written]
+    result: Future[Written]
+    lost: set[Partition] = field(default_factory=set)
+
+
+class Writes:
+    """The writes under way. All methods are the loop's; what is unavailable is waited for with its `patience`."""
+
+    def __init__(
+        self,
+        writer: FeatureWriter,
+        embedding: Embedding,
+        tally: Tally,
+        clock: Clock,
+        executor: Executor,
+        patience: Patience,
+        arrived: Arrived,
+    ) -> None:
+        self._writer = writer
+        self._embedding = embedding
+        self._tally = tally
+        self._clock = clock
+        self._executor = executor
+        self._patience = patience
+        self._arrived = arrived
+        self._under_way: dict[bool, deque[Write]] = {ONLINE: deque(), VECTORS: deque()}
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return any(self._under_way.values())
+
+    @property
+    def embeds(self) -> bool:
+        """Whether texts are being embedded and written."""
+        return bool(self._under_way[VECTORS])
+
+    def begin(self, outcomes: Sequence[Outcome], beside: bool) -> None:
+        """Write outcomes of one way: `beside` the loop, or before this returns."""
+        way = outcomes[0].flow.embeds
+        # Writes that overtake each other leave the newest of a state view; an event view would be decided anew.
+        overtakes = (
+            beside and way == ONLINE and not any(rows.view.kind == "event" for o in outcomes for rows in o.rows())
+        )
+        while len(self._under_way[way]) >= (AHEAD if overtakes else 1):
+            self._finish_first(way)
+        write = partial(self._write, outcomes)
+        if beside:
+            self._under_way[way].append(Write(write, self._executor.submit(write)))
+        else:
+            self._arrived(*self._patience(write), ())
+
+    def finish(self, *, only_done: bool = False) -> None:
+        """Wait for all, or take note of those that are done."""
+        for way, writes in self._under_way.items():
+            while writes and (writes[0].result.done() or not only_done):
+                self._finish_first(way)
+
+    def finish_until(self, deadline: float) -> None:
+        """As `finish`, without patience: what is not done at the `deadline` of the clock, or fails, is left."""
+        with suppress(TimeoutError, *UNAVAILABLE):
+            for way, writes in self._under_way.items():
+                while writes:
+                    writes[0].result.result(max(0.0, deadline - self._clock.monotonic()))
+                    self._finish_first(way)
+
+    def lose(self, partitions: Collection[Partition]) -> None:
+        """Nothing that comes from these partitions is to be staged."""
+        for writes in self._under_way.values():
+            for write in writes:
+                write.lost.update(partitions)
+
+    def abandon(self) -> None:
+        """Whatever becomes of them, nobody wants to know."""
+        for writes in self._under_way.values():
+            writes.clear()
+
+    def _write(self, outcomes: Sequence[Outcome]) -> Written:
+        embedded = [self._embedded(outcome) for outcome in outcomes]
+        rows = [rows for outcome in embedded for rows in outcome.rows()]
+        if not rows:
+            return embedded, WriteResult(0, 0)
+        with self._tally.timed("online"):
+            return embedded, self._writer.write(rows)
+
+    def _embedded(self, outcome: Outcome) -> Outcome:
+        if not outcome.flow.embeds:
+            return outcome
+        with self._tally.timed("embed"):
+            return self._embedding(outcome)
+
+    def _finish_first(self, way: bool) -> None:
+        write = self._under_way[way][0]
+        try:
+            written = write.result.result()
+        except UNAVAILABLE:
+            written = self._patience(write.again)
+        self._arrived(*written, write.lost)
+        self._under_way[way].popleft()  # not before: partitions can be lost while it is waited for
