@@ -12,6 +12,8 @@ from millrace.stack.endpoints import Endpoints
 from millrace.stack.jars import default_jars
 from millrace.stack.stack import Stack
 from tests.integration.database import Database, new_database
+from tests.integration.serving_repo import make_repo
+from tests.redis_server import RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +44,13 @@ def database(stack: Endpoints) -> Iterator[Database]:
     """A new empty database, dropped afterwards with its connections and replication slots."""
     with new_database(stack.postgres) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A repo with a view of every kind that is served, over a Redis of its own."""
+    folder = tmp_path_factory.mktemp("served")
+    store = RedisServer().start()
+    make_repo(folder, store.port)
+    yield folder
+    store.stop()

@@ -230,12 +230,13 @@ def _read(response: Any) -> Any:
 
 
 @contextmanager
-def millrace(repo: Path, *options: str, **settings: float | str) -> Iterator[Server]:
-    """`millrace serve` of one process, with settings of `serve:`."""
+def millrace(repo: Path, *options: str, at: int = 0, **settings: float | str) -> Iterator[Server]:
+    """`millrace serve` of one process, on the port `at` or a free one, with settings of `serve:`."""
     arguments = ["--repo", str(repo), "--stack", str(repo / "no-stack"), "--port", "PORT", *options]
     if "--workers" not in options:
         arguments += ["--workers", "1"]
     server = Server([sys.executable, "-m", "millrace.cli", "serve", *arguments], repo)
+    server.port = at or server.port
     server.settings = {f"MILLRACE__SERVE__{name.upper()}": str(value) for name, value in settings.items()}
     with _running(server):
         yield server

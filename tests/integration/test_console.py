@@ -11,17 +11,7 @@ import pytest
 from millrace.repo import open_repo
 from millrace.wiring import access_keys
 from serving.keys import make_key
-from tests.integration.serving_repo import Server, make_repo, millrace
-from tests.redis_server import RedisServer
-
-
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("served")
-    store = RedisServer().start()
-    make_repo(folder, store.port)
-    yield folder
-    store.stop()
+from tests.integration.serving_repo import Server, millrace
 
 
 @pytest.fixture(scope="module")

@@ -8,17 +8,7 @@ import pytest
 from feast import FeatureStore, RepoConfig
 
 from tests.integration.serving_definitions import TYPES
-from tests.integration.serving_repo import Server, feast, make_repo, millrace
-from tests.redis_server import RedisServer
-
-
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("served")
-    store = RedisServer().start()
-    make_repo(folder, store.port)
-    yield folder
-    store.stop()
+from tests.integration.serving_repo import Server, feast, millrace
 
 
 @pytest.fixture(scope="module")

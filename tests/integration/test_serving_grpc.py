@@ -21,8 +21,7 @@ from serving.keys import make_key
 from stores.access_keys import RedisKeys
 from tests.certificates import Authority
 from tests.integration.serving_definitions import TYPES
-from tests.integration.serving_repo import Server, make_repo, millrace
-from tests.redis_server import RedisServer
+from tests.integration.serving_repo import Server, millrace
 
 REQUESTS: dict[str, dict[str, Any]] = {
     "statuses": {"features": ["weather:temp", "airports:name"], "entities": {"origin": ["EWR", "JFK", "LGA", "XXX"]}},
@@ -55,15 +54,6 @@ def message(
     if features is not None:
         request.features.val.extend(features)
     return request
-
-
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("served")
-    store = RedisServer().start()
-    make_repo(folder, store.port)
-    yield folder
-    store.stop()
 
 
 @pytest.fixture(scope="module")

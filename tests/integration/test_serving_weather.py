@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 from feast import FeatureStore, FeatureView, Field
 from feast.types import Int64
 
+from millrace.client import Client, ClientError
 from tests.integration import serving_definitions as declared
 from tests.integration.serving_repo import NOW, Server, make_repo, millrace, write_rows
 from tests.redis_server import RedisServer
@@ -156,6 +158,48 @@ def test_killed_it_leaves_nobody_on_its_port(store: FeatureStore) -> None:
     with millrace(Path(store.repo_path), drain_seconds=1) as server:
         assert server.stop(signal.SIGKILL) == -signal.SIGKILL
         until(lambda: not _listens(server.port))
+
+
+def test_a_restart_through_two_processes_on_one_port_loses_no_request(store: FeatureStore) -> None:
+    """A new server takes its place on the port before the old one leaves it; clients ask all the time, some on
+    connections that they keep, some on a new one each."""
+    stop = threading.Event()
+
+    def ask(kept: bool, port: int) -> tuple[int, list[str]]:
+        answered, failed = 0, []
+        client = Client(f"http://127.0.0.1:{port}")
+        while not stop.is_set():
+            if not kept:
+                client.close()
+                client = Client(f"http://127.0.0.1:{port}")
+            try:
+                found = client.get_online_features(**TEMP)
+                answered += found.values["temp"] == [39.25]
+            except ClientError as error:
+                failed.append(repr(error))
+            time.sleep(0.005)
+        client.close()
+        return answered, failed
+
+    with millrace(Path(store.repo_path)) as old, ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask, kept, old.port) for kept in (True, True, False, False)]
+        with millrace(Path(store.repo_path), at=old.port) as new:
+            until(lambda: _listeners(old.port) == 2)
+            time.sleep(0.5)
+            assert old.stop() == 0
+            time.sleep(0.5)
+            assert _listeners(old.port) == 1
+            stop.set()
+            told = [future.result() for future in asking]
+            assert new.process is not None and new.process.poll() is None
+    assert [failed for _, failed in told] == [[]] * 4
+    assert min(answered for answered, _ in told) > 20
+
+
+def _listeners(port: int) -> int:
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return sum(f[1].endswith(f":{port:04X}") and f[3] == "0A" for f in fields)
 
 
 def _connections(port: int) -> int:
