@@ -41,9 +41,9 @@ fuzz-serving: setup ## Requests that nobody sane sends, against millrace serve  
 bench: setup ## Measure everything that has a goal, into benchmarks/results.json  (ARGS="--only drain")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-bench-serving: $(VENV)/ready ## Measure serving beside feast serve; needs wrk
+bench-serving: setup ## Measure serving beside feast serve, and vector search; needs wrk
 	@command -v wrk >/dev/null || { echo "make bench-serving loads the servers with wrk, which is not installed: apt-get install wrk"; exit 1; }
-	@$(BIN)/python -W ignore -m benchmarks --only serving
+	@$(BIN)/python -W ignore -m benchmarks --only serving --only search
 
 setup: $(VENV)/ready $(JARS)/ready | tools ## Set everything up: virtual environment, jars, system packages
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import cold_start, contracts, drain, freshness, lake_sustained, serving
+from benchmarks import cold_start, contracts, drain, freshness, lake_sustained, search, serving
 from benchmarks.platform import Row
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -29,6 +29,7 @@ MEASURED: Mapping[str, Callable[[], Iterable[Row]]] = {
     "lake_sustained": lake_sustained.rows,
     "cold_start": cold_start.rows,
     "serving": serving.rows,
+    "search": search.rows,
 }
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+CONNECTIONS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
@@ -20,21 +22,21 @@ class Latencies:
     failed: int
 
 
-def measure(port: int, bodies: Sequence[bytes], rate: float, seconds: float, connections: int = 64) -> Latencies:
-    """Posts the bodies in turn to `/get-online-features`, `rate` a second."""
-    return asyncio.run(_measure(port, [_request(body) for body in bodies], rate, seconds, connections))
+def measure(
+    port: int, bodies: Sequence[bytes], rate: float, seconds: float, path: str = "/get-online-features"
+) -> Latencies:
+    """Posts the bodies in turn to the path, `rate` a second."""
+    return asyncio.run(_measure(port, [_request(path, body) for body in bodies], rate, seconds))
 
 
-def _request(body: bytes) -> bytes:
-    return (
-        b"POST /get-online-features HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n%s" % (len(body), body)
-    )
+def _request(path: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    return b"%s\r\n\r\n%s" % (head.encode(), body)
 
 
-async def _measure(port: int, requests: Sequence[bytes], rate: float, seconds: float, connections: int) -> Latencies:
+async def _measure(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Latencies:
     idle: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
-    for _ in range(connections):
+    for _ in range(CONNECTIONS):
         idle.put_nowait(await asyncio.open_connection("127.0.0.1", port))
     taken: list[float] = []
     failed = 0

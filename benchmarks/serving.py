@@ -1,7 +1,8 @@
 """Reading features: `millrace serve` beside `feast serve` over one Redis, and in process beside a raw HMGET.
 
 Requests a second by wrk (https://github.com/wg/wrk), which must be installed; latency at a fixed rate by
-`benchmarks.fixed_rate`. Each server is one process; load, server and Redis share the machine's cores.
+`benchmarks.fixed_rate`, quiet and while 24 writers update features. Each server is one process; load, server and Redis
+share the machine's cores.
 """
 
 import gc
@@ -23,10 +24,12 @@ import numpy as np
 from benchmarks.fixed_rate import measure
 from benchmarks.platform import Row, wait
 from benchmarks.serving_repo import ENTITIES, SIZES, features, make_repo
+from benchmarks.writers import live_writers
 from millrace.repo import open_repo
 from millrace.stack.ports import choose_ports
-from millrace.wiring import in_process, online
+from millrace.wiring import access_keys, in_process, online
 from serving.in_process import InProcess
+from serving.keys import make_key
 from serving.snapshot import Asked
 from tests.redis_server import RedisServer
 
@@ -38,6 +41,10 @@ WORK = {
     "100 x 50": (100, features(*SIZES)),
 }
 """Entities and features of one request; the last over three views."""
+
+MILLRACE_SERVE = [sys.executable, "-m", "millrace.cli", "serve", "--port", "PORT"]
+LIVE_RATE = 100.0
+"""Requests a second while writers work."""
 
 LUA = """
 local bodies = {%s}
@@ -57,33 +64,43 @@ def rows() -> Iterable[Row]:
     try:
         repo = Path(folder.name) / "repo"
         make_repo(repo, redis.port)
-        yield from _over_http(repo)
+        yield from _over_http(repo, redis.port)
         yield from _in_process(repo)
     finally:
         redis.stop()
         folder.cleanup()
 
 
-def _over_http(repo: Path) -> Iterator[Row]:
+def _over_http(repo: Path, redis_port: int) -> Iterator[Row]:
     theirs, ours = {}, {}
-    with _server(_feast(repo)) as port:
+    with server(_feast(repo)) as port:
         for name in WORK:
             theirs[name] = _wrk(repo, port, name)
-    with _server(_millrace(repo)) as port:
+    with server(_millrace(repo)) as port:
         for name in WORK:
             ours[name] = _wrk(repo, port, name)
+        quiet = measure(port, _bodies("10 x 30"), LIVE_RATE, SECONDS)
+        with live_writers(redis_port):
+            live = measure(port, _bodies("10 x 30"), LIVE_RATE, SECONDS)
         latencies = {
             name: measure(port, _bodies(name), rate, SECONDS)
             for name, rate in (("10 x 30", ours["10 x 30"] / 2), ("1 x 30", ours["1 x 30"] / 2), ("100 x 50", 100.0))
         }
-    goals = {"10 x 30": "25 times feast serve", "1 x 30": "8000", "100 x 50": ""}
+    key = _key(repo)
+    with server([*_millrace(repo), "--with-keys"]) as port:
+        keyed = _wrk(repo, port, "1 x 30", key)
+    goals = {"10 x 30": "25 times feast serve", "1 x 30": "", "100 x 50": ""}
     for name, rate in ours.items():
         beside = {"feast serve": theirs[name], "times": rate / theirs[name]}
         yield Row(f"serve {name}, requests/s of one process", rate, "requests/s", goals[name], beside)
+    beside = {"without keys": ours["1 x 30"]}
+    yield Row("serve 1 x 30, keys and limits on, requests/s of one process", keyed, "requests/s", "8000", beside)
     limits = {"10 x 30": "< 5", "1 x 30": "", "100 x 50": "< 20"}
     for name, found in latencies.items():
         beside = {"p50": found.p50, "requests/s": found.rate, "failed": float(found.failed)}
         yield Row(f"serve {name} at a fixed rate, p99", found.p99, "ms", limits[name], beside)
+    beside = {"quiet p99": quiet.p99, "times": live.p99 / quiet.p99, "quiet p50": quiet.p50, "p50": live.p50}
+    yield Row("serve 10 x 30 beside 24 writers, p99", live.p99, "ms", "< 2 times quiet", beside)
 
 
 def _bodies(name: str) -> list[bytes]:
@@ -101,10 +118,11 @@ def _bodies(name: str) -> list[bytes]:
     ]
 
 
-def _wrk(folder: Path, port: int, name: str) -> float:
+def _wrk(folder: Path, port: int, name: str, key: str = "") -> float:
     """Requests a second, none refused."""
     script = folder / "requests.lua"
-    script.write_text(LUA % ",".join(f"[==[{body.decode()}]==]" for body in _bodies(name)))
+    header = f'wrk.headers["Authorization"] = "Bearer {key}"\n' if key else ""
+    script.write_text(header + LUA % ",".join(f"[==[{body.decode()}]==]" for body in _bodies(name)))
     options = [f"-c{CONNECTIONS}", "-t1", "--timeout", "10s", "-s", str(script), f"http://127.0.0.1:{port}/"]
     command = ["wrk", f"-d{SECONDS:g}s", *options]
     subprocess.run(["wrk", "-d2s", *options], check=True, capture_output=True)  # to warm up
@@ -123,12 +141,19 @@ def _feast(repo: Path) -> list[str]:
 
 
 def _millrace(repo: Path) -> list[str]:
-    places = ["--repo", str(repo), "--stack", str(repo / "none"), "--port", "PORT", "--workers", "1"]
-    return [sys.executable, "-m", "millrace.cli", "serve", *places]
+    return [*MILLRACE_SERVE, "--repo", str(repo), "--stack", str(repo / "none"), "--workers", "1"]
+
+
+def _key(repo: Path) -> str:
+    """A new API key with limits that are not reached."""
+    made = make_key("model", requests_per_second=1e6, entities_per_second=1e7)
+    access_keys(open_repo(repo, repo / "none")).add(made.stored)
+    return made.text
 
 
 @contextmanager
-def _server(command: list[str]) -> Iterator[int]:
+def server(command: list[str]) -> Iterator[int]:
+    """Runs a server, on a free port instead of `PORT`, which is yielded."""
     port = choose_ports(("serve",), {})["serve"]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([part.replace("PORT", str(port)) for part in command], stdout=log, stderr=log)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.types import Float64, Int64, String
@@ -47,7 +48,7 @@ def make_repo(folder: Path, port: int) -> FeatureStore:
     store.apply([driver, *views, service])
     online = RedisOnline(RedisAddress.parse(f"127.0.0.1:{port}"), 3_600)
     for view in views:
-        online.write([_rows(view)])
+        online.write([rows(view.name, np.arange(ENTITIES), 0)])
     online.close()
     return store
 
@@ -76,22 +77,23 @@ def _view(driver: Entity, name: str, size: int) -> FeatureView:
     )
 
 
-def _rows(declared: FeatureView) -> FeatureRows:
-    view = stored_view(declared.name)
-    rng = np.random.default_rng(1)
-    moments = pa.array([datetime.now(UTC)] * ENTITIES, pa.timestamp("us", tz="UTC"))
+def rows(view_name: str, ids: npt.NDArray[np.int64], number: int) -> FeatureRows:
+    """Values of a view's entities; those of a greater `number` are newer."""
+    view = stored_view(view_name)
+    rng, count = np.random.default_rng(number), len(ids)
+    moments = pa.array([datetime.now(UTC)] * count, pa.timestamp("us", tz="UTC"))
     columns: dict[str, pa.Array | Sequence[object]] = {
-        "driver_id": pa.array(np.arange(ENTITIES)),
+        "driver_id": pa.array(ids),
         "event_timestamp": moments,
         "created_timestamp": moments,
-        "_lsn": pa.array(np.ones(ENTITIES, np.int64)),
-        "_row": pa.nulls(ENTITIES, pa.binary(16)),
-        "_deleted": pa.array(np.zeros(ENTITIES, bool)),
-        "_partition": pa.array(np.zeros(ENTITIES, np.int32)),
-        "_offset": pa.array(np.arange(ENTITIES)),
+        "_lsn": pa.array(np.full(count, number + 1, np.int64)),
+        "_row": pa.nulls(count, pa.binary(16)),
+        "_deleted": pa.array(np.zeros(count, bool)),
+        "_partition": pa.array(np.zeros(count, np.int32)),
+        "_offset": pa.array(np.arange(count)),
     }
     for feature in view.features:
-        values = rng.random(ENTITIES) * 1000
+        values = rng.random(count) * 1000
         if feature.value_type == 2:
             columns[feature.name] = pa.array([f"segment-{value:.0f}" for value in values])
         else:
