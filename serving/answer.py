@@ -1,4 +1,4 @@
-"""Answers in Feast's shape, assembled as bytes: what all features of a view share is written once."""
+"""Answers in Feast's shape: what all features of a view share is written once, and all is put together by one call."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -9,9 +9,12 @@ import orjson
 from serving.lookup import Status
 from serving.moments import NEVER
 from serving.on_demand import Derived
-from serving.plan import Plan, Rows, ViewRows
+from serving.plan import Plan, Rows
 
 _NAMES = {int(status): status.name for status in Status}
+
+Column = dict[str, Any]
+"""The values, statuses and event times of one feature, in order: as lists, or as JSON that is written already."""
 
 
 def features_answer(
@@ -22,10 +25,12 @@ def features_answer(
     First the join keys as the request gave them, then the features in the order asked; `derived` are those of
     on-demand views.
     """
+    present, never = _repeated("PRESENT", rows.count), _repeated(NEVER, rows.count)
     names = list(entities)
-    constant = _tail(rows.count)
-    results = [b'{"values":' + orjson.dumps(values) + constant for values in entities.values()]
-    columns = {**_stored_columns(plan, rows), **{column.name: _derived_column(column) for column in derived}}
+    results = [_column(values, present, never) for values in entities.values()]
+    columns = _stored_columns(plan, rows, present)
+    for one in derived:
+        columns[one.name] = _column(one.values, _found(one.values), never)
     for name in plan.requested:
         if name in columns:  # an on-demand view may leave a feature out
             names.append(name)
@@ -33,44 +38,32 @@ def features_answer(
     metadata: dict[str, Any] = {"feature_names": names}
     if versions:
         metadata["feature_view_metadata"] = versions_of(plan)
-    return b'{"results":[' + b",".join(results) + b'],"metadata":' + orjson.dumps(metadata) + b"}"
+    return orjson.dumps({"results": results, "metadata": metadata})
 
 
-def _stored_columns(plan: Plan, rows: Rows) -> dict[str, bytes]:
-    present = _repeated("PRESENT", rows.count)
-    times = [_times(view) for view in rows.views]
-    dumps = orjson.dumps
-    columns = {}
-    for place, (feature, values) in enumerate(zip(plan.features, plan.values(rows), strict=True)):
-        statuses = plan.statuses(rows, place)
-        shown = present if statuses is None else dumps([_NAMES[status] for status in statuses])
-        columns[feature.name] = b'{"values":%b,"statuses":%b,%b' % (dumps(values), shown, times[feature.view])
-    return columns
+def _column(values: Sequence[Any], statuses: Any, times: Any) -> Column:
+    return {"values": values, "statuses": statuses, "event_timestamps": times}
 
 
-def _derived_column(column: Derived) -> bytes:
-    values = column.values
-    statuses = ["NULL_VALUE" if value is None else "PRESENT" for value in values]
-    return b'{"values":%b,"statuses":%b,%b' % (
-        orjson.dumps(values),
-        orjson.dumps(statuses),
-        b'"event_timestamps":%b}' % _repeated(NEVER, len(values)),
-    )
+def _stored_columns(plan: Plan, rows: Rows, present: orjson.Fragment) -> dict[str, Column]:
+    times = [orjson.Fragment(orjson.dumps(view.shown)) for view in rows.views]
+    return {
+        feature.name: _column(
+            values,
+            present if statuses is None else [_NAMES[status] for status in statuses],
+            times[feature.view],
+        )
+        for feature, values, statuses in zip(plan.features, plan.values(rows), plan.statuses(rows), strict=True)
+    }
 
 
-def _times(view: ViewRows) -> bytes:
-    return b'"event_timestamps":%b}' % orjson.dumps(view.shown)
+def _found(values: Sequence[Any]) -> list[str]:
+    return ["NULL_VALUE" if value is None else "PRESENT" for value in values]
 
 
 @lru_cache(maxsize=1024)
-def _tail(count: int) -> bytes:
-    """What stands behind the values of a join key: always there, at no time."""
-    return b',"statuses":%b,"event_timestamps":%b}' % (_repeated("PRESENT", count), _repeated(NEVER, count))
-
-
-@lru_cache(maxsize=1024)
-def _repeated(text: str, count: int) -> bytes:
-    return orjson.dumps([text] * count)
+def _repeated(text: str, count: int) -> orjson.Fragment:
+    return orjson.Fragment(orjson.dumps([text] * count))
 
 
 def versions_of(plan: Plan) -> list[dict[str, Any]]:

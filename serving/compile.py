@@ -15,7 +15,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import _get_online_request_context, _parse_feature_ref
 
 from serving.plan import InvalidRequest, NotDeclared, Plan, PlannedFeature, PlannedView
-from stores.entity_keys import entity_keys
+from stores.entity_keys import UNIX_TIMESTAMP, entity_keys
 from stores.feast_protos import stored_view, vector_field
 from stores.fields import fields_of
 from stores.hash_reads import HashRead
@@ -42,18 +42,14 @@ class Declared(Protocol):
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """A plan, and what on-demand views make of what it reads: `on_demand` are Feast's objects, `references` the
-    features asked for, as Feast resolved them, `personal` those of them that are personal data."""
+    features asked for, as Feast resolved them, `views` the views of those, `personal` those that are personal data."""
 
     plan: Plan
     on_demand: tuple[Any, ...]
     references: tuple[str, ...]
     full_feature_names: bool
+    views: tuple[str, ...]
     personal: tuple[str, ...]
-
-    @property
-    def views(self) -> list[str]:
-        """The views asked for."""
-        return list(dict.fromkeys(reference.partition(":")[0] for reference in self.references))
 
 
 def compile_request(features: Any, full_feature_names: bool, declared: Declared) -> Compiled:
@@ -81,6 +77,7 @@ def compile_request(features: Any, full_feature_names: bool, declared: Declared)
         tuple(on_demand),
         tuple(references),
         full_feature_names,
+        _once([reference.partition(":")[0] for reference in references]),
         _personal(declared.personal, [*(view for view, _ in grouped), *on_demand], references),
     )
 
@@ -140,6 +137,7 @@ class _Builder:
             known_keys={**known_keys, **self._keys},
             request_data=request_data,
             decoders=tuple((kind, tuple(places)) for kind, places in alike.items()),
+            timestamps=tuple(alike.get(UNIX_TIMESTAMP, ())),
         )
 
     def _in_vector_store(self, declared: Any) -> bool:

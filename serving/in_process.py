@@ -66,9 +66,8 @@ class InProcess:
         stored = [vector_columns(self.vectors, view, keys) for view in plan.vectors]
         rows = plan.rows(replies, count, time.time(), stored)
         answer, requested = Features({}, {}, {}), frozenset(plan.requested)
-        for place, (feature, values) in enumerate(zip(plan.features, plan.values(rows), strict=True)):
+        for feature, values, statuses in zip(plan.features, plan.values(rows), plan.statuses(rows), strict=True):
             if feature.name in requested:
-                statuses = plan.statuses(rows, place)
                 names = ["PRESENT"] * count if statuses is None else [_NAMES[status] for status in statuses]
                 answer.values[feature.name], answer.statuses[feature.name] = values, names
                 answer.event_times[feature.name] = rows.views[feature.view].micros

@@ -66,8 +66,8 @@ def _stored(found: Found) -> Mapping[str, bytes]:
     times = [b"".join([_field(_TIMES, _timestamp(micros)) for micros in view.micros]) for view in rows.views]
     present = [int(Status.PRESENT)] * rows.count
     return {
-        feature.name: _vector(rows.columns[place], plan.statuses(rows, place) or present, times[feature.view])
-        for place, feature in enumerate(plan.features)
+        feature.name: _vector(column, statuses or present, times[feature.view])
+        for feature, column, statuses in zip(plan.features, rows.columns, plan.statuses(rows), strict=True)
     }
 
 

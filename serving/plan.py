@@ -93,6 +93,8 @@ class Plan:
     request_data: frozenset[str]
     decoders: tuple[tuple[int, tuple[int, ...]], ...]
     """The numbers of the features of each `ValueType`: those of one type are decoded together."""
+    timestamps: tuple[int, ...]
+    """The numbers of the features that are timestamps."""
 
     def commands(self, entities: Entities) -> list[bytes]:
         """The packed commands for the entities. Raises `InvalidRequest`."""
@@ -124,10 +126,13 @@ class Plan:
             tables.append(list(zip(*found, strict=True)) or [()] * len(read.fields))
         tables += map(list, vectors)
         views = [_view_rows(tables[view.read][view.place], view.ttl, now) for view in self.views]
-        columns = [
-            _served(tables[self.views[feature.view].read][feature.place], views[feature.view].statuses)
-            for feature in self.features
-        ]
+        columns = [tables[self.views[feature.view].read][feature.place] for feature in self.features]
+        for place in self.timestamps:
+            columns[place] = _without_nulls(columns[place])
+        for place, feature in enumerate(self.features):
+            statuses = views[feature.view].statuses
+            if statuses is not None:
+                columns[place] = _served(columns[place], statuses)
         return Rows(count, columns, views)
 
     def values(self, rows: Rows) -> list[list[Any]]:
@@ -143,17 +148,26 @@ class Plan:
                 start += count
         return answer
 
-    def statuses(self, rows: Rows, place: int) -> Sequence[int] | None:
-        """The statuses of one feature's values by the numbers of `Status`; None if all are PRESENT."""
-        column, known = rows.columns[place], rows.views[self.features[place].view].statuses
-        if known is None:
-            if all(column):
-                return None
-            return [_PRESENT if value else _NULL for value in column]
+    def statuses(self, rows: Rows) -> list[Sequence[int] | None]:
+        """For each feature the statuses of its values by the numbers of `Status`; None if all are PRESENT."""
+        if all(view.statuses is None for view in rows.views) and all(map(all, rows.columns)):
+            return [None] * len(self.features)
         return [
-            (_PRESENT if value else _NULL) if status == _PRESENT else status
-            for value, status in zip(column, known, strict=True)
+            _statuses(column, rows.views[feature.view].statuses)
+            for feature, column in zip(self.features, rows.columns, strict=True)
         ]
+
+
+def _statuses(column: Stored, known: Sequence[int] | None) -> Sequence[int] | None:
+    """The statuses of a column's values; `known` are those of their view."""
+    if known is None:
+        if all(column):
+            return None
+        return [_PRESENT if value else _NULL for value in column]
+    return [
+        (_PRESENT if value else _NULL) if status == _PRESENT else status
+        for value, status in zip(column, known, strict=True)
+    ]
 
 
 def _view_rows(stamps: Stored, ttl: float, now: float) -> ViewRows:
@@ -167,10 +181,13 @@ def _view_rows(stamps: Stored, ttl: float, now: float) -> ViewRows:
     return ViewRows(statuses, micros, shown)
 
 
-def _served(column: Stored, statuses: Sequence[int] | None) -> Stored:
-    """The column without the values that are not to be served."""
+def _without_nulls(column: Stored) -> Stored:
+    """The column with None for what Feast stores as null timestamps."""
     if NULL_TIMESTAMP in column:
-        column = [None if value == NULL_TIMESTAMP else value for value in column]
-    if statuses is None:
-        return column
+        return [None if value == NULL_TIMESTAMP else value for value in column]
+    return column
+
+
+def _served(column: Stored, statuses: Sequence[int]) -> Stored:
+    """The column without the values that are not to be served."""
     return [value if status == _PRESENT else None for value, status in zip(column, statuses, strict=True)]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stores.entity_keys import BYTES, DUMMY, INT32, INT64, STRING, UNIX_TIMESTAMP, EntityKeys
+from stores.entity_keys import BYTES, INT32, INT64, STRING, UNIX_TIMESTAMP, EntityKeys
 from stores.operations import bulk
 
 _INT32 = struct.Struct("<IIi").pack
@@ -31,7 +31,7 @@ _PARTS: Mapping[int, Callable[[Any], bytes]] = {
 @dataclass(frozen=True, slots=True)
 class HashRead:
     """Reads `fields` of the hashes that `codec` names; `columns` has the request's column of each of the codec's
-    join keys, in their order."""
+    join keys, in their order, and none for a view without entities."""
 
     codec: EntityKeys
     columns: tuple[str, ...]
@@ -40,7 +40,7 @@ class HashRead:
     @property
     def entityless(self) -> bool:
         """Whether there is one hash for all entities."""
-        return self.codec.join_keys == (DUMMY,)
+        return not self.columns
 
     def keys(self, entities: Mapping[str, Sequence[Any]]) -> list[bytes]:
         """The names of the hashes; the values are of their join keys' types, timestamps in whole seconds.

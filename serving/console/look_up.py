@@ -92,15 +92,16 @@ async def look_up(features: OnlineFeatures, wanted: Target, form: Mapping[str, s
     entities = {name: [_typed(name, form.get(name, ""), plan.keys.get(name))] for name, _ in wanted.fields}
     asked = Asked((), wanted.service, wanted.compiled.full_feature_names)
     found = await features.find(FeaturesRequest(asked, entities, 1, False), wanted.compiled)
-    rows, values = found.rows, plan.values(found.rows)
     shown = {}
-    for place, feature in enumerate(plan.features):
-        statuses, view = plan.statuses(rows, place), rows.views[feature.view]
+    for feature, values, statuses in zip(
+        plan.features, plan.values(found.rows), plan.statuses(found.rows), strict=True
+    ):
+        view = found.rows.views[feature.view]
         status = Status.PRESENT if statuses is None else Status(statuses[0])
         micros = view.micros[0]
         age = None if micros is None else now - micros / 1e6
         moment = "" if micros is None else view.shown[0]
-        shown[feature.name] = Shown(feature.name, as_text(values[place][0]), status.name, moment, age)
+        shown[feature.name] = Shown(feature.name, as_text(values[0]), status.name, moment, age)
     for derived in found.derived:
         value = derived.values[0]
         status = Status.NULL_VALUE if value is None else Status.PRESENT

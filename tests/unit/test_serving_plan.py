@@ -55,6 +55,7 @@ def plan(ttl: float = HOUR) -> Plan:
         known_keys={"id": 4},
         request_data=frozenset(),
         decoders=((5, (0,)), (2, (1,)), (8, (2,))),
+        timestamps=(2,),
     )
 
 
