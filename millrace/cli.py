@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from millrace.logs import Logfmt
-from millrace.quick_feast import import_feast_unchecked
+from millrace.quick_feast import import_feast_quickly
 from millrace.settings import STACK_FOLDER
 
 COMMANDS = {
@@ -88,8 +88,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _ = COMMANDS[cmd_name]
-        if module not in DECLARING:
-            import_feast_unchecked()
+        import_feast_quickly(declaring=module in DECLARING)
         command: click.Command = getattr(importlib.import_module(f"millrace.commands.{module}"), cmd_name)
         return command
 

@@ -1,4 +1,4 @@
-"""Feast's classes are rewritten with type checks at import for those commands only that read declarations."""
+"""Feast's constructors check types for those commands only that read declarations."""
 
 import subprocess
 import sys
