@@ -72,10 +72,11 @@ class Source:
             )
         return url
 
-    def engine(self) -> Engine:
+    def engine(self, connect_seconds: int = 10) -> Engine:
         """A new SQLAlchemy engine; the caller disposes of it."""
         url = self.address().set(drivername="postgresql+psycopg")
-        return create_engine(url, pool_size=1, connect_args={"connect_timeout": 10, "application_name": "millrace"})
+        options = {"connect_timeout": connect_seconds, "application_name": "millrace"}
+        return create_engine(url, pool_size=1, connect_args=options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,7 +320,7 @@ def worker(repo: Repo) -> Worker:
 def _source_table(repo: Repo, table: Table) -> Table | None:
     """A table as its database has it now; None if that cannot be known."""
     database = source(repo, table.source)
-    engine = database.engine()
+    engine = database.engine(connect_seconds=2)
     try:
         return reflect(engine, database, [f"{table.schema}.{table.name}"])[0]
     except (SourceUnavailable, TableNotFound, DBAPIError):

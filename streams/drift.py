@@ -6,6 +6,7 @@ the schema comes between two records, so that the last record of each tells whet
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -29,8 +30,8 @@ APPLIED_PROPERTY = "millrace.applied"
 and a snapshot completes them; that later ones lack them is news."""
 
 
-LOOKS = 50
-"""Records that are parsed to find a row image of each partition: a poll can be all deletes."""
+ASKED_SECONDS = 1.0
+"""Between two questions to a database for a table's types: bad records may come in every poll."""
 
 SourceTable = Callable[[Table], Table | None]
 """A table as its database has it now; None if that cannot be known."""
@@ -68,12 +69,9 @@ def _newest_images(records: Records) -> Iterator[tuple[dict[str, object], int | 
     """The row image of the last create, update or read of each partition, and its LSN; what is no envelope is
     none."""
     seen: set[int] = set()
-    looked = 0
     for i in range(len(records) - 1, -1, -1):
         if records.partitions[i] in seen:
             continue
-        if (looked := looked + 1) > LOOKS:
-            return
         try:
             envelope = orjson.loads(records.values[i] or b"null")
             image, lsn = envelope["after"], envelope["source"]["lsn"]
@@ -116,6 +114,7 @@ class Guard:
         self._source_table = source_table
         self._applied: dict[str, int] = {}
         self._said: set[tuple[str, Drift]] = set()
+        self._asked: dict[str, tuple[float, Table | None]] = {}
         self.held: dict[str, str] = {}
 
     def holds(self, records: Records) -> bool:
@@ -157,7 +156,7 @@ class Guard:
         if not reasons:
             return False
         table = outcome.flow.table
-        now = self._source_table(table)
+        now = self._now(table)
         types = {column.name: column.sql_type for column in now.columns} if now is not None else {}
         for column in table.columns:
             is_ = types.get(column.name, column.sql_type)
@@ -169,6 +168,14 @@ class Guard:
                     f"not fit would be lost to {hurt}: run millrace apply",
                 )
         return table.topic in self.held
+
+    def _now(self, table: Table) -> Table | None:
+        """The table in its database; the answer to an earlier poll is good enough for `ASKED_SECONDS`."""
+        asked, now = self._asked.get(table.topic, (float("-inf"), None))
+        if time.monotonic() >= asked + ASKED_SECONDS:
+            now = self._source_table(table)
+            self._asked[table.topic] = time.monotonic(), now
+        return now
 
     def _hold(self, topic: str, why: str) -> None:
         self.held[topic] = f"{topic} is held: {why}. Nothing of it is lost, and the other tables go on"

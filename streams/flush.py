@@ -93,6 +93,9 @@ class Flusher:
             offsets = self._running.result(timeout)
         except TimeoutError:
             return {}
+        except BaseException:
+            self._running = None  # it is over, and nobody is to wait for it again
+            raise
         self._running = None
         self._batch = None
         return offsets

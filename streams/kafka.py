@@ -77,6 +77,7 @@ class KafkaConsumer:
         def on_assign(consumer: ConfluentConsumer, fresh: list[TopicPartition]) -> None:
             partitions = _partitions(fresh)
             self._owned |= partitions
+            self._paused -= partitions
             consumer.incremental_assign(fresh)
             # A partition that was paused when it was lost is paused still when it comes back.
             consumer.resume(fresh)

@@ -56,12 +56,13 @@ class Positions:
                 "made anew. Give the source a new name, or move the lake away and snapshot again"
             )
         self._begun[partition] = held.get(changes_table(partition.topic), 0)
-        known = held.get(changes_table(partition.topic)) if committed is None else committed
-        if known is not None and known < first:
-            raise RecordsExpired(
-                f"{partition} begins at offset {first}, but was read up to {known} only: {first - known} records "
-                "passed their retention unread. Snapshot the source again; millrace verify shows what differs"
-            )
+        _refuse_gap(partition, held.get(changes_table(partition.topic)) if committed is None else committed, first)
+
+    def refuse_gap(self, partition: Partition) -> None:
+        """Refuse to go on after a pause in which records passed their retention. Raises `RecordsExpired`."""
+        committed = self._patience(partial(self._consumer.committed, partition))
+        first, _ = self._patience(partial(self._consumer.span, partition))
+        _refuse_gap(partition, committed, first)
 
     def begun(self, topic: str) -> dict[int, int]:
         """For each partition of the topic the offset below which the lake held everything when it was checked."""
@@ -75,3 +76,12 @@ class Positions:
             if offset is not None:
                 held[table] = offset
         return held
+
+
+def _refuse_gap(partition: Partition, known: int | None, first: int) -> None:
+    if known is not None and known < first:
+        raise RecordsExpired(
+            f"{partition} begins at offset {first}, but was read up to {known} only: {first - known} records passed "
+            f"their retention unread. Take the group past them (kafka-consumer-groups --reset-offsets --to-earliest), "
+            f"start the workers and run millrace resnapshot {partition.topic}"
+        )

@@ -233,7 +233,10 @@ class Worker:
         for topic in self._parts.control.resumes():
             if self._parts.breaker.resume(topic):
                 log.info("%s goes on: it was resumed", topic, extra={"event": "resumed", "table": topic})
-                self._consumer.resume([p for p in self._owned if p.topic == topic])
+                paused = sorted(p for p in self._owned if p.topic == topic)
+                for partition in paused:
+                    self._positions.refuse_gap(partition)
+                self._consumer.resume(paused)
 
     def _with_history(self, outcome: Outcome, before: list[Outcome]) -> Outcome:
         """What came before: replays, and what a connector sent again, need what the lake holds, what is staged for
@@ -392,9 +395,10 @@ class Worker:
         self._writes.lose(partitions)
 
     def _check_positions(self) -> None:
-        for partition in sorted(self._unchecked):
+        while self._unchecked:  # more can be assigned while a store is waited for
+            partition = min(self._unchecked)
+            self._unchecked.discard(partition)
             self._positions.check(partition)
-        self._unchecked.clear()
 
     @property
     def topics(self) -> Collection[str]:

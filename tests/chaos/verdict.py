@@ -275,7 +275,9 @@ def _vectors(ground: Ground, ledger: Ledger, verdict: Verdict) -> None:
         title, v, meaning = held.get(k, (None, None, None))
         expected = {"title": rows[k]["title"], "v": rows[k]["v"]} if k in wanted else None
         _compare(f"vectors article {k}", expected, None if v is None else {"title": title, "v": v}, verdict)
-        if k in wanted and meaning and not np.allclose(json.loads(meaning), wanted[k], atol=1e-3):
+        if k in wanted and v is not None and not meaning:
+            verdict.add("lost", f"vectors article {k}: it has no vector")
+        elif k in wanted and meaning and not np.allclose(json.loads(meaning), wanted[k], atol=1e-3):
             verdict.add("stale", f"vectors article {k}: the vector is that of another text")
 
 

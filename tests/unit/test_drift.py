@@ -48,6 +48,25 @@ def test_the_newest_image_of_each_partition_tells() -> None:
     assert drift(records((key(1), more), (key(1), b"{oops"), (key(1), None)), ORDERS, 0) == Drift((), (), ("city",))
 
 
+def test_deletes_at_the_end_of_a_poll_hide_nothing() -> None:
+    less = envelope("c", without("customer"), lsn=20)
+    deletes = [(key(i), envelope("d", None, before={"id": i}, lsn=30 + i)) for i in range(60)]
+    tombstones = [(key(i), None) for i in range(60)]
+    assert drift(records((key(1), less), *deletes, *tombstones), ORDERS, 0) == Drift(("customer",), (), ())
+
+
+def test_bad_records_in_every_poll_do_not_ask_the_database_each_time(platform: Platform) -> None:
+    asked: list[Table] = []
+
+    def ask(table: Table) -> None:
+        asked.append(table)
+
+    one = Guard(platform.lake, {TOPIC: platform.flow}, ask)
+    bad = take(records((key(1), envelope("c", row(1, amount="much"), lsn=1))), platform.flow, 1 << 20)
+    assert [one.retyped(bad) for _ in range(100)] == [False] * 100
+    assert len(asked) < 50
+
+
 def test_who_reads_a_column(platform: Platform) -> None:
     assert users(platform.flow, ("customer",)) == ["view customer_last"]
     assert users(platform.flow, ("placed_at",)) == ["view customer_last"]

@@ -629,6 +629,41 @@ def test_records_that_expired_unread_stop_the_worker(platform: Platform) -> None
         platform.run(until=lambda: False)
 
 
+def test_a_partition_that_is_assigned_while_another_is_checked_is_checked_too(platform: Platform) -> None:
+    worker = platform.start()
+    platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(1, 4)), to=P1)
+    platform.broker.offsets[GROUP, P1] = 1
+    platform.broker.expired[P1] = 2
+    consumer, next_offset = platform.consumer, platform.lake.next_offset
+    assert consumer is not None
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0])
+
+    def away_once(*place: Any) -> int | None:
+        if P1 in worker._owned:
+            return next_offset(*place)
+        consumer.assign([P1])  # as a poll that waits for the lake may find
+        raise StoreUnavailable("the lake", "slow")
+
+    platform.lake.next_offset = away_once  # type: ignore[method-assign]
+    with pytest.raises(RecordsExpired, match=r"orders\[1\] begins at offset 2"):
+        worker._check_positions()
+
+
+def test_a_pause_that_outlasts_the_retention_is_no_gap_in_silence(platform: Platform) -> None:
+    platform.produce(*((key(i), envelope("c", row(i, amount=-1.0), lsn=i)) for i in range(1, 200)))
+
+    def expired_while_paused() -> bool:
+        assert platform.worker is not None
+        if platform.worker.paused:
+            platform.broker.expired[P0] = 150
+            ask_to_resume(MemoryProducer(platform.broker), CONTROL, TOPIC)
+        return False
+
+    with pytest.raises(RecordsExpired, match="begins at offset 150, but was read up to 60 only"):
+        platform.run(until=expired_while_paused, poll_records=60)
+
+
 def test_a_full_stage_waits_for_the_flush(platform: Platform) -> None:
     platform.lake.before[changes_table(TOPIC)] = [StoreUnavailable("the lake", "slow")] * 3
     platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(1, 200)))
