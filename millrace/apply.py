@@ -84,6 +84,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     if store is not None and any(v.view.vector for v in plan.views):
         store.ping()
     for captured in plan.captured:
+        _check_position(repo, captured, client)
         _check_source(captured, client, fix=False)
         client.validate({**connector_config(captured.source, captured.tables), "name": captured.source.name})
     again = made_again(repo, [t.topic for c in plan.captured for t in c.tables])
@@ -235,6 +236,24 @@ def _with_identities(captured: Captured, views: Sequence[StreamView]) -> Capture
         for t in captured.tables
     )
     return Captured(captured.source, captured.tables, captures)
+
+
+def _check_position(repo: Repo, captured: Captured, client: Connect) -> None:
+    """A connector that has lost its position begins with a snapshot, which says nothing of the rows that were deleted
+    since the lake last heard of the source: only `recover` finds those."""
+    name, store = captured.source.name, lake(repo)
+    state = client.state(name)
+    if client.offset_lsn(name) is not None or (state is not None and state.running):
+        return
+    for topic in [table.topic for table in captured.tables]:
+        changes = changes_table(topic)
+        places = range(captured.source.partitions) if store.exists(changes) else ()
+        if any(store.next_offset(changes, topic, number) for number in places):
+            message = (
+                f"the connector has no stored position, but the lake holds changes of {topic}; those that came since "
+                f"may be gone. Run millrace recover {name}: it snapshots all tables and reconciles deletes"
+            )
+            raise SourceNotReady([Finding("error", name, "position", message)])
 
 
 def _check_source(captured: Captured, client: Connect, *, fix: bool) -> list[Finding]:

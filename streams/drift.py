@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from connectors.table import Table
+from connectors.table import Column, Table
 from connectors.table_file import loads
 from stores.lake import Lake
 from streams.changes import carried
@@ -29,6 +31,10 @@ APPLIED_PROPERTY = "millrace.applied"
 """Property of the same: the LSN at which the last apply ended. Columns that records from before it lack are null,
 and a snapshot completes them; that later ones lack them is news."""
 
+
+_DAY = 86_400_000_000
+_LEAST = -(2**63)
+"""-infinity, of which there is no absolute value."""
 
 ASKED_SECONDS = 1.0
 """Between two questions to a database for a table's types: bad records may come in every poll."""
@@ -151,16 +157,16 @@ class Guard:
             )
 
     def retyped(self, outcome: Outcome) -> bool:
-        """Whether records must wait because values do not fit a column whose type is another one by now."""
-        reasons = [why for rejection in outcome.rejections if rejection.stage == "schema" for why in rejection.reasons]
-        if not reasons:
+        """Whether records must wait because values do not fit a column whose type is another one by now, or would be
+        taken for others."""
+        table, doubtful = outcome.flow.table, _doubtful(outcome)
+        if not doubtful:
             return False
-        table = outcome.flow.table
         now = self._now(table)
         types = {column.name: column.sql_type for column in now.columns} if now is not None else {}
-        for column in table.columns:
+        for column in doubtful:
             is_ = types.get(column.name, column.sql_type)
-            if is_ != column.sql_type and any(why.startswith(f"column {column.name} (") for why in reasons):
+            if is_ != column.sql_type:
                 hurt = ", ".join(users(outcome.flow, (column.name,))) or "the lake"
                 self._hold(
                     table.topic,
@@ -180,3 +186,21 @@ class Guard:
     def _hold(self, topic: str, why: str) -> None:
         self.held[topic] = f"{topic} is held: {why}. Nothing of it is lost, and the other tables go on"
         log.error("%s", self.held[topic], extra={"event": "held", "table": topic})
+
+
+def _doubtful(outcome: Outcome) -> list[Column]:
+    """The columns whose values are rejected for their type, and timestamps that could be the days of a date or the
+    microseconds of a time."""
+    reasons = [why for rejection in outcome.rejections if rejection.stage == "schema" for why in rejection.reasons]
+    return [
+        column
+        for column in outcome.flow.table.columns
+        if any(why.startswith(f"column {column.name} (") for why in reasons)
+        or (column.encoding == "timestamp" and _in_first_day(outcome.accepted.changes.rows[column.name]))
+    ]
+
+
+def _in_first_day(moments: pa.ChunkedArray) -> bool:
+    """Whether a timestamp lies within a day of 1970-01-01T00:00:00."""
+    micros = moments.cast(pa.int64())
+    return bool(pc.any(pc.less(pc.abs_checked(micros.filter(pc.not_equal(micros, _LEAST))), _DAY)).as_py())

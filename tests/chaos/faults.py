@@ -212,7 +212,7 @@ def new_snapshot(ground: Ground, choose: random.Random) -> None:
     connect = ground.connect
     connect.reset(source)
     connect.delete(source)
-    ground.workers.command("apply")
+    ground.workers.command("recover", source)
     connect.wait_running(source, 60)
     connect.close()
 

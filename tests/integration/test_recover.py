@@ -106,6 +106,51 @@ def refuses(market: Shop, connect: Connect) -> None:
     assert f"millrace recover {market.name}" in failures[0].reason, failures
 
 
+def test_a_position_that_is_lost_is_refused_and_recovered(market: Shop, worker: Running) -> None:
+    """A snapshot alone would leave the rows that were deleted meanwhile, for ever and in silence."""
+    connect = Connect(market.repo.stack.connect)
+    connect.reset(market.name)
+    connect.delete(market.name)
+    market.sql.execute("delete from customers where id between 2200 and 2250")
+    assert f"millrace recover {market.name}" in market.repo.refused("apply")
+    assert connect.state(market.name) is None
+    report = market.repo.command("recover", market.name)["tables"]
+    assert report[tables(market)[0]]["deleted"] == 51
+    market.settle()
+    market.check()
+
+
+def test_a_slot_whose_wal_was_removed_is_refused_and_recovered(market: Shop, worker: Running) -> None:
+    connect = Connect(market.repo.stack.connect)
+    connect.stop(market.name)
+    market.sql.execute("alter system set max_slot_wal_keep_size = '1MB'")
+    market.sql.execute("select pg_reload_conf()")
+    try:
+        status = "select wal_status from pg_replication_slots where slot_name = %s"
+
+        def removed() -> bool:
+            market.sql.execute(
+                "create table filler as select repeat(md5(i::text), 30) from generate_series(1, 20000) i"
+            )
+            market.sql.execute("drop table filler")
+            market.sql.execute("select pg_switch_wal()")
+            market.sql.execute("checkpoint")
+            return bool(market.sql.execute(status, [slot(market)]).fetchone() == ("lost",))
+
+        waited(removed, "the slot to be invalidated")
+    finally:
+        market.sql.execute("alter system reset max_slot_wal_keep_size")
+        market.sql.execute("select pg_reload_conf()")
+    market.sql.execute("delete from customers where id between 2300 and 2350")
+    assert f"millrace recover {market.name}" in market.repo.refused("apply")
+    refuses(market, connect)
+    assert f"millrace recover {market.name}" in str(market.repo.command("status", code=1)["problems"])
+    report = market.repo.command("recover", market.name)["tables"]
+    assert report[tables(market)[0]]["deleted"] == 51
+    market.settle()
+    market.check()
+
+
 def test_a_slot_that_is_gone_is_refused_and_recovered(market: Shop, worker: Running) -> None:
     customers, orders = tables(market)
     connect = Connect(market.repo.stack.connect)

@@ -17,7 +17,7 @@ from stores.lake import DeltaLake, Lake
 from stores.memory_lake import MemoryLake
 from streams.decide import changes_table
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, Drift, Guard, drift, users
-from streams.pipeline import take
+from streams.pipeline import Flow, take
 from tests.envelopes import ORDERS, TOPIC, envelope, key, records, row
 from tests.unit.test_worker import Platform
 
@@ -65,6 +65,25 @@ def test_bad_records_in_every_poll_do_not_ask_the_database_each_time(platform: P
     bad = take(records((key(1), envelope("c", row(1, amount="much"), lsn=1))), platform.flow, 1 << 20)
     assert [one.retyped(bad) for _ in range(100)] == [False] * 100
     assert len(asked) < 50
+
+
+def test_a_timestamp_that_has_become_a_date_is_not_taken_for_a_moment_of_1970(tmp_path: Path) -> None:
+    """Debezium writes the days of a date, and the microseconds of a timestamp: both are numbers."""
+    seen = Column("seen", "timestamp without time zone", pa.timestamp("us"), "timestamp", nullable=True)
+    table = replace(ORDERS, columns=(*ORDERS.columns, seen))
+    platform = Platform(tmp_path)
+    flow = Flow(table, platform.flow.contract, platform.flow.views)
+
+    def retyped(value: Any, now: Column) -> bool:
+        found = take(records((key(1), envelope("c", {**row(1), "seen": value}, lsn=1))), flow, 1 << 20)
+        is_now = replace(table, columns=(*ORDERS.columns, now))
+        return Guard(platform.lake, {TOPIC: flow}, lambda _: is_now).retyped(found)
+
+    date = replace(seen, sql_type="date", encoding="date")
+    assert retyped(19_723, date)
+    assert not retyped(19_723, seen)
+    assert not retyped(None, date)
+    assert not retyped(1_704_067_200_000_000, date)  # from before it was changed
 
 
 def test_who_reads_a_column(platform: Platform) -> None:
