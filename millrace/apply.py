@@ -22,7 +22,7 @@ from connectors.snapshots import base
 from connectors.source import Capture, Source
 from connectors.table import Column, Table
 from connectors.table_file import dumps
-from millrace.made_again import made_again, note_oids
+from millrace.made_again import dropped, note_oids
 from millrace.repo import Repo, declared_at, parse, register, rehearse
 from millrace.wiring import connect, embedder, lake, source, topics, vectors
 from stores.fields import check_collisions
@@ -87,7 +87,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         _check_position(repo, captured, client)
         _check_source(captured, client, fix=False)
         client.validate({**connector_config(captured.source, captured.tables), "name": captured.source.name})
-    again = made_again(repo, [t.topic for c in plan.captured for t in c.tables])
+    again = dropped(repo, [t.topic for c in plan.captured for t in c.tables]).made_again
     fixed = [f for captured in plan.captured for f in _check_source(captured, client, fix=True)]
     made = _ensure_topics(repo, plan)
     _create_tables(lake(repo), plan)

@@ -1,6 +1,7 @@
-"""Tables that were dropped and made again: PostgreSQL's log says nothing of it, only their object ids do."""
+"""Tables that were dropped, and perhaps made again: PostgreSQL's log says nothing of it, only their object ids do."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from connectors.reflect import table_oids
 from connectors.source import connected
@@ -15,12 +16,22 @@ OID_PROPERTY = "millrace.oid"
 """Property of the lake's `changes/<topic>`: the object id of the table whose rows it has."""
 
 
-def made_again(repo: Repo, topics: Sequence[str]) -> list[str]:
-    """The topics whose table in the database is not the one that the lake has rows of; a table that is gone is
-    not among them. Raises `SourceUnavailable`, `StoreUnavailable`."""
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Topics whose table is not the one that the lake has rows of: another stands in its place, or none."""
+
+    made_again: list[str]
+    gone: list[str]
+
+
+def dropped(repo: Repo, topics: Sequence[str]) -> Dropped:
+    """Those of the topics whose table was dropped. Raises `SourceUnavailable`, `StoreUnavailable`."""
     kept = {topic: oid for topic in topics if (oid := _property(repo, topic, OID_PROPERTY)) is not None}
     now = source_oids(repo, [_table(repo, topic) for topic in kept])
-    return [topic for topic, oid in kept.items() if now.get(topic, oid) != oid]
+    return Dropped(
+        made_again=[topic for topic, oid in kept.items() if now.get(topic, oid) != oid],
+        gone=[topic for topic in kept if topic not in now],
+    )
 
 
 def note_oids(repo: Repo, topics: Sequence[str], oids: Mapping[str, str] | None = None) -> None:

@@ -10,7 +10,7 @@ from connectors.connect import ConnectUnavailable
 from connectors.health import slot_health
 from connectors.slots import no_slot, slot_problems
 from connectors.source import SourceUnavailable
-from millrace.made_again import made_again
+from millrace.made_again import Dropped, dropped
 from millrace.repo import Repo
 from millrace.wiring import connect, lake, online, source, topics, vectors
 from stores.errors import StoreRefused, StoreUnavailable
@@ -24,15 +24,15 @@ WORKERS = "workers"
 def repo_status(repo: Repo, workers: Path) -> dict[str, Any]:
     """What runs for a feature repo. `problems` names everything that is wrong, empty if nothing is."""
     problems: list[str] = []
-    return {
+    state: dict[str, Any] = {
         "connectors": _connectors(repo, problems),
         "slots": _slots(repo, problems),
         "stores": _stores(repo, problems),
         "workers": _workers(workers, problems),
         "lag": _lag(repo, problems),
-        "made_again": _made_again(repo, problems),
-        "problems": problems,
     }
+    tables = _dropped(repo, problems)
+    return {**state, "made_again": tables.made_again, "gone": tables.gone, "problems": problems}
 
 
 def _connectors(repo: Repo, problems: list[str]) -> dict[str, str]:
@@ -126,15 +126,24 @@ def _ask(address: str) -> dict[str, Any] | None:
     return state
 
 
-def _made_again(repo: Repo, problems: list[str]) -> list[str]:
-    """Tables that were dropped and made again since they were captured: no change tells of the old one's rows."""
+def _dropped(repo: Repo, problems: list[str]) -> Dropped:
+    """Tables that were dropped since they were captured: no change tells of what became of their rows."""
+    views: dict[str, list[str]] = {}
+    for declared in repo.declared():
+        views.setdefault(declared.topic, []).append(declared.view.name)
     try:
-        found = made_again(repo, sorted({declared.topic for declared in repo.declared()}))
+        found = dropped(repo, sorted(views))
     except (SourceUnavailable, StoreUnavailable):
-        return []  # told of above, and by the workers
-    told = "was dropped and made again: run millrace apply, then millrace resnapshot"
+        return Dropped([], [])  # told of above, and by the workers
     problems += [
-        f"{topic} {told} {topic}; until then its old rows stand and new ones are not captured" for topic in found
+        f"{topic} was dropped and made again: run millrace apply, then millrace resnapshot {topic}; until then "
+        f"{', '.join(views[topic])} serve its old rows, and new ones are not captured"
+        for topic in found.made_again
+    ]
+    problems += [
+        f"{topic} was dropped: {', '.join(views[topic])} go on serving its last rows. Make it again, then run millrace "
+        f"apply and millrace resnapshot {topic}; or take the views out of the repo"
+        for topic in found.gone
     ]
     return found
 

@@ -291,6 +291,7 @@ def worker(repo: Repo) -> Worker:
     tally = Tally()
     store = vectors(repo)
     declared = flows(repo)
+    embed = _embedding(repo, declared, store, tally)
     return Worker(
         declared,
         Parts(
@@ -298,7 +299,7 @@ def worker(repo: Repo) -> Worker:
             letters=DeadLetters(producer(repo), repo.letters_topic),
             online=ByView(online(repo), store),
             lake=lake(repo),
-            embedding=_embedding(repo, declared, store, tally),
+            embedding=embed,
             breaker=Breaker(BreakerSettings(share=settings.reject_share, least=settings.reject_least)),
             windows=Windows(declared, settings.window_rows, settings.window_seconds),
             tally=tally,

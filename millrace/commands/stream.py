@@ -8,6 +8,7 @@ import sys
 import threading
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import click
 
 from millrace.cli import Failed, Out, Places, shared
+from streams.patience import Abandoned, Patience
 
 log = logging.getLogger("millrace")
 
@@ -44,11 +46,16 @@ def run(places: Places, out: Out) -> None:
     asked = threading.Event()
     _stop_on_signals(stop, asked)
     repo = open_repo(places.repo, places.stack)
-    for topic, flow in sorted(flows(repo).items()):
+    waiting = Patience(partial(_wait, stop))
+    try:
+        declared, member = waiting(partial(flows, repo)), waiting(partial(worker, repo))
+    except Abandoned:
+        log.info("stopped before its stores answered", extra={"event": "stopped"})
+        return
+    for topic, flow in sorted(declared.items()):
         kinds = ", ".join(f"{v.view.name} ({v.view.kind})" for v in flow.views)
         told = {"event": "serves", "table": topic, "contract": flow.contract.version}
         log.info("%s -> %s", topic, kinds, extra=told)
-    member = worker(repo)
     applied = AppliedWatch(lake(repo), member.tables, stop, lambda: member.paused)
     slots = SlotWatch([source(repo, name) for name in sorted(repo.settings.sources)])
     metrics = Metrics(member, slots.slots)
@@ -140,6 +147,12 @@ def _show_backfill(report: dict[str, Any]) -> str:
         for name, view in report["views"].items()
     ]
     return "\n".join(lines)
+
+
+def _wait(stop: threading.Event, seconds: float) -> None:
+    """Between two tries to reach a store at the start. Raises `Abandoned` when told to stop."""
+    if stop.wait(seconds):
+        raise Abandoned
 
 
 def _stop_on_signals(*stops: threading.Event) -> None:

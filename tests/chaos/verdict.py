@@ -160,15 +160,16 @@ def _records(
 ) -> None:
     """Each record of the topic is a change, a letter, a tombstone, or says what another record said before."""
     held = {(r["_partition"], r["_offset"]) for r in rows}
-    said = {(r[PRIMARY_KEY[table]], r["_lsn"], r["_op"]) for r in rows}
+    # Rows of a snapshot stand in the lake at the place where it began; their version tells which they are.
+    said = {(r[PRIMARY_KEY[table]], r["v" if r["_op"] == "r" else "_lsn"], r["_op"]) for r in rows}
     written = {letter.place for letter in letters}
     for record in _topic(ground, topic, PARTITIONS[table]):
         place = (record.partition(), record.offset())
         if record.value() is None or place in held or place in written:
             continue
         value = json.loads(record.value())
-        row = value["after"] or value["before"] or {}
-        if (row.get(PRIMARY_KEY[table]), value["source"]["lsn"], value["op"]) not in said:
+        row, op = value["after"] or value["before"] or {}, value["op"]
+        if (row.get(PRIMARY_KEY[table]), row["v"] if op == "r" else value["source"]["lsn"], op) not in said:
             verdict.add("lost", f"{topic}: the record at {place} is neither a change nor a letter")
 
 

@@ -168,7 +168,9 @@ def run(order: Mapping[str, Any]) -> None:
         cli.main()
         code = 0
     except SystemExit as end:
-        code = int(end.code or 0)
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        if code:
+            print(f"exit code {end.code}", file=sys.stderr)
     except BaseException:  # noqa: BLE001 -- as the interpreter does at its end
         sys.excepthook(*sys.exc_info())
     finally:

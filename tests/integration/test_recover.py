@@ -143,8 +143,8 @@ def test_a_slot_whose_wal_was_removed_is_refused_and_recovered(market: Shop, wor
         market.sql.execute("select pg_reload_conf()")
     market.sql.execute("delete from customers where id between 2300 and 2350")
     assert f"millrace recover {market.name}" in market.repo.refused("apply")
-    refuses(market, connect)
-    assert f"millrace recover {market.name}" in str(market.repo.command("status", code=1)["problems"])
+    problems = market.repo.command("status", code=1)["problems"]
+    assert any("is lost" in problem and f"millrace recover {market.name}" in problem for problem in problems), problems
     report = market.repo.command("recover", market.name)["tables"]
     assert report[tables(market)[0]]["deleted"] == 51
     market.settle()

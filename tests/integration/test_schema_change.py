@@ -139,10 +139,13 @@ def test_a_table_that_is_dropped_and_made_again(market: Shop, worker: Running) -
     ).fetchone()
     assert columns is not None
     market.sql.execute("drop table customers")
+    problems = market.repo.command("status", code=1)["problems"]
+    assert any(f"{topic} was dropped: customer_facts" in problem for problem in problems), problems
     market.sql.execute(f"create table customers ({columns[0]}, primary key (id))")
     market.sql.execute("insert into customers (id, name, tier, visits, credit) values (7, 'Edsger', 'gold', 1, 1)")
     problems = market.repo.command("status", code=1)["problems"]
-    assert any(f"{topic} was dropped and made again" in problem for problem in problems), problems
+    told = [problem for problem in problems if f"{topic} was dropped and made again" in problem]
+    assert told and "customer_facts" in told[0], problems
     assert market.repo.apply()["made_again"] == [topic]
     report = market.repo.command("resnapshot", topic)["tables"][topic]
     assert report["rows"] == 1 and report["deleted"] >= 3
