@@ -12,7 +12,7 @@ from tests.chaos.faults import CALM, Fault, schedule, strike
 from tests.chaos.ground import Ground, ground
 from tests.chaos.ledger import Ledger
 from tests.chaos.verdict import Verdict, judge, stock_store
-from tests.chaos.workload import PROBE_KEY, Workload
+from tests.chaos.workload import HASTE, PACE, PROBE_KEY, Workload
 
 Say = Callable[[str], None]
 
@@ -41,6 +41,7 @@ class Run:
     only: str = ""
     keep: bool = False
     _recoveries: list[float] = field(default_factory=list)
+    _meanwhile: int = 0
 
     def report(self, say: Say) -> Report:
         """Do it all on a stack of its own."""
@@ -81,9 +82,12 @@ class Run:
                 self._recovered(place, workload, store)
             struck.append(fault)
             say(f"{fault} ...")
-            began = time.monotonic()
+            began, done = time.monotonic(), workload.done
+            workload.pause = PACE
             strike(fault, place)
+            workload.pause = HASTE
             took = time.monotonic() - began
+            self._meanwhile += workload.done - done
             for worker in place.workers.names:
                 place.workers.start(worker)
             if fault.settles or i == len(planned) - 1:
@@ -132,6 +136,7 @@ class Run:
             "seed": self.seed,
             "faults": faults,
             "changes": len(ledger.changes),
+            "transactions_while_faults_struck": self._meanwhile,
             **verdict.counts(),
             "crashes": len(place.workers.crashes),
             "verify_mismatches": mismatches,

@@ -43,6 +43,10 @@ WORDS = (
     "bread",
     "oven",
 )
+
+HASTE, PACE = 0.004, 0.1
+"""Seconds between two transactions: usually, and while a fault strikes, so that some go by all the while."""
+
 PROBE_KEY = 0
 """The row of accounts and of stock that `Workload.probe` writes, and nobody else."""
 INFINITE = "infinity"
@@ -238,12 +242,13 @@ class Planner:
 class Workload(threading.Thread):
     """Commits one planned transaction after the other, up to `allow`, and keeps the ledger."""
 
-    def __init__(self, dsn: str, seed: int, ledger: Ledger, pause: float = 0.004) -> None:
+    def __init__(self, dsn: str, seed: int, ledger: Ledger) -> None:
         super().__init__(name="workload", daemon=True)
         self._dsn = dsn
         self._planner = Planner(seed)
         self._ledger = ledger
-        self._pause = pause
+        self.pause = HASTE
+        """Seconds between two transactions."""
         self._allowed = 0
         self._changed = threading.Condition()
         self._turn = threading.Lock()  # commits and the ledger's entries have one order
@@ -298,7 +303,7 @@ class Workload(threading.Thread):
                 with self._changed:
                     self.done += 1
                     self._changed.notify_all()
-                time.sleep(self._pause)
+                time.sleep(self.pause)
         except BaseException as error:  # noqa: BLE001 -- handed to whoever waits
             with self._changed:
                 self.failure = error
