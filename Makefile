@@ -45,7 +45,7 @@ bench-serving: setup ## Measure serving beside feast serve, and vector search; n
 	@command -v wrk >/dev/null || { echo "make bench-serving loads the servers with wrk, which is not installed: apt-get install wrk"; exit 1; }
 	@$(BIN)/python -W ignore -m benchmarks --only serving --only search
 
-setup: $(VENV)/ready $(JARS)/ready | tools ## Set everything up: virtual environment, jars, system packages
+setup: $(VENV)/ready $(JARS)/shared | tools ## Set everything up: virtual environment, jars, system packages
 
 lock: $(VENV)/ready ## Resolve the dependencies of pyproject.toml into the lock files
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.lock
@@ -76,6 +76,11 @@ $(VENV)/ready: requirements-dev.lock pyproject.toml
 $(JARS)/ready: pom.xml | tools
 	@echo "fetching the jars of Kafka, Kafka Connect and Debezium by Maven"
 	@mvn -q -B -Dstyle.color=never dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(JARS)
+	@touch $@
+
+$(JARS)/shared: $(JARS)/ready $(VENV)/ready
+	@echo "sharing the classes of Kafka and Kafka Connect, so that they start faster"
+	@$(BIN)/python -m millrace.stack.share_classes
 	@touch $@
 
 .PHONY: help demo test browser fuzz-serving chaos simulate lint bench bench-serving setup lock down jars clean tools

@@ -38,14 +38,23 @@ class Java:
 
     program: str
     jars: Path
+    sharing: bool = False
+    """Whether programs leave, when they end, an archive of their classes beside the jars; see `share_classes`."""
 
     def command(self, main_class: str, *arguments: str) -> list[str]:
         """The command line that runs a class of the jars, with a file LOGGING in its working directory."""
-        options = [*services.JAVA_OPTIONS, f"-Dlog4j2.configurationFile={LOGGING}"]
+        options = [*services.JAVA_OPTIONS, *self._archive(main_class), f"-Dlog4j2.configurationFile={LOGGING}"]
         return [self.program, *options, "-cp", f"{self.jars}/*", main_class, *arguments]
 
+    def _archive(self, main_class: str) -> list[str]:
+        archive = self.jars / f"{main_class.rpartition('.')[2]}.jsa"
+        if self.sharing:
+            return ["-Xlog:cds=off", f"-XX:ArchiveClassesAtExit={archive}"]
+        # One of another Java or of other jars is ignored by the JVM.
+        return ["-Xlog:cds=off", f"-XX:SharedArchiveFile={archive}"] if archive.is_file() else []
 
-def find_java(jars: Path, java_home: Path | None) -> Java:
+
+def find_java(jars: Path, java_home: Path | None, *, sharing: bool = False) -> Java:
     """`java` from `java_home`, else from PATH, with the jars of the stack.
 
     Raises:
@@ -63,7 +72,7 @@ def find_java(jars: Path, java_home: Path | None) -> Java:
             f"{program} is Java {version}, Kafka {services.KAFKA_VERSION} needs {services.JAVA_MINIMUM} or newer: "
             f"{install}, or set JAVA_HOME"
         )
-    return Java(program, jars.resolve())
+    return Java(program, jars.resolve(), sharing)
 
 
 def java_version(program: str) -> int:

@@ -80,12 +80,14 @@ class Stack:
         folder: made by `up` when it is not there.
         jars: the folder of the jars that pom.xml names.
         java_home: the Java to use; None for the `java` on PATH.
+        sharing: whether Kafka and Connect leave archives of their classes; see `share_classes`.
     """
 
-    def __init__(self, folder: Path, jars: Path, java_home: Path | None = None) -> None:
+    def __init__(self, folder: Path, jars: Path, java_home: Path | None = None, *, sharing: bool = False) -> None:
         self._folder = folder.resolve()
         self._jars = jars
         self._java_home = java_home
+        self._sharing = sharing
         self._record = Record(self._folder)
         self._children: list[subprocess.Popen[bytes]] = []
 
@@ -186,7 +188,7 @@ class Stack:
     def _services(self, ports: dict[str, int]) -> list[Service]:
         """Everything that must be there is looked for before anything is started."""
         logs = self._folder / "logs"
-        java = find_java(self._jars, self._java_home)
+        java = find_java(self._jars, self._java_home, sharing=self._sharing)
         broker = f"127.0.0.1:{ports['kafka']}"
         user = unprivileged_user(self._folder / "postgres")
         data = reachable_data(self._folder, user)
