@@ -1,7 +1,8 @@
 """Feast's stored values as what JSON can carry: the forms in which `feast serve` answers them.
 
 Bytes are base64, timestamps whole seconds since 1970, numbers that JSON does not know are the strings "NaN",
-"Infinity" and "-Infinity" (`feast.feature_server_utils`). The common scalars have decoders of their own, a column
+"Infinity" and "-Infinity" (`feast.feature_server_utils`). A SCALAR_MAP, which Feast answers as null, is an object
+with its keys in the same forms, as text. The common scalars have decoders of their own, a column
 at a time; every other type of `feast.types.Value`, and a value that was stored as another type than declared, goes
 through Feast's message.
 """
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from feast.feature_server_utils import _float_to_native, _value_to_native
-from feast.protos.feast.types.Value_pb2 import Value
+from feast.protos.feast.types.Value_pb2 import MapKey, Value
 
 from stores.binary import parse_varints
 from stores.values import NO_TIMESTAMP
@@ -44,7 +45,19 @@ def decoder(value_type: int) -> Decoder:
 
 def _any(value: bytes) -> Any:
     """Any value, by Feast's own message."""
-    return _value_to_native(Value.FromString(value))
+    message = Value.FromString(value)
+    if not message.HasField("scalar_map_val"):
+        return _value_to_native(message)
+    return {_map_key(entry.key): _value_to_native(entry.value) for entry in message.scalar_map_val.val}
+
+
+def _map_key(key: MapKey) -> str:
+    """A key as text, as all keys in JSON are."""
+    kind = key.WhichOneof("key")
+    value = getattr(key, kind) if kind else None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 class _Known(dict[bytes | None, Any]):

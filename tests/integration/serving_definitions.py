@@ -6,22 +6,9 @@ from typing import Any
 import pandas as pd
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import (
-    Array,
-    Bool,
-    Bytes,
-    Decimal,
-    Float32,
-    Float64,
-    Int32,
-    Int64,
-    Json,
-    Map,
-    Set,
-    String,
-    UnixTimestamp,
-    Uuid,
-)
+from feast.types import Float64, Int32, Int64, String, UnixTimestamp
+
+from tests.integration.serving_types import TYPES
 
 APPLIED = (Entity, FeatureView, FeatureService, OnDemandFeatureView)
 
@@ -66,27 +53,6 @@ totals = FeatureView(
 )
 
 item = Entity(name="item", join_keys=["item"], value_type=ValueType.INT32)
-TYPES = {
-    "bytes": Bytes,
-    "string": String,
-    "int32": Int32,
-    "int64": Int64,
-    "float64": Float64,
-    "float32": Float32,
-    "bool": Bool,
-    "moment": UnixTimestamp,
-    "json": Json,
-    "uuid": Uuid,
-    "decimal": Decimal,
-    "strings": Array(String),
-    "int64s": Array(Int64),
-    "float32s": Array(Float32),
-    "float64s": Array(Float64),
-    "bools": Array(Bool),
-    "moments": Array(UnixTimestamp),
-    "map": Map,
-    "set": Set(Int64),
-}
 types = FeatureView(
     name="types",
     entities=[item],
@@ -103,6 +69,20 @@ moments = FeatureView(
     schema=[Field(name="seen", dtype=UnixTimestamp), Field(name="item", dtype=Int32), Field(name="count", dtype=Int64)],
     source=source("moments"),
 )
+
+
+def fares_of(*features: str) -> FeatureView:
+    """A view with those features: applied twice with others, it has two versions."""
+    return FeatureView(
+        name="fares",
+        entities=[origin],
+        ttl=timedelta(0),
+        schema=[ORIGIN, *(Field(name=name, dtype=Float64) for name in features)],
+        source=source("fares"),
+    )
+
+
+fares = fares_of("fare", "tax")
 
 asked = RequestSource(name="asked", schema=[Field(name="offset", dtype=Float64)])
 

@@ -18,18 +18,10 @@ from urllib.request import Request, urlopen
 import pandas as pd
 from feast import FeatureStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import (
-    BoolList,
-    DoubleList,
-    FloatList,
-    Int64List,
-    Int64Set,
-    Map,
-    StringList,
-    Value,
-)
+from feast.protos.feast.types.Value_pb2 import Value
 
 from millrace.stack.ports import choose_ports
+from tests.integration.serving_types import TYPED
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DEFINITIONS = Path(__file__).parent / "serving_definitions.py"
@@ -68,9 +60,12 @@ def make_repo(folder: Path, port: int, kind: str = "redis") -> FeatureStore:
 
 
 def apply(store: FeatureStore) -> None:
-    """`feast apply` of all that `serving_definitions` declares."""
+    """`feast apply` of all that `serving_definitions` declares; the view `fares` has an earlier version with a row."""
     from tests.integration import serving_definitions as declared
 
+    store.apply([declared.origin, declared.fares_of("fare")])
+    fares = pd.DataFrame({"origin": ["EWR", "LGA"], "fare": [99.5, 120.0], "event_timestamp": [NOW, NOW]})
+    store.write_to_online_store("fares", fares)
     store.apply([value for value in vars(declared).values() if isinstance(value, declared.APPLIED)])
 
 
@@ -105,6 +100,8 @@ def write_rows(store: FeatureStore) -> None:
             }
         ),
     )
+    fares = {"origin": ["EWR", "JFK"], "fare": [101.25, 130.0], "tax": [7.0, 8.5], "event_timestamp": moments[:2]}
+    store.write_to_online_store("fares", pd.DataFrame(fares))
     write_types(store)
     # The join key that Feast gives to a view without entities, and does not add by itself here.
     totals = pd.DataFrame({"__dummy_id": [""], "flights": [336_776], "event_timestamp": moments[:1]})
@@ -123,38 +120,6 @@ def write_types(store: FeatureStore) -> None:
     view = store.get_feature_view("moments")
     row = (key, {"count": Value(int64_val=5)}, NOW, None)
     store._get_provider().online_store.online_write_batch(store.config, view, [row], None)
-
-
-def _typed(sign: int, text: str, floats: list[float]) -> dict[str, Value]:
-    moment = sign * 1_360_638_000
-    return {
-        "bytes": Value(bytes_val=text.encode() + b"\xff"),
-        "string": Value(string_val=text),
-        "int32": Value(int32_val=sign * (2**31 - 1)),
-        "int64": Value(int64_val=sign * (2**63 - 1)),
-        "float64": Value(double_val=floats[0]),
-        "float32": Value(float_val=floats[-1]),
-        "bool": Value(bool_val=sign > 0),
-        "moment": Value(unix_timestamp_val=moment),
-        "json": Value(json_val='{"a": [1, null]}'),
-        "uuid": Value(uuid_val="12345678-1234-5678-1234-567812345678"),
-        "decimal": Value(decimal_val="12.340"),
-        "strings": Value(string_list_val=StringList(val=[text, ""])),
-        "int64s": Value(int64_list_val=Int64List(val=[sign, 0])),
-        "float32s": Value(float_list_val=FloatList(val=floats)),
-        "float64s": Value(double_list_val=DoubleList(val=floats)),
-        "bools": Value(bool_list_val=BoolList(val=[True, False])),
-        "moments": Value(unix_timestamp_list_val=Int64List(val=[moment])),
-        "map": Value(map_val=Map(val={text: Value(int64_val=sign)})),
-        "set": Value(int64_set_val=Int64Set(val=[sign])),
-    }
-
-
-TYPED = [
-    _typed(1, "Žluťoučký", [1048.36, 0.1]),
-    _typed(-1, "x" * 300, [float("nan"), float("-inf")]),
-    {name: Value() for name in _typed(1, "", [0.0])},
-]
 
 
 @dataclass

@@ -20,8 +20,11 @@ from millrace.wiring import access_keys
 from serving.keys import make_key
 from stores.access_keys import RedisKeys
 from tests.certificates import Authority
-from tests.integration.serving_definitions import TYPES
 from tests.integration.serving_repo import Server, millrace
+from tests.integration.serving_types import TYPES
+
+# Feast's conversion of a message has no maps with keys that are no texts.
+TYPED = [f"types:{name}" for name in TYPES if name != "scalar_map"]
 
 REQUESTS: dict[str, dict[str, Any]] = {
     "statuses": {"features": ["weather:temp", "airports:name"], "entities": {"origin": ["EWR", "JFK", "LGA", "XXX"]}},
@@ -40,7 +43,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "entities": {"origin": ["EWR"]},
         "include_feature_view_version_metadata": True,
     },
-    "every type": {"features": [f"types:{name}" for name in TYPES], "entities": {"item": [1, 2, 3, 4]}},
+    "every type": {"features": TYPED, "entities": {"item": [1, 2, 3, 4]}},
     "a timestamp key": {"features": ["moments:count"], "entities": {"seen": [86_400], "item": [1]}},
     "many": {"features": ["weather:temp", "weather:sky"], "entities": {"origin": ["EWR", "JFK"] * 200}},
 }

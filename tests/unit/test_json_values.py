@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from feast.feature_server_utils import _value_to_native
-from feast.protos.feast.types.Value_pb2 import Value
+from feast.protos.feast.types.Value_pb2 import MapKey, ScalarMap, ScalarMapEntry, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,3 +73,22 @@ def test_no_number_of_json_is_a_text() -> None:
     assert decoder(5)(column) == ["NaN", "Infinity", "-Infinity", 1.5]
     single = struct.unpack("<f", struct.pack("<f", 0.1))[0]
     assert decoder(6)([Value(float_val=0.1).SerializeToString()]) == [single]
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (MapKey(int32_key=-1), "-1"),
+        (MapKey(int64_key=2**40), "1099511627776"),
+        (MapKey(double_key=0.1), "0.1"),
+        (MapKey(bool_key=True), "true"),
+        (MapKey(unix_timestamp_key=86_400), "86400"),
+        (MapKey(bytes_key=b"\xff"), "/w=="),
+        (MapKey(uuid_key="12345678-1234-5678-1234-567812345678"), "12345678-1234-5678-1234-567812345678"),
+        (MapKey(decimal_key="12.340"), "12.340"),
+    ],
+)
+def test_a_map_with_keys_that_are_no_texts(key: MapKey, text: str) -> None:
+    entries = [ScalarMapEntry(key=key, value=Value(double_val=float("nan")))]
+    stored_map = Value(scalar_map_val=ScalarMap(val=entries)).SerializeToString()
+    assert decoder(47)([stored_map, None, b""]) == [{text: "NaN"}, None, None]
