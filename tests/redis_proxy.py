@@ -1,0 +1,76 @@
+"""A TCP proxy before a Redis server of a test's own: it counts what is asked, and can be slow or silent."""
+
+import asyncio
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from millrace.stack.ports import choose_ports
+
+
+@dataclass
+class RedisProxy:
+    """Forwards connections to the Redis on loopback at `behind`, from a thread of its own.
+
+    `received` is every byte that clients sent to Redis, `connections` how many they made. Each part of a reply is held
+    back for `delay` seconds, beside the others; none is passed on while `silent`.
+    """
+
+    behind: int
+    delay: float = 0.0
+    silent: bool = False
+    received: bytearray = field(default_factory=bytearray)
+    connections: int = 0
+    port: int = field(default_factory=lambda: choose_ports(("proxy",), {})["proxy"])
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> "RedisProxy":
+        """Returns once it accepts connections."""
+        listens = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(listens,), daemon=True)
+        self._thread.start()
+        if not listens.wait(10):
+            raise RuntimeError(f"the proxy does not listen on port {self.port}")
+        return self
+
+    def stop(self) -> None:
+        """Ends it with its connections."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        if self._thread is not None:
+            self._thread.join(10)
+
+    def _run(self, listens: threading.Event) -> None:
+        server = self._loop.run_until_complete(asyncio.start_server(self._join, "127.0.0.1", self.port))
+        listens.set()
+        self._loop.run_forever()
+        server.close()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.close()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            from_redis, to_redis = await asyncio.open_connection("127.0.0.1", self.behind)
+        except OSError:
+            writer.close()
+            return
+        replies = asyncio.create_task(self._reply(from_redis, writer))
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                self.received += data
+                to_redis.write(data)
+        replies.cancel()
+        for end in (to_redis, writer):
+            end.close()
+
+    async def _reply(self, from_redis: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await from_redis.read(65_536):
+                while self.silent:
+                    await asyncio.sleep(0.01)
+                self._loop.call_later(self.delay, writer.write, data)
+        writer.close()
