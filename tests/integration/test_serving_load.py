@@ -1,16 +1,11 @@
 """`millrace serve` under load while what it stands on changes: applies of one view, Redis away, silent, or too slow."""
 
-import http.client
-import json
 import os
 import signal
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +15,7 @@ from feast import FeatureStore, FeatureView, Field
 from feast.types import Int64, String
 
 from tests.integration import serving_definitions as declared
+from tests.integration.asking import Answered, Asking, asking, p99, told
 from tests.integration.serving_repo import NOW, Server, make_repo, millrace, write_rows
 from tests.redis_proxy import RedisProxy
 from tests.redis_server import RedisServer
@@ -47,74 +43,11 @@ def store(proxy: RedisProxy, tmp_path_factory: pytest.TempPathFactory) -> Featur
     return make_repo(tmp_path_factory.mktemp("served"), proxy.port)
 
 
-@dataclass(frozen=True)
-class Answered:
-    """One request: its status, 0 if there was none; when it was answered and how long that took, in seconds."""
-
-    status: int
-    at: float
-    seconds: float
-    body: Any
-    headers: dict[str, str]
-
-
-class Asking:
-    """A client on a connection of its own."""
-
-    def __init__(self, server: Server, body: Any) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-        self._body = json.dumps(body)
-
-    def once(self) -> Answered:
-        began = time.monotonic()
-        try:
-            self._connection.request("POST", "/get-online-features", self._body, {"content-type": "application/json"})
-            response = self._connection.getresponse()
-            status, body, headers = response.status, json.loads(response.read()), dict(response.headers)
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            status, body, headers = 0, repr(error), {}
-        ended = time.monotonic()
-        return Answered(status, ended, ended - began, body, headers)
-
-
-@contextmanager
-def asking(server: Server, threads: int, body: Any, pause: float = 0.01) -> Iterator[list[Answered]]:
-    """So many clients that ask all the time; all their answers, once the context has ended."""
-    answers: list[Answered] = []
-    stop = threading.Event()
-
-    def ask() -> list[Answered]:
-        client, own = Asking(server, body), []
-        while not stop.wait(pause):
-            own.append(client.once())
-        return own
-
-    with ThreadPoolExecutor(threads) as pool:
-        running = [pool.submit(ask) for _ in range(threads)]
-        try:
-            yield answers
-        finally:
-            stop.set()
-        for future in running:
-            answers += future.result()
-
-
 def until(so: Callable[[], Any], seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not so():
         assert time.monotonic() < deadline, "it never came to be"
         time.sleep(0.02)
-
-
-def told(answers: list[Answered]) -> str:
-    """The requests by status, for people."""
-    failed = [answer.body for answer in answers if answer.status == 0][:3]
-    return f"{len(answers)} requests: {dict(Counter(answer.status for answer in answers))} {failed or ''}"
-
-
-def p99(seconds: list[float]) -> float:
-    return sorted(seconds)[int(len(seconds) * 0.99)]
 
 
 def test_a_view_that_is_changed_is_answered_as_one_of_its_versions(store: FeatureStore) -> None:

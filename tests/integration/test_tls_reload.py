@@ -6,17 +6,24 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 from cryptography import x509
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest
+from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStub
 
+from millrace.client import Client, ClientError, Tls
 from millrace.stack.ports import choose_ports
 from serving.tls import TlsFiles
 from tests.certificates import Authority
+from tests.integration.serving_repo import Server
 
 SERVER = """
 import sys
@@ -108,3 +115,85 @@ def test_a_certificate_is_replaced_under_requests_and_clients_are_checked(tmp_pa
             assert response.startswith(b"HTTP/1.1 200")
             time.sleep(0.02)
         assert serial == second
+
+
+def test_millrace_serve_replaces_its_certificate_under_requests(repo: Path, tmp_path: Path) -> None:
+    """Clients with certificates of their own ask all the time, by HTTP on kept connections and on new ones, and by
+    gRPC: none is told of the change. A connection that the old process accepts as it ends is closed without a response;
+    the client asks again by itself."""
+    authority = Authority(tmp_path)
+    cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    first = authority.sign("server", cert, key)
+    tls = Tls(authority.certificate, tmp_path / "client.crt", tmp_path / "client.key")
+    assert tls.cert is not None and tls.key is not None
+    authority.sign("client", tls.cert, tls.key)
+    grpc_port = choose_ports(("grpc",), {})["grpc"]
+    options = ["--port", "PORT", "--workers", "1", "--grpc-port", str(grpc_port)]
+    places = ["--repo", str(repo), "--stack", str(repo / "no-stack")]
+    server = Server([sys.executable, "-m", "millrace.cli", "serve", *places, *options], repo)
+    files = {"TLS_CERT": cert, "TLS_KEY": key, "TLS_CLIENT_CA": authority.certificate}
+    server.settings = {f"MILLRACE__SERVE__{name}": str(path) for name, path in files.items()}
+    url, stop = f"https://localhost:{server.port}", threading.Event()
+
+    def by_http(kept: bool) -> tuple[int, list[str]]:
+        asked, failed = 0, []
+        client = Client(url, tls=tls, timeout=10)
+        while not stop.wait(0.005):
+            if not kept:
+                client.close()
+                client = Client(url, tls=tls, timeout=10)
+            try:
+                found = client.get_online_features(["weather:temp"], entities={"origin": ["EWR"]})
+                asked += found.values["temp"] == [39.25]
+            except ClientError as error:
+                failed.append(repr(error))
+        client.close()
+        return asked, failed
+
+    def by_grpc() -> tuple[int, list[str]]:
+        asked, failed = 0, []
+        request = GetOnlineFeaturesRequest()
+        request.features.val.append("weather:temp")
+        request.entities["origin"].val.add(string_val="EWR")
+        assert tls.cert is not None and tls.key is not None
+        pems = (authority.certificate.read_bytes(), tls.key.read_bytes(), tls.cert.read_bytes())
+        with grpc.secure_channel(f"localhost:{grpc_port}", grpc.ssl_channel_credentials(*pems)) as channel:
+            stub = ServingServiceStub(channel)
+            while not stop.wait(0.005):
+                try:
+                    answer = stub.GetOnlineFeatures(request, timeout=10)
+                    asked += answer.results[1].values[0].double_val == 39.25
+                except grpc.RpcError as error:
+                    failed.append(str(error))
+        return asked, failed
+
+    known = ssl.create_default_context(cafile=authority.certificate)
+    known.load_cert_chain(tls.cert, tls.key)
+    with server_running(server), ThreadPoolExecutor(4) as pool:
+        try:
+            assert ask_once_up(server.port, known)[0] == ask_once_up(grpc_port, known)[0] == first
+            asking = [pool.submit(by_http, kept) for kept in (True, True, False)] + [pool.submit(by_grpc)]
+            time.sleep(1)
+            second = authority.sign("server", cert, key)
+            deadline = time.monotonic() + 30
+            while {ask(port, known)[0] for port in (server.port, grpc_port)} != {second}:
+                assert time.monotonic() < deadline, server.output.read_text()
+                time.sleep(0.1)
+            time.sleep(3)  # while the old process ends
+            assert {ask(port, known)[0] for port in (server.port, grpc_port)} == {second}
+        finally:
+            stop.set()
+        told = [future.result() for future in asking]
+    print(told)
+    assert [failed for _, failed in told] == [[]] * 4, told
+    assert min(asked for asked, _ in told) > 20, told
+    assert "event=tls_loaded" in server.output.read_text()
+
+
+@contextmanager
+def server_running(server: Server) -> Iterator[None]:
+    server.start_without_asking()
+    try:
+        yield
+    finally:
+        assert server.stop() == 0
