@@ -227,17 +227,19 @@ class Application:
     async def _body(self, scope: Any, protocol: Any) -> bytes:
         most = self._limits.body_bytes
         length = scope.headers.get("content-length")
-        if length is not None:
-            if int(length) > most:
-                raise TooLarge(f"the body has {length} bytes; at most {most} are read")
-            whole: bytes = await protocol()
-            return whole
+        if length is not None and int(length) > most:
+            raise TooLarge(f"the body has {length} bytes; at most {most} are read")
         parts, size = [], 0
-        async for part in protocol:
-            parts.append(part)
-            size += len(part)
-            if size > most:
-                raise TooLarge(f"the body has more than {most} bytes")
+        try:
+            if length is not None:
+                return await protocol()  # type: ignore[no-any-return]  # granian has no types for it
+            async for part in protocol:
+                parts.append(part)
+                size += len(part)
+                if size > most:
+                    raise TooLarge(f"the body has more than {most} bytes")
+        except RuntimeError:  # granian's ProtocolClosed and ProtocolError
+            raise InvalidRequest("the body ended before its end, or is not framed as HTTP asks") from None
         return b"".join(parts)
 
 

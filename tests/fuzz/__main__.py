@@ -1,14 +1,21 @@
-"""`make fuzz-serving`: many requests against a real server on a real Redis."""
+"""`make fuzz-serving`: many requests against a real server on a real Redis, every fourth part of them against one that
+asks for keys; with the PostgreSQL of a stack that runs, searches are answered too."""
 
 import argparse
 import random
 import sys
 import tempfile
 import time
+from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
+from millrace.stack.jars import default_jars
+from millrace.stack.stack import Stack
 from tests.fuzz.run import Fuzz, Wrong
-from tests.integration.serving_repo import make_repo, millrace
+from tests.fuzz.vectors import add_vectors
+from tests.integration.database import new_database
+from tests.integration.serving_repo import make_repo, millrace, new_key
 from tests.redis_server import RedisServer
 
 WARM = 2_000
@@ -22,33 +29,47 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz-serving", description=__doc__)
     parser.add_argument("--requests", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    parser.add_argument("--stack", type=Path, help="folder of a running stack, for a view with a vector")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     store, began = RedisServer().start(), time.monotonic()
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            make_repo(Path(folder), store.port)
-            with millrace(Path(folder)) as server:
-                assert server.process is not None
-                fuzz = Fuzz(server.url, server.process.pid, lambda text: print(text, flush=True))
-                document = server.ask("/openapi.json")[1]
-                fuzz.run(document, arguments.seed, min(WARM, arguments.requests))
-                warm = fuzz.memory()
-                fuzz.run(document, arguments.seed + 1, arguments.requests)
-                grown = fuzz.memory() - warm
-                seconds = time.monotonic() - began
+        with ExitStack() as ground:
+            folder = Path(ground.enter_context(tempfile.TemporaryDirectory()))
+            make_repo(folder, store.port)
+            if arguments.stack:
+                postgres = Stack(arguments.stack.resolve(), default_jars()).endpoints().postgres
+                add_vectors(folder, store.port, ground.enter_context(new_database(postgres)).url)
+            key = new_key(folder, "fuzz")
+            runs = [
+                fuzzed(folder, arguments.seed, arguments.requests * 3 // 4),
+                fuzzed(folder, arguments.seed + 2, arguments.requests // 4, key),
+            ]
+            seconds = time.monotonic() - began
     except Wrong as wrong:
         print(f"error: {wrong}", file=sys.stderr)
         return 1
     finally:
         store.stop()
-    print(
-        f"{fuzz.sent:,} requests in {seconds:,.0f} s: {dict(sorted(fuzz.statuses.items()))}; grew {grown / 1e6:,.0f} MB"
-    )
+    statuses = sum((fuzz.statuses for fuzz, _ in runs), Counter())
+    grown = max(grown for _, grown in runs)
+    print(f"{statuses.total():,} requests in {seconds:,.0f} s: {dict(sorted(statuses.items()))}; {grown / 1e6:,.0f} MB")
     if grown > GROWTH:
         print(f"error: the server grew by {grown / 1e6:,.0f} MB", file=sys.stderr)
         return 1
     return 0
+
+
+def fuzzed(folder: Path, seed: int, requests: int, key: str = "") -> tuple[Fuzz, int]:
+    """What so many requests came to, and by how many bytes the server grew. Raises `Wrong`."""
+    with millrace(folder, *(["--with-keys"] if key else [])) as server:
+        assert server.process is not None
+        fuzz = Fuzz(server.url, server.process.pid, key, lambda text: print(text, flush=True))
+        document = server.ask("/openapi.json", headers={"authorization": f"Bearer {key}"})[1]
+        fuzz.run(document, seed, min(WARM, requests))
+        warm = fuzz.memory()
+        fuzz.run(document, seed + 1, requests)
+        return fuzz, fuzz.memory() - warm
 
 
 sys.exit(main())

@@ -20,6 +20,14 @@ VALID: tuple[dict[str, Any], ...] = (
     {"features": ["moments:count"], "entities": {"seen": ["1970-01-02T00:00:00Z"], "item": [1]}},
     {"features": ["weather:temp"], "query_string": "a storm", "top_k": 3},
     {"features": ["weather:temp"], "query": [0.5, 1.0], "filters": {"type": "eq", "key": "sky", "value": "rain"}},
+    {"features": ["fares@v0:fare", "fares:tax"], "entities": {"origin": ["EWR"]}, "full_feature_names": True},
+    {"features": ["texts:text", "weather:temp"], "entities": {"origin": ["EWR", "X"]}},
+    {"features": ["texts:text"], "query_string": "a storm", "top_k": 3},
+    {
+        "features": ["texts:text", "texts:size"],
+        "query": [0.5] * 256,
+        "filters": {"type": "or", "filters": [{"type": "gt", "key": "size", "value": 1}]},
+    },
 )
 ODD: tuple[Any, ...] = (
     None,

@@ -1,9 +1,11 @@
 """Sends the requests to a running server and judges each answer."""
 
 import random
+import re
+import socket
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import BadStatusLine, HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,13 +13,20 @@ from urllib.parse import urlsplit
 import orjson
 import psutil
 
+from tests.fuzz.framing import broken
 from tests.fuzz.requests import Sent, by_schema, malformed
 
 SECONDS = 20.0
 """An answer that takes longer is a hang: the server itself gives up after serve.request_seconds."""
 BY_DOCUMENT = 25
+BROKEN = 10
+"""One request in so many is none by its framing."""
 DELIBERATE = frozenset({"overloaded", "store_unavailable", "timed_out", "not_ready"})
 INTERNALS = (b"Traceback", b'File "', b"site-packages", b"/serving/", b"/stores/", b"0x7f", b"object at")
+
+
+_STATUS = re.compile(rb"(?:^|(?<=\n)|(?<=[}\]>a-z]))HTTP/1\.[01] (\d{3})")
+"""Where an answer begins: the one before it may end without a line's end."""
 
 
 class Wrong(AssertionError):
@@ -26,10 +35,12 @@ class Wrong(AssertionError):
 
 @dataclass
 class Fuzz:
-    """One run against a server process of the platform."""
+    """One run against a server process of the platform. Where it asks for keys, `key` is sent with three of four
+    requests that have none."""
 
     url: str
     process: int
+    key: str = ""
     say: Callable[[str], None] = lambda text: None
     statuses: Counter[int] = field(default_factory=Counter)
     connection: HTTPConnection | None = None
@@ -37,24 +48,52 @@ class Fuzz:
     def run(self, document: dict[str, Any], number: int, requests: int) -> None:
         """About so many requests, one in `BY_DOCUMENT` by the document, which takes longer to make. Raises `Wrong`."""
         by_schema(document, number, self.send, max(10, requests // BY_DOCUMENT // 6))
-        for sent in malformed(random.Random(number), requests - self.sent):
+        chance = random.Random(number)
+        for data in broken(chance, requests // BROKEN):
+            self.send_raw(data)
+        for sent in malformed(chance, requests - self.sent):
             self.send(sent)
 
     @property
     def sent(self) -> int:
-        """Requests so far."""
+        """Requests so far; what was closed without an answer, as it may be where there was no request, counts as 0
+        among the `statuses`."""
         return self.statuses.total()
+
+    def send_raw(self, data: bytes) -> None:
+        """Bytes on a connection of their own, of which nothing follows: what is answered is judged. Raises `Wrong`."""
+        shown, answer = f"the bytes {data[:1_000]!r}", b""
+        address = urlsplit(self.url)
+        with socket.create_connection((address.hostname or "", address.port or 0), SECONDS) as connection:
+            try:
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
+                while part := connection.recv(65_536):
+                    answer += part
+            except TimeoutError:
+                raise Wrong(f"neither answered nor closed within {SECONDS} s: {shown}") from None
+            except OSError:
+                pass  # closed before all was sent
+        statuses = [int(status) for status in _STATUS.findall(answer)]
+        self.statuses.update(statuses or [0])
+        for status, body in zip(statuses, _STATUS.split(answer)[2::2], strict=True):
+            self._judge(status, body.partition(b"\r\n\r\n")[2], shown, "")
 
     def send(self, sent: Sent) -> None:
         """One request, judged. Raises `Wrong`."""
+        if self.key and "authorization" not in sent.headers and self.sent % 4:
+            sent = replace(sent, headers={**sent.headers, "authorization": f"Bearer {self.key}"})
         status, body = self._exchange(sent)
         self.statuses[status] += 1
-        if status >= 500 and not (status == 503 and _error(body) in DELIBERATE):
-            raise Wrong(f"{status} {body[:500]!r} to {_shown(sent)}")
-        if sent.path not in ("/docs", "/openapi.json") and (leaked := [x for x in INTERNALS if x in body]):
-            raise Wrong(f"{leaked} in the answer {body[:500]!r} to {_shown(sent)}")
+        self._judge(status, body, _shown(sent), sent.path)
         if self.sent % 5_000 == 0:
             self.say(f"{self.sent:,} requests, {self.memory() / 1e6:,.0f} MB")
+
+    def _judge(self, status: int, body: bytes, shown: str, path: str) -> None:
+        if status >= 500 and not (status == 503 and _error(body) in DELIBERATE):
+            raise Wrong(f"{status} {body[:500]!r} to {shown}")
+        if path not in ("/docs", "/openapi.json") and (leaked := [x for x in INTERNALS if x in body]):
+            raise Wrong(f"{leaked} in the answer {body[:500]!r} to {shown}")
 
     def memory(self) -> int:
         """Bytes that the server's processes have in memory."""

@@ -207,6 +207,14 @@ def millrace(repo: Path, *options: str, at: int = 0, **settings: float | str) ->
         yield server
 
 
+def new_key(repo: Path, name: str, *options: str) -> str:
+    """The text of a key that `millrace keys add` makes."""
+    places = ["--repo", str(repo), "--stack", str(repo / "no-stack"), "--json"]
+    command = [sys.executable, "-m", "millrace.cli", "keys", "add", name, *options, *places]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return str(json.loads(made.stdout.splitlines()[-1])["key"])
+
+
 @contextmanager
 def feast(repo: Path) -> Iterator[Server]:
     """`feast serve` of one process."""

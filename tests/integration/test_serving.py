@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.serving_repo import Server, millrace
+from tests.integration.serving_repo import Server, millrace, new_key
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,15 @@ def test_a_body_without_a_length_is_bounded(server: Server) -> None:
     assert connection.getresponse().status == 413
 
 
+def test_a_body_that_is_cut_off_is_the_fault_of_the_request(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+        client.sendall(b"POST /get-online-features HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        client.shutdown(socket.SHUT_WR)
+        answer = client.recv(10_000)
+    assert answer.startswith(b"HTTP/1.1 422"), answer
+    assert "request_failed" not in server.output.read_text()
+
+
 def test_a_head_that_does_not_come_ends_the_connection(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), 10) as client:
         client.sendall(b"POST /get-online-features HTTP/1.1\r\nhost: x\r\n")
@@ -146,8 +155,7 @@ def test_off_loopback_it_wants_keys_or_to_be_told(repo: Path) -> None:
 
 
 def test_with_keys(repo: Path) -> None:
-    made = subprocess.run(_keys(repo, "model"), capture_output=True, text=True, timeout=60, check=True)
-    key = json.loads(made.stdout.splitlines()[-1])["key"]
+    key = new_key(repo, "model")
     with millrace(repo, "--with-keys") as server:
         body = {"features": TEMP, "entities": EWR}
         bearer = {"authorization": f"Bearer {key}"}
@@ -165,9 +173,3 @@ def test_with_keys(repo: Path) -> None:
 
 def _command(repo: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "millrace.cli", "serve", "--repo", str(repo), "--stack", str(repo / "no"), *options]
-
-
-def _keys(repo: Path, name: str) -> list[str]:
-    command = _command(repo)
-    place = command.index("serve")
-    return [*command[:place], "keys", "add", name, *command[place + 1 :], "--json"]

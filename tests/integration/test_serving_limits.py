@@ -1,8 +1,5 @@
 """A key's limit over the processes of one server, by HTTP."""
 
-import json
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,17 +7,10 @@ from pathlib import Path
 import psutil
 
 from tests.integration.asking import asking, told
-from tests.integration.serving_repo import Server, millrace
+from tests.integration.serving_repo import Server, millrace, new_key
 
 RATE, ENTITIES, PROCESSES, SECONDS = 200, 10, 2, 4.0
 ASKED = {"features": ["weather:temp"], "entities": {"origin": ["EWR"] * ENTITIES}}
-
-
-def new_key(repo: Path, *options: str) -> str:
-    places = ["--repo", str(repo), "--stack", str(repo / "no-stack"), "--json"]
-    command = [sys.executable, "-m", "millrace.cli", "keys", "add", "limited", *options, *places]
-    made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    return str(json.loads(made.stdout.splitlines()[-1])["key"])
 
 
 def connected(server: Server) -> list[int]:
@@ -36,7 +26,7 @@ def connected(server: Server) -> list[int]:
 def test_entities_a_second_hold_over_the_processes_of_a_server(repo: Path) -> None:
     """In T seconds N processes admit at most rate x (T + N), as docs/serving-access.md says; and the last request of
     each connection, which may stand in two of its seconds."""
-    key = new_key(repo, "--entities-per-second", str(RATE))
+    key = new_key(repo, "limited", "--entities-per-second", str(RATE))
     with millrace(repo, "--with-keys", "--workers", str(PROCESSES)) as server:
         began, clients = time.monotonic(), []
         with ExitStack() as running:
