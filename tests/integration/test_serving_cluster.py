@@ -1,4 +1,5 @@
-"""`millrace serve` over a Redis Cluster that stock Feast writes: every slot, slots that move, nodes that are away."""
+"""`millrace serve` over a Redis Cluster that stock Feast writes: every slot, slots that move, nodes that are away, and
+a replica that takes its primary's place."""
 
 import subprocess
 import time
@@ -14,6 +15,7 @@ import redis
 from feast import FeatureStore
 from redis.crc import key_slot
 
+from tests.integration.asking import asking, told
 from tests.integration.serving_repo import Server, make_repo, millrace
 from tests.redis_server import RedisServer
 
@@ -26,13 +28,9 @@ ASKED = {"features": ["airports:name", "weather:temp"], "entities": {"origin": N
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
     """Three primaries that share the slots."""
     with ExitStack() as running:
-        started = []
-        for number in range(3):
-            own = tmp_path_factory.mktemp(f"node{number}")
-            options = ("--cluster-enabled", "yes", "--dir", str(own), "--cluster-node-timeout", "2000")
-            node = RedisServer((*options, "--cluster-require-full-coverage", "no")).start()
+        started = [clustered(tmp_path_factory.mktemp(f"node{number}")) for number in range(3)]
+        for node in started:
             running.callback(node.stop)
-            started.append(node)
         for number, node in enumerate(started):
             first, last = SLOTS * number // 3, SLOTS * (number + 1) // 3
             ask(node, "CLUSTER", "ADDSLOTS", *range(first, last))
@@ -41,6 +39,12 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer
         until(lambda: all(len(ask(node, "CLUSTER", "SLOTS")) == 3 for node in started))
         until(lambda: all("cluster_state:ok" in ask(node, "CLUSTER", "INFO") for node in started))
         yield started
+
+
+def clustered(folder: Path) -> RedisServer:
+    """A node of a cluster that knows no other yet."""
+    options = ("--cluster-enabled", "yes", "--dir", str(folder), "--cluster-node-timeout", "2000")
+    return RedisServer((*options, "--cluster-require-full-coverage", "no")).start()
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +148,41 @@ def test_what_needs_a_single_redis_says_so(repo: Path, server: Server, nodes: li
             assert guarded.features(**ASKED)[0] == 401
     finally:
         apart.stop()
+
+
+def test_a_replica_takes_the_place_of_its_primary(
+    server: Server, nodes: list[RedisServer], repo: Path, tmp_path: Path
+) -> None:
+    """Asked all the time for keys of all nodes: 503 while nobody holds the lost slots, and then the replica's answers,
+    with nothing started again."""
+    write(FeatureStore(repo_path=str(repo)), "kept")
+    replica = clustered(tmp_path)
+    try:
+        ask(replica, "CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+        primary = ask(nodes[1], "CLUSTER", "MYID")
+        until(lambda: primary in ask(replica, "CLUSTER", "NODES"))
+        ask(replica, "CLUSTER", "REPLICATE", primary)
+        until(lambda: "master_link_status:up" in ask(replica, "INFO", "replication"))
+        until(lambda: "slave" in line_of(nodes[0], ask(replica, "CLUSTER", "MYID")))
+        assert names(server) == [f"kept {name}" for name in NAMES]
+        with asking(server, 4, ASKED) as answers:
+            lost = time.monotonic()
+            nodes[1].stop()
+            until(lambda: "master" in line_of(nodes[0], ask(replica, "CLUSTER", "MYID")))
+            promoted = time.monotonic()
+            until(lambda: server.features(**ASKED)[0] == 200)
+            answered = time.monotonic()
+            time.sleep(1)
+        report = f"{told(answers)}; a new primary after {promoted - lost:.1f} s, its keys after {answered - lost:.1f} s"
+        print(report)
+        assert {answer.status for answer in answers} == {200, 503}, report
+        assert {answer.status for answer in answers if answer.at - answer.seconds > answered} == {200}, report
+        assert names(server) == [f"kept {name}" for name in NAMES], report
+        assert server.ask("/ready")[0] == 200
+    finally:
+        replica.stop()
+
+
+def line_of(node: RedisServer, of: str) -> str:
+    """What a node says of one that it knows."""
+    return str(next((line for line in ask(node, "CLUSTER", "NODES").splitlines() if line.startswith(of)), ""))
