@@ -132,6 +132,17 @@ def test_a_map_with_keys_that_are_no_texts_is_an_object(servers: tuple[Server, S
     assert ours["results"][1]["statuses"] == ["PRESENT", "NULL_VALUE"]
 
 
+@pytest.mark.parametrize(("feature", "from_old"), [("felt_python:felt", 42.5), ("felt_pandas:felt_twice", 83.5)])
+def test_on_demand_views_compute_with_nulls_where_values_are_outdated(
+    servers: tuple[Server, Server], feature: str, from_old: float
+) -> None:
+    """Feast computes with the old values."""
+    asked = {"features": [feature], "entities": {"origin": ["LGA"], "offset": [1.5]}}
+    theirs, ours = (server.features(**asked)[1]["results"][1] for server in servers)
+    assert theirs["values"] == [from_old]
+    assert (ours["values"], ours["statuses"]) == ([None], ["NULL_VALUE"])
+
+
 def test_each_version_of_a_view_has_its_own_values(servers: tuple[Server, Server]) -> None:
     wanted = ["fares@v0:fare", "fares@v1:fare", "fares:fare"]
     status, answer = servers[1].features(features=wanted, entities=FARES, full_feature_names=True)
