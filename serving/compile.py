@@ -19,6 +19,7 @@ from stores.entity_keys import UNIX_TIMESTAMP, entity_keys
 from stores.feast_protos import stored_view, vector_field
 from stores.fields import fields_of
 from stores.hash_reads import HashRead
+from stores.personal import personal_fields, reads_personal
 from stores.values import arrow_type_of
 from stores.view import Feature, View
 
@@ -205,12 +206,20 @@ def _key_types(declared: Declared, of_request: Mapping[str, Any]) -> dict[str, A
 
 
 def _personal(known: Mapping[str, frozenset[str]], views: Sequence[Any], references: Sequence[str]) -> tuple[str, ...]:
-    """The references to personal features, whatever alias they come under."""
-    names = {view.projection.name_to_use(): view.name for view in views}
+    """The references to personal features, whatever alias, version or spelling they come under.
+
+    A feature of an older version is personal if that version said so, or if today's view does.
+    """
+    of_views = {
+        view.projection.name_to_use(): known.get(view.name, frozenset())
+        | personal_fields(view, reads_personal(view, known))
+        for view in views
+    }
     found = []
     for reference in references:
-        view, _, feature = reference.partition(":")
-        if feature in known.get(names.get(view, view), ()):
+        name, version, feature = _parse_feature_ref(reference)
+        # As Feast's own `_group_feature_refs` finds the view of a reference.
+        if feature in of_views[name if version is None else f"{name}@v{version}"]:
             found.append(reference)
     return tuple(found)
 

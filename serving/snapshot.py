@@ -8,6 +8,7 @@ from typing import Any
 
 from feast import FeatureStore, FeatureView, OnDemandFeatureView, RepoConfig
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.utils import _parse_feature_ref
 
 from serving.compile import Compiled, compile_request
 from serving.plan import InvalidRequest, NotDeclared
@@ -85,12 +86,11 @@ class Snapshot:
             self._check(reference)
 
     def _check(self, reference: str) -> None:
-        view, colon, feature = reference.partition(":")
-        name, at, _ = view.partition("@")
-        if not colon or not feature:
+        if not reference.partition(":")[2]:
             raise InvalidRequest(f"{reference!r} is no feature: write view:feature")
+        name, version, feature = _parse_feature_ref(reference)
         known = [field.name for field in self.view(name).features]
-        if not at and feature not in known:
+        if version is None and feature not in known:
             raise NotDeclared(f"feature view {name!r} has no feature {feature!r}; it has: {', '.join(known)}")
 
 

@@ -82,7 +82,9 @@ def target(snapshot: Snapshot, caller: Caller, name: str, is_service: bool) -> T
     withheld = [feature for feature in features if feature in hidden]
     if not seen:
         withhold(caller, [f"{name}:{feature}" for feature in features])
-    return Target(name, False, snapshot.plan(Asked(tuple(seen), None, False)), withheld)
+    compiled = snapshot.plan(Asked(tuple(seen), None, False))
+    withhold(caller, compiled.personal)
+    return Target(name, False, compiled, withheld)
 
 
 async def look_up(features: OnlineFeatures, wanted: Target, form: Mapping[str, str], now: float) -> list[Shown]:

@@ -15,7 +15,7 @@ from feast.types import Array, Float32, String
 from serving.access import Caller, Forbidden, OpenAccess
 from serving.documents import RetrieveOnlineDocuments
 from serving.features import OnlineFeatures
-from serving.http import Seen
+from serving.http import GetOnlineFeatures, Seen
 from serving.plan import InvalidRequest
 from serving.request import RequestLimits, features_request
 from serving.snapshot import Snapshot
@@ -47,7 +47,7 @@ def snapshot(folder: Path, objects: list[Any]) -> Snapshot:
     config = RepoConfig(
         project="shop",
         provider="local",
-        registry={"path": str(folder / "registry.db")},
+        registry={"path": str(folder / "registry.db"), "enable_online_feature_view_versioning": True},
         online_store={"type": "sqlite", "path": str(folder / "online.db")},
         offline_store={"type": "dask"},
         entity_key_serialization_version=3,
@@ -95,6 +95,36 @@ def test_a_search_neither_shows_nor_filters_by_personal_data(tmp_path: Path, bod
 def test_a_personal_vector_is_not_searched(tmp_path: Path) -> None:
     with pytest.raises(Forbidden, match="customers:v is personal data"):
         search(tmp_path, {}, vector=PERSONAL)
+
+
+def admitted(declared: Snapshot, reference: str) -> None:
+    """What HTTP and gRPC ask before they look anything up."""
+    registry: Any = SimpleNamespace(current=declared)
+    features: Any = SimpleNamespace()
+    asked = orjson.dumps({"features": [reference], "entities": {"id": ["1"]}})
+    request = features_request(asked, RequestLimits())
+    GetOnlineFeatures(registry, features, Plain(), RequestLimits()).admitted(None, request, Seen())
+
+
+@pytest.mark.parametrize("at", ["", "@", "@latest", "@LATEST", "@v0", "@V0", "@v00"])
+def test_no_spelling_of_a_version_shows_personal_data(tmp_path: Path, at: str) -> None:
+    declared = snapshot(tmp_path, customers({}))
+    admitted(declared, f"customers{at}:city")
+    with pytest.raises(Forbidden, match=f"customers{at}:email is personal data"):
+        admitted(declared, f"customers{at}:email")
+
+
+def test_what_was_personal_in_an_older_version_stays_so_there(tmp_path: Path) -> None:
+    snapshot(tmp_path, customers({}))
+    customer, view = customers({})
+    fields = [field for field in view.features if field.name != "email"] + [Field(name="phone", dtype=String)]
+    newer = FeatureView(name="customers", entities=[customer], schema=fields, source=view.batch_source)
+    declared = snapshot(tmp_path, [customer, newer])
+    assert declared.view("customers").current_version_number == 1
+    admitted(declared, "customers@v0:city")
+    admitted(declared, "customers:phone")
+    with pytest.raises(Forbidden, match="customers@v0:email is personal data"):
+        admitted(declared, "customers@v0:email")
 
 
 def test_the_log_of_a_failed_view_has_no_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
