@@ -9,17 +9,16 @@ import numpy as np
 import orjson
 import pyarrow as pa
 from feast import RepoConfig
-from feast.filter_models import CompoundFilter
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import DataError, ProgrammingError
 
-from serving.access import Access, bearer, withhold
+from serving.access import Access, bearer
 from serving.http import Seen
 from serving.moments import NEVER, rfc3339
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.request import RequestLimits, TooLarge, asked, document
-from serving.search import TextModel, VectorIndex, embedded
+from serving.search import TextModel, VectorIndex, embedded, withhold_search
 from stores.errors import StoreRefused
 from stores.feast_protos import declared_keys, stored_view, vector_field
 from stores.json_values import decoder
@@ -90,7 +89,7 @@ class RetrieveOnlineDocuments:
         features = tuple(reference.partition(":")[2] for reference in wanted.features)
         request = _request(found, view, features, self.limits)
         personal = snapshot.personal.get(name, frozenset())
-        withhold(caller, [f"{name}:{field}" for field in _used(request) if field in personal])
+        withhold_search(caller, view, personal, features, request.filters)
         return await asyncio.to_thread(self._search, request)
 
     def _search(self, request: DocumentsRequest) -> bytes:
@@ -135,20 +134,6 @@ def documents_answer(request: DocumentsRequest, found: pa.Table) -> bytes:
 
 def _values(column: pa.ChunkedArray, feature: Feature) -> list[Any]:
     return decoder(feature.value_type)(encode(column, feature.value_type).to_pylist())
-
-
-def _used(request: DocumentsRequest) -> list[str]:
-    """The fields that a search shows or tells by: the features, what is filtered on, and the vector searched by."""
-    vector = (request.view.vector.name,) if request.view.vector is not None else ()
-    return list(dict.fromkeys((*request.features, *_filtered(request.filters), *vector)))
-
-
-def _filtered(filters: Filters | None) -> list[str]:
-    if filters is None:
-        return []
-    if isinstance(filters, CompoundFilter):
-        return [name for inner in filters.filters for name in _filtered(inner)]
-    return [filters.key]
 
 
 def _vector_view(config: RepoConfig, declared: Any) -> View:

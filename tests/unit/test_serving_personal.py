@@ -13,6 +13,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float32, String
 
 from serving.access import Caller, Forbidden, OpenAccess
+from serving.console.look_up import search as console_search
 from serving.documents import RetrieveOnlineDocuments
 from serving.features import OnlineFeatures
 from serving.http import GetOnlineFeatures, Seen
@@ -31,10 +32,10 @@ class Plain(OpenAccess):
         return Caller("plain", personal=False)
 
 
-def customers(vector: dict[str, str]) -> list[Any]:
+def customers(vector: dict[str, str], key: dict[str, str] | None = None) -> list[Any]:
     customer = Entity(name="customer", join_keys=["id"], value_type=ValueType.STRING)
     fields = [
-        Field(name="id", dtype=String),
+        Field(name="id", dtype=String, tags=key),
         Field(name="city", dtype=String),
         Field(name="email", dtype=String, tags=PERSONAL),
         Field(name="v", dtype=Array(Float32), vector_index=True, vector_length=2, tags=vector),
@@ -95,6 +96,22 @@ def test_a_search_neither_shows_nor_filters_by_personal_data(tmp_path: Path, bod
 def test_a_personal_vector_is_not_searched(tmp_path: Path) -> None:
     with pytest.raises(Forbidden, match="customers:v is personal data"):
         search(tmp_path, {}, vector=PERSONAL)
+
+
+def test_a_search_answers_no_personal_join_key(tmp_path: Path) -> None:
+    registry: Any = SimpleNamespace(current=snapshot(tmp_path, customers({}, key=PERSONAL)))
+    documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits())
+    with pytest.raises(Forbidden, match="customers:id is personal data"):
+        asyncio.run(documents(orjson.dumps({"features": ["customers:city"], "query": [1.0, 0.0]}), None, Seen()))
+
+
+@pytest.mark.parametrize(("vector", "key", "named"), [(PERSONAL, None, "v"), ({}, PERSONAL, "id")])
+def test_the_console_searches_as_the_api_does(tmp_path: Path, vector: Any, key: Any, named: str) -> None:
+    declared, nothing = snapshot(tmp_path, customers(vector, key)), SimpleNamespace()
+    index: Any = nothing
+    model: Any = nothing
+    with pytest.raises(Forbidden, match=f"customers:{named} is personal data"):
+        console_search(declared, index, model, Caller("plain", personal=False), "customers", "by the sea", 5)
 
 
 def admitted(declared: Snapshot, reference: str) -> None:
