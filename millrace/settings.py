@@ -87,6 +87,7 @@ class ServeYaml(_Section):
 
     host: str = "127.0.0.1"
     port: int = Field(6566, ge=0, le=65_535)
+    hosts: str = Field("", description="names that it is asked by, a,b; without keys localhost")
     grpc_port: int = Field(0, ge=0, le=65_535, description="of Feast's ServingService; 0: no gRPC")
     workers: int = Field(0, ge=0, description="processes; 0: one a core")
     body_bytes: int = Field(1 << 20, ge=1024)

@@ -172,10 +172,12 @@ def http_application(
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits)
     features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index), gatekeeper, limits)
     gate = Gate(settings.concurrency, settings.queue)
-    bounds = HttpLimits(settings.body_bytes, settings.request_seconds)
+    named = frozenset(name.strip().lower() for name in settings.hosts.split(",") if name.strip())
+    hosts = LOOPBACK | named if loopback or named else named
+    bounds = HttpLimits(settings.body_bytes, settings.request_seconds, hosts)
     counted = counts.claim()
     listeners = [_grpc(place, features, gate, bounds, counted, audit)] if place.grpc_port else []
-    entrance = Entrance(keys, place.tls is not None, LOOPBACK if loopback else frozenset())
+    entrance = Entrance(keys, place.tls is not None)
     serving = Serving(registry, features.features, index, texts)
     return Application(
         posts={

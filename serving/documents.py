@@ -12,7 +12,7 @@ from feast import RepoConfig
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import DataError, ProgrammingError
 
-from serving.access import Access, bearer
+from serving.access import Access
 from serving.http import Seen
 from serving.moments import NEVER, rfc3339
 from serving.plan import InvalidRequest, NotDeclared
@@ -69,13 +69,12 @@ class RetrieveOnlineDocuments:
     access: Access
     limits: RequestLimits
 
-    async def __call__(self, body: bytes, authorization: str | None, seen: Seen) -> bytes:
+    async def __call__(self, body: bytes, key_id: str, seen: Seen) -> bytes:
         """Answers one request. Raises `InvalidRequest`, `AccessRefused`, and what the stores raise."""
-        key = bearer(authorization)
         found = document(body, FIELDS)
         wanted = asked(found, self.limits)
         snapshot = self.registry.current
-        caller = self.access.admit(key, snapshot.config.project, wanted.service, 1)
+        caller = self.access.admit_id(key_id, snapshot.config.project, wanted.service, 1)
         seen.caller, seen.entities = caller.name, 1
         if wanted.service is not None or not wanted.features:
             raise InvalidRequest('a search names features of one vector view, as in "features": ["view:feature"]')

@@ -26,7 +26,7 @@ from serving.console.render import STYLE, page
 from serving.console.sessions import Session, Sessions, of_form, set_cookie
 from serving.console.views import view_rows
 from serving.features import OnlineFeatures
-from serving.http import Answer, Headers, Seen, Visit, refusal
+from serving.http import SEEN_CHARACTERS, Answer, Headers, Seen, Visit, refusal
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.search import TextModel, VectorIndex
@@ -80,12 +80,10 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class Entrance:
-    """How the console is reached. `keyed`: only with a key; `secure`: by TLS; `hosts`: the names that the server is
-    asked under, any if empty."""
+    """How the console is reached. `keyed`: only with a key; `secure`: by TLS."""
 
     keyed: bool
     secure: bool
-    hosts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +158,8 @@ class Console:
         return shown
 
     def _of_here(self, visit: Visit) -> None:
-        """Raises `Forbidden` for what another site sends, or asks under another site's name."""
-        host, hosts = visit.header("host") or "", self._entrance.hosts
-        if hosts and _parts(f"//{host}").hostname not in hosts:
-            raise Forbidden(f"without keys the console is asked as {', '.join(sorted(hosts))}")
-        origin = visit.header("origin")
+        """Raises `Forbidden` for what another site sends."""
+        host, origin = visit.header("host") or "", visit.header("origin")
         if visit.method == "POST" and origin is not None and _parts(origin).netloc != host:
             raise Forbidden("the form comes from another site")
 
@@ -216,7 +211,7 @@ class Console:
         if asked.visit.method == "POST" and index is not None and model is not None:
             if not top.isdecimal() or not 1 <= int(top) <= TOP:
                 raise InvalidRequest(f"a search shows 1 to {TOP} entities")
-            asked.seen.views = [name]
+            asked.seen.views = [name[:SEEN_CHARACTERS]]
             names, rows = await asyncio.to_thread(search, snapshot, index, model, caller, name, text, int(top))
         return self._page("search", asked, caller, views=views, view=name, text=text, top=top, names=names, rows=rows)
 
@@ -279,7 +274,7 @@ def _parts(address: str) -> SplitResult:
     try:
         return urlsplit(address)
     except ValueError:
-        raise InvalidRequest("the Host or Origin header is no address") from None
+        raise InvalidRequest("the Origin header is no address") from None
 
 
 def _fields(text: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ PERSONAL = {"personal": "true"}
 class Plain(OpenAccess):
     """Lets everybody in, and nobody see personal data."""
 
-    def admit(self, key: str | None, project: str, service: str | None, entities: int) -> Caller:
+    def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
         return Caller("plain", personal=False)
 
 
@@ -63,7 +63,7 @@ def search(folder: Path, body: dict[str, Any], vector: dict[str, str] | None = N
     registry: Any = SimpleNamespace(current=snapshot(folder, customers(vector or {})))
     documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits())
     asked = {"features": ["customers:city"], "query": [1.0, 0.0], **body}
-    asyncio.run(documents(orjson.dumps(asked), None, Seen()))
+    asyncio.run(documents(orjson.dumps(asked), "", Seen()))
 
 
 def test_a_search_without_personal_fields_goes_on(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_search_answers_no_personal_join_key(tmp_path: Path) -> None:
     registry: Any = SimpleNamespace(current=snapshot(tmp_path, customers({}, key=PERSONAL)))
     documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits())
     with pytest.raises(Forbidden, match="customers:id is personal data"):
-        asyncio.run(documents(orjson.dumps({"features": ["customers:city"], "query": [1.0, 0.0]}), None, Seen()))
+        asyncio.run(documents(orjson.dumps({"features": ["customers:city"], "query": [1.0, 0.0]}), "", Seen()))
 
 
 @pytest.mark.parametrize(("vector", "key", "named"), [(PERSONAL, None, "v"), ({}, PERSONAL, "id")])
@@ -120,7 +120,7 @@ def admitted(declared: Snapshot, reference: str) -> None:
     features: Any = SimpleNamespace()
     asked = orjson.dumps({"features": [reference], "entities": {"id": ["1"]}})
     request = features_request(asked, RequestLimits())
-    GetOnlineFeatures(registry, features, Plain(), RequestLimits()).admitted(None, request, Seen())
+    GetOnlineFeatures(registry, features, Plain(), RequestLimits()).admitted("", request, Seen())
 
 
 @pytest.mark.parametrize("at", ["", "@", "@latest", "@LATEST", "@v0", "@V0", "@v00"])
