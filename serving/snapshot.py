@@ -15,7 +15,8 @@ from serving.plan import InvalidRequest, NotDeclared
 from stores.personal import personal_features
 
 PLANS = 4096
-"""Plans that are kept; the ones that were asked for longest ago are made anew."""
+WIDTH = 200_000
+"""Plans that are kept, and features in all of them; those that were asked for longest ago are made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,19 @@ class Snapshot:
             stored, [view for view in views if isinstance(view, OnDemandFeatureView)]
         )
         self._plans: OrderedDict[Asked, Compiled] = OrderedDict()
+        self._width = 0
 
     def plan(self, asked: Asked) -> Compiled:
         """How to answer it. Raises `InvalidRequest`."""
         plan = self._plans.get(asked)
-        if plan is None:
-            plan = self._plans[asked] = compile_request(self._resolved(asked), asked.full_feature_names, self)
-            if len(self._plans) > PLANS:
-                self._plans.popitem(last=False)
+        if plan is not None:
+            self._plans.move_to_end(asked)
+            return plan
+        plan = compile_request(self._resolved(asked), asked.full_feature_names, self)
+        self._plans[asked] = plan
+        self._width += plan.width
+        while len(self._plans) > PLANS or (self._width > WIDTH and len(self._plans) > 1):
+            self._width -= self._plans.popitem(last=False)[1].width
         return plan
 
     def view(self, name: str) -> FeatureView:
