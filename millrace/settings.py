@@ -93,6 +93,7 @@ class ServeYaml(_Section):
     body_bytes: int = Field(1 << 20, ge=1024)
     entities: int = Field(10_000, ge=1, description="of one request")
     features: int = Field(1_000, ge=1, description="of one request")
+    cells: int = Field(1_000_000, ge=1, description="entities times features of one request")
     top_k: int = Field(1_000, ge=1, description="of one search")
     header_seconds: float = Field(5.0, gt=0, description="for the head of a request to arrive")
     request_seconds: float = Field(5.0, gt=0, description="for its body to arrive and its answer to be made")

@@ -167,7 +167,7 @@ def http_application(
         keyed.start()
         gatekeeper = keyed
     audit = LoggedAudit() if settings.audit else NoAudit()
-    limits = RequestLimits(settings.entities, settings.features, settings.top_k)
+    limits = RequestLimits(settings.entities, settings.features, settings.top_k, settings.cells)
     texts = embedder(repo) if index is not None else None
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits)
     features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index), gatekeeper, limits)

@@ -43,7 +43,8 @@ class Declared(Protocol):
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """A plan, and what on-demand views make of what it reads: `on_demand` are Feast's objects, `references` the
-    features asked for, as Feast resolved them, `views` the views of those, `personal` those that are personal data."""
+    features asked for, as Feast resolved them, `views` the views of those, `personal` those that are personal data;
+    `width` is how many values an entity has, those that on-demand views read among them."""
 
     plan: Plan
     on_demand: tuple[Any, ...]
@@ -51,6 +52,7 @@ class Compiled:
     full_feature_names: bool
     views: tuple[str, ...]
     personal: tuple[str, ...]
+    width: int
 
 
 def compile_request(features: Any, full_feature_names: bool, declared: Declared) -> Compiled:
@@ -73,13 +75,15 @@ def compile_request(features: Any, full_feature_names: bool, declared: Declared)
     requested = [_shown(reference, full_feature_names) for reference in references]
     echoed = join_keys - {DUMMY_ENTITY_ID}
     known = {name: kind.value for name, kind in _key_types(declared, key_types).items() if name in echoed}
+    plan = builder.plan(_once(requested), known, frozenset(request_data))
     return Compiled(
-        builder.plan(_once(requested), known, frozenset(request_data)),
+        plan,
         tuple(on_demand),
         tuple(references),
         full_feature_names,
-        _once([reference.partition(":")[0] for reference in references]),
+        _once([_view_of(reference) for reference in references]),
         _personal(declared.personal, [*(view for view, _ in grouped), *on_demand], references),
+        len({*plan.requested, *(feature.name for feature in plan.features)}),
     )
 
 
@@ -222,6 +226,11 @@ def _personal(known: Mapping[str, frozenset[str]], views: Sequence[Any], referen
         if feature in of_views[name if version is None else f"{name}@v{version}"]:
             found.append(reference)
     return tuple(found)
+
+
+def _view_of(reference: str) -> str:
+    view, version, _ = _parse_feature_ref(reference)
+    return str(view) if version is None else f"{view}@v{version}"
 
 
 def _shown(reference: str, full_feature_names: bool) -> str:

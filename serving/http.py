@@ -21,7 +21,7 @@ from serving.features import OnlineFeatures
 from serving.gate import Gate, Overloaded
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
-from serving.request import FeaturesRequest, RequestLimits, TooLarge, features_request
+from serving.request import FeaturesRequest, RequestLimits, TooLarge, features_request, within
 from stores.errors import StoreRefused, StoreUnavailable
 
 log = logging.getLogger("millrace")
@@ -302,6 +302,7 @@ class GetOnlineFeatures:
         compiled = snapshot.plan(request.asked)
         seen.views = compiled.views
         withhold(caller, compiled.personal)
+        within(self.limits, compiled, request.count)
         return compiled
 
 

@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import grpc
 import pytest
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest
+from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStub
+from feast.protos.feast.types.Value_pb2 import Value
 
 from millrace.repo import open_repo
+from millrace.stack.ports import choose_ports
 from millrace.wiring import access_keys
 from serving.keys import make_key
 from tests.certificates import Authority
@@ -183,3 +188,25 @@ def test_off_loopback_names_are_looked_at_where_they_are_set(repo: Path) -> None
     with millrace(repo, "--host", "0.0.0.0", "--without-keys", hosts="server") as server:
         assert asked_as(server, "any.example") == 403
         assert asked_as(server, "server:6566") == 200
+
+
+def test_entities_times_features_are_bounded(repo: Path) -> None:
+    port = choose_ports(("grpc",), {})["grpc"]
+    with millrace(repo, "--grpc-port", str(port), cells=30, features=3) as server:
+        for fields, most in (({"feature_service": "departure"}, 10), ({"features": ["weather:temp"]}, 30)):
+            asked = {**fields, "entities": {"origin": ["EWR"] * most}}
+            status, answer = server.features(**asked)
+            assert status == 200 and len(answer["results"][0]["values"]) == most
+            asked["entities"] = {"origin": ["EWR"] * (most + 1)}
+            status, answer = server.features(**asked)
+            assert status == 413 and "at most 30 values" in answer["detail"]
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            request = GetOnlineFeaturesRequest(feature_service="departure")
+            request.entities["origin"].val.extend([Value(string_val="EWR")] * 11)
+            with pytest.raises(grpc.RpcError) as refused:
+                ServingServiceStub(channel).GetOnlineFeatures(request, timeout=30)
+        error: Any = refused.value
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "at most 30 values" in error.details()
+    with millrace(repo, features=1) as server:
+        status, answer = server.features(feature_service="departure", entities={"origin": ["EWR"]})
+        assert status == 413 and "at most 1 are answered" in answer["detail"]
