@@ -100,6 +100,8 @@ class RetrieveOnlineDocuments:
                 assert request.text is not None
                 vector = self._embedded(request.view, request.text)
             found = self.index.search(request.view, vector, request.top_k, request.filters, request.features)
+        except pa.ArrowInvalid:  # a ValueError too, and not of the request; its words quote values
+            raise
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
         except StoreRefused as error:

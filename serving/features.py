@@ -73,13 +73,10 @@ def vector_columns(
     """A view of the vector store as stored columns: its timestamps, then its features."""
     assert reader is not None  # a plan has such views only where there is a store of them
     view = planned.view
-    try:
-        columns = {
-            key.name: pa.array(_key_values(keys[column], key), key.arrow_type)
-            for key, column in zip(view.join_keys, planned.columns, strict=True)
-        }
-    except (pa.ArrowInvalid, OverflowError) as error:
-        raise InvalidRequest(f"a join key has a value that its type cannot hold: {error}") from None
+    columns = {
+        key.name: _key_column(column, keys[column], key)
+        for key, column in zip(view.join_keys, planned.columns, strict=True)
+    }
     (table,) = reader.read([view], pa.table(columns))
     present = table["_present"].to_pylist()
     moments = encode_timestamps(table["event_timestamp"]).to_pylist()
@@ -88,9 +85,14 @@ def vector_columns(
     return [stamps, *features]
 
 
-def _key_values(values: Sequence[Any], key: Feature) -> Sequence[Any]:
+def _key_column(name: str, values: Sequence[Any], key: Feature) -> pa.Array:
     """Timestamps are whole seconds in a request and microseconds in a column."""
-    return [value * 1_000_000 for value in values] if key.value_type == UNIX_TIMESTAMP else values
+    if key.value_type == UNIX_TIMESTAMP:
+        values = [value * 1_000_000 for value in values]
+    try:
+        return pa.array(values, key.arrow_type)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):  # their words quote the value
+        raise InvalidRequest(f"entities.{name} has a value that its type cannot hold") from None
 
 
 def _echoed(plan: Plan, keys: Mapping[str, Sequence[Any]], entities: Mapping[str, Any]) -> dict[str, Sequence[Any]]:

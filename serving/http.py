@@ -19,6 +19,7 @@ from serving.compile import Compiled
 from serving.counts import ProcessCounts
 from serving.features import OnlineFeatures
 from serving.gate import Gate, Overloaded
+from serving.places import kind, places
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.request import FeaturesRequest, RequestLimits, TooLarge, features_request, within
@@ -341,7 +342,8 @@ def refusal(error: Exception) -> Answer:
     if isinstance(error, StoreRefused):
         log.error("%s", error, extra={"event": "store_refused"})
         return refused(500, "store_refused", "a store holds what cannot be served; the server's log says what")
-    log.error("a request failed", exc_info=error, extra={"event": "request_failed"})
+    # Where it failed, and not the error's words: they may hold values.
+    log.error("a request failed", extra={"event": "request_failed", "error": kind(error), "at": places(error)})
     return refused(500, "internal", "the server's log says what happened")
 
 

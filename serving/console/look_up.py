@@ -135,6 +135,8 @@ def search(
     withhold_search(caller, view, personal, features)
     try:
         found = index.search(view, embedded(index, model, view, text), top, None, features)
+    except pa.ArrowInvalid:  # a ValueError too, and not of the request; its words quote values
+        raise
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
     names = ["distance", *(key.name for key in view.join_keys), *features, "event_timestamp"]

@@ -7,19 +7,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float32, String
 
+from millrace.logs import Logfmt
 from serving.access import Caller, Forbidden, OpenAccess
 from serving.console.look_up import search as console_search
 from serving.documents import RetrieveOnlineDocuments
-from serving.features import OnlineFeatures
-from serving.http import GetOnlineFeatures, Seen
-from serving.plan import InvalidRequest
+from serving.features import OnlineFeatures, vector_columns
+from serving.http import GetOnlineFeatures, Seen, refusal
+from serving.plan import InvalidRequest, PlannedView
 from serving.request import RequestLimits, features_request
 from serving.snapshot import Snapshot
+from stores.view import Feature, View
 
 SECRET = "annabel@example.com"
 PERSONAL = {"personal": "true"}
@@ -163,3 +166,47 @@ def test_the_log_of_a_failed_view_has_no_values(tmp_path: Path, caplog: pytest.L
     (record,) = [record for record in caplog.records if record.name == "millrace"]
     assert record.error == "ValueError" and "line" in record.at  # type: ignore[attr-defined]  # given with `extra`
     assert SECRET not in caplog.text + str(refused.value) + str(record.__dict__)
+
+
+def test_the_log_of_an_unforeseen_failure_has_its_place_and_no_words(caplog: pytest.LogCaptureFixture) -> None:
+    def fails() -> None:
+        try:
+            orjson.loads(f"{SECRET!r}")
+        except ValueError as error:
+            raise RuntimeError(f"could not take {SECRET}") from error
+
+    with caplog.at_level(logging.DEBUG), pytest.raises(RuntimeError) as raised:
+        fails()
+    answer = refusal(raised.value)
+    (record,) = caplog.records
+    assert record.error == "RuntimeError from JSONDecodeError"  # type: ignore[attr-defined]  # given with `extra`
+    assert "test_serving_personal.py, line " in record.at  # type: ignore[attr-defined]  # as above
+    formatted = Logfmt().format(record)
+    assert "in fails" in formatted and answer.status == 500
+    assert SECRET not in formatted + caplog.text + answer.body.decode()
+
+
+def test_a_key_that_its_type_cannot_hold_is_not_quoted() -> None:
+    view = View("shop", "texts", "texts", "state", (Feature("id", 4, pa.int64()),), ())
+    planned = PlannedView("texts", 0, view, ("id",), 0, 0, 0.0)
+    reader: Any = SimpleNamespace()
+    for value in (SECRET, 2**70):
+        with pytest.raises(InvalidRequest, match=r"entities\.id has a value that its type cannot hold") as refused:
+            vector_columns(reader, planned, {"id": [value]})
+        assert str(value) not in str(refused.value)
+
+
+def test_what_the_store_cannot_read_is_not_quoted(tmp_path: Path) -> None:
+    """Arrow's errors are `ValueError`s, as those that say what is wrong with a search."""
+
+    class Odd:
+        def search(self, *asked: Any) -> pa.Table:
+            return pa.table({"city": pa.array([SECRET], pa.string()).cast(pa.int64())})
+
+    index: Any = Odd()
+    registry: Any = SimpleNamespace(current=snapshot(tmp_path, customers({})))
+    documents = RetrieveOnlineDocuments(registry, index, None, Plain(), RequestLimits())
+    asked = orjson.dumps({"features": ["customers:city"], "query": [1.0, 0.0]})
+    with pytest.raises(pa.ArrowInvalid) as raised:
+        asyncio.run(documents(asked, "", Seen()))
+    assert refusal(raised.value).status == 500
