@@ -95,4 +95,4 @@ async def _follows(reads: RedisReads) -> bool:
         (role,) = await reads.read([ROLE])
     except (StoreUnavailable, StoreRefused):
         return False
-    return bool(role[0] == b"master" or role[3] == FOLLOWS)
+    return bool(role[0] == b"master" or role[3:4] == [FOLLOWS])  # a Sentinel answers of another kind
