@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,8 @@ class RetrieveOnlineDocuments:
     embedder: TextModel | None
     access: Access
     limits: RequestLimits
+    threads: Executor | None = None
+    """Where searches run; None are asyncio's own threads."""
 
     async def __call__(self, body: bytes, key_id: str, seen: Seen) -> bytes:
         """Answers one request. Raises `InvalidRequest`, `AccessRefused`, and what the stores raise."""
@@ -89,7 +92,7 @@ class RetrieveOnlineDocuments:
         request = _request(found, view, features, self.limits)
         personal = snapshot.personal.get(name, frozenset())
         withhold_search(caller, view, personal, features, request.filters)
-        return await asyncio.to_thread(self._search, request)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, self._search, request)
 
     def _search(self, request: DocumentsRequest) -> bytes:
         if self.index is None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,10 +40,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class OnlineFeatures:
-    """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them."""
+    """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them, in
+    `threads` (asyncio's own if None)."""
 
     reads: Reads
     vectors: FeatureReader | None
+    threads: Executor | None = None
 
     async def answer(self, request: FeaturesRequest, compiled: Compiled) -> bytes:
         """The body of the answer. Raises `InvalidRequest`, `StoreUnavailable` and `StoreRefused`."""
@@ -63,7 +66,10 @@ class OnlineFeatures:
     async def _rows(self, plan: Plan, keys: Mapping[str, Sequence[Any]], count: int) -> Rows:
         commands = plan.commands(keys)
         replies = await self.reads.read(commands) if commands else []
-        vectors = [await asyncio.to_thread(vector_columns, self.vectors, view, keys) for view in plan.vectors]
+        vectors = []
+        if plan.vectors:
+            run = asyncio.get_running_loop().run_in_executor
+            vectors = [await run(self.threads, vector_columns, self.vectors, view, keys) for view in plan.vectors]
         return plan.rows(replies, count, time.time(), vectors)
 
 

@@ -5,14 +5,16 @@ by the API it does not see here either: a key for some feature services looks th
 features are withheld, each page counts against the key's limits, and replaying letters needs a key made with --replay.
 Entity keys are sent by POST, so that they stand in no address, history or log. Every POST has to come from our own
 pages: the browser's `Origin` must be this server, and the form must have the session's token. A server without keys on
-loopback answers to loopback's names only, so that no other site can reach it under a name of its own.
+loopback answers to loopback's names only (`serving.http`), so that no other site can reach it under a name of its own.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
@@ -70,12 +72,14 @@ class Door(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What model services are answered with. `index` and `model` are None where no view has a vector."""
+    """What model services are answered with. `index` and `model` are None where no view has a vector; searches run in
+    `threads`, asyncio's own if None."""
 
     registry: Registry
     features: OnlineFeatures
     index: VectorIndex | None
     model: TextModel | None
+    threads: Executor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +216,8 @@ class Console:
             if not top.isdecimal() or not 1 <= int(top) <= TOP:
                 raise InvalidRequest(f"a search shows 1 to {TOP} entities")
             asked.seen.views = [name[:SEEN_CHARACTERS]]
-            names, rows = await asyncio.to_thread(search, snapshot, index, model, caller, name, text, int(top))
+            searched = partial(search, snapshot, index, model, caller, name, text, int(top))
+            names, rows = await asyncio.get_running_loop().run_in_executor(self._serving.threads, searched)
         return self._page("search", asked, caller, views=views, view=name, text=text, top=top, names=names, rows=rows)
 
     async def _lag(self, asked: Page) -> Answer:
