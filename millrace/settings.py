@@ -87,11 +87,13 @@ class ServeYaml(_Section):
 
     host: str = "127.0.0.1"
     port: int = Field(6566, ge=0, le=65_535)
+    hosts: str = Field("", description="names that it is asked by, a,b; without keys localhost")
     grpc_port: int = Field(0, ge=0, le=65_535, description="of Feast's ServingService; 0: no gRPC")
     workers: int = Field(0, ge=0, description="processes; 0: one a core")
     body_bytes: int = Field(1 << 20, ge=1024)
     entities: int = Field(10_000, ge=1, description="of one request")
     features: int = Field(1_000, ge=1, description="of one request")
+    cells: int = Field(1_000_000, ge=1, description="entities times features of one request")
     top_k: int = Field(1_000, ge=1, description="of one search")
     header_seconds: float = Field(5.0, gt=0, description="for the head of a request to arrive")
     request_seconds: float = Field(5.0, gt=0, description="for its body to arrive and its answer to be made")

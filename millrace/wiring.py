@@ -148,6 +148,8 @@ def access(repo: Repo) -> KeyedAccess:
 
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+VECTOR_THREADS = 8
+"""Reads of the vector store that a process does at once."""
 
 
 def http_application(
@@ -159,7 +161,9 @@ def http_application(
     config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
     registry = Registry(partial(take, config), settings.registry_seconds)
     hashes = reads(repo)
-    index = vectors(repo)
+    index = vectors(repo, settings.request_seconds)
+    # Of their own: where the vector store is slow, on-demand views and readiness do not wait for its reads.
+    threads = ThreadPoolExecutor(VECTOR_THREADS, "vectors")
     loopback = not keys and place.host in LOOPBACK
     gatekeeper: OpenAccess | KeyedAccess = OpenAccess(replay=loopback)
     if keys:
@@ -167,16 +171,18 @@ def http_application(
         keyed.start()
         gatekeeper = keyed
     audit = LoggedAudit() if settings.audit else NoAudit()
-    limits = RequestLimits(settings.entities, settings.features, settings.top_k)
+    limits = RequestLimits(settings.entities, settings.features, settings.top_k, settings.cells)
     texts = embedder(repo) if index is not None else None
-    search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits)
-    features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index), gatekeeper, limits)
+    search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, threads)
+    features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index, threads), gatekeeper, limits)
     gate = Gate(settings.concurrency, settings.queue)
-    bounds = HttpLimits(settings.body_bytes, settings.request_seconds)
+    named = frozenset(name.strip().lower() for name in settings.hosts.split(",") if name.strip())
+    hosts = LOOPBACK | named if loopback or named else named
+    bounds = HttpLimits(settings.body_bytes, settings.request_seconds, hosts)
     counted = counts.claim()
     listeners = [_grpc(place, features, gate, bounds, counted, audit)] if place.grpc_port else []
-    entrance = Entrance(keys, place.tls is not None, LOOPBACK if loopback else frozenset())
-    serving = Serving(registry, features.features, index, texts)
+    entrance = Entrance(keys, place.tls is not None)
+    serving = Serving(registry, features.features, index, texts, threads)
     return Application(
         posts={
             "/get-online-features": features,
@@ -247,10 +253,10 @@ def _tls(repo: Repo) -> TlsFiles | None:
     return TlsFiles(repo.path / settings.tls_cert, repo.path / settings.tls_key, client_ca)
 
 
-def vectors(repo: Repo) -> PgVectors | None:
-    """The vector store that `feature_store.yaml` names, if any."""
+def vectors(repo: Repo, statement_seconds: float = 0.0) -> PgVectors | None:
+    """The vector store that `feature_store.yaml` names, if any; a server bounds its statements."""
     url = getattr(repo.config.online_store, "vectors", None)
-    return PgVectors(url, repo.settings.kafka.retention_hours * 3_600) if url else None
+    return PgVectors(url, repo.settings.kafka.retention_hours * 3_600, statement_seconds) if url else None
 
 
 def embedder(repo: Repo) -> Embedder:

@@ -1,6 +1,8 @@
-"""Who may ask for what: the seam that a server calls once a request, before it looks anything up.
+"""Who may ask for what: the seam that a server calls for each request, the key before it reads any body, the rest
+before it looks anything up.
 
-    caller = access.admit(bearer(authorization), project, service, entities)
+    key_id = access.identify(bearer(authorization))
+    caller = access.admit_id(key_id, project, service, entities)
     withhold(caller, personal features of what is asked)
 
 Every refusal is an `AccessRefused` with words for people. They name keys, services and features, never a value, an
@@ -52,11 +54,17 @@ class Caller:
 class Access(Protocol):
     """Decides on each request, in microseconds: nothing here waits for a store. May be shared by threads."""
 
-    def admit(self, key: str | None, project: str, service: str | None, entities: int) -> Caller:
+    def identify(self, key: str | None) -> str:
+        """The id of a known key. `key` is what came as bearer token, None if nothing came.
+
+        Raises `Unauthorized`, and `StoreUnavailable` where the keys could never be read.
+        """
+
+    def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
         """Who asks for so many entities (rows) of a feature service, None for features named one by one.
 
-        `key` is what came as bearer token, None if nothing came. Raises `Unauthorized`, `Forbidden`, `TooMany`, and
-        `StoreUnavailable` where the keys could never be read.
+        `key_id` is of a key that was identified before. Raises `Unauthorized` if it has been revoked since,
+        `Forbidden` and `TooMany`.
         """
 
     def close(self) -> None:
@@ -69,15 +77,10 @@ class OpenAccess(Access):
     def __init__(self, replay: bool = False) -> None:
         self._caller = Caller("anonymous", personal=True, replay=replay)
 
-    def admit(self, key: str | None, project: str, service: str | None, entities: int) -> Caller:
-        return self._caller
-
-    def identify(self, key: str) -> str:
-        """Nobody has a key."""
+    def identify(self, key: str | None) -> str:
         return ""
 
     def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
-        """As `admit`."""
         return self._caller
 
     def close(self) -> None:

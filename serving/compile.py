@@ -19,6 +19,7 @@ from stores.entity_keys import UNIX_TIMESTAMP, entity_keys
 from stores.feast_protos import stored_view, vector_field
 from stores.fields import fields_of
 from stores.hash_reads import HashRead
+from stores.personal import personal_fields, reads_personal
 from stores.values import arrow_type_of
 from stores.view import Feature, View
 
@@ -42,7 +43,8 @@ class Declared(Protocol):
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """A plan, and what on-demand views make of what it reads: `on_demand` are Feast's objects, `references` the
-    features asked for, as Feast resolved them, `views` the views of those, `personal` those that are personal data."""
+    features asked for, as Feast resolved them, `views` the views of those, `personal` those that are personal data;
+    `width` is how many values an entity has, those that on-demand views read among them."""
 
     plan: Plan
     on_demand: tuple[Any, ...]
@@ -50,6 +52,7 @@ class Compiled:
     full_feature_names: bool
     views: tuple[str, ...]
     personal: tuple[str, ...]
+    width: int
 
 
 def compile_request(features: Any, full_feature_names: bool, declared: Declared) -> Compiled:
@@ -72,13 +75,15 @@ def compile_request(features: Any, full_feature_names: bool, declared: Declared)
     requested = [_shown(reference, full_feature_names) for reference in references]
     echoed = join_keys - {DUMMY_ENTITY_ID}
     known = {name: kind.value for name, kind in _key_types(declared, key_types).items() if name in echoed}
+    plan = builder.plan(_once(requested), known, frozenset(request_data))
     return Compiled(
-        builder.plan(_once(requested), known, frozenset(request_data)),
+        plan,
         tuple(on_demand),
         tuple(references),
         full_feature_names,
-        _once([reference.partition(":")[0] for reference in references]),
+        _once([_view_of(reference) for reference in references]),
         _personal(declared.personal, [*(view for view, _ in grouped), *on_demand], references),
+        len({*plan.requested, *(feature.name for feature in plan.features)}),
     )
 
 
@@ -205,14 +210,27 @@ def _key_types(declared: Declared, of_request: Mapping[str, Any]) -> dict[str, A
 
 
 def _personal(known: Mapping[str, frozenset[str]], views: Sequence[Any], references: Sequence[str]) -> tuple[str, ...]:
-    """The references to personal features, whatever alias they come under."""
-    names = {view.projection.name_to_use(): view.name for view in views}
+    """The references to personal features, whatever alias, version or spelling they come under.
+
+    A feature of an older version is personal if that version said so, or if today's view does.
+    """
+    of_views = {
+        view.projection.name_to_use(): known.get(view.name, frozenset())
+        | personal_fields(view, reads_personal(view, known))
+        for view in views
+    }
     found = []
     for reference in references:
-        view, _, feature = reference.partition(":")
-        if feature in known.get(names.get(view, view), ()):
+        name, version, feature = _parse_feature_ref(reference)
+        # As Feast's own `_group_feature_refs` finds the view of a reference.
+        if feature in of_views[name if version is None else f"{name}@v{version}"]:
             found.append(reference)
     return tuple(found)
+
+
+def _view_of(reference: str) -> str:
+    view, version, _ = _parse_feature_ref(reference)
+    return str(view) if version is None else f"{view}@v{version}"
 
 
 def _shown(reference: str, full_feature_names: bool) -> str:

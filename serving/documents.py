@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,17 +10,16 @@ import numpy as np
 import orjson
 import pyarrow as pa
 from feast import RepoConfig
-from feast.filter_models import CompoundFilter
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import DataError, ProgrammingError
 
-from serving.access import Access, bearer, withhold
+from serving.access import Access
 from serving.http import Seen
 from serving.moments import NEVER, rfc3339
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.request import RequestLimits, TooLarge, asked, document
-from serving.search import TextModel, VectorIndex, embedded
+from serving.search import TextModel, VectorIndex, embedded, withhold_search
 from stores.errors import StoreRefused
 from stores.feast_protos import declared_keys, stored_view, vector_field
 from stores.json_values import decoder
@@ -69,14 +69,15 @@ class RetrieveOnlineDocuments:
     embedder: TextModel | None
     access: Access
     limits: RequestLimits
+    threads: Executor | None = None
+    """Where searches run; None are asyncio's own threads."""
 
-    async def __call__(self, body: bytes, authorization: str | None, seen: Seen) -> bytes:
+    async def __call__(self, body: bytes, key_id: str, seen: Seen) -> bytes:
         """Answers one request. Raises `InvalidRequest`, `AccessRefused`, and what the stores raise."""
-        key = bearer(authorization)
         found = document(body, FIELDS)
         wanted = asked(found, self.limits)
         snapshot = self.registry.current
-        caller = self.access.admit(key, snapshot.config.project, wanted.service, 1)
+        caller = self.access.admit_id(key_id, snapshot.config.project, wanted.service, 1)
         seen.caller, seen.entities = caller.name, 1
         if wanted.service is not None or not wanted.features:
             raise InvalidRequest('a search names features of one vector view, as in "features": ["view:feature"]')
@@ -90,8 +91,8 @@ class RetrieveOnlineDocuments:
         features = tuple(reference.partition(":")[2] for reference in wanted.features)
         request = _request(found, view, features, self.limits)
         personal = snapshot.personal.get(name, frozenset())
-        withhold(caller, [f"{name}:{field}" for field in _used(request) if field in personal])
-        return await asyncio.to_thread(self._search, request)
+        withhold_search(caller, view, personal, features, request.filters)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, self._search, request)
 
     def _search(self, request: DocumentsRequest) -> bytes:
         if self.index is None:
@@ -102,6 +103,8 @@ class RetrieveOnlineDocuments:
                 assert request.text is not None
                 vector = self._embedded(request.view, request.text)
             found = self.index.search(request.view, vector, request.top_k, request.filters, request.features)
+        except pa.ArrowInvalid:  # a ValueError too, and not of the request; its words quote values
+            raise
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
         except StoreRefused as error:
@@ -135,20 +138,6 @@ def documents_answer(request: DocumentsRequest, found: pa.Table) -> bytes:
 
 def _values(column: pa.ChunkedArray, feature: Feature) -> list[Any]:
     return decoder(feature.value_type)(encode(column, feature.value_type).to_pylist())
-
-
-def _used(request: DocumentsRequest) -> list[str]:
-    """The fields that a search shows or tells by: the features, what is filtered on, and the vector searched by."""
-    vector = (request.view.vector.name,) if request.view.vector is not None else ()
-    return list(dict.fromkeys((*request.features, *_filtered(request.filters), *vector)))
-
-
-def _filtered(filters: Filters | None) -> list[str]:
-    if filters is None:
-        return []
-    if isinstance(filters, CompoundFilter):
-        return [name for inner in filters.filters for name in _filtered(inner)]
-    return [filters.key]
 
 
 def _vector_view(config: RepoConfig, declared: Any) -> View:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,10 +40,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class OnlineFeatures:
-    """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them."""
+    """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them, in
+    `threads` (asyncio's own if None)."""
 
     reads: Reads
     vectors: FeatureReader | None
+    threads: Executor | None = None
 
     async def answer(self, request: FeaturesRequest, compiled: Compiled) -> bytes:
         """The body of the answer. Raises `InvalidRequest`, `StoreUnavailable` and `StoreRefused`."""
@@ -63,7 +66,10 @@ class OnlineFeatures:
     async def _rows(self, plan: Plan, keys: Mapping[str, Sequence[Any]], count: int) -> Rows:
         commands = plan.commands(keys)
         replies = await self.reads.read(commands) if commands else []
-        vectors = [await asyncio.to_thread(vector_columns, self.vectors, view, keys) for view in plan.vectors]
+        vectors = []
+        if plan.vectors:
+            run = asyncio.get_running_loop().run_in_executor
+            vectors = [await run(self.threads, vector_columns, self.vectors, view, keys) for view in plan.vectors]
         return plan.rows(replies, count, time.time(), vectors)
 
 
@@ -73,13 +79,10 @@ def vector_columns(
     """A view of the vector store as stored columns: its timestamps, then its features."""
     assert reader is not None  # a plan has such views only where there is a store of them
     view = planned.view
-    try:
-        columns = {
-            key.name: pa.array(_key_values(keys[column], key), key.arrow_type)
-            for key, column in zip(view.join_keys, planned.columns, strict=True)
-        }
-    except (pa.ArrowInvalid, OverflowError) as error:
-        raise InvalidRequest(f"a join key has a value that its type cannot hold: {error}") from None
+    columns = {
+        key.name: _key_column(column, keys[column], key)
+        for key, column in zip(view.join_keys, planned.columns, strict=True)
+    }
     (table,) = reader.read([view], pa.table(columns))
     present = table["_present"].to_pylist()
     moments = encode_timestamps(table["event_timestamp"]).to_pylist()
@@ -88,9 +91,14 @@ def vector_columns(
     return [stamps, *features]
 
 
-def _key_values(values: Sequence[Any], key: Feature) -> Sequence[Any]:
+def _key_column(name: str, values: Sequence[Any], key: Feature) -> pa.Array:
     """Timestamps are whole seconds in a request and microseconds in a column."""
-    return [value * 1_000_000 for value in values] if key.value_type == UNIX_TIMESTAMP else values
+    if key.value_type == UNIX_TIMESTAMP:
+        values = [value * 1_000_000 for value in values]
+    try:
+        return pa.array(values, key.arrow_type)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):  # their words quote the value
+        raise InvalidRequest(f"entities.{name} has a value that its type cannot hold") from None
 
 
 def _echoed(plan: Plan, keys: Mapping[str, Sequence[Any]], entities: Mapping[str, Any]) -> dict[str, Sequence[Any]]:

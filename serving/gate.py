@@ -20,13 +20,17 @@ class Gate:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self.active = 0
 
+    def look(self) -> None:
+        """Raises `Overloaded` if there is neither a place nor room to wait for one, before any work is put into it."""
+        if self.active >= self._places and len(self._waiting) >= self._queue:
+            raise Overloaded
+
     async def enter(self) -> None:
         """Take a place, or wait for one. Raises `Overloaded`."""
         if self.active < self._places:
             self.active += 1
             return
-        if len(self._waiting) >= self._queue:
-            raise Overloaded
+        self.look()
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -34,6 +38,8 @@ class Gate:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.leave()
+            elif turn in self._waiting:  # who gave up waiting keeps nobody from it
+                self._waiting.remove(turn)
             raise
 
     def leave(self) -> None:

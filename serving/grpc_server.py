@@ -122,16 +122,17 @@ class GrpcServer:
             self._audit.note(Request(seen.caller, seen.service, seen.views, seen.entities, code, "grpc"))
 
     async def _answer(self, message: GetOnlineFeaturesRequest, context: Any, seen: Seen) -> bytes:
-        await self._gate.enter()
-        try:
-            async with asyncio.timeout(self._limits.request_seconds):
-                metadata = dict(context.invocation_metadata() or ())
+        metadata = dict(context.invocation_metadata() or ())
+        key_id = self._features.access.identify(bearer(metadata.get("authorization")))
+        async with asyncio.timeout(self._limits.request_seconds):
+            await self._gate.enter()
+            try:
                 request = checked(request_fields(message), self._features.limits)
-                compiled = self._features.admitted(bearer(metadata.get("authorization")), request, seen)
+                compiled = self._features.admitted(key_id, request, seen)
                 found = await self._features.features.find(request, compiled)
                 return response(message, found, request.versions)
-        finally:
-            self._gate.leave()
+            finally:
+                self._gate.leave()
 
 
 async def _info(message: GetFeastServingInfoRequest, context: Any) -> GetFeastServingInfoResponse:

@@ -5,21 +5,24 @@ import gc
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from time import perf_counter
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import orjson
 
-from serving.access import Access, AccessRefused, TooMany, Unauthorized, bearer, withhold
+from serving.access import Access, AccessRefused, Forbidden, TooMany, Unauthorized, bearer, withhold
 from serving.audit import Audit, Request
 from serving.compile import Compiled
 from serving.counts import ProcessCounts
 from serving.features import OnlineFeatures
 from serving.gate import Gate, Overloaded
+from serving.places import kind, places
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
-from serving.request import FeaturesRequest, RequestLimits, TooLarge, features_request
+from serving.request import FeaturesRequest, RequestLimits, TooLarge, features_request, within
 from stores.errors import StoreRefused, StoreUnavailable
 
 log = logging.getLogger("millrace")
@@ -31,6 +34,12 @@ RETRY: Headers = [*JSON, ("retry-after", "1")]
 
 COLLECT = (50_000, 20, 100)
 """Thresholds of the cyclic collector: a request makes many objects and no cycles."""
+
+SEEN_CHARACTERS = 100
+"""Of a name that a request gives, before anything is known to have it."""
+
+OPEN = frozenset({"/health", "/ready", "/metrics"})
+"""What probes and scrapers ask for without a key: it has counts, and names no feature. Every other page needs one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +63,16 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What the server does not go beyond: bytes of a body, and seconds that a request may take."""
+    """What the server does not go beyond: bytes of a body, seconds that a request may take, and the names that it is
+    asked by (in small letters; any if empty)."""
 
     body_bytes: int = 1 << 20
     request_seconds: float = 5.0
+    hosts: frozenset[str] = frozenset()
 
 
-Post = Callable[[bytes, str | None, Seen], Awaitable[bytes]]
-"""Answers a POST from its body and its Authorization header."""
+Post = Callable[[bytes, str, Seen], Awaitable[bytes]]
+"""Answers a POST from its body, for who has the key with that id (`serving.access.Access.identify`)."""
 
 Get = Callable[[str], Awaitable[Answer]]
 """Answers a GET from its Accept header."""
@@ -134,6 +145,10 @@ class Beside:
         self.audit.close()
 
 
+class ClientLeft(Exception):
+    """A client that was gone before its request had come whole."""
+
+
 class Application:
     """Routes requests, bounds them, and turns every error into an answer."""
 
@@ -177,6 +192,8 @@ class Application:
         post = self._posts.get(path)
         site = self._site if path.startswith(SITE) and path[len(SITE) :][:1] in ("", "/") else None
         try:
+            if self._limits.hosts:
+                self._of_here(scope.headers.get("host"))
             if site is not None:
                 answer = await self._visited(site, scope, protocol, seen)
             elif post is None:
@@ -195,25 +212,36 @@ class Application:
         if post is not None or seen.entities:
             self._audit.note(Request(seen.caller, seen.service, seen.views, seen.entities, answer.status))
 
+    def _of_here(self, host: str | None) -> None:
+        """Raises `Forbidden` where a browser asks under another name: by DNS, any site can have its own name lead
+        here, and would read the answers (https://en.wikipedia.org/wiki/DNS_rebinding). Every browser says the name."""
+        if host is not None and _name_in(host) not in self._limits.hosts:
+            known = ", ".join(sorted(self._limits.hosts))
+            raise Forbidden(f"the Host header has to be one of: {known} (more: serve.hosts in millrace.yaml)")
+
     async def _visited(self, site: Site, scope: Any, protocol: Any, seen: Seen) -> Answer:
-        await self._gate.enter()
-        try:
-            async with asyncio.timeout(self._limits.request_seconds):
-                body = await self._body(scope, protocol) if scope.method == "POST" else b""
+        self._gate.look()
+        async with asyncio.timeout(self._limits.request_seconds):
+            body = await self._body(scope, protocol) if scope.method == "POST" else b""
+            await self._gate.enter()
+            try:
                 return await site.answer(
                     Visit(scope.method, scope.path, scope.query_string, scope.headers.get, body), seen
                 )
-        finally:
-            self._gate.leave()
+            finally:
+                self._gate.leave()
 
     async def _posted(self, post: Post, scope: Any, protocol: Any, seen: Seen) -> bytes:
-        await self._gate.enter()
-        try:
-            async with asyncio.timeout(self._limits.request_seconds):
-                body = await self._body(scope, protocol)
-                return await post(body, scope.headers.get("authorization"), seen)
-        finally:
-            self._gate.leave()
+        """The key first, which costs little, then the body: a place is taken by who has a key, and sent a body."""
+        key_id = self._beside.access.identify(bearer(scope.headers.get("authorization")))
+        self._gate.look()
+        async with asyncio.timeout(self._limits.request_seconds):
+            body = await self._body(scope, protocol)
+            await self._gate.enter()
+            try:
+                return await post(body, key_id, seen)
+            finally:
+                self._gate.leave()
 
     async def _page(self, scope: Any, path: str) -> Answer:
         get = self._gets.get(path)
@@ -222,24 +250,32 @@ class Application:
             return refused(404, "no_such_path", f"there is no {path}; there are: {known}")
         if scope.method != "GET":
             return refused(405, "method_not_allowed", f"{path} is asked by GET")
+        if path not in OPEN:
+            self._beside.access.identify(bearer(scope.headers.get("authorization")))
         return await get(scope.headers.get("accept") or "")
 
     async def _body(self, scope: Any, protocol: Any) -> bytes:
         most = self._limits.body_bytes
         length = scope.headers.get("content-length")
-        if length is not None and int(length) > most:
-            raise TooLarge(f"the body has {length} bytes; at most {most} are read")
+        if length is not None:
+            if int(length) > most:
+                raise TooLarge(f"the body has {length} bytes; at most {most} are read")
+            try:
+                whole: bytes = await protocol()
+            except Exception as error:
+                raise ClientLeft from error
+            return whole
         parts, size = [], 0
         try:
-            if length is not None:
-                return await protocol()  # type: ignore[no-any-return]  # granian has no types for it
             async for part in protocol:
                 parts.append(part)
                 size += len(part)
                 if size > most:
-                    raise TooLarge(f"the body has more than {most} bytes")
-        except RuntimeError:  # granian's ProtocolClosed and ProtocolError
-            raise InvalidRequest("the body ended before its end, or is not framed as HTTP asks") from None
+                    break
+        except Exception as error:
+            raise ClientLeft from error
+        if size > most:
+            raise TooLarge(f"the body has more than {most} bytes")
         return b"".join(parts)
 
 
@@ -252,22 +288,32 @@ class GetOnlineFeatures:
     access: Access
     limits: RequestLimits
 
-    async def __call__(self, body: bytes, authorization: str | None, seen: Seen) -> bytes:
+    async def __call__(self, body: bytes, key_id: str, seen: Seen) -> bytes:
         """Answers one request. Raises `InvalidRequest`, `AccessRefused`, and what the stores raise."""
-        key = bearer(authorization)
         request = features_request(body, self.limits)
-        return await self.features.answer(request, self.admitted(key, request, seen))
+        return await self.features.answer(request, self.admitted(key_id, request, seen))
 
-    def admitted(self, key: str | None, request: FeaturesRequest, seen: Seen) -> Compiled:
+    def admitted(self, key_id: str, request: FeaturesRequest, seen: Seen) -> Compiled:
         """How to answer a request, if whoever has the key may ask it. Raises `AccessRefused` and `InvalidRequest`."""
-        seen.service, seen.entities = request.asked.service, request.count
+        service = request.asked.service
+        seen.service, seen.entities = service and service[:SEEN_CHARACTERS], request.count
         snapshot = self.registry.current
-        caller = self.access.admit(key, snapshot.config.project, request.asked.service, request.count)
+        caller = self.access.admit_id(key_id, snapshot.config.project, service, request.count)
         seen.caller = caller.name
         compiled = snapshot.plan(request.asked)
         seen.views = compiled.views
         withhold(caller, compiled.personal)
+        within(self.limits, compiled, request.count)
         return compiled
+
+
+@lru_cache(maxsize=1024)
+def _name_in(host: str) -> str | None:
+    """The name in a Host header, in small letters, without the port; None if it is no such header."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 def refused(status: int, error: str, detail: str, headers: Headers = JSON) -> Answer:
@@ -291,10 +337,13 @@ def refusal(error: Exception) -> Answer:
         return refused(503, "store_unavailable", f"{error.store} is unavailable; try again", RETRY)
     if isinstance(error, TimeoutError):
         return refused(503, "timed_out", "the request took longer than the server allows", RETRY)
+    if isinstance(error, ClientLeft):
+        return refused(400, "client_left", "the request did not come whole")
     if isinstance(error, StoreRefused):
         log.error("%s", error, extra={"event": "store_refused"})
         return refused(500, "store_refused", "a store holds what cannot be served; the server's log says what")
-    log.error("a request failed", exc_info=error, extra={"event": "request_failed"})
+    # Where it failed, and not the error's words: they may hold values.
+    log.error("a request failed", extra={"event": "request_failed", "error": kind(error), "at": places(error)})
     return refused(500, "internal", "the server's log says what happened")
 
 

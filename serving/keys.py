@@ -91,30 +91,22 @@ class KeyedAccess(Access):
         if self._thread.is_alive():
             self._thread.join()
 
-    def admit(self, key: str | None, project: str, service: str | None, entities: int) -> Caller:
-        return self._admitted(*self._recognised(key), project, service, entities)
-
-    def identify(self, key: str) -> str:
-        """The id of a known key, which `admit_id` takes afterwards. Raises as `admit`."""
-        return self._recognised(key)[0].id
+    def identify(self, key: str | None) -> str:
+        keys = self._all()
+        if key is None:
+            raise Unauthorized("a key is needed: send the header 'Authorization: Bearer mr_...'")
+        match = _KEY.fullmatch(key)
+        found = keys.get(match[1]) if match else None
+        # The id is no secret; the comparison of what is takes as long for each wrong key.
+        if found is None or not hmac.compare_digest(_digest(key), found[1]):
+            raise Unauthorized("the key is not known: it was revoked, is of another project, or was not copied whole")
+        return found[0].id
 
     def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
-        """As `admit`, for a key that was shown before and has not been revoked since."""
         found = self._all().get(key_id)
         if found is None:
             raise Unauthorized("the key was revoked: show another one")
         known, _, caller, services = found
-        return self._admitted(known, caller, services, project, service, entities)
-
-    def _admitted(
-        self,
-        known: AccessKey,
-        caller: Caller,
-        services: frozenset[str],
-        project: str,
-        service: str | None,
-        entities: int,
-    ) -> Caller:
         if project != self._project:
             raise Forbidden(f"key {caller.name!r} is of project {self._project!r}, not of {project!r}", caller.name)
         if services and service not in services:
@@ -142,17 +134,6 @@ class KeyedAccess(Access):
     def settle(self) -> None:
         """Report what was spent of the limits. Raises `StoreUnavailable` and `StoreRefused`."""
         self._limits.settle()
-
-    def _recognised(self, key: str | None) -> tuple[AccessKey, Caller, frozenset[str]]:
-        keys = self._all()
-        if key is None:
-            raise Unauthorized("a key is needed: send the header 'Authorization: Bearer mr_...'")
-        match = _KEY.fullmatch(key)
-        found = keys.get(match[1]) if match else None
-        # The id is no secret; the comparison of what is takes as long for each wrong key.
-        if found is None or not hmac.compare_digest(_digest(key), found[1]):
-            raise Unauthorized("the key is not known: it was revoked, is of another project, or was not copied whole")
-        return found[0], found[2], found[3]
 
     def _all(self) -> dict[str, tuple[AccessKey, bytes, Caller, frozenset[str]]]:
         if self._keys is None:

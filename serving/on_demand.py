@@ -1,10 +1,8 @@
 """On-demand feature views: Feast's own transformation over what was read and what the request brings along."""
 
 import logging
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from feast.feature_server_utils import _value_to_native
@@ -15,6 +13,7 @@ from feast.utils import _augment_response_with_on_demand_transforms
 from feast.value_type import ValueType
 
 from serving.compile import Compiled
+from serving.places import places
 from serving.plan import InvalidRequest, Rows
 
 log = logging.getLogger("millrace")
@@ -59,17 +58,11 @@ def derive(
     except Exception as error:  # a user's function raises what it likes
         failed = ", ".join(view.name for view in compiled.on_demand)
         # Where it failed, and not the error's words: they may hold values.
-        told = {"event": "on_demand_failed", "error": type(error).__name__, "at": _place(error)}
+        told = {"event": "on_demand_failed", "error": type(error).__name__, "at": places(error)}
         log.warning("on-demand view %s failed", failed, extra=told)
         raise InvalidRequest(f"on-demand view {failed} failed on these entities: {type(error).__name__}") from error
     names = response.metadata.feature_names.val[known:]
     return [Derived(name, found.values) for name, found in zip(names, response.results[known:], strict=True)]
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line of the code that raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else "unknown"
 
 
 def _add(response: Any, name: str, values: Sequence[Any]) -> None:

@@ -102,8 +102,8 @@ class Plan:
         try:
             for read, fields in zip(self.reads, self.packed_fields, strict=True):
                 packed += read.commands(entities, fields)
-        except (struct.error, UnicodeEncodeError) as error:
-            raise InvalidRequest(f"a join key has a value that its type cannot hold: {error}") from None
+        except (struct.error, UnicodeEncodeError):  # their words quote the value
+            raise InvalidRequest("a join key has a value that its type cannot hold") from None
         return packed
 
     def rows(

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from serving.compile import Compiled
 from serving.plan import InvalidRequest, Plan
 from serving.snapshot import Asked
 from stores.entity_keys import BYTES, INT32, INT64, STRING, UNIX_TIMESTAMP
@@ -21,11 +22,12 @@ FEATURE_FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """How much one request may ask for."""
+    """How much one request may ask for; `cells` are its entities times its features."""
 
     entities: int = 10_000
     features: int = 1_000
     top_k: int = 1_000
+    cells: int = 1_000_000
 
 
 class TooLarge(InvalidRequest):
@@ -97,6 +99,18 @@ def checked(found: Mapping[str, Any], limits: RequestLimits) -> FeaturesRequest:
         raise TooLarge(f"{count} entities in one request; at most {limits.entities} are answered")
     versions = found.get("include_feature_view_version_metadata") is True
     return FeaturesRequest(asked(found, limits), entities, count, versions)
+
+
+def within(limits: RequestLimits, compiled: Compiled, count: int) -> None:
+    """Raises `TooLarge` for what shows once the request's features are known, a feature service's among them."""
+    features = len(compiled.references)
+    if features > limits.features:
+        raise TooLarge(f"{features} features in one request; at most {limits.features} are answered")
+    if count * compiled.width > limits.cells:
+        raise TooLarge(
+            f"{count} entities with {compiled.width} features each (with those that on-demand views read); at most "
+            f"{limits.cells} values are read for one request"
+        )
 
 
 def join_keys(plan: Plan, entities: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

@@ -1,12 +1,15 @@
 """Vector search by text: the entities of a view whose texts mean most nearly the same."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+from feast.filter_models import CompoundFilter
 
+from serving.access import Caller, withhold
 from stores.errors import StoreRefused
+from stores.vector_filters import Filters
 from stores.view import View
 
 
@@ -35,6 +38,24 @@ class TextModel(Protocol):
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """The vectors of the texts, one a row."""
+
+
+def withhold_search(
+    caller: Caller, view: View, personal: Collection[str], features: Sequence[str], filters: Filters | None = None
+) -> None:
+    """Raises `Forbidden` if the caller may not see all that a search shows or tells by: features, join keys, what is
+    filtered on, and the vector searched by. `personal` are the view's fields that are personal data."""
+    vector = (view.vector.name,) if view.vector is not None else ()
+    used = dict.fromkeys((*features, *_filtered(filters), *vector, *(key.name for key in view.join_keys)))
+    withhold(caller, [f"{view.name}:{field}" for field in used if field in personal])
+
+
+def _filtered(filters: Filters | None) -> list[str]:
+    if filters is None:
+        return []
+    if isinstance(filters, CompoundFilter):
+        return [name for inner in filters.filters for name in _filtered(inner)]
+    return [filters.key]
 
 
 def search(index: VectorIndex, embedder: TextModel, view: View, text: str, top_k: int, filters: Any = None) -> pa.Table:

@@ -18,6 +18,8 @@ from serving.http import Application
 from serving.tls import TlsFiles, TlsWatch
 
 LOOK_SECONDS = 0.5
+HEAD_BYTES = 64 << 10
+"""Of a request's line and headers; more is answered 431."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,14 @@ def _granian(listening: Listening) -> Any:
         interface=Interfaces.RSGI,
         workers=listening.workers,
         websockets=False,
-        http=HTTPModes.auto,
-        http1_settings=HTTP1Settings(header_read_timeout=int(listening.header_seconds * 1000)),
+        # Alone: the bounds of a request's head are those of HTTP/1.1, and a Host header need not be sent by HTTP/2.
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=int(listening.header_seconds * 1000), max_buffer_size=HEAD_BYTES
+        ),
         backlog=max(listening.connections, 1024),
         backpressure=listening.connections,
+        respawn_failed_workers=True,
         workers_kill_timeout=max(1, int(listening.drain_seconds)),
         log_enabled=False,
         **(listening.tls.granian() if listening.tls is not None else {}),

@@ -8,13 +8,15 @@ from typing import Any
 
 from feast import FeatureStore, FeatureView, OnDemandFeatureView, RepoConfig
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.utils import _parse_feature_ref
 
 from serving.compile import Compiled, compile_request
 from serving.plan import InvalidRequest, NotDeclared
 from stores.personal import personal_features
 
 PLANS = 4096
-"""Plans that are kept; the ones that were asked for longest ago are made anew."""
+WIDTH = 200_000
+"""Plans that are kept, and features in all of them; those that were asked for longest ago are made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,19 @@ class Snapshot:
             stored, [view for view in views if isinstance(view, OnDemandFeatureView)]
         )
         self._plans: OrderedDict[Asked, Compiled] = OrderedDict()
+        self._width = 0
 
     def plan(self, asked: Asked) -> Compiled:
         """How to answer it. Raises `InvalidRequest`."""
         plan = self._plans.get(asked)
-        if plan is None:
-            plan = self._plans[asked] = compile_request(self._resolved(asked), asked.full_feature_names, self)
-            if len(self._plans) > PLANS:
-                self._plans.popitem(last=False)
+        if plan is not None:
+            self._plans.move_to_end(asked)
+            return plan
+        plan = compile_request(self._resolved(asked), asked.full_feature_names, self)
+        self._plans[asked] = plan
+        self._width += plan.width
+        while len(self._plans) > PLANS or (self._width > WIDTH and len(self._plans) > 1):
+            self._width -= self._plans.popitem(last=False)[1].width
         return plan
 
     def view(self, name: str) -> FeatureView:
@@ -85,12 +92,11 @@ class Snapshot:
             self._check(reference)
 
     def _check(self, reference: str) -> None:
-        view, colon, feature = reference.partition(":")
-        name, at, _ = view.partition("@")
-        if not colon or not feature:
+        if not reference.partition(":")[2]:
             raise InvalidRequest(f"{reference!r} is no feature: write view:feature")
+        name, version, feature = _parse_feature_ref(reference)
         known = [field.name for field in self.view(name).features]
-        if not at and feature not in known:
+        if version is None and feature not in known:
             raise NotDeclared(f"feature view {name!r} has no feature {feature!r}; it has: {', '.join(known)}")
 
 

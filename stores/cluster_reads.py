@@ -28,7 +28,8 @@ HOPS = 3
 CLUSTER_SLOTS = command(b"CLUSTER", b"SLOTS")
 ASKING = command(b"ASKING")
 
-_MOVED = re.compile(r"(MOVED|ASK) \d+ (.+):(\d+)$")
+_MOVED = re.compile(r"(MOVED|ASK) \d+ (.*):(\d+)$")
+"""Without a host it is the one that was asked."""
 
 Place = tuple[str, int]
 
@@ -45,6 +46,7 @@ class ClusterReads:
         self._configured = {(address.host, address.port) for address in addresses}
         self._timeout = timeout
         self._nodes: dict[Place, RedisReads] = {}
+        self._starting: set[Place] = set()
         self._slots: list[Place | None] = [None] * SLOTS
         self._wrong = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -77,14 +79,21 @@ class ClusterReads:
         """
         replies: list[Any] = [None] * len(commands)
         try:
-            await self._ask(self._placed(commands), commands, replies)
+            placed = self._placed(commands)
+            await self._ask(placed, commands, replies)
+            hosts: dict[int, str] = {}
             for _ in range(HOPS):
                 moved = {number: found for number, reply in enumerate(replies) if (found := _moved(reply))}
                 if not moved:
                     break
                 self._wrong.set()
-                await asyncio.gather(*(self._follow(moved, commands, number, replies) for number in moved))
+                hosts = hosts or {number: host for (host, _), numbers in placed.items() for number in numbers}
+                await asyncio.gather(
+                    *(self._follow(moved[number], commands, number, replies, hosts) for number in moved)
+                )
             for reply in replies:
+                if _moved(reply):
+                    raise StoreUnavailable("Redis", f"{self._addresses[0]}: a slot of the cluster moves on and on")
                 if (error := error_of(reply)) is not None:
                     raise failure(self._addresses[0], error)
         except StoreUnavailable:
@@ -109,21 +118,28 @@ class ClusterReads:
                 replies[number] = reply
 
     async def _follow(
-        self, moved: Mapping[int, re.Match[str]], commands: Sequence[bytes], number: int, replies: list[Any]
+        self, moved: re.Match[str], commands: Sequence[bytes], number: int, replies: list[Any], hosts: dict[int, str]
     ) -> None:
-        """Ask once more where the node said: a slot that is under way only after ASKING."""
-        kind, host, port = moved[number].groups()
-        node = await self._node((host, int(port)))
+        """Ask once more where the node said: a slot that is under way only after ASKING. `hosts` are those that the
+        commands were asked of last."""
+        kind, host, port = moved.groups()
+        hosts[number] = host or hosts[number]
+        node = await self._node((hosts[number], int(port)))
         replies[number] = (await node.ask([*([ASKING] if kind == "ASK" else []), commands[number]]))[-1]
 
     async def _node(self, place: Place) -> RedisReads:
         """The connection to a node, made if there is none."""
-        if place not in self._nodes:
-            self._nodes[place] = reads = RedisReads(
+        reads = self._nodes.get(place)
+        if reads is None:
+            reads = self._nodes[place] = RedisReads(
                 RedisAddress(*place, options=self._addresses[0].options), self._timeout
             )
-            await reads.start()
-        return self._nodes[place]
+            self._starting.add(place)
+            try:
+                await reads.start()
+            finally:
+                self._starting.discard(place)
+        return reads
 
     async def _keep_learning(self) -> None:
         while True:
@@ -142,19 +158,23 @@ class ClusterReads:
             except StoreRefused as error:
                 log.error("%s:%s is no node of a Redis Cluster: %s", *place, error, extra={"event": "no_cluster"})
                 continue
-            await self._keep(ranges, place)
+            try:
+                await self._keep(ranges, place)
+            except (TypeError, ValueError, AttributeError) as error:
+                log.error("%s:%s tells no map of slots: %r", *place, error, extra={"event": "no_cluster"})
+                continue
             return
         self._wrong.set()
 
     async def _keep(self, ranges: Iterable[Any], told_by: Place) -> None:
         slots: list[Place | None] = [None] * SLOTS
         for first, last, (host, port, *_), *_ in ranges:
-            place = (host.decode() or told_by[0], port)  # a node that knows no address of its own says none
+            place = (host.decode() if host else told_by[0], port)  # a node that knows no address of its own says none
             await self._node(place)
             slots[first : last + 1] = [place] * (last + 1 - first)
         self._slots = slots
         for place in [place for place, reads in self._nodes.items() if not reads.ready]:
-            if place not in slots and place not in self._configured:
+            if place not in slots and place not in self._configured | self._starting:
                 await self._nodes.pop(place).close()
 
 

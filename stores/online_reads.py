@@ -167,6 +167,13 @@ class RedisReads:
                 self._why = str(error) or f"it does not answer within {self._timeout:g} s"
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            except Exception as error:  # whatever it is, reads have to come back by themselves
+                why = f"no connection is made: {type(error).__name__}"
+                if why != self._why:
+                    log.exception("Redis at %s: %s", self._address, why, extra={"event": "disconnected"})
+                self._why = why
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
             log.info("reads from Redis at %s", self._address, extra={"event": "connected"})
             await self._wake.wait()
             log.warning("Redis at %s: %s", self._address, self._why, extra={"event": "disconnected"})

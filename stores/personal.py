@@ -32,10 +32,15 @@ def personal_features(views: Iterable[Any], on_demand: Iterable[Any] = ()) -> di
     """
     found = {view.name: personal_fields(view) for view in views}
     for view in on_demand:
-        reads = view.source_feature_view_projections.values()
-        inherited = any(feature.name in found.get(p.name, ()) for p in reads for feature in p.features)
-        found[view.name] = personal_fields(view, inherited)
+        found[view.name] = personal_fields(view, reads_personal(view, found))
     return {name: fields for name, fields in found.items() if fields}
+
+
+def reads_personal(view: Any, known: Mapping[str, frozenset[str]]) -> bool:
+    """Whether a view computes from a personal feature, by those that are known; one that is no on-demand view does
+    not."""
+    reads = getattr(view, "source_feature_view_projections", {}).values()
+    return any(feature.name in known.get(read.name, ()) for read in reads for feature in read.features)
 
 
 def _first(said: bool | None, otherwise: bool) -> bool:

@@ -95,4 +95,5 @@ async def _follows(reads: RedisReads) -> bool:
         (role,) = await reads.read([ROLE])
     except (StoreUnavailable, StoreRefused):
         return False
-    return bool(role[0] == b"master" or role[3] == FOLLOWS)
+    # The answer of a Sentinel, which may be there by mistake, is shorter.
+    return bool(role[0] == b"master" or (len(role) > 3 and role[3] == FOLLOWS))

@@ -40,17 +40,21 @@ class PgVectors(FeatureWriter, FeatureReader):
 
     `url` is SQLAlchemy's or libpq's: `postgresql://user:password@host:port/database`. `retention_seconds` is
     how long the version of a deleted entity is kept, so that no late write revives it: the retention of the
-    topics. Every method raises `StoreUnavailable` when PostgreSQL does not answer or cannot write, and
-    `StoreRefused` when the view's table is missing or was made for something else.
+    topics. A statement that takes longer than `statement_seconds` is given up; 0 is no bound. Every method
+    raises `StoreUnavailable` when PostgreSQL does not answer or cannot write, and `StoreRefused` when the
+    view's table is missing or was made for something else.
     """
 
-    def __init__(self, url: str, retention_seconds: float = 7 * 86_400) -> None:
+    def __init__(self, url: str, retention_seconds: float = 7 * 86_400, statement_seconds: float = 0.0) -> None:
         parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
         self._place = f"{parsed.host}:{parsed.port or 5432}/{parsed.database}"
         self._retention = timedelta(seconds=retention_seconds)
         self._forget_next: dict[str, float] = {}
         # A server that vanished is noticed by the operating system, not by waiting for ever.
-        patience = {"connect_timeout": 5, "tcp_user_timeout": 30_000}
+        patience: dict[str, Any] = {"connect_timeout": 5, "tcp_user_timeout": 30_000}
+        if statement_seconds:
+            given = parsed.query.get("options", "")
+            patience["options"] = f"{given} -c statement_timeout={int(statement_seconds * 1000)}".strip()
         self._engine = sa.create_engine(parsed, connect_args=patience, pool_pre_ping=True)
 
     def ping(self) -> None:

@@ -16,7 +16,7 @@ from serving.features import OnlineFeatures
 from serving.lookup import Status
 from serving.plan import InvalidRequest, NotDeclared
 from serving.request import FeaturesRequest
-from serving.search import TextModel, VectorIndex, embedded
+from serving.search import TextModel, VectorIndex, embedded, withhold_search
 from serving.snapshot import Asked, Snapshot
 from stores.entity_keys import INT32, INT64
 from stores.feast_protos import declared_keys, stored_view, vector_field
@@ -82,7 +82,9 @@ def target(snapshot: Snapshot, caller: Caller, name: str, is_service: bool) -> T
     withheld = [feature for feature in features if feature in hidden]
     if not seen:
         withhold(caller, [f"{name}:{feature}" for feature in features])
-    return Target(name, False, snapshot.plan(Asked(tuple(seen), None, False)), withheld)
+    compiled = snapshot.plan(Asked(tuple(seen), None, False))
+    withhold(caller, compiled.personal)
+    return Target(name, False, compiled, withheld)
 
 
 async def look_up(features: OnlineFeatures, wanted: Target, form: Mapping[str, str], now: float) -> list[Shown]:
@@ -126,13 +128,15 @@ def search(
         raise InvalidRequest("a search needs a text")
     view = _stored(snapshot.config, declared)
     personal = snapshot.personal.get(name, frozenset())
-    withhold(caller, [f"{name}:{key.name}" for key in view.join_keys if key.name in personal])
     assert view.vector is not None
     features = [
         f.name for f in view.features if f.name != view.vector.name and (caller.personal or f.name not in personal)
     ]
+    withhold_search(caller, view, personal, features)
     try:
         found = index.search(view, embedded(index, model, view, text), top, None, features)
+    except pa.ArrowInvalid:  # a ValueError too, and not of the request; its words quote values
+        raise
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
     names = ["distance", *(key.name for key in view.join_keys), *features, "event_timestamp"]

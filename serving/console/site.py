@@ -5,14 +5,16 @@ by the API it does not see here either: a key for some feature services looks th
 features are withheld, each page counts against the key's limits, and replaying letters needs a key made with --replay.
 Entity keys are sent by POST, so that they stand in no address, history or log. Every POST has to come from our own
 pages: the browser's `Origin` must be this server, and the form must have the session's token. A server without keys on
-loopback answers to loopback's names only, so that no other site can reach it under a name of its own.
+loopback answers to loopback's names only (`serving.http`), so that no other site can reach it under a name of its own.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
@@ -26,7 +28,7 @@ from serving.console.render import STYLE, page
 from serving.console.sessions import Session, Sessions, of_form, set_cookie
 from serving.console.views import view_rows
 from serving.features import OnlineFeatures
-from serving.http import Answer, Headers, Seen, Visit, refusal
+from serving.http import SEEN_CHARACTERS, Answer, Headers, Seen, Visit, refusal
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.search import TextModel, VectorIndex
@@ -70,22 +72,22 @@ class Door(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What model services are answered with. `index` and `model` are None where no view has a vector."""
+    """What model services are answered with. `index` and `model` are None where no view has a vector; searches run in
+    `threads`, asyncio's own if None."""
 
     registry: Registry
     features: OnlineFeatures
     index: VectorIndex | None
     model: TextModel | None
+    threads: Executor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Entrance:
-    """How the console is reached. `keyed`: only with a key; `secure`: by TLS; `hosts`: the names that the server is
-    asked under, any if empty."""
+    """How the console is reached. `keyed`: only with a key; `secure`: by TLS."""
 
     keyed: bool
     secure: bool
-    hosts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +162,8 @@ class Console:
         return shown
 
     def _of_here(self, visit: Visit) -> None:
-        """Raises `Forbidden` for what another site sends, or asks under another site's name."""
-        host, hosts = visit.header("host") or "", self._entrance.hosts
-        if hosts and _parts(f"//{host}").hostname not in hosts:
-            raise Forbidden(f"without keys the console is asked as {', '.join(sorted(hosts))}")
-        origin = visit.header("origin")
+        """Raises `Forbidden` for what another site sends."""
+        host, origin = visit.header("host") or "", visit.header("origin")
         if visit.method == "POST" and origin is not None and _parts(origin).netloc != host:
             raise Forbidden("the form comes from another site")
 
@@ -216,8 +215,9 @@ class Console:
         if asked.visit.method == "POST" and index is not None and model is not None:
             if not top.isdecimal() or not 1 <= int(top) <= TOP:
                 raise InvalidRequest(f"a search shows 1 to {TOP} entities")
-            asked.seen.views = [name]
-            names, rows = await asyncio.to_thread(search, snapshot, index, model, caller, name, text, int(top))
+            asked.seen.views = [name[:SEEN_CHARACTERS]]
+            searched = partial(search, snapshot, index, model, caller, name, text, int(top))
+            names, rows = await asyncio.get_running_loop().run_in_executor(self._serving.threads, searched)
         return self._page("search", asked, caller, views=views, view=name, text=text, top=top, names=names, rows=rows)
 
     async def _lag(self, asked: Page) -> Answer:
@@ -279,7 +279,7 @@ def _parts(address: str) -> SplitResult:
     try:
         return urlsplit(address)
     except ValueError:
-        raise InvalidRequest("the Host or Origin header is no address") from None
+        raise InvalidRequest("the Origin header is no address") from None
 
 
 def _fields(text: str) -> dict[str, str]:

@@ -97,8 +97,9 @@ def test_refusals(server: Server, known: dict[str, str]) -> None:
     with client(server, None) as asking, pytest.raises(Unauthorized, match="Authorization: Bearer"):
         asking.get_online_features(["weather:temp"], entities=ENTITIES)
     with client(server, known["plain"]) as asking:
-        with pytest.raises(Forbidden, match="airports:name is personal data"):
-            asking.get_online_features(["airports:name"], entities=ENTITIES)
+        for spelled in ("airports", "airports@", "airports@latest", "airports@v0", "airports@V00"):
+            with pytest.raises(Forbidden, match=f"{spelled}:name is personal data"):
+                asking.get_online_features([f"{spelled}:name"], entities=ENTITIES)
         with pytest.raises(Forbidden, match="airports:name is personal data"):
             asking.get_online_features(feature_service="departure", entities=ENTITIES)
         with pytest.raises(InvalidRequest, match="tmp"):

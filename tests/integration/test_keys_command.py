@@ -59,11 +59,11 @@ def test_a_key_is_shown_once_and_opens_until_it_is_revoked(keys: Command, repo: 
     assert made["key"][20:] not in listed.output + keys("list", "--json").output
     gate = access(open_repo(repo, tmp_path))
     gate.refresh()
-    assert gate.admit(made["key"], "nyc", "delays", 1).name == "model"
+    assert gate.admit_id(gate.identify(made["key"]), "nyc", "delays", 1).name == "model"
     assert as_json(keys("revoke", "model", "--json")) == {"revoked": "model"}
     gate.refresh()
     with pytest.raises(Unauthorized):
-        gate.admit(made["key"], "nyc", "delays", 1)
+        gate.admit_id(gate.identify(made["key"]), "nyc", "delays", 1)
 
 
 def test_mistakes_are_named(keys: Command) -> None:

@@ -179,6 +179,8 @@ def test_keys_limits_certificates_and_the_audit_log(
             assert code == grpc.StatusCode.PERMISSION_DENIED and "departure" in said
             code, said = refused(lambda: ask(personal, plain))
             assert code == grpc.StatusCode.PERMISSION_DENIED and "airports:name" in said
+            code, _ = refused(lambda: ask({**personal, "features": ["airports@latest:name"]}, plain))
+            assert code == grpc.StatusCode.PERMISSION_DENIED
             code, said = refused(lambda: [ask(weather, slow) for _ in range(50)])
             assert code == grpc.StatusCode.RESOURCE_EXHAUSTED and "2 entities a second" in said
             assert keys.remove("plain")

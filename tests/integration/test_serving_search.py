@@ -1,13 +1,17 @@
 """`millrace serve` over Redis and pgvector: searches by text and by vector, and views with a vector beside others."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psycopg
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, RequestSource, ValueType
+from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float32, Int64, String
 
 from millrace.client import Client
@@ -49,6 +53,13 @@ def folder(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iter
     )
     store.apply([airport, _view(airport, "texts", Field(name="text", dtype=String), meaning)])
     store.apply([_view(airport, "facts", Field(name="altitude", dtype=Int64))])
+    twice = RequestSource(name="number", schema=[Field(name="n", dtype=Int64)])
+
+    @on_demand_feature_view(sources=[twice], schema=[Field(name="double", dtype=Int64)], mode="python")
+    def doubled(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"double": [2 * n for n in inputs["n"]]}
+
+    store.apply([doubled])
     faa, moments = list(TEXTS), [NOW] * 3
     vectors = [vector.tolist() for vector in EMBEDDER.embed(list(TEXTS.values()))]
     texts = pd.DataFrame({"faa": faa, "text": TEXTS.values(), "meaning": vectors, "event_timestamp": moments})
@@ -152,6 +163,29 @@ def test_features_of_both_stores_in_one_answer(server: Server) -> None:
     assert (found["altitude"], found["text"]) == ([5431, None], [TEXTS["DEN"], None])
     assert found["meaning"][0] == pytest.approx(EMBEDDER.embed([TEXTS["DEN"]])[0].tolist(), rel=1e-6)
     assert answer["results"][2]["statuses"] == ["PRESENT", "NOT_FOUND"]
+
+
+def test_a_locked_table_keeps_nothing_else_waiting(folder: Path, database: Database) -> None:
+    """Each search is given up in time, in the database too, and on-demand views are computed meanwhile."""
+    asked = {"features": ["texts:text"], "query": [0.0] * 255 + [1.0], "top_k": 1}
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+    with millrace(folder, request_seconds=2) as server, psycopg.connect(database.dsn) as holder:
+        assert server.ask("/search", asked)[0] == 200
+        holder.execute("lock table features_searched.texts in access exclusive mode")
+        with psycopg.connect(database.dsn, autocommit=True) as watcher, ThreadPoolExecutor(24) as pool:
+            searches = [pool.submit(server.ask, "/search", asked) for _ in range(24)]
+            while watcher.execute(waiting).fetchone() == (0,):
+                time.sleep(0.02)
+            status, answer = server.features(features=["doubled:double"], entities={"n": [21]})
+            assert status == 200 and answer["results"][-1]["values"] == [42]
+            assert not any(search.done() for search in searches)
+            assert {search.result()[0] for search in searches} == {503}
+            deadline = time.monotonic() + 20
+            while watcher.execute(waiting).fetchone() != (0,):
+                assert time.monotonic() < deadline, "a statement waits that nobody waits for"
+                time.sleep(0.1)
+        holder.rollback()
+        assert server.ask("/search", asked)[0] == 200
 
 
 def test_the_stock_sdk_searches_through_it(folder: Path, server: Server) -> None:

@@ -40,7 +40,7 @@ def test_a_header_of_another_form_is_refused_without_its_content(header: str) ->
 
 
 def test_without_keys_everybody_sees_everything() -> None:
-    caller = OpenAccess().admit(None, "nyc", None, 10)
+    caller = OpenAccess().admit_id(OpenAccess().identify(None), "nyc", None, 10)
     withhold(caller, ["people:name"])
     assert caller.personal
 

@@ -2,11 +2,17 @@
 
 import logging
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from millrace.logs import Logfmt
+from serving.access import Caller, Forbidden, OpenAccess
 from serving.audit import LoggedAudit, Request
+from serving.http import GetOnlineFeatures, Seen
+from serving.request import FeaturesRequest, RequestLimits
+from serving.snapshot import Asked
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -52,3 +58,19 @@ def test_a_slow_log_delays_nobody_and_what_is_lost_is_counted(caplog: pytest.Log
     found = lines(caplog)
     assert sum("event=request" in line for line in found) == 6
     assert [line for line in found if "audit_lost" in line and "lines=3" in line]
+
+
+def test_a_name_of_any_length_is_cut() -> None:
+    """What a request names is known to nobody yet, and lines that wait are kept in memory."""
+
+    class Closed(OpenAccess):
+        def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
+            raise Forbidden("not for this", "model")
+
+    registry: Any = SimpleNamespace(current=SimpleNamespace(config=SimpleNamespace(project="nyc")))
+    features: Any = SimpleNamespace()
+    asked = FeaturesRequest(Asked((), "x" * (1 << 20), False), {}, 1, False)
+    seen = Seen()
+    with pytest.raises(Forbidden):
+        GetOnlineFeatures(registry, features, Closed(), RequestLimits()).admitted("id", asked, seen)
+    assert seen.service == "x" * 100

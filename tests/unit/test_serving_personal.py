@@ -7,18 +7,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float32, String
 
+from millrace.logs import Logfmt
 from serving.access import Caller, Forbidden, OpenAccess
+from serving.console.look_up import search as console_search
 from serving.documents import RetrieveOnlineDocuments
-from serving.features import OnlineFeatures
-from serving.http import Seen
-from serving.plan import InvalidRequest
+from serving.features import OnlineFeatures, vector_columns
+from serving.http import GetOnlineFeatures, Seen, refusal
+from serving.plan import InvalidRequest, PlannedView
 from serving.request import RequestLimits, features_request
 from serving.snapshot import Snapshot
+from stores.view import Feature, View
 
 SECRET = "annabel@example.com"
 PERSONAL = {"personal": "true"}
@@ -27,14 +31,14 @@ PERSONAL = {"personal": "true"}
 class Plain(OpenAccess):
     """Lets everybody in, and nobody see personal data."""
 
-    def admit(self, key: str | None, project: str, service: str | None, entities: int) -> Caller:
+    def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
         return Caller("plain", personal=False)
 
 
-def customers(vector: dict[str, str]) -> list[Any]:
+def customers(vector: dict[str, str], key: dict[str, str] | None = None) -> list[Any]:
     customer = Entity(name="customer", join_keys=["id"], value_type=ValueType.STRING)
     fields = [
-        Field(name="id", dtype=String),
+        Field(name="id", dtype=String, tags=key),
         Field(name="city", dtype=String),
         Field(name="email", dtype=String, tags=PERSONAL),
         Field(name="v", dtype=Array(Float32), vector_index=True, vector_length=2, tags=vector),
@@ -47,7 +51,7 @@ def snapshot(folder: Path, objects: list[Any]) -> Snapshot:
     config = RepoConfig(
         project="shop",
         provider="local",
-        registry={"path": str(folder / "registry.db")},
+        registry={"path": str(folder / "registry.db"), "enable_online_feature_view_versioning": True},
         online_store={"type": "sqlite", "path": str(folder / "online.db")},
         offline_store={"type": "dask"},
         entity_key_serialization_version=3,
@@ -62,7 +66,7 @@ def search(folder: Path, body: dict[str, Any], vector: dict[str, str] | None = N
     registry: Any = SimpleNamespace(current=snapshot(folder, customers(vector or {})))
     documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits())
     asked = {"features": ["customers:city"], "query": [1.0, 0.0], **body}
-    asyncio.run(documents(orjson.dumps(asked), None, Seen()))
+    asyncio.run(documents(orjson.dumps(asked), "", Seen()))
 
 
 def test_a_search_without_personal_fields_goes_on(tmp_path: Path) -> None:
@@ -97,6 +101,52 @@ def test_a_personal_vector_is_not_searched(tmp_path: Path) -> None:
         search(tmp_path, {}, vector=PERSONAL)
 
 
+def test_a_search_answers_no_personal_join_key(tmp_path: Path) -> None:
+    registry: Any = SimpleNamespace(current=snapshot(tmp_path, customers({}, key=PERSONAL)))
+    documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits())
+    with pytest.raises(Forbidden, match="customers:id is personal data"):
+        asyncio.run(documents(orjson.dumps({"features": ["customers:city"], "query": [1.0, 0.0]}), "", Seen()))
+
+
+@pytest.mark.parametrize(("vector", "key", "named"), [(PERSONAL, None, "v"), ({}, PERSONAL, "id")])
+def test_the_console_searches_as_the_api_does(tmp_path: Path, vector: Any, key: Any, named: str) -> None:
+    declared, nothing = snapshot(tmp_path, customers(vector, key)), SimpleNamespace()
+    index: Any = nothing
+    model: Any = nothing
+    with pytest.raises(Forbidden, match=f"customers:{named} is personal data"):
+        console_search(declared, index, model, Caller("plain", personal=False), "customers", "by the sea", 5)
+
+
+def admitted(declared: Snapshot, reference: str) -> None:
+    """What HTTP and gRPC ask before they look anything up."""
+    registry: Any = SimpleNamespace(current=declared)
+    features: Any = SimpleNamespace()
+    asked = orjson.dumps({"features": [reference], "entities": {"id": ["1"]}})
+    request = features_request(asked, RequestLimits())
+    GetOnlineFeatures(registry, features, Plain(), RequestLimits()).admitted("", request, Seen())
+
+
+@pytest.mark.parametrize("at", ["", "@", "@latest", "@LATEST", "@v0", "@V0", "@v00"])
+def test_no_spelling_of_a_version_shows_personal_data(tmp_path: Path, at: str) -> None:
+    declared = snapshot(tmp_path, customers({}))
+    admitted(declared, f"customers{at}:city")
+    with pytest.raises(Forbidden, match=f"customers{at}:email is personal data"):
+        admitted(declared, f"customers{at}:email")
+
+
+def test_what_was_personal_in_an_older_version_stays_so_there(tmp_path: Path) -> None:
+    snapshot(tmp_path, customers({}))
+    customer, view = customers({})
+    fields = [field for field in view.features if field.name != "email"] + [Field(name="phone", dtype=String)]
+    newer = FeatureView(name="customers", entities=[customer], schema=fields, source=view.batch_source)
+    declared = snapshot(tmp_path, [customer, newer])
+    assert declared.view("customers").current_version_number == 1
+    admitted(declared, "customers@v0:city")
+    admitted(declared, "customers:phone")
+    with pytest.raises(Forbidden, match="customers@v0:email is personal data"):
+        admitted(declared, "customers@v0:email")
+
+
 def test_the_log_of_a_failed_view_has_no_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asked = RequestSource(name="asked", schema=[Field(name="email", dtype=String)])
 
@@ -116,3 +166,47 @@ def test_the_log_of_a_failed_view_has_no_values(tmp_path: Path, caplog: pytest.L
     (record,) = [record for record in caplog.records if record.name == "millrace"]
     assert record.error == "ValueError" and "line" in record.at  # type: ignore[attr-defined]  # given with `extra`
     assert SECRET not in caplog.text + str(refused.value) + str(record.__dict__)
+
+
+def test_the_log_of_an_unforeseen_failure_has_its_place_and_no_words(caplog: pytest.LogCaptureFixture) -> None:
+    def fails() -> None:
+        try:
+            orjson.loads(f"{SECRET!r}")
+        except ValueError as error:
+            raise RuntimeError(f"could not take {SECRET}") from error
+
+    with caplog.at_level(logging.DEBUG), pytest.raises(RuntimeError) as raised:
+        fails()
+    answer = refusal(raised.value)
+    (record,) = caplog.records
+    assert record.error == "RuntimeError from JSONDecodeError"  # type: ignore[attr-defined]  # given with `extra`
+    assert "test_serving_personal.py, line " in record.at  # type: ignore[attr-defined]  # as above
+    formatted = Logfmt().format(record)
+    assert "in fails" in formatted and answer.status == 500
+    assert SECRET not in formatted + caplog.text + answer.body.decode()
+
+
+def test_a_key_that_its_type_cannot_hold_is_not_quoted() -> None:
+    view = View("shop", "texts", "texts", "state", (Feature("id", 4, pa.int64()),), ())
+    planned = PlannedView("texts", 0, view, ("id",), 0, 0, 0.0)
+    reader: Any = SimpleNamespace()
+    for value in (SECRET, 2**70):
+        with pytest.raises(InvalidRequest, match=r"entities\.id has a value that its type cannot hold") as refused:
+            vector_columns(reader, planned, {"id": [value]})
+        assert str(value) not in str(refused.value)
+
+
+def test_what_the_store_cannot_read_is_not_quoted(tmp_path: Path) -> None:
+    """Arrow's errors are `ValueError`s, as those that say what is wrong with a search."""
+
+    class Odd:
+        def search(self, *asked: Any) -> pa.Table:
+            return pa.table({"city": pa.array([SECRET], pa.string()).cast(pa.int64())})
+
+    index: Any = Odd()
+    registry: Any = SimpleNamespace(current=snapshot(tmp_path, customers({})))
+    documents = RetrieveOnlineDocuments(registry, index, None, Plain(), RequestLimits())
+    asked = orjson.dumps({"features": ["customers:city"], "query": [1.0, 0.0]})
+    with pytest.raises(pa.ArrowInvalid) as raised:
+        asyncio.run(documents(asked, "", Seen()))
+    assert refusal(raised.value).status == 500

@@ -167,3 +167,22 @@ def test_the_gate() -> None:
     gate = Gate(places=1, queue=1)
     assert asyncio.run(fill(gate)) == ["first in", "third turned away", "second in", "fourth in"]
     assert gate.active == 0
+
+
+def test_who_gives_up_waiting_keeps_nobody_from_it() -> None:
+    async def visit() -> None:
+        gate = Gate(1, 1)
+        await gate.enter()
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(gate.enter(), 0.01)
+        gate.look()
+        waiting = asyncio.create_task(gate.enter())
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            gate.look()
+        gate.leave()
+        await waiting
+        assert gate.active == 1
+
+    asyncio.run(visit())
