@@ -65,7 +65,7 @@ def fuzzed(folder: Path, seed: int, requests: int, key: str = "") -> tuple[Fuzz,
     with millrace(folder, *(["--with-keys"] if key else [])) as server:
         assert server.process is not None
         fuzz = Fuzz(server.url, server.process.pid, key, lambda text: print(text, flush=True))
-        document = server.ask("/openapi.json", headers={"authorization": f"Bearer {key}"})[1]
+        document = server.ask("/openapi.json", headers={"authorization": f"Bearer {key}"} if key else {})[1]
         fuzz.run(document, seed, min(WARM, requests))
         warm = fuzz.memory()
         fuzz.run(document, seed + 1, requests)

@@ -70,7 +70,7 @@ def _body(chance: random.Random) -> bytes:
 
 def _head(chance: random.Random, *headers: bytes) -> bytes:
     line = b"POST " + chance.choice(POSTS).encode() + b" HTTP/1.1"
-    return b"\r\n".join((line, b"host: x", b"content-type: application/json", *headers, b"", b""))
+    return b"\r\n".join((line, b"host: localhost", b"content-type: application/json", *headers, b"", b""))
 
 
 def _whole(chance: random.Random) -> bytes:
@@ -108,7 +108,7 @@ def _header(chance: random.Random) -> bytes:
 
 
 def _line(chance: random.Random) -> bytes:
-    return chance.choice(LINES) + chance.choice((b"\r\nhost: x\r\n\r\n", b"\r\n\r\n", b"\n\n", b""))
+    return chance.choice(LINES) + chance.choice((b"\r\nhost: localhost\r\n\r\n", b"\r\n\r\n", b"\n\n", b""))
 
 
 def _after_another(chance: random.Random) -> bytes:
