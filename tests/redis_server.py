@@ -1,5 +1,6 @@
 """A Redis server of a test's own."""
 
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -18,6 +19,7 @@ class RedisServer:
     options: tuple[str, ...] = ()
     port: int = field(default_factory=lambda: choose_ports(("redis",), {})["redis"])
     process: subprocess.Popen[bytes] | None = None
+    folder: Path | None = None
 
     @property
     def connection_string(self) -> str:
@@ -26,8 +28,9 @@ class RedisServer:
     def start(self) -> "RedisServer":
         """Starts it on the same port as before, and waits until it accepts connections."""
         command = [redis_program(), "--port", str(self.port), "--save", "", "--appendonly", "no", *self.options]
-        folder = Path(tempfile.gettempdir())
-        self.process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+        # A folder of its own: a replica leaves what it was sent there, and whoever starts in it would load that.
+        self.folder = Path(tempfile.mkdtemp(prefix="millrace-redis-"))
+        self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL)
         for _ in range(500):
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
@@ -42,3 +45,6 @@ class RedisServer:
             self.process.kill()
             self.process.wait()
             self.process = None
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = None
