@@ -85,7 +85,17 @@ class Ground:
         self.stack.up()
 
     def ends(self) -> dict[tuple[str, int], int]:
-        """The end of every partition of the tables' topics."""
+        """The end of every partition of the tables' topics; asked again while a broker that was killed comes back."""
+        deadline = time.monotonic() + 4 * ANSWER_SECONDS
+        while True:
+            try:
+                return self._ends()
+            except (KafkaException, TimeoutError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    def _ends(self) -> dict[tuple[str, int], int]:
         wanted = [TopicPartition(TOPICS[t], n) for t, count in PARTITIONS.items() for n in range(count)]
         admin = self.admin
         answers = admin.list_offsets({p: OffsetSpec.latest() for p in wanted}, request_timeout=ANSWER_SECONDS)
