@@ -35,6 +35,8 @@ def judge(seed: int) -> Verdict:
         wrong = problems(simulation)
     except Exception as error:  # noqa: BLE001  # whatever stops a worker is what the seed is there to find
         wrong = [f"{type(error).__name__}: {error}"]
+    finally:
+        logging.disable(logging.NOTSET)
     return Verdict(seed, tuple(wrong), tuple(simulation.scheduler.trace), simulation.digest())
 
 
