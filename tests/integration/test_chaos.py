@@ -4,7 +4,7 @@ import pytest
 
 from tests.chaos.run import Run
 
-FAULTS = 12
+FAULTS = 10
 
 
 @pytest.mark.timeout(900)
