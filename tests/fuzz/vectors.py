@@ -14,13 +14,9 @@ from tests.integration.serving_repo import NOW
 TEXTS = {"EWR": "a storm over the sea", "JFK": "a clear sky", "LGA": "rain in the mountains"}
 
 
-def add_vectors(folder: Path, port: int, url: str) -> None:
-    """Gives the repo of a Redis at `port` a vector store, and applies and fills a view there."""
-    config = folder / "feature_store.yaml"
-    store = f"stores.feast_online.MillraceOnlineStore\n  vectors: {url}\n  connection"
-    config.write_text(config.read_text().replace("redis\n  connection", store))
-    embedder = WordLlamaEmbedder()
-    meaning = Field(
+def meaning(embedder: WordLlamaEmbedder) -> Field:
+    """A vector field of the default model."""
+    return Field(
         name="meaning",
         dtype=Array(Float32),
         vector_index=True,
@@ -28,6 +24,14 @@ def add_vectors(folder: Path, port: int, url: str) -> None:
         vector_search_metric="cosine",
         tags={"model": embedder.model},
     )
+
+
+def add_vectors(folder: Path, port: int, url: str) -> None:
+    """Gives the repo of a Redis at `port` a vector store, and applies and fills a view there."""
+    config = folder / "feature_store.yaml"
+    store = f"stores.feast_online.MillraceOnlineStore\n  vectors: {url}\n  connection"
+    config.write_text(config.read_text().replace("redis\n  connection", store))
+    embedder = WordLlamaEmbedder()
     texts = FeatureView(
         name="texts",
         entities=[declared.origin],
@@ -37,7 +41,7 @@ def add_vectors(folder: Path, port: int, url: str) -> None:
             Field(name="text", dtype=String),
             Field(name="secret", dtype=String, tags={"personal": "true"}),
             Field(name="size", dtype=Int64),
-            meaning,
+            meaning(embedder),
         ],
         source=declared.source("texts"),
     )

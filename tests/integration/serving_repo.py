@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -120,6 +120,15 @@ def write_types(store: FeatureStore) -> None:
     view = store.get_feature_view("moments")
     row = (key, {"count": Value(int64_val=5)}, NOW, None)
     store._get_provider().online_store.online_write_batch(store.config, view, [row], None)
+
+
+def until(so: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Waits until something comes to be, and returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := so()):
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.02)
+    return found
 
 
 @dataclass

@@ -3,7 +3,7 @@ a replica that takes its primary's place."""
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from feast import FeatureStore
 from redis.crc import key_slot
 
 from tests.integration.asking import asking, told
-from tests.integration.serving_repo import Server, make_repo, millrace
+from tests.integration.serving_repo import Server, make_repo, millrace, until
 from tests.redis_server import RedisServer
 
 NAMES = [f"A{number}" for number in range(60)]
@@ -72,13 +72,6 @@ def ask(node: RedisServer, *command: Any) -> Any:
     with redis.Redis(port=node.port, decode_responses=True) as client:
         client.response_callbacks.clear()
         return client.execute_command(*command)
-
-
-def until(so: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 30
-    while not so():
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.05)
 
 
 def names(server: Server, asked: dict[str, Any] = ASKED) -> Any:

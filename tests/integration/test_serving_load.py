@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ from feast.types import Int64, String
 
 from tests.integration import serving_definitions as declared
 from tests.integration.asking import Answered, Asking, asking, p99, told
-from tests.integration.serving_repo import NOW, Server, make_repo, millrace, write_rows
+from tests.integration.serving_repo import NOW, Server, make_repo, millrace, until, write_rows
 from tests.redis_proxy import RedisProxy
 from tests.redis_server import RedisServer
 
@@ -41,13 +41,6 @@ def proxy(redis_server: RedisServer) -> Iterator[RedisProxy]:
 @pytest.fixture(scope="module")
 def store(proxy: RedisProxy, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     return make_repo(tmp_path_factory.mktemp("served"), proxy.port)
-
-
-def until(so: Callable[[], Any], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not so():
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.02)
 
 
 def test_a_view_that_is_changed_is_answered_as_one_of_its_versions(store: FeatureStore) -> None:

@@ -1,7 +1,6 @@
 """`millrace serve` over replicas of Redis: by turns, around those that are away or cut off, the primary last."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 import redis
 from feast import FeatureStore
 
-from tests.integration.serving_repo import make_repo, millrace
+from tests.integration.serving_repo import make_repo, millrace, until
 from tests.redis_server import RedisServer
 
 TEMP = {"features": ["weather:temp"], "entities": {"origin": ["EWR"]}}
@@ -35,13 +34,6 @@ def replicas(primary: RedisServer) -> Iterator[list[RedisServer]]:
 @pytest.fixture
 def store(primary: RedisServer, tmp_path: Path) -> FeatureStore:
     return make_repo(tmp_path, primary.port)
-
-
-def until(so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not so():
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.02)
 
 
 def hmgets(server: RedisServer) -> int:

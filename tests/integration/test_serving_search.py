@@ -12,10 +12,11 @@ import psycopg
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Array, Float32, Int64, String
+from feast.types import Int64, String
 
 from millrace.client import Client
 from streams.embedders import WordLlamaEmbedder
+from tests.fuzz.vectors import meaning
 from tests.integration.database import Database
 from tests.integration.serving_repo import MILLRACE, NOW, Server, millrace
 from tests.redis_server import RedisServer
@@ -43,15 +44,7 @@ def folder(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iter
     (folder / "millrace.yaml").write_text(MILLRACE)
     store = FeatureStore(repo_path=str(folder))
     airport = Entity(name="airport", join_keys=["faa"], value_type=ValueType.STRING)
-    meaning = Field(
-        name="meaning",
-        dtype=Array(Float32),
-        vector_index=True,
-        vector_length=256,
-        vector_search_metric="cosine",
-        tags={"model": EMBEDDER.model},
-    )
-    store.apply([airport, _view(airport, "texts", Field(name="text", dtype=String), meaning)])
+    store.apply([airport, _view(airport, "texts", Field(name="text", dtype=String), meaning(EMBEDDER))])
     store.apply([_view(airport, "facts", Field(name="altitude", dtype=Int64))])
     twice = RequestSource(name="number", schema=[Field(name="n", dtype=Int64)])
 

@@ -5,7 +5,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ from feast.types import Int64
 
 from millrace.client import Client, ClientError
 from tests.integration import serving_definitions as declared
-from tests.integration.serving_repo import NOW, Server, make_repo, millrace, write_rows
+from tests.integration.serving_repo import NOW, Server, make_repo, millrace, until, write_rows
 from tests.redis_server import RedisServer
 
 TEMP = {"features": ["weather:temp"], "entities": {"origin": ["EWR"]}}
@@ -51,14 +51,6 @@ def frozen(redis_server: RedisServer) -> Iterator[None]:
         yield
     finally:
         os.kill(redis_server.process.pid, signal.SIGCONT)
-
-
-def until(so: Callable[[], Any], seconds: float = 20.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := so()):
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.02)
-    return found
 
 
 def value(server: Server) -> Any:
@@ -184,7 +176,7 @@ def test_a_restart_through_two_processes_on_one_port_loses_no_request(store: Fea
     with millrace(Path(store.repo_path)) as old, ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(ask, kept, old.port) for kept in (True, True, False, False)]
         with millrace(Path(store.repo_path), at=old.port) as new:
-            until(lambda: _listeners(old.port) == 2)
+            until(lambda: _listeners(old.port) == 2, seconds=90)
             time.sleep(0.5)
             assert old.stop() == 0
             time.sleep(0.5)

@@ -7,7 +7,7 @@ import pytest
 from streams.backfill import AnotherBackfill, Backfill, Window
 from streams.decide import features_table
 from tests.envelopes import envelope, key, row
-from tests.unit.test_worker import CUSTOMER, TOPIC, Platform
+from tests.worker_platform import CUSTOMER, TOPIC, Platform
 
 
 @pytest.fixture

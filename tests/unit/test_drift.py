@@ -19,7 +19,7 @@ from streams.decide import changes_table
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, Drift, Guard, drift, users
 from streams.pipeline import Flow, take
 from tests.envelopes import ORDERS, TOPIC, envelope, key, records, row
-from tests.unit.test_worker import Platform
+from tests.worker_platform import Platform
 
 CITY = Column("city", "text", pa.string(), "plain", nullable=True)
 

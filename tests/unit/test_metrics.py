@@ -16,7 +16,7 @@ from streams.histogram import Histogram
 from streams.letters import kind_of
 from streams.metrics import Metrics
 from tests.envelopes import TOPIC, envelope, key, row
-from tests.unit.test_worker import Platform
+from tests.worker_platform import Platform
 
 SLOTS = {
     "shop": SlotHealth(True, 3_000, 20, "reserved", None, 1, timedelta(0)),

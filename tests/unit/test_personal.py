@@ -27,7 +27,7 @@ from streams.personal import HIDDEN, NOTHING, PersonalColumns
 from streams.pipeline import Flow, take
 from streams.windows import Windows
 from tests.envelopes import ORDERS, TOPIC, envelope, key, records, row
-from tests.unit.test_worker import Platform
+from tests.worker_platform import Platform
 from validation.contract import load
 from validation.rule import Outcome
 

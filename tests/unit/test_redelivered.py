@@ -8,7 +8,7 @@ import pytest
 from streams.decide import changes_table
 from tests.envelopes import TOPIC, envelope, key, row
 from tests.unit.test_truncate import Member
-from tests.unit.test_worker import P0, Platform
+from tests.worker_platform import P0, Platform
 
 FIRST = [
     (key(1), envelope("c", row(1, "ann", 1.0), lsn=10)),

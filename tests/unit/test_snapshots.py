@@ -13,7 +13,7 @@ from streams.memory import MemoryProducer
 from streams.reconcile import RECONCILED, Reconciled, reconcile
 from streams.snapshots import begin_snapshot
 from tests.envelopes import TOPIC, envelope, key, row
-from tests.unit.test_worker import P0, P1, Platform
+from tests.worker_platform import P0, P1, Platform
 
 BASE = 1_000
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from millrace.status_screen import screen
 from tests.envelopes import TOPIC, envelope, key, row
-from tests.unit.test_worker import Platform
+from tests.worker_platform import Platform
 
 
 def status(platform: Platform, **changed: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from streams.memory import MemoryConsumer
 from streams.messages import Partition
 from streams.worker import Worker
 from tests.envelopes import TOPIC, envelope, key, row
-from tests.unit.test_worker import CUSTOMER, GROUP, ORDER, P0, P1, Killed, Platform
+from tests.worker_platform import CUSTOMER, GROUP, ORDER, P0, P1, Killed, Platform
 
 TABLES = (features_table("order_now"), features_table("customer_last"), changes_table(TOPIC))
 

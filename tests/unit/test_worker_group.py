@@ -1,0 +1,233 @@
+"""The worker as a member of its group: partitions that come, go and are lost, and where reading begins."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stores.errors import StoreUnavailable
+from streams.broker import BrokerUnavailable
+from streams.control import ask_to_resume
+from streams.decide import changes_table
+from streams.memory import MemoryConsumer, MemoryProducer
+from streams.messages import Partition
+from streams.positions import RecordsExpired, TopicRecreated
+from tests.envelopes import TOPIC, envelope, key, row
+from tests.worker_platform import CONTROL, GROUP, P0, P1, Platform
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Platform:
+    return Platform(tmp_path)
+
+
+def lose_and_regain_at_next_poll(consumer: MemoryConsumer) -> None:
+    poll = consumer.poll
+
+    def lose_and_regain(timeout: float, limit: int) -> Any:
+        consumer.poll = poll  # type: ignore[method-assign]
+        consumer.revoke([P0], lost=True)
+        consumer.assign([P0])
+        return []
+
+    consumer.poll = lose_and_regain  # type: ignore[method-assign]
+
+
+def test_a_partition_that_is_lost_and_given_back_while_a_store_is_away_loses_nothing(platform: Platform) -> None:
+    worker = platform.start()
+    platform.produce(*((key(i), envelope("c", row(i, amount=float(i)), lsn=10 + i)) for i in range(1, 4)))
+    consumer = platform.consumer
+    assert consumer is not None
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0, P1])
+    worker._take(consumer.poll(0, 2))
+    platform.online.faults = [StoreUnavailable("Redis", "connection refused")]
+    polled = consumer.poll(0, 1)
+    lose_and_regain_at_next_poll(consumer)
+    worker._take(polled)
+    worker._flush_all()
+    platform.run()
+    assert platform.changes() == [(11, "c"), (12, "c"), (13, "c")]
+
+
+def test_a_partition_that_is_lost_while_a_write_beside_the_loop_is_tried_again_is_not_doubled(
+    platform: Platform,
+) -> None:
+    worker = platform.start(poll_records=2)
+    platform.produce(*((key(i), envelope("c", row(i, amount=float(i)), lsn=10 + i)) for i in range(1, 4)))
+    consumer = platform.consumer
+    assert consumer is not None
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0, P1])
+    platform.online.faults = [StoreUnavailable("Redis", "connection refused")] * 2
+    worker._take(consumer.poll(0, 2))
+    lose_and_regain_at_next_poll(consumer)
+    worker._writes.finish()
+    assert not worker.staged_rows
+    platform.run()
+    assert platform.changes() == [(11, "c"), (12, "c"), (13, "c")]
+
+
+def test_offsets_that_could_not_be_handed_over_are_committed_later(platform: Platform) -> None:
+    worker = platform.start()
+    platform.produce((key(1), envelope("c", row(1, amount=1.0), lsn=10)))
+    consumer = platform.consumer
+    assert consumer is not None
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0, P1])
+    worker._take(consumer.poll(0, 100))
+    commit = consumer.commit
+
+    def refuse(offsets: Any) -> None:
+        consumer.commit = commit  # type: ignore[method-assign]
+        raise BrokerUnavailable("no coordinator")
+
+    consumer.commit = refuse  # type: ignore[method-assign]
+    consumer.revoke([P1])
+    worker._commit(worker._flusher.collect())
+    assert platform.broker.offsets == {(GROUP, P0): 1}
+
+
+def test_a_member_that_checks_its_positions_beside_a_late_writer_goes_on(platform: Platform) -> None:
+    """What another member writes between the two questions is no sign of a topic made anew."""
+    platform.produce((key(1), envelope("c", row(1), lsn=10)))
+    platform.run()
+    worker = platform.start()
+    consumer = platform.consumer
+    assert consumer is not None
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0])
+    span = consumer.span
+
+    def grows(partition: Partition) -> tuple[int, int]:
+        answer = span(partition)
+        platform.produce((key(2), envelope("c", row(2), lsn=11)))
+        platform.lake.advance(changes_table(TOPIC), {P0: 2})
+        return answer
+
+    consumer.span = grows  # type: ignore[method-assign]
+    worker._check_positions()
+
+
+def test_one_word_reaches_every_worker_of_the_group(platform: Platform) -> None:
+    paused = []
+    for partition in (P0, P1):
+        platform.produce(
+            *((key(i), envelope("c", row(i, amount=-1.0), lsn=i)) for i in range(1, 100)),
+            (key(200), envelope("c", row(200, amount=2.0), lsn=200)),
+            to=partition,
+        )
+        worker, consumer = platform.start(), platform.consumer
+        assert consumer is not None
+        consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+        consumer.assign([partition])
+        worker._take(consumer.poll(0, 99))
+        assert consumer.poll(0, 1_000) == []
+        paused.append((worker, consumer))
+    ask_to_resume(MemoryProducer(platform.broker), CONTROL, TOPIC)
+    for worker, consumer in paused:
+        worker._resume_asked()
+        assert [records.offsets for records in consumer.poll(0, 1_000)] == [[99]]
+
+
+def test_a_paused_table_stays_paused_when_more_of_it_is_assigned(platform: Platform) -> None:
+    platform.produce(*((key(i), envelope("c", row(i, amount=-1.0), lsn=i)) for i in range(1, 100)))
+    platform.produce((key(200), envelope("c", row(200, amount=2.0), lsn=200)), to=P1)
+    worker = platform.start()
+    consumer = platform.consumer
+    assert consumer is not None
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0])
+    worker._take(consumer.poll(0, 1_000))
+    assert TOPIC in worker.paused
+    consumer.assign([P1])
+    assert consumer.poll(0, 1_000) == []
+    ask_to_resume(MemoryProducer(platform.broker), CONTROL, TOPIC)
+    worker._resume_asked()
+    assert [records.offsets for records in consumer.poll(0, 1_000)] == [[0]]
+
+
+def test_a_worker_with_nothing_to_do_says_that_the_broker_is_away(platform: Platform) -> None:
+    seen: list[object] = []
+
+    def back() -> bool:
+        assert platform.worker is not None
+        seen.append(platform.worker.state()["waiting_for"])
+        platform.broker.available = len(seen) > 3
+        return len(seen) > 5
+
+    platform.broker.available = False
+    worker = platform.run(until=back)
+    assert "away" in str(seen[0])
+    assert worker.state()["waiting_for"] is None
+
+
+def test_partitions_are_handed_over_without_loss(platform: Platform) -> None:
+    worker = platform.start()
+    platform.produce((key(1), envelope("c", row(1, amount=1.0), lsn=10)))
+    platform.produce((key(2), envelope("c", row(2, amount=2.0), lsn=11)), to=P1)
+    consumer = platform.consumer
+    assert consumer is not None
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0, P1])
+    worker._take(consumer.poll(0, 100))
+    consumer.revoke([P1], lost=True)
+    consumer.revoke([P0])
+    assert platform.broker.offsets == {(GROUP, P0): 1}
+    assert platform.changes() == [(10, "c")]
+    platform.run()
+    assert platform.changes() == [(10, "c"), (11, "c")]
+
+
+def test_a_topic_made_anew_is_refused_instead_of_taken_for_a_replay(platform: Platform) -> None:
+    platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(1, 5)))
+    platform.run()
+    platform.broker.log.clear()
+    platform.broker.offsets.clear()
+    platform.produce((key(9), envelope("c", row(9), lsn=100)))
+    with pytest.raises(TopicRecreated, match="made anew"):
+        platform.run(until=lambda: False)
+
+
+def test_records_that_expired_unread_stop_the_worker(platform: Platform) -> None:
+    platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(1, 5)))
+    platform.run()
+    platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(5, 9)))
+    platform.broker.expired[P0] = 6
+    with pytest.raises(RecordsExpired, match="2 records passed their retention unread"):
+        platform.run(until=lambda: False)
+
+
+def test_a_partition_that_is_assigned_while_another_is_checked_is_checked_too(platform: Platform) -> None:
+    worker = platform.start()
+    platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(1, 4)), to=P1)
+    platform.broker.offsets[GROUP, P1] = 1
+    platform.broker.expired[P1] = 2
+    consumer, next_offset = platform.consumer, platform.lake.next_offset
+    assert consumer is not None
+    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    consumer.assign([P0])
+
+    def away_once(*place: Any) -> int | None:
+        if P1 in worker._owned:
+            return next_offset(*place)
+        consumer.assign([P1])  # as a poll that waits for the lake may find
+        raise StoreUnavailable("the lake", "slow")
+
+    platform.lake.next_offset = away_once  # type: ignore[method-assign]
+    with pytest.raises(RecordsExpired, match=r"orders\[1\] begins at offset 2"):
+        worker._check_positions()
+
+
+def test_a_pause_that_outlasts_the_retention_is_no_gap_in_silence(platform: Platform) -> None:
+    platform.produce(*((key(i), envelope("c", row(i, amount=-1.0), lsn=i)) for i in range(1, 200)))
+
+    def expired_while_paused() -> bool:
+        assert platform.worker is not None
+        if platform.worker.paused:
+            platform.broker.expired[P0] = 150
+            ask_to_resume(MemoryProducer(platform.broker), CONTROL, TOPIC)
+        return False
+
+    with pytest.raises(RecordsExpired, match=r"begins at offset 150, but was read up to \d+ only"):
+        platform.run(until=expired_while_paused, poll_records=60)
