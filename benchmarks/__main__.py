@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import cold_start, contracts, drain, freshness, lake_sustained, search, serving
+from benchmarks import cold_start, contracts, decided_anew, drain, freshness, lake_sustained, search, serving
 from benchmarks.platform import Row
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -25,6 +25,7 @@ BEGIN, END = "<!-- benchmark figures: begin -->\n", "<!-- benchmark figures: end
 MEASURED: Mapping[str, Callable[[], Iterable[Row]]] = {
     "drain": drain.rows,
     "freshness": freshness.rows,
+    "decided_anew": decided_anew.rows,
     "contracts": contracts.rows,
     "lake_sustained": lake_sustained.rows,
     "cold_start": cold_start.rows,

@@ -4,7 +4,7 @@ Property names and meanings: https://debezium.io/documentation/reference/stable/
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from connectors.encodings import PLACEHOLDER
 from connectors.source import Source, quoted
@@ -88,8 +88,6 @@ _FIELDS = {
     "column.include.list": "the declarations",
 }
 
-_SECRET = re.compile(r"password|secret|jaas|token|credential", re.IGNORECASE)
-
 
 def connector_config(source: Source, tables: Sequence[Table]) -> dict[str, str]:
     """The connector's configuration; `source.overrides` win.
@@ -129,11 +127,6 @@ def heartbeat_statement(source: Source) -> str:
         f"INSERT INTO {quoted(source.heartbeat_table)} (source, beat) VALUES ('{source.name}', now()) "
         "ON CONFLICT (source) DO UPDATE SET beat = excluded.beat"
     )
-
-
-def redacted(config: Mapping[str, str]) -> dict[str, str]:
-    """The configuration for display: values of properties that name a secret are replaced by asterisks."""
-    return {name: "********" if _SECRET.search(name) else value for name, value in config.items()}
 
 
 def _database(source: Source) -> dict[str, str]:

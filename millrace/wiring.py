@@ -1,6 +1,7 @@
 """The composition root: the only place that builds concrete classes."""
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -13,6 +14,7 @@ from connectors.reflect import TableNotFound, reflect
 from connectors.source import Source, SourceUnavailable, default_slot
 from connectors.table import Table
 from connectors.table_file import loads
+from millrace.logs import line
 from millrace.repo import Repo
 from millrace.settings import ProviderSettings, SettingsError
 from serving.access import OpenAccess
@@ -170,7 +172,7 @@ def http_application(
         keyed = access(repo)
         keyed.start()
         gatekeeper = keyed
-    audit = LoggedAudit() if settings.audit else NoAudit()
+    audit = LoggedAudit(line, sys.stderr.write) if settings.audit else NoAudit()
     limits = RequestLimits(settings.entities, settings.features, settings.top_k, settings.cells)
     texts = embedder(repo) if index is not None else None
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, threads)

@@ -1,22 +1,27 @@
 """The audit log: one line a request, of who asked for what and what became of it.
 
 A line has the key's name, the feature service or the views, how many entities, and the status; no values, no entity
-keys, no secrets. It is put into a queue, and written by a thread of its own in the log's format, so that a slow disk
-or terminal delays no request. The queue is bounded: if it is full, lines are lost, and the next line written says how
-many.
+keys, no secrets. Lines are written many at a time, by a thread of their own, so that a slow disk or terminal delays no
+request and a fast server is not slowed by its log. As many as may wait are bounded: beyond that lines are lost, and the
+next one written says how many.
 """
 
-import logging
-import queue
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-logger = logging.getLogger("millrace.audit")
-
 WAITING = 65_536
 """Lines that may wait to be written."""
+
+WRITE_SECONDS = 0.1
+
+AT_ONCE = 4_096
+"""Bytes in one write: up to here processes that share a pipe do not break each other's lines (PIPE_BUF, pipe(7))."""
+
+Line = Callable[[str, Mapping[str, object]], str]
+"""A line of the log, without its end, from its level and its fields (`millrace.logs.line`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,49 +58,68 @@ class NoAudit(Audit):
 
 
 class LoggedAudit(Audit):
-    """Lines with `event=request`, through Python's logging, by a thread of its own."""
+    """Lines with `event=request`, made by `line` and handed to `write`."""
 
-    def __init__(self, waiting: int = WAITING) -> None:
-        self._queue: queue.Queue[Request | None] = queue.Queue(waiting)
+    def __init__(self, line: Line, write: Callable[[str], object], waiting: int = WAITING) -> None:
+        self._line = line
+        self._write = write
+        self._most = waiting
+        self._waiting: deque[str] = deque()
         self._lost = 0
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
     def note(self, request: Request) -> None:
-        try:
-            self._queue.put_nowait(request)
-        except queue.Full:
+        if len(self._waiting) < self._most:
+            self._waiting.append(self._line("INFO", _told(request)))
+        else:
             with self._lock:
                 self._lost += 1
 
     def close(self) -> None:
-        self._queue.put(None)
+        self._closed.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while (request := self._queue.get()) is not None:
-            _write(request)
-            with self._lock:
-                lost, self._lost = self._lost, 0
-            if lost:
-                logger.warning(
-                    "%d requests are missing from the audit log: it was written too slowly",
-                    lost,
-                    extra={"event": "audit_lost", "lines": lost},
-                )
+        while not self._closed.wait(WRITE_SECONDS):
+            self._write_waiting()
+        self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        with self._lock:
+            lost, self._lost = self._lost, 0
+        if lost:
+            said = f"{lost} requests are missing from the audit log: it was written too slowly"
+            lines.append(self._line("WARNING", {"event": "audit_lost", "msg": said, "lines": lost}))
+        for part in _parts(lines):
+            self._write(part)
 
 
-def _write(request: Request) -> None:
+def _parts(lines: Sequence[str]) -> Iterator[str]:
+    """The lines joined into texts of at most `AT_ONCE` bytes; a longer line is a text of its own."""
+    part, size = "", 0
+    for line in lines:
+        length = len(line.encode("utf-8", "replace")) + 1
+        if part and size + length > AT_ONCE:
+            yield part
+            part, size = "", 0
+        part += line + "\n"
+        size += length
+    if part:
+        yield part
+
+
+def _told(request: Request) -> dict[str, object]:
     asked = {"service": request.service} if request.service else {"views": sorted(set(request.views))}
-    logger.info(
-        "answered" if str(request.status) in ("200", "OK") else "refused",
-        extra={
-            "event": "request",
-            "key": request.caller or "-",
-            **asked,
-            "entities": request.entities,
-            "status": request.status,
-            "protocol": request.protocol,
-        },
-    )
+    return {
+        "event": "request",
+        "msg": "answered" if request.status in (200, "OK") else "refused",
+        "key": request.caller or "-",
+        **asked,
+        "entities": request.entities,
+        "status": request.status,
+        "protocol": request.protocol,
+    }

@@ -121,15 +121,7 @@ class KeyedAccess(Access):
         """Read the keys anew. Raises `StoreUnavailable` and `StoreRefused`."""
         keys = self._store.all()
         self._limits.keep(keys)
-        self._keys = {
-            key.id: (
-                key,
-                bytes.fromhex(key.sha256),
-                Caller(key.name, key.personal, key.replay),
-                frozenset(key.services),
-            )
-            for key in keys
-        }
+        self._keys = {key.id: _known(key) for key in keys}
 
     def settle(self) -> None:
         """Report what was spent of the limits. Raises `StoreUnavailable` and `StoreRefused`."""

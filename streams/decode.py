@@ -22,7 +22,6 @@ from streams.messages import Records
 Envelope = dict[str, Any]
 Values = dict[str, Any]
 
-OPERATIONS = frozenset("curdt")
 LOGICAL_MESSAGE = "m"
 
 

@@ -43,3 +43,10 @@ note_search = FeatureView(
         ),
     ],
 )
+
+last_visit = FeatureView(
+    name="last_visit",
+    entities=[Entity(name="customer", value_type=ValueType.INT64)],
+    source=cdc_source("load.public.visits", event_time="at", field_mapping={"id": "visit"}),
+    schema=[Field(name="customer", dtype=Int64), Field(name="visit", dtype=Int64)],
+)

@@ -16,3 +16,8 @@ CREATE TABLE notes (
     id   bigint PRIMARY KEY,
     text text NOT NULL
 );
+CREATE TABLE visits (
+    id       bigint PRIMARY KEY,
+    customer bigint NOT NULL,
+    at       timestamptz NOT NULL
+);

@@ -8,7 +8,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -54,6 +54,8 @@ class Ledger:
 
     changes: list[Change] = field(default_factory=list)
     transactions: int = 0
+    moments: list[tuple[datetime, int]] = field(default_factory=list)
+    """After each commit, before the next one: the time, and how many changes were committed by then."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def commit(self, changes: Sequence[Change]) -> None:
@@ -61,6 +63,11 @@ class Ledger:
         with self._lock:
             self.changes += changes
             self.transactions += 1
+            self.moments.append((datetime.now(UTC), len(self.changes)))
+
+    def until(self, changes: int) -> "Ledger":
+        """The ledger as it was when it had so many changes."""
+        return Ledger(self.changes[:changes])
 
     def rows(self, table: str) -> dict[int, Row]:
         """What the table holds, by primary key."""

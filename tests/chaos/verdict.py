@@ -1,6 +1,7 @@
 """Is everything right? By stock readers alone: Feast's Redis store, delta-rs, SQL, a plain Kafka consumer.
 
-Nothing of the code under test decides here, except for the embedding model that gives a text's vector.
+Nothing of the code under test decides here, except for the embedding model that gives a text's vector, and the
+point-in-time joins, which are themselves under test (tests/chaos/history.py).
 """
 
 import json
@@ -17,51 +18,17 @@ from feast import FeatureStore, RepoConfig
 
 from streams.embedders import WordLlamaEmbedder
 from tests.chaos.ground import LETTERS, PARTITIONS, PROJECT, TOPICS, Ground
+from tests.chaos.history import wrong_joins
 from tests.chaos.ledger import PRIMARY_KEY, Ledger, Row
+from tests.chaos.served import VECTOR_VIEW, VIEWS
 
 SHOWN = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A view as the verdict knows it: its table and the column of its entity; `event` views serve the row with
-    the newest `at`. `features` are made of the table's row."""
-
-    table: str
-    column: str
-    key: str
-    event: bool
-    features: tuple[str, ...]
-
-    def wanted(self, ledger: Ledger) -> dict[Any, dict[str, Any]]:
-        """What must be served, by entity."""
-        rows = ledger.newest(self.table, self.column) if self.event else ledger.accepted_rows(self.table)
-        return {entity: {name: _feature(row, name) for name in self.features} for entity, row in rows.items()}
-
-
-VIEWS = {
-    "account_facts": Served("accounts", "id", "account", False, ("owner", "balance", "tier", "bio", "v")),
-    "account_last_trade": Served("trades", "account", "account", True, ("amount", "note", "v")),
-    "desk_last_trade": Served("trades", "desk", "desk", True, ("cents", "large", "v")),
-    "stock_level": Served("stock", "sku", "sku", False, ("on_hand", "v")),
-    "shelf_last_count": Served("stock", "shelf", "shelf", True, ("on_hand", "v")),
-}
-VECTOR_VIEW = Served("articles", "id", "article", False, ("title", "v"))
-
-
-def _feature(row: Row, name: str) -> Any:
-    match name:
-        case "cents":
-            return row["amount"] * 100
-        case "large":
-            return row["amount"] >= 500
-    return row[name]
 
 
 @dataclass(slots=True)
 class Verdict:
     """What is wrong, by kind: `lost` changes or entities, `stale` values, `undead` entities, `doubled` changes,
-    `foreign` ones that nobody committed."""
+    `foreign` ones that nobody committed, `misjoined` values of point-in-time joins."""
 
     found: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
@@ -84,7 +51,7 @@ class Verdict:
                 yield f"{kind}: and {len(found) - SHOWN} more"
 
 
-KINDS = ("lost", "stale", "undead", "doubled", "foreign")
+KINDS = ("lost", "stale", "undead", "doubled", "foreign", "misjoined")
 
 
 def judge(ground: Ground, ledger: Ledger) -> Verdict:
@@ -94,6 +61,8 @@ def judge(ground: Ground, ledger: Ledger) -> Verdict:
     _changes(ground, ledger, verdict)
     _online(ground, ledger, verdict)
     _lake(ground, ledger, verdict)
+    for line in wrong_joins(ground, ledger):
+        verdict.add("misjoined", line)
     _vectors(ground, ledger, verdict)
     return verdict
 

@@ -1,13 +1,15 @@
 """The audit log: one line a request, written beside the requests, without what was asked of whom."""
 
-import logging
+import re
 import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from millrace.logs import Logfmt
+from millrace.logs import line
 from serving.access import Caller, Forbidden, OpenAccess
 from serving.audit import LoggedAudit, Request
 from serving.http import GetOnlineFeatures, Seen
@@ -15,18 +17,16 @@ from serving.request import FeaturesRequest, RequestLimits
 from serving.snapshot import Asked
 
 
-def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [Logfmt().format(record).split(" ", 1)[1] for record in caplog.records]
-
-
-def test_a_line_says_who_what_and_how_many(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "millrace.audit"):
-        audit = LoggedAudit()
-        audit.note(Request("model", "delays", (), 10, 200))
-        audit.note(Request("", None, ("planes", "weather", "planes"), 3, 403))
-        audit.note(Request("model", "delays", (), 1, "RESOURCE_EXHAUSTED", protocol="grpc"))
-        audit.close()
-    assert lines(caplog) == [
+def test_a_line_says_who_what_and_how_many() -> None:
+    written: list[str] = []
+    audit = LoggedAudit(line, written.append)
+    audit.note(Request("model", "delays", (), 10, 200))
+    audit.note(Request("", None, ("planes", "weather", "planes"), 3, 403))
+    audit.note(Request("model", "delays", (), 1, "RESOURCE_EXHAUSTED", protocol="grpc"))
+    audit.close()
+    text = "".join(written)
+    assert text.endswith("\n")
+    assert [re.sub(r"^ts=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ", "", one) for one in text.splitlines()] == [
         "level=INFO event=request msg=answered key=model service=delays entities=10 status=200 protocol=http",
         "level=INFO event=request msg=refused key=- views=planes,weather entities=3 status=403 protocol=http",
         "level=INFO event=request msg=refused key=model service=delays entities=1 status=RESOURCE_EXHAUSTED "
@@ -34,30 +34,50 @@ def test_a_line_says_who_what_and_how_many(caplog: pytest.LogCaptureFixture) -> 
     ]
 
 
-def test_a_slow_log_delays_nobody_and_what_is_lost_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+@settings(max_examples=10, deadline=None)
+@given(st.text(min_size=1), st.lists(st.text(), max_size=3))
+def test_no_name_breaks_a_line(name: str, views: list[str]) -> None:
+    written: list[str] = []
+    audit = LoggedAudit(line, written.append)
+    audit.note(Request(name, name, (), 1, 404))
+    audit.note(Request(name, None, views, 1, 404))
+    audit.close()
+    text = "".join(written)
+    assert text.count("\n") == 2 and text.endswith("\n") and "\r" not in text
+
+
+def test_processes_that_share_a_pipe_do_not_break_into_each_others_lines() -> None:
+    written: list[str] = []
+    audit = LoggedAudit(line, written.append)
+    for count in range(500):
+        audit.note(Request("model", "é" * 50, (), count, 200))
+    audit.note(Request("model", "x" * 5_000, (), 500, 200))
+    audit.close()
+    assert 10 < len(written) < 100
+    assert all(part.endswith("\n") and (len(part.encode()) <= 4_096 or part.count("\n") == 1) for part in written)
+    text = "".join(written).splitlines()
+    assert [int(one.partition("entities=")[2].split()[0]) for one in text] == list(range(501))
+
+
+def test_a_slow_log_delays_nobody_and_what_is_lost_is_counted() -> None:
     writing, go_on = threading.Event(), threading.Event()
+    written: list[str] = []
 
-    class Slow(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            writing.set()
-            go_on.wait(60)
+    def write(text: str) -> None:
+        writing.set()
+        go_on.wait(60)
+        written.append(text)
 
-    logger, slow = logging.getLogger("millrace.audit"), Slow()
-    logger.addHandler(slow)
-    try:
-        with caplog.at_level(logging.INFO, "millrace.audit"):
-            audit = LoggedAudit(waiting=5)
-            audit.note(Request("model", "delays", (), 1, 200))
-            assert writing.wait(60)
-            for _ in range(8):
-                audit.note(Request("model", "delays", (), 1, 200))
-            go_on.set()
-            audit.close()
-    finally:
-        logger.removeHandler(slow)
-    found = lines(caplog)
-    assert sum("event=request" in line for line in found) == 6
-    assert [line for line in found if "audit_lost" in line and "lines=3" in line]
+    audit = LoggedAudit(line, write, waiting=5)
+    audit.note(Request("model", "delays", (), 1, 200))
+    assert writing.wait(60)
+    for _ in range(8):
+        audit.note(Request("model", "delays", (), 1, 200))
+    go_on.set()
+    audit.close()
+    found = "".join(written).splitlines()
+    assert sum("event=request" in one for one in found) == 6
+    assert [one for one in found if "level=WARNING event=audit_lost" in one and "lines=3" in one]
 
 
 def test_a_name_of_any_length_is_cut() -> None:
