@@ -8,7 +8,6 @@ import pyarrow as pa
 from feast.filter_models import CompoundFilter
 
 from serving.access import Caller, withhold
-from stores.errors import StoreRefused
 from stores.vector_filters import Filters
 from stores.view import View
 
@@ -62,8 +61,8 @@ def search(index: VectorIndex, embedder: TextModel, view: View, text: str, top_k
     """The `top_k` entities nearest to the text: join keys, features, `event_timestamp`, `distance`.
 
     `filters` is a `ComparisonFilter` or `CompoundFilter` of Feast over join keys and features. Raises
-    `StoreRefused` if the view holds another model's vectors, `ValueError` for a text without meaning to the
-    model and a filter on an unknown field, and what index and embedder raise.
+    `ValueError` if the view holds another model's vectors, for a text without meaning to the model and for a
+    filter on an unknown field, and what index and embedder raise.
     """
     return index.search(view, embedded(index, embedder, view, text), top_k, filters)
 
@@ -72,9 +71,9 @@ def embedded(index: Held, embedder: TextModel, view: View, text: str) -> np.ndar
     """The text as a vector of the model whose vectors the view holds. Raises as `search`."""
     held = index.model(view)
     if held != embedder.model:
-        raise StoreRefused(
-            f"view {view.name} holds vectors of {held}, and the first provider of `embeddings` is "
-            f"{embedder.model}: vectors of two models cannot be compared; name the same one"
+        raise ValueError(
+            f"view {view.name} holds vectors of {held}, and texts are embedded by {embedder.model} here, the first "
+            "provider of `embeddings`: vectors of two models do not compare; search by vector, or name the same model"
         )
     vector: np.ndarray = embedder.embed([text])[0]
     if not vector.any():

@@ -14,15 +14,15 @@ from tests.integration.serving_repo import NOW
 TEXTS = {"EWR": "a storm over the sea", "JFK": "a clear sky", "LGA": "rain in the mountains"}
 
 
-def meaning(embedder: WordLlamaEmbedder) -> Field:
-    """A vector field of the default model."""
+def meaning(model: str) -> Field:
+    """A vector field of a model with 256 dimensions."""
     return Field(
         name="meaning",
         dtype=Array(Float32),
         vector_index=True,
         vector_length=256,
         vector_search_metric="cosine",
-        tags={"model": embedder.model},
+        tags={"model": model},
     )
 
 
@@ -41,7 +41,7 @@ def add_vectors(folder: Path, port: int, url: str) -> None:
             Field(name="text", dtype=String),
             Field(name="secret", dtype=String, tags={"personal": "true"}),
             Field(name="size", dtype=Int64),
-            meaning(embedder),
+            meaning(embedder.model),
         ],
         source=declared.source("texts"),
     )

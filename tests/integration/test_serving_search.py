@@ -44,7 +44,8 @@ def folder(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iter
     (folder / "millrace.yaml").write_text(MILLRACE)
     store = FeatureStore(repo_path=str(folder))
     airport = Entity(name="airport", join_keys=["faa"], value_type=ValueType.STRING)
-    store.apply([airport, _view(airport, "texts", Field(name="text", dtype=String), meaning(EMBEDDER))])
+    store.apply([airport, _view(airport, "texts", Field(name="text", dtype=String), meaning(EMBEDDER.model))])
+    store.apply([_view(airport, "foreign", Field(name="text", dtype=String), meaning("another-model"))])
     store.apply([_view(airport, "facts", Field(name="altitude", dtype=Int64))])
     twice = RequestSource(name="number", schema=[Field(name="n", dtype=Int64)])
 
@@ -134,6 +135,7 @@ def _filtered(kind: str, key: str, value: Any) -> dict[str, Any]:
         ({"features": ["facts:altitude"], "query_string": "x"}, 404, "no vector field"),
         ({"features": ["texts:text", "facts:altitude"], "query_string": "x"}, 422, "over one view"),
         ({"features": ["texts:title"], "query_string": "x"}, 404, "no feature 'title'"),
+        ({"features": ["foreign:text"], "query_string": "x"}, 422, "holds vectors of another-model, and texts"),
         ({"features": ["texts:text"], "query_string": "x", "filters": {"type": "near"}}, 422, "filters"),
         (_filtered("eq", "z", 1), 422, "no field z"),
         (_filtered("in", "faa", "ORD"), 422, "needs a list"),

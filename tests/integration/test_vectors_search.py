@@ -10,7 +10,6 @@ import pytest
 from feast.filter_models import ComparisonFilter, CompoundFilter
 
 from serving.search import search
-from stores.errors import StoreRefused
 from stores.vectors import PgVectors
 from stores.view import Metric
 from streams.embedders import WordLlamaEmbedder
@@ -130,5 +129,5 @@ def test_search_by_text(vectors: PgVectors) -> None:
         search(vectors, embedder, view, "", 2)
     other = place_view("other_texts")
     vectors.create(other, MODEL)
-    with pytest.raises(StoreRefused, match="holds vectors of a-model, and"):
+    with pytest.raises(ValueError, match="holds vectors of a-model, and"):
         search(vectors, embedder, other, "aircraft", 2)
