@@ -34,6 +34,9 @@ _DAYS = (-719_162, 2_932_896)
 _MICROSECONDS = (-62_135_596_800_000_000, 253_402_300_799_999_999)
 _DAY_MICROSECONDS = (0, 86_399_999_999)
 
+_LIMITS: dict[Encoding, tuple[int, int]] = {"date": _DAYS, "time": _DAY_MICROSECONDS, "timestamp": _MICROSECONDS}
+_FOUR_DIGIT_YEAR = r"^[0-9]{4}-"
+
 _NUMBERS = frozenset({int, float, str, type(None)})
 _FLOATS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 # The names of Debezium's SpecialValueDecimal, and PostgreSQL's.
@@ -98,6 +101,25 @@ def from_json(raw: pa.Array, column: Column) -> pa.Array:
     """An array of `json_type(column)` as one of `column.arrow_type`. Raises one of `MISFITS` if a value does not
     fit: `decode` tells which."""
     return raw if column.encoding == "plain" else _CONVERTERS[column.encoding](raw, column)
+
+
+def misfits(raw: pa.Array, column: Column) -> pa.BooleanArray | None:
+    """Where values of `json_type(column)` do not fit; None for an encoding of which no look at a whole column tells.
+
+    `from_json` may still raise for one that is not marked.
+    """
+    limits = _LIMITS.get(column.encoding)
+    if limits is not None:
+        outside = pc.or_(pc.less(raw, limits[0]), pc.greater(raw, limits[1]))
+    elif column.encoding == "timestamptz":
+        outside = pc.invert(pc.match_substring_regex(raw, _FOUR_DIGIT_YEAR))
+    elif column.encoding == "decimal" and pa.types.is_decimal(column.arrow_type):
+        whole = column.arrow_type.precision - column.arrow_type.scale
+        fits = rf"^-?0*[0-9]{{0,{whole}}}(\.[0-9]{{0,{column.arrow_type.scale}}}0*)?$"
+        outside = pc.invert(pc.match_substring_regex(raw, fits))
+    else:
+        return None
+    return pc.fill_null(outside, False)
 
 
 def is_placeholder(values: Sequence[object], column: Column) -> pa.BooleanArray | None:

@@ -1,8 +1,8 @@
 """The good case of decoding: a poll's envelopes to Arrow without a Python object a value.
 
 Arrow's JSON reader parses them on several threads, outside of the interpreter's lock, against the types that the
-columns must have. It is as strict as `streams.decode`: what it does not take is left to the way record by record,
-which tells what is wrong.
+columns must have. It is as strict as `streams.decode`: the odd records that it does not take are left to the way record
+by record, which tells what is wrong; all of them where the reader itself fails, for it does not say at which.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,16 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 import pyarrow.types as pt
 
-from connectors.encodings import MISFITS, from_json, is_placeholder_array, json_type
+from connectors.encodings import MISFITS, from_json, is_placeholder_array, json_type, misfits
 from connectors.table import Column, Table
 from streams.changes import META, carried, changes_schema
 from streams.messages import Records
 
 LEAST = 200
 """Records from which on the reader's fixed cost (0.3 ms for 12 columns) is less than what objects cost."""
+
+ODD_SHARE = 0.25
+"""Of records that are odd, from which on all go the way record by record."""
 
 BLOCK_BYTES = 1 << 20
 """What one thread parses at a time; a record that is larger makes it larger."""
@@ -34,21 +37,24 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Bulk:
-    """Changes as in `streams.changes.Changes`; `positions[i]` is the record that row `i` was."""
+    """Changes as in `streams.changes.Changes`; `positions[i]` is the record that row `i` was, `odd` are those of the
+    records that have to be looked at one by one."""
 
     rows: pa.Table
     before: pa.Table | None
     positions: Positions
+    odd: Positions
 
 
 def decode_in_bulk(records: Records, table: Table, before: Sequence[str], max_bytes: int) -> Bulk | None:
-    """Decode the records; None if they are few, or if one is not an ordinary change that is good in every column."""
-    values = [value for value in records.values if value is not None]
-    if len(values) < LEAST or not all(_is_plain(value, max_bytes) for value in values):
+    """Decode the records; None if they are few, or if many are no ordinary changes that are good in every column."""
+    present = np.array([i for i, value in enumerate(records.values) if value is not None], np.int64)
+    plain = np.fromiter((_is_plain(v, max_bytes) for v in records.values if v is not None), bool, len(present))
+    if plain.sum() < max(LEAST, (1 - ODD_SHARE) * len(present)):
         return None
     columns = [table.column(field.name) for field in carried(table)]
     try:
-        return _decode(records, values, table, columns, [table.column(name) for name in before])
+        return _decode(records, present, plain, table, columns, [table.column(name) for name in before])
     except (_NotOrdinary, *MISFITS):
         return None
 
@@ -62,38 +68,70 @@ def _is_plain(value: bytes, max_bytes: int) -> bool:
     return len(value) <= max_bytes and value[:1] == b"{" and value[-1:] == b"}"
 
 
+class _Odd:
+    """Marks the records that `streams.decode` has to look at."""
+
+    def __init__(self, count: int) -> None:
+        self.marked = np.zeros(count, bool)
+
+    def unless(self, fine: pa.Array, at: Positions | slice = slice(None)) -> None:
+        """Mark where it is not so; a null tells nothing."""
+        if pc.all(fine).as_py() is False:
+            self.marked[at] |= ~np.asarray(pc.fill_null(fine, True))
+
+
 def _decode(
-    records: Records, values: list[bytes], table: Table, columns: Sequence[Column], before: Sequence[Column]
+    records: Records,
+    present: Positions,
+    plain: npt.NDArray[np.bool_],
+    table: Table,
+    columns: Sequence[Column],
+    before: Sequence[Column],
 ) -> Bulk:
+    positions = present[plain]
+    values = [value for i in positions.tolist() if (value := records.values[i]) is not None]
+    odd = _Odd(len(values))
     envelopes = _parse(values, {"after": columns, "before": before} if before else {"after": columns})
     ops, source = envelopes["op"], envelopes["source"]
-    _require(pc.is_in(ops, _CHANGES))
+    odd.unless(pc.is_in(ops, _CHANGES))
     after, deleted = envelopes["after"], pc.equal(ops, "d")
-    _require(pc.xor(after.is_valid(), pc.is_in(ops, pa.array(["d", "t"]))))
+    odd.unless(pc.xor(after.is_valid(), pc.is_in(ops, pa.array(["d", "t"]))))
     images = after.flatten()
     if pc.any(deleted).as_py():
-        images = _with_deleted(images, values, np.flatnonzero(deleted), columns)
-    images = [_restored(image, column, values, ops) for image, column in zip(images, columns, strict=True)]
-    present = np.fromiter((value is not None for value in records.values), bool, len(records))
-    positions = np.flatnonzero(present)
+        images = _with_deleted(images, values, np.flatnonzero(pc.fill_null(deleted, False)), columns, odd)
+    images = [_restored(image, column, values, ops, odd) for image, column in zip(images, columns, strict=True)]
     lsns, times = source.flatten()
     lsns = pc.if_else(pc.equal(ops, "r"), pc.fill_null(lsns, 0), lsns)  # see `streams.snapshots`
+    odd.unless(pc.and_(lsns.is_valid(), times.is_valid()))
     meta = [
         ops,
-        _require_all(lsns),
-        _require_all(times).cast(META[2].type),
+        lsns,
+        times.cast(META[2].type),
         pa.array(np.asarray(records.partitions, np.int32)[positions]),
         pa.array(np.asarray(records.offsets, np.int64)[positions]),
     ]
-    decoded = [_converted(image, column) for image, column in zip(images, columns, strict=True)]
+    decoded = [_converted(image, column, odd) for image, column in zip(images, columns, strict=True)]
     rows = pa.table([*decoded, *meta], schema=changes_schema(table))
     for name in table.primary_key:
-        _require(pc.or_(rows[name].is_valid(), pc.equal(ops, "t")))
+        odd.unless(pc.or_(rows[name].is_valid(), pc.equal(ops, "t")))
     old = None
     if before:
-        arrays = [_converted(a, c) for a, c in zip(envelopes["before"].flatten(), before, strict=True)]
+        arrays = [_converted(a, c, odd) for a, c in zip(envelopes["before"].flatten(), before, strict=True)]
         old = pa.table(arrays, names=[column.name for column in before])
-    return Bulk(rows, old, positions)
+    return _without_odd(rows, old, positions, odd.marked, present[~plain])
+
+
+def _without_odd(
+    rows: pa.Table, old: pa.Table | None, positions: Positions, odd: npt.NDArray[np.bool_], strange: Positions
+) -> Bulk:
+    """The rows that are not odd; the records of the others, and those that are `strange` from the first."""
+    if not odd.any():
+        return Bulk(rows, old, positions, strange)
+    if odd.sum() + len(strange) > ODD_SHARE * (len(odd) + len(strange)):
+        raise _NotOrdinary
+    good = pa.array(~odd)
+    left = np.sort(np.concatenate([positions[odd], strange]))
+    return Bulk(rows.filter(good), None if old is None else old.filter(good), positions[~odd], left)
 
 
 def _parse(values: list[bytes], images: dict[str, Sequence[Column]]) -> dict[str, pa.Array]:
@@ -114,11 +152,11 @@ def _parse(values: list[bytes], images: dict[str, Sequence[Column]]) -> dict[str
 
 
 def _with_deleted(
-    images: list[pa.Array], values: list[bytes], deleted: Positions, columns: Sequence[Column]
+    images: list[pa.Array], values: list[bytes], deleted: Positions, columns: Sequence[Column], odd: _Odd
 ) -> list[pa.Array]:
     """The images with those of deletes, which stand in `before`."""
     old = _parse([values[i] for i in deleted], {"before": columns})["before"]
-    _require(old.is_valid())
+    odd.unless(old.is_valid(), deleted)
     places = np.arange(len(values))
     places[deleted] = len(values) + np.arange(len(deleted))
     return [
@@ -127,26 +165,34 @@ def _with_deleted(
     ]
 
 
-def _restored(image: pa.Array, column: Column, values: list[bytes], ops: pa.Array) -> pa.Array:
+def _restored(image: pa.Array, column: Column, values: list[bytes], ops: pa.Array, odd: _Odd) -> pa.Array:
     """The column with the old values where Debezium sent only its placeholder for them."""
     mask = is_placeholder_array(image, column) if column.toastable else None
     if mask is None or not pc.any(mask).as_py():
         return image
-    _require(pc.or_(pc.invert(mask), pc.not_equal(ops, "d")))
+    odd.unless(pc.or_(pc.invert(mask), pc.not_equal(ops, "d")))
     masked = np.flatnonzero(mask)
     (old,) = _parse([values[i] for i in masked], {"before": [column]})["before"].flatten()
-    _require(pc.and_(old.is_valid(), pc.invert(is_placeholder_array(old, column))))
+    odd.unless(pc.and_(old.is_valid(), pc.invert(is_placeholder_array(old, column))), masked)
     places = np.arange(len(values))
     places[masked] = len(values) + np.arange(len(masked))
     return pa.concat_arrays([image, old]).take(pa.array(places))
 
 
-def _converted(image: pa.Array, column: Column) -> pa.Array:
+def _converted(image: pa.Array, column: Column, odd: _Odd) -> pa.Array:
     if _holds_floats(image.type):
         # NaN and Infinity are strings in JSON; the reader takes them as bare words, too.
         numbers = image.flatten() if pt.is_list(image.type) else image
-        _require(pc.is_finite(numbers))
-    return from_json(image, column)
+        if pc.all(pc.is_finite(numbers)).as_py() is False:
+            raise _NotOrdinary
+    try:
+        return from_json(image, column)
+    except MISFITS:
+        bad = misfits(image, column)
+        if bad is None:
+            raise
+        odd.unless(pc.invert(bad))
+        return from_json(pc.if_else(bad, None, image), column)
 
 
 def _holds_floats(kind: pa.DataType) -> bool:
@@ -156,16 +202,3 @@ def _holds_floats(kind: pa.DataType) -> bool:
 def _joined(column: pa.ChunkedArray) -> pa.Array:
     array = column.combine_chunks()
     return array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)
-
-
-def _require(mask: pa.Array) -> None:
-    """Raises if one is false; a null tells nothing."""
-    if pc.all(mask).as_py() is False:
-        raise _NotOrdinary
-
-
-def _require_all(array: pa.Array) -> pa.Array:
-    """Raises if one is null."""
-    if array.null_count:
-        raise _NotOrdinary
-    return array

@@ -5,7 +5,7 @@ the values are those of `connectors.debezium`.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,9 +52,28 @@ def decode_records(records: Records, table: Table, before: Sequence[str], max_by
     update was rejected can still be deleted or mended.
     """
     bulk = decode_in_bulk(records, table, before, max_bytes)
-    if bulk is not None:
-        changes = Changes(table, bulk.rows, bulk.before)
-        return Decoded(changes, bulk.positions, [], len(records) - len(changes))
+    if bulk is None:
+        return _decode_each(records, table, before, max_bytes)
+    changes, read = Changes(table, bulk.rows, bulk.before), len(bulk.positions) + len(bulk.odd)
+    decoded = Decoded(changes, bulk.positions, [], len(records) - read)
+    if not len(bulk.odd):
+        return decoded
+    return _merged(decoded, _decode_each(records.take(bulk.odd.tolist()), table, before, max_bytes), bulk.odd)
+
+
+def _merged(most: Decoded, rest: Decoded, places: np.ndarray) -> Decoded:
+    """Both in one; record `i` of the rest stood at `places[i]`."""
+    positions = np.concatenate([most.positions, places[rest.positions]])
+    order = np.argsort(positions)
+    rows, old = pa.concat_tables([most.changes.rows, rest.changes.rows]), None
+    if most.changes.before is not None and rest.changes.before is not None:
+        old = pa.concat_tables([most.changes.before, rest.changes.before])
+    changes = Changes(most.changes.table, rows, old).take(order)
+    rejections = [replace(rejection, position=int(places[rejection.position])) for rejection in rest.rejections]
+    return Decoded(changes, positions[order], rejections, most.ignored + rest.ignored)
+
+
+def _decode_each(records: Records, table: Table, before: Sequence[str], max_bytes: int) -> Decoded:
     rejections: list[Rejection] = []
     present = [i for i, value in enumerate(records.values) if value is not None]
     small = [i for i in present if len(records.values[i] or b"") <= max_bytes]

@@ -39,14 +39,17 @@ class Records:
     def without(self, partitions: Collection[Partition]) -> "Records":
         """The records of all other partitions."""
         gone = {p.number for p in partitions if p.topic == self.topic}
-        keep = [i for i, number in enumerate(self.partitions) if number not in gone]
+        return self.take([i for i, number in enumerate(self.partitions) if number not in gone])
+
+    def take(self, positions: Sequence[int]) -> "Records":
+        """The records at these positions, in that order."""
         return Records(
             self.topic,
-            [self.partitions[i] for i in keep],
-            [self.offsets[i] for i in keep],
-            [self.keys[i] for i in keep],
-            [self.values[i] for i in keep],
-            {place: self.headers[i] for place, i in enumerate(keep) if i in self.headers},
+            [self.partitions[i] for i in positions],
+            [self.offsets[i] for i in positions],
+            [self.keys[i] for i in positions],
+            [self.values[i] for i in positions],
+            {place: self.headers[i] for place, i in enumerate(positions) if i in self.headers},
         )
 
     def next_offsets(self) -> dict[Partition, int]:

@@ -149,3 +149,32 @@ def test_ordinary_records_need_no_second_look(operation: str) -> None:
     bulk = decode_in_bulk(records([orjson.dumps(envelope)] * LEAST), TABLE, BEFORE, LIMIT)
     assert bulk is not None
     assert bulk.rows["text"].to_pylist() == [None if operation == "t" else "ä"] * LEAST
+
+
+ODD = {
+    "no JSON": b"oops",
+    "too large": b'{"op":"c","after":{"id":1,"text":"' + b"x" * LIMIT + b'"},"source":{"lsn":1,"ts_us":1}}',
+    "an unknown operation": b'{"op":"x","after":{"id":1},"source":{"lsn":1,"ts_us":1}}',
+    "a logical message": b'{"op":"m","source":{"lsn":1,"ts_us":1}}',
+    "no key": b'{"op":"c","after":{"id":null},"source":{"lsn":1,"ts_us":1}}',
+    "no position": b'{"op":"c","after":{"id":1},"source":{"lsn":null,"ts_us":1}}',
+    "no numeric(10,2)": b'{"op":"c","after":{"id":1,"numeric":"NAN"},"source":{"lsn":1,"ts_us":1}}',
+    "too many digits": b'{"op":"c","after":{"id":1,"numeric":"12345678901234567890123456789.00"},'
+    b'"source":{"lsn":1,"ts_us":1}}',
+    "an infinite date": b'{"op":"c","after":{"id":1,"date":2147483647},"source":{"lsn":1,"ts_us":1}}',
+    "an infinite time": b'{"op":"c","after":{"id":1,"timestamptz":"294247-01-10T04:00:54.775807Z"},'
+    b'"source":{"lsn":1,"ts_us":1}}',
+    "an unsent TOASTed value": b'{"op":"u","before":null,"after":{"id":1,"text":"' + PLACEHOLDER.encode() + b'"},'
+    b'"source":{"lsn":1,"ts_us":1}}',
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_record_is_looked_at_alone(name: str) -> None:
+    good = b'{"op":"c","after":{"id":1,"date":1,"numeric":"1.50"},"source":{"lsn":1,"ts_us":1}}'
+    values: list[bytes | None] = [None, *[good] * LEAST]
+    for place in (1, 7, LEAST):
+        values.insert(place, ODD[name])
+    bulk = decode_in_bulk(records(values), TABLE, BEFORE, LIMIT)
+    assert bulk is not None and bulk.odd.tolist() == [1, 7, LEAST]
+    assert_same(values)
