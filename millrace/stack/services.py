@@ -85,6 +85,10 @@ CONNECT: Final[Mapping[str, str]] = MappingProxyType(
         "offset.flush.interval.ms": "1000",
         # One worker: when it comes back there is nobody to wait for.
         "scheduled.rebalance.max.delay.ms": "0",
+        # Connect stops its tasks once the broker is away for a heartbeat interval, and what they have not sent by then
+        # is read again, but for the second half of a key change (docs/operations.md, "A changed primary key").
+        "heartbeat.interval.ms": "8000",
+        "session.timeout.ms": "12000",
         "connector.client.config.override.policy": "All",
         "producer.max.request.size": str(LARGEST_RECORD_BYTES),
         "plugin.discovery": "service_load",
