@@ -1,4 +1,4 @@
-"""What the benchmarks stream: a table of 12 columns with a view of 10 features, and texts with their vectors."""
+"""What the benchmarks stream: a table of 12 columns with a view of 10 features, texts with their vectors, events."""
 
 from feast import Entity, FeatureView, Field, ValueType
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
@@ -6,6 +6,7 @@ from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, Uni
 from millrace.declare import cdc_source
 
 payment = Entity(name="payment", join_keys=["id"], value_type=ValueType.INT64)
+customer = Entity(name="customer", value_type=ValueType.INT64)
 
 payment_facts = FeatureView(
     name="payment_facts",
@@ -46,7 +47,7 @@ note_search = FeatureView(
 
 last_visit = FeatureView(
     name="last_visit",
-    entities=[Entity(name="customer", value_type=ValueType.INT64)],
+    entities=[customer],
     source=cdc_source("load.public.visits", event_time="at", field_mapping={"id": "visit"}),
     schema=[Field(name="customer", dtype=Int64), Field(name="visit", dtype=Int64)],
 )

@@ -2,7 +2,8 @@
 
 Two readings. *As served*: at moments between two commits, joined by commit time, every entity must have what had to
 be served then. *As known now*: at event times, an event view's entity must have the newest row, where a row counts
-from its event time until that of a later version of it. (Its deletes are committed long after all event times here.)
+from its event time until that of a later version of it; of two of one time the later written one, for a row that got
+another key stands there under both. (Deletes are committed long after all event times here.)
 """
 
 import random
@@ -71,7 +72,7 @@ def _as_known_now(ledger: Ledger, served: Served, choose: random.Random) -> Want
             for place, row in enumerate(rows):
                 if row["at"] <= time and all(later["at"] > time for later in rows[place + 1 :]):
                     entity = row[served.column]
-                    newest[entity] = max(newest.get(entity, row), row, key=lambda row: row["at"])
+                    newest[entity] = max(newest.get(entity, row), row, key=lambda row: (row["at"], row["v"]))
         for entity in ledger.keys(served.table, served.column):
             wanted[entity, time] = served.made_of(newest[entity]) if entity in newest else None
     return wanted
