@@ -293,9 +293,10 @@ def _replace(connection: sa.Connection, vectors: VectorTable, rows: pa.Table, wi
     values = {name: batch.c[name] for name in vectors.carried if name != KEY}
     # A row that is there already, as after a replay, is left alone: rewriting it costs an index entry.
     differs = sa.tuple_(*(table.c[name] for name in values)).is_distinct_from(sa.tuple_(*values.values()))
-    connection.execute(
-        sa.update(table).values(values | {"_written": sa.func.now()}).where(table.c[KEY] == batch.c[KEY], differs)
-    )
+    # PostgreSQL knows nothing of the batch's size, and would read the whole table to join it: it is told the keys.
+    these = table.c[KEY] == sa.any_(_array("keys"))
+    update = sa.update(table).values(values | {"_written": sa.func.now()})
+    connection.execute(update.where(table.c[KEY] == batch.c[KEY], these, differs), {"keys": list(winners)})
 
 
 def _mark(connection: sa.Connection, vectors: VectorTable, keys: list[bytes], undecided: bool) -> None:
