@@ -1,5 +1,6 @@
 """The vector store on a real PostgreSQL with pgvector."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -40,6 +41,30 @@ class TestPgVectors(FeatureWriterSuite):
         for view in views:
             vectors.create(view, MODEL)
         return Store(vectors, by_inspection(vectors), *views)
+
+
+def test_a_small_batch_does_not_read_the_whole_table(vectors: PgVectors, database: Database) -> None:
+    view = place_view("many")
+    vectors.create(view, MODEL)
+    vectors.write([place_rows(view, [[1.0, 0.0, 0.0]] * 2_000)])
+    vectors.close()  # a connection that ends tells PostgreSQL's statistics what it did
+    with psycopg.connect(database.dsn, autocommit=True) as sql:
+        sql.execute("analyze")
+
+        def seen(updated: int) -> int:
+            """How often the whole table was read, once so many rows are known to have been updated."""
+            while True:
+                query = "select n_tup_upd, seq_scan from pg_stat_user_tables where relname = 'many'"
+                updates, scans = sql.execute(query).fetchone() or (0, 0)
+                if updates >= updated:
+                    return int(scans)
+                time.sleep(0.05)
+
+        before = seen(2_000)
+        for lsn in (2, 3):
+            assert vectors.write([place_rows(view, [[0.0, 1.0, 0.0]] * 3, lsn=lsn)]) == WriteResult(3, 0)
+        vectors.close()
+        assert seen(2_006) == before
 
 
 def test_every_type_comes_back(vectors: PgVectors) -> None:
