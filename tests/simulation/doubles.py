@@ -119,7 +119,8 @@ class Lake:
         return self._call(f"exists {name}", lambda: self.inner.exists(name))
 
     def append(self, name: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> AppendResult:
-        at = {place[1]: offset for place, offset in offsets.items()}
+        # In an order of its own: heights come from a grouping, whose rows have none.
+        at = dict(sorted((place[1], offset) for place, offset in offsets.items()))
         what = f"append {rows.num_rows} rows to {name} up to {at}"
         return self._call(what, lambda: self.inner.append(name, rows, offsets))
 
