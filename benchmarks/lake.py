@@ -23,9 +23,9 @@ from feast.repo_config import RepoConfig
 from feast.types import Float64
 
 from stores.asof import Join, asof
+from stores.delta import DeltaLake
 from stores.feast_lake import LakeSource
 from stores.history import feature_properties, newest
-from stores.lake import DeltaLake
 from stores.rows import TIMESTAMP, rows_schema
 from stores.view import Feature, Kind, View
 

@@ -39,8 +39,8 @@ from serving.snapshot import take
 from serving.tls import TlsError, TlsFiles
 from stores.access_keys import RedisKeys
 from stores.cluster_reads import ClusterReads
+from stores.delta import DeltaLake
 from stores.feast_lake import lake_of
-from stores.lake import DeltaLake
 from stores.online import RedisAddress, RedisOnline
 from stores.online_reads import RedisReads
 from stores.replica_reads import ReplicaReads

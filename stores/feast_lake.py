@@ -23,7 +23,8 @@ from feast.saved_dataset import SavedDatasetStorage
 from feast.type_map import pa_to_feast_value_type
 from feast.value_type import ValueType
 
-from stores.lake import DeltaLake, Snapshot
+from stores.delta import DeltaLake
+from stores.lake import Snapshot
 from stores.lake_schema import check_name
 from stores.rows import EMBEDDING, META
 

@@ -1,4 +1,4 @@
-"""The lake in memory: a double of `stores.lake.DeltaLake` for tests, held to the same suite."""
+"""The lake in memory: a double of `stores.delta.DeltaLake` for tests, held to the same suite."""
 
 import threading
 from collections.abc import Mapping

@@ -29,7 +29,7 @@ from millrace.cli import millrace
 from millrace.repo import open_repo
 from millrace.stack.endpoints import Endpoints
 from millrace.wiring import topics
-from stores.lake import DeltaLake
+from stores.delta import DeltaLake
 from tests.redis_server import RedisServer
 
 PATIENCE = 180.0

@@ -13,8 +13,8 @@ import pyarrow as pa
 from feast import Entity, FeatureStore
 from feast.base_feature_view import BaseFeatureView
 
+from stores.delta import DeltaLake
 from stores.history import change_properties
-from stores.lake import DeltaLake
 from stores.rows import TIMESTAMP
 
 ROOT = Path(__file__).parents[2]

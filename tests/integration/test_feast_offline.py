@@ -10,9 +10,9 @@ from feast.data_source import PushMode
 from feast.feature_logging import LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
 
+from stores.delta import DeltaLake
 from stores.feast_lake import LakeLoggingDestination, SavedDatasetLakeStorage
 from stores.history import feature_properties
-from stores.lake import DeltaLake
 from stores.rows import rows_schema
 from stores.view import Feature, View
 from tests.integration.lake_repo import applied, at, feast, fill_orders, make, online

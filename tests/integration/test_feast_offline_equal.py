@@ -21,9 +21,9 @@ from feast.types import Int64 as FeastInt64
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from stores.delta import DeltaLake
 from stores.feast_lake import LakeSource
 from stores.history import feature_properties
-from stores.lake import DeltaLake
 from stores.rows import rows_schema
 from stores.view import Feature, View
 from tests.integration.lake_repo import at

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stores.lake import DeltaLake
+from stores.delta import DeltaLake
 from tests.lake_suite import NAME, PROPERTIES, SCHEMA, TOPIC, append, ids
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +16,7 @@ PRELUDE = """
 import resource, signal, sys
 import pyarrow as pa
 from stores.errors import StoreUnavailable
-from stores.lake import DeltaLake
+from stores.delta import DeltaLake
 
 lake = DeltaLake(sys.argv[1])
 

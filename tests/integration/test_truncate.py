@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from millrace.stack.endpoints import Endpoints
-from stores.lake import DeltaLake
+from stores.delta import DeltaLake
 from tests.integration.shop import Shop, shop
 
 FILL = (

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from stores.delta import DeltaLake
 from stores.errors import StoreRefused, StoreUnavailable
-from stores.lake import DeltaLake
 from stores.memory_lake import MemoryLake
 from streams.compact import FLUSHES, Compactor
 

@@ -13,7 +13,8 @@ from connectors.table import Column, Table
 from connectors.table_file import dumps
 from millrace.anew import AppliedWatch
 from millrace.apply import as_kept
-from stores.lake import DeltaLake, Lake
+from stores.delta import DeltaLake
+from stores.lake import Lake
 from stores.memory_lake import MemoryLake
 from streams.decide import changes_table
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, Drift, Guard, drift, users

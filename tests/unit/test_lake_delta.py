@@ -12,8 +12,9 @@ from deltalake import DeltaTable, TableFeatures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stores.delta import CHECKPOINT_INTERVAL, DeltaLake
 from stores.errors import StoreRefused, StoreUnavailable
-from stores.lake import CHECKPOINT_INTERVAL, DeltaLake, TableMissing
+from stores.lake import TableMissing
 from tests.lake_suite import NAME, PROPERTIES, SCHEMA, TOPIC, LakeSuite, Open, append, each_record_stands_once, ids
 
 

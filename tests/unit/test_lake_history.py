@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 
 from stores.asof import Join, asof
+from stores.delta import DeltaLake
 from stores.errors import StoreRefused, StoreUnavailable
 from stores.history import current, feature_properties, newest
-from stores.lake import DeltaLake, TableMissing
+from stores.lake import TableMissing
 from stores.memory_lake import MemoryLake
 from stores.rows import EMBEDDING, TIMESTAMP, rows_schema
 from stores.view import Feature, Kind, Vector, View
