@@ -1,0 +1,53 @@
+"""A worker that starts while its lake is away: it waits and says so, can be stopped, and goes on by itself."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from millrace.stack.endpoints import Endpoints
+from tests.integration.deployed import Running, waited
+from tests.integration.shop import Shop, shop
+
+
+@pytest.fixture(scope="module")
+def market(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with shop(stack, tmp_path_factory.mktemp("shop"), partitions=1) as made:
+        made.repo.apply()
+        yield made
+
+
+@contextmanager
+def started(market: Shop, log: Path) -> Iterator[Running]:
+    """A worker's process, of which nothing is known but that it was started."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(market.repo.process("run"), stdout=output, stderr=output)
+    try:
+        yield Running(process, log, market.repo.stack_folder / "workers" / str(process.pid))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_worker_waits_for_its_lake(market: Shop, tmp_path: Path) -> None:
+    lake = Path(os.environ["MILLRACE_LAKE"])
+    lake.rename(tmp_path / "away")
+    try:
+        with started(market, tmp_path / "stopped.log") as worker:
+            waited(lambda: "event=waiting" in worker.log.read_text(), "a worker that waits")
+            assert str(lake) in worker.log.read_text()
+            code, _ = worker.terminate()
+            assert code == 0 and "event=stopped" in worker.log.read_text()
+        with started(market, tmp_path / "patient.log") as worker:
+            waited(lambda: "event=waiting" in worker.log.read_text(), "a worker that waits")
+            (tmp_path / "away").rename(lake)
+            waited(lambda: worker.health()[1].get("partitions"), "a worker that owns partitions")
+            assert "event=going_on" in worker.log.read_text()
+            market.settle()
+            market.check()
+    finally:
+        if not lake.exists():
+            (tmp_path / "away").rename(lake)
