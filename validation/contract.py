@@ -1,7 +1,7 @@
 """A contract: the Great Expectations suite of one table, and its verdicts on batches of typed rows."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,8 +59,11 @@ class Contract:
             self._log(verdict)
         return verdict
 
-    def validate(self, table: pa.Table, docs: Path) -> SuiteReport:
-        """Evaluate the whole suite by Great Expectations, and write its Data Docs into the folder `docs`.
+    def validate(
+        self, table: pa.Table, docs: Path, hidden: Callable[[str], bool] = lambda column: False
+    ) -> SuiteReport:
+        """Evaluate the whole suite by Great Expectations, and write its Data Docs into the folder `docs`; of columns
+        that are `hidden` without any value.
 
         `mostly` counts here: an expectation succeeds if enough rows pass it. An expectation that Great
         Expectations cannot evaluate has an error, and never succeeds.
@@ -68,7 +71,7 @@ class Contract:
         from validation import gx
 
         rules = sorted((*self.rules, *self.table_rules), key=lambda rule: rule.index)
-        return gx.run_suite(self.name, rules, table.select(self.schema.names), docs)
+        return gx.run_suite(self.name, rules, table.select(self.schema.names), docs, hidden)
 
     def _compiled_failures(self, arrays: Mapping[str, pa.Array]) -> "list[Failure]":
         failures: list[Failure] = []

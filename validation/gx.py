@@ -6,7 +6,7 @@ thread has a context of its own.
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,9 @@ _ROWS_FORMAT = {
     "return_unexpected_index_query": False,
 }
 _SUMMARY_FORMAT = {"result_format": "SUMMARY"}
+_COUNTS = frozenset(
+    f"{what}_{unit}" for what in ("element", "unexpected", "missing") for unit in ("count", "percent")
+) | {"unexpected_percent_total", "unexpected_percent_nonmissing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +81,30 @@ def outcomes(rules: Sequence[Rule], table: pa.Table) -> list[Outcome]:
     return [_outcome(rule, result, table) for rule, result in zip(rules, results, strict=True)]
 
 
-def run_suite(name: str, rules: Sequence[Rule], table: pa.Table, docs: Path) -> SuiteReport:
-    """Evaluate all rules of a suite, of rows and of tables, and write Data Docs to the folder `docs`."""
+def run_suite(
+    name: str, rules: Sequence[Rule], table: pa.Table, docs: Path, hidden: Callable[[str], bool]
+) -> SuiteReport:
+    """Evaluate all rules of a suite, of rows and of tables, and write Data Docs to the folder `docs`. Of columns that
+    are `hidden` neither tells a value."""
     results = _validate(rules, table, _SUMMARY_FORMAT)
+    for rule, result in zip(rules, results, strict=True):
+        if any(map(hidden, rule.columns)):
+            _hide(result)
     found = [_outcome(rule, result, table) for rule, result in zip(rules, results, strict=True)]
     page = _write_docs(name, rules, results, docs)
     return SuiteReport(name, all(one.success for one in found), table.num_rows, tuple(found), page)
+
+
+def _hide(result: ExpectationValidationResult) -> None:
+    """Leave of a result only what counts rows: what it observed, the values that it did not expect, and the words of
+    an exception can each be somebody's data."""
+    result.result = {name: value for name, value in result.result.items() if name in _COUNTS}
+    if _error(result) is not None:
+        result.exception_info = {
+            "raised_exception": True,
+            "exception_message": "it could not be evaluated; why is not shown, for it can quote personal data",
+            "exception_traceback": None,
+        }
 
 
 # Evaluation

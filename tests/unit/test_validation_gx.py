@@ -211,6 +211,11 @@ def test_great_expectations_never_passes_what_is_refused(refused: Rule) -> None:
 # A whole suite
 
 
+def shown(column: str) -> bool:
+    """No column is hidden."""
+    return False
+
+
 def test_a_suite_is_evaluated_and_written_as_data_docs(tmp_path: Path) -> None:
     made = contract(
         tmp_path,
@@ -224,7 +229,7 @@ def test_a_suite_is_evaluated_and_written_as_data_docs(tmp_path: Path) -> None:
     )
     amounts = pa.array([Decimal("0.10"), Decimal("1.00"), None, Decimal("1.01")], SCHEMA.types[2])
     table = pa.table([pa.array([1, 2, 3, None]), pa.array(["a", None, "b", "c"]), amounts], schema=SCHEMA)
-    report = made.validate(table.append_column("_lsn", pa.array(range(4))), tmp_path / "docs")
+    report = made.validate(table.append_column("_lsn", pa.array(range(4))), tmp_path / "docs", shown)
 
     assert [outcome.rule.index for outcome in report.outcomes] == list(range(7))
     assert [outcome.success for outcome in report.outcomes] == [True, True, False, False, False, True, True]
@@ -239,9 +244,29 @@ def test_a_suite_is_evaluated_and_written_as_data_docs(tmp_path: Path) -> None:
     assert "amount" in validation.read_text()
 
 
+def test_of_a_hidden_column_no_value_is_told(tmp_path: Path) -> None:
+    made = contract(
+        tmp_path,
+        ("column_values_to_be_in_set", {"column": "text", "value_set": ["a"]}),
+        ("column_most_common_value_to_be_in_set", {"column": "text", "value_set": ["a"]}),
+        ("column_mean_to_be_between", {"column": "text", "min_value": 0}),
+        ("column_values_to_be_between", {"column": "id", "min_value": 70}),
+    )
+    amounts = pa.array([None, None, None], SCHEMA.types[2])
+    table = pa.table([pa.array([61, 62, 63]), pa.array(["Zoe", "Zoe", "a"]), amounts], schema=SCHEMA)
+    report = made.validate(table, tmp_path / "docs", lambda column: column == "text")
+    assert [outcome.success for outcome in report.outcomes] == [False] * 4
+    assert [outcome.failed for outcome in report.outcomes] == [2, None, None, 3]
+    assert report.outcomes[2].error is not None
+    assert "Zoe" not in repr(report)
+    pages = "".join(page.read_text() for page in (tmp_path / "docs").rglob("*.html"))
+    assert "Zoe" not in pages
+    assert "61" in pages, "of other columns the unexpected values are shown"
+
+
 def test_a_suite_that_holds(tmp_path: Path) -> None:
     made = contract(tmp_path, ("column_values_to_not_be_null", {"column": "text"}))
-    assert made.validate(batch("a"), tmp_path / "docs").success
+    assert made.validate(batch("a"), tmp_path / "docs", shown).success
 
 
 def test_verify_says_in_one_line_what_great_expectations_refuses() -> None:
