@@ -109,6 +109,7 @@ def _workers(folder: Path, problems: list[str]) -> dict[str, Any]:
         if state["waiting_for"]:
             problems.append(f"worker {name} waits: {state['waiting_for']}")
         problems += state["paused"].values()
+        problems += state["key_changes_lost"].values()
     if not workers:
         problems.append("no worker runs on this machine: millrace run")
     return workers

@@ -17,6 +17,7 @@ from streams.control import Control
 from streams.decide import LakeTableName, changes_table, features_table
 from streams.drift import Guard, SourceTable, unasked
 from streams.flush import Flusher
+from streams.key_changes import KeyChanges
 from streams.letters import DeadLetters
 from streams.messages import Partition, Records, joined
 from streams.patience import Abandoned, Patience
@@ -93,6 +94,7 @@ class Worker:
         self._batch = self._fresh()
         self._truncates = Truncates(parts.lake)
         self._heights = Heights(parts.lake)
+        self._key_changes = KeyChanges(parts.lake, parts.clock)
         self._guard = Guard(parts.lake, flows, parts.source_table)
         views = {topic: [v.view for v in flow.views] for topic, flow in flows.items()}
         self._flusher = Flusher(
@@ -141,6 +143,7 @@ class Worker:
                 self._writes.finish(only_done=True)
                 self._flush_if_due()
                 self._parts.windows.tick()
+                self._key_changes.tick(self._far_behind)
                 self._snapshot_log.tick(self._clock.monotonic())
             self._deadline = self._clock.monotonic() + self._settings.stop_seconds
             self._flush_all()
@@ -265,11 +268,15 @@ class Worker:
                     self._batch.undecide(rows)
         self._batch.put(changes_table(topic), topic, outcome.accepted.changes.rows)
         self._batch.advance(outcome.records.next_offsets())
+        self._key_changes.note(outcome.records)
         self._batch.truncated[topic] = min(
             outcome.truncated, self._batch.truncated.get(topic, outcome.truncated), key=len
         )
         if outcome.has_truncates():
             self._batch.since = float("-inf")  # flushed at once: only then the views are empty
+
+    def _far_behind(self) -> set[str]:
+        return {partition.topic for partition, behind in self.lag().items() if behind >= MANY}
 
     def _poll_seconds(self) -> float:
         """How long to wait for a first record: not past the next flush, and not long while one is under way."""
@@ -434,6 +441,7 @@ class Worker:
         return {
             "waiting_for": self.waiting_for,
             "paused": dict(self.paused),
+            "key_changes_lost": dict(self._key_changes.lost),
             "resumed": dict(self._parts.breaker.resumed),
             "partitions": [str(p) for p in sorted(self._owned)],
             "lag": {str(p): behind for p, behind in self.lag().items()},
