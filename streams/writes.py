@@ -29,8 +29,10 @@ Arrived = Callable[[list[Outcome], WriteResult, Collection[Partition]], None]
 
 @dataclass(slots=True)
 class Write:
-    """What is on its way to a store. `again` repeats it. Of the partitions that are `lost` since, nothing is staged."""
+    """Outcomes of some `topics` on their way to a store. `again` repeats it. Of the partitions of these that are `lost`
+    since, nothing is staged; what is read of other tables' since is staged already, perhaps, and stays so."""
 
+    topics: frozenset[str]
     again: Callable[[], Written]
     result: Future[Written]
     lost: set[Partition] = field(default_factory=set)
@@ -79,7 +81,8 @@ class Writes:
             self._finish_first(way)
         write = partial(self._write, outcomes)
         if beside:
-            self._under_way[way].append(Write(write, self._executor.submit(write)))
+            topics = frozenset(outcome.records.topic for outcome in outcomes)
+            self._under_way[way].append(Write(topics, write, self._executor.submit(write)))
         else:
             self._arrived(*self._patience(write), ())
 
@@ -101,7 +104,7 @@ class Writes:
         """Nothing that comes from these partitions is to be staged."""
         for writes in self._under_way.values():
             for write in writes:
-                write.lost.update(partitions)
+                write.lost.update(p for p in partitions if p.topic in write.topics)
 
     def abandon(self) -> None:
         """Whatever becomes of them, nobody wants to know."""
