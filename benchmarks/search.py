@@ -76,7 +76,7 @@ def rows() -> Iterable[Row]:
 def _fill(repo: Path, target: Platform) -> tuple[Vectors, Vectors]:
     """Applies the view and writes its rows; the stored vectors, and those of the queries, of length 1.
 
-    The index is made again, as `apply` made it, once the rows are there: that takes a minute, row by row it is ten.
+    The index is made again, as `apply` made it, once the rows are there: row by row it takes more than five minutes.
     """
     store = _applied(repo, target)
     texts = _texts(VECTORS + QUERIES)

@@ -14,6 +14,7 @@ import psycopg
 import redis
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
+from feast import FeatureStore, RepoConfig
 
 from connectors.connect import Connect
 from millrace.stack import daemon
@@ -67,6 +68,19 @@ class Ground:
     def admin(self) -> AdminClient:
         """A new client: one that saw the broker restart keeps failing to list offsets."""
         return AdminClient({"bootstrap.servers": self.endpoints.kafka, "log_level": 0})
+
+    def feast(self) -> FeatureStore:
+        """The Feast SDK with Feast's own Redis store over what millrace wrote, and joins over the lake."""
+        return FeatureStore(
+            config=RepoConfig(
+                project=PROJECT,
+                provider="local",
+                registry=str(self.folder / "registry.db"),
+                online_store={"type": "redis", "connection_string": self.endpoints.redis},
+                offline_store={"type": "stores.feast_offline.LakeOfflineStore", "path": str(self.lake)},
+                entity_key_serialization_version=3,
+            )
+        )
 
     def redis(self) -> redis.Redis:
         """A connection to the online store."""

@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Any
 
 import pandas as pd
-from feast import FeatureStore, RepoConfig
+from feast import FeatureStore
 
-from tests.chaos.ground import PROJECT, Ground
+from tests.chaos.ground import Ground
 from tests.chaos.ledger import Ledger, Row
 from tests.chaos.served import VIEWS, Served
 
@@ -28,26 +28,13 @@ Wanted = dict[tuple[Any, datetime], dict[str, Any] | None]
 
 def wrong_joins(ground: Ground, ledger: Ledger) -> Iterator[str]:
     """One line for each entity and time at which a join does not say what the ledger says."""
-    store = _store(ground)
+    store = ground.feast()
     choose = random.Random(0)
     moments = choose.sample(ledger.moments, min(MOMENTS, len(ledger.moments)))
     for view, served in VIEWS.items():
         yield from _compared(store, view, served, _as_served(ledger, served, moments), known=True)
         if served.event:
             yield from _compared(store, view, served, _as_known_now(ledger, served, choose), known=False)
-
-
-def _store(ground: Ground) -> FeatureStore:
-    return FeatureStore(
-        config=RepoConfig(
-            project=PROJECT,
-            provider="local",
-            registry=str(ground.folder / "registry.db"),
-            online_store={"type": "redis", "connection_string": ground.endpoints.redis},
-            offline_store={"type": "stores.feast_offline.LakeOfflineStore", "path": str(ground.lake)},
-            entity_key_serialization_version=3,
-        )
-    )
 
 
 def _as_served(ledger: Ledger, served: Served, moments: list[tuple[datetime, int]]) -> Wanted:

@@ -11,7 +11,7 @@ from feast import FeatureStore
 from tests.chaos.faults import CALM, Fault, schedule, strike
 from tests.chaos.ground import Ground, ground
 from tests.chaos.ledger import Ledger
-from tests.chaos.verdict import Verdict, judge, stock_store
+from tests.chaos.verdict import Verdict, judge
 from tests.chaos.workload import HASTE, PACE, PROBE_KEY, Workload
 
 Say = Callable[[str], None]
@@ -69,7 +69,7 @@ class Run:
             return Report(self._value(place, ledger, verdict, mismatches, len(struck)), right)
 
     def _strike_all(self, place: Ground, workload: Workload, struck: list[Fault], say: Say) -> None:
-        store = stock_store(place)
+        store = place.feast()
         workload.allow(WARM_UP)
         workload.wait(WARM_UP)
         self._recovered(place, workload, store)

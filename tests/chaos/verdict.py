@@ -14,7 +14,6 @@ import numpy as np
 import psycopg
 from confluent_kafka import Consumer, Message, TopicPartition
 from deltalake import DeltaTable
-from feast import FeatureStore, RepoConfig
 
 from streams.embedders import WordLlamaEmbedder
 from tests.chaos.ground import LETTERS, PARTITIONS, PROJECT, TOPICS, Ground
@@ -163,7 +162,7 @@ def _letters(ground: Ground) -> dict[str, list[Letter]]:
 
 def _online(ground: Ground, ledger: Ledger, verdict: Verdict) -> None:
     """Feast's own Redis store serves what must be served, and nothing else is in Redis."""
-    store = stock_store(ground)
+    store = ground.feast()
     for view, served in VIEWS.items():
         wanted = served.wanted(ledger)
         entities = sorted(ledger.keys(served.table, served.column))
@@ -178,19 +177,6 @@ def _online(ground: Ground, ledger: Ledger, verdict: Verdict) -> None:
             present = sum(client.hexists(key, f"_ts:{view}") for key in client.scan_iter(count=1_000))
         if present != len(wanted):
             verdict.add("undead", f"online {view}: {present} entities have features, {len(wanted)} should")
-
-
-def stock_store(ground: Ground) -> FeatureStore:
-    """The Feast SDK with Feast's own Redis store over what millrace wrote."""
-    return FeatureStore(
-        config=RepoConfig(
-            project=PROJECT,
-            provider="local",
-            registry=str(ground.folder / "registry.db"),
-            online_store={"type": "redis", "connection_string": ground.endpoints.redis},
-            entity_key_serialization_version=3,
-        )
-    )
 
 
 def _compare(what: str, wanted: Mapping[str, Any] | None, got: Mapping[str, Any] | None, verdict: Verdict) -> None:
