@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 
 SAY_SECONDS = 60.0
 
+SOONER = 0.25
+"""Of a flush's interval, while an entity waits for the flush to be decided anew: so that with the flush that may be
+under way, and its own, it is decided within one."""
+
 MANY = 1_000
 """Records in one poll from which on more can be taken to wait behind them."""
 
@@ -287,7 +291,7 @@ class Worker:
         return min(self._settings.poll_seconds, max(0.0, self._flush_due() - self._clock.monotonic()))
 
     def _flush_due(self) -> float:
-        return self._batch.since + self._settings.flush_seconds
+        return self._batch.since + self._settings.flush_seconds * (SOONER if self._batch.undecided else 1)
 
     def _flush_if_due(self) -> None:
         if self._batch.empty:

@@ -16,7 +16,7 @@ from stores.rows import WriteResult, rows_schema
 from stores.view import Feature, Kind, View
 from streams.breaker import Breaker, BreakerSettings
 from streams.changes import changes_schema
-from streams.clock import SystemClock
+from streams.clock import Clock, SystemClock
 from streams.control import Control
 from streams.decide import changes_table, features_table
 from streams.letters import DeadLetters, read
@@ -100,6 +100,7 @@ class Platform:
     lake: UnreliableLake = field(default_factory=UnreliableLake)
     consumer: MemoryConsumer | None = None
     worker: Worker | None = None
+    clock: Clock = field(default_factory=SystemClock)
 
     def __post_init__(self) -> None:
         contract = self.folder / "public.orders.json"
@@ -124,10 +125,10 @@ class Platform:
                 windows=Windows({TOPIC: self.flow}, 1_000, 60.0),
                 tally=Tally(),
                 control=Control(MemoryFollower(self.broker, CONTROL)),
-                clock=SystemClock(),
+                clock=self.clock,
                 beside=ThreadPoolExecutor(max_workers=5),
             ),
-            WorkerSettings(poll_seconds=0.001, flush_seconds=0.01, stop_seconds=2.0, **settings),
+            WorkerSettings(**({"poll_seconds": 0.001, "flush_seconds": 0.01, "stop_seconds": 2.0} | settings)),
         )
         return self.worker
 

@@ -8,6 +8,7 @@ import pytest
 
 from stores.errors import StoreUnavailable
 from stores.rows import FeatureRows, rows_schema
+from streams.clock import SystemClock
 from streams.control import ask_to_resume
 from streams.decide import changes_table, features_table
 from streams.letters import REPLAY_OF, replay
@@ -23,6 +24,15 @@ from tests.worker_platform import (
     Killed,
     Platform,
 )
+
+
+class HandSetClock(SystemClock):
+    """Shows what it was set to."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 @pytest.fixture
@@ -141,6 +151,25 @@ def test_a_row_that_moves_to_another_entity_leaves_the_first(platform: Platform)
     platform.produce((key(1), envelope("u", row(1, "bob", 1.0), before=row(1, "ann", 1.0), lsn=11)))
     platform.run()
     assert platform.customer("ann") is None and platform.customer("bob") == 1.0
+
+
+def test_a_flush_comes_sooner_while_an_entity_waits_for_it_to_be_decided_anew(platform: Platform) -> None:
+    platform.clock = clock = HandSetClock()
+    platform.produce(
+        (key(1), envelope("c", row(1, "ann", 5.0), lsn=10)), (key(2), envelope("c", row(2, "ann"), lsn=11))
+    )
+    platform.produce((key(2), envelope("d", None, before=row(2, "ann"), lsn=12)))
+
+    seen: list[float | None] = []
+
+    def decided() -> bool:
+        seen.append(platform.customer("ann"))
+        if seen[-1] is None and platform.order(1) is not None:
+            clock.now = 30.0
+        return (seen[-1], clock.now) == (5.0, 30.0)
+
+    platform.run(decided, flush_seconds=100.0)  # its end flushes everything, so what was seen before it counts
+    assert (seen[-1], clock.now) == (5.0, 30.0)
 
 
 def test_a_row_without_an_entity_is_a_counted_skip(platform: Platform) -> None:
