@@ -302,6 +302,7 @@ class Group:
             if self.owners[partition] is owner:
                 owner.process.scheduler.say(f"revoked {partition}")
                 owner.revoke([partition])
+            if self.owners[partition] is owner:  # it may have taken so long that another was given it
                 self.owners[partition] = None
 
         owner.orders.append(hand_over)
