@@ -1,6 +1,7 @@
 """The registry as it stood at one moment, with the plans of the requests made of it. A request uses one snapshot
 throughout, so that what it answers is never a mix of two registries."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,13 @@ from serving.compile import Compiled, compile_request
 from serving.plan import InvalidRequest, NotDeclared
 from stores.personal import personal_features
 
+log = logging.getLogger("millrace")
+
 PLANS = 4096
 WIDTH = 200_000
 """Plans that are kept, and features in all of them; those that were asked for longest ago are made anew."""
+AHEAD = 256
+"""Plans that are made before a snapshot is served: of those in use, the ones asked for last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,21 @@ class Snapshot:
         while len(self._plans) > PLANS or (self._width > WIDTH and len(self._plans) > 1):
             self._width -= self._plans.popitem(last=False)[1].width
         return plan
+
+    def prepare(self, before: "Snapshot | None" = None) -> None:
+        """Make the plans of all feature services, and those in use `before`, so that no request waits for its own.
+
+        What can no longer be answered is left out: whoever asks for it is told.
+        """
+        in_use = [] if before is None else list(before._plans)[-AHEAD:]
+        for asked in (*(Asked((), service, False) for service in self.services), *in_use):
+            try:
+                self.plan(asked)
+            except InvalidRequest:
+                continue
+            except Exception as error:  # noqa: BLE001  # one that fails is no reason to serve nothing
+                told = asked.service or ", ".join(asked.features)
+                log.error("%s cannot be served: %s", told, error, extra={"event": "plan_failed"})
 
     def view(self, name: str) -> FeatureView:
         """A view by its name. Raises `NotDeclared`."""

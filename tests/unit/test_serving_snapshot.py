@@ -1,13 +1,16 @@
 """The plans that a snapshot keeps: those asked for last, within a bound of their number and of their features."""
 
+import threading
 from pathlib import Path
 
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.types import Int64
 
 from serving import snapshot as bounds
-from serving.snapshot import Asked, Snapshot
+from serving.plan import NotDeclared
+from serving.refresh import Registry
+from serving.snapshot import Asked, Snapshot, take
 
 
 @pytest.fixture
@@ -20,12 +23,16 @@ def snapshot(tmp_path: Path) -> Snapshot:
         offline_store={"type": "dask"},
         entity_key_serialization_version=3,
     )
+    return Snapshot(config, applied(config, 8).registry)
+
+
+def applied(config: RepoConfig, features: int) -> FeatureStore:
     store = FeatureStore(config=config)
     thing = Entity(name="thing", join_keys=["id"], value_type=ValueType.INT64)
-    fields = [Field(name="id", dtype=Int64), *(Field(name=f"f{n}", dtype=Int64) for n in range(8))]
+    fields = [Field(name="id", dtype=Int64), *(Field(name=f"f{n}", dtype=Int64) for n in range(features))]
     source = FileSource(name="nowhere", path="nowhere.parquet", timestamp_field="event_timestamp")
     store.apply([thing, FeatureView(name="things", entities=[thing], schema=fields, source=source)])
-    return Snapshot(config, store.registry)
+    return store
 
 
 def asked(*numbers: int) -> Asked:
@@ -39,6 +46,44 @@ def test_the_plan_that_was_asked_for_longest_ago_goes(snapshot: Snapshot, monkey
     snapshot.plan(asked(2))
     assert snapshot.plan(asked(0)) is first
     assert snapshot.plan(asked(1)) is not second
+
+
+def test_a_new_snapshot_has_the_plans_in_use_and_those_of_the_services(snapshot: Snapshot) -> None:
+    for numbers in ((0,), (1, 2)):
+        snapshot.plan(asked(*numbers))
+    with pytest.raises(NotDeclared):
+        snapshot.plan(asked(9))
+    store = FeatureStore(config=snapshot.config)
+    store.apply([FeatureService(name="all", features=[store.get_feature_view("things")])])
+    taken: list[Snapshot] = []
+    renewed = threading.Event()
+
+    def take_next() -> Snapshot:
+        if taken:
+            renewed.set()
+        taken.append(take(snapshot.config) if taken else snapshot)
+        return taken[-1]
+
+    registry = Registry(take_next, 0.01)
+    registry.start()
+    try:
+        assert renewed.wait(10)
+        while registry.current is snapshot:
+            renewed.wait(0.01)
+    finally:
+        registry.close()
+    held = registry.current._plans
+    assert list(held) == [Asked((), "all", False), asked(0), asked(1, 2)]
+    assert registry.current.plan(asked(1, 2)) is held[asked(1, 2)]
+
+
+def test_a_plan_in_use_of_what_is_no_longer_declared_is_left_out(snapshot: Snapshot) -> None:
+    snapshot.plan(asked(0))
+    snapshot.plan(asked(7))
+    applied(snapshot.config, 7)
+    after = take(snapshot.config)
+    after.prepare(snapshot)
+    assert list(after._plans) == [asked(0)]
 
 
 def test_wide_plans_leave_room_for_fewer(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
