@@ -15,6 +15,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 
@@ -24,15 +25,16 @@ import orjson
 import psycopg
 import pyarrow as pa
 import redis
+import sqlalchemy as sa
 from confluent_kafka import Consumer
-from sqlalchemy import text
 
 from benchmarks.drain import INSERT
 from benchmarks.platform import Platform, Row, platform, wait
-from millrace.wiring import flows, vectors
+from millrace.wiring import flows
 from stores.entity_keys import entity_keys
 from stores.fields import fields_of
-from stores.vectors import PgVectors
+from stores.vector_tables import vector_table
+from stores.view import View
 
 ROWS = 10_000
 FLOOR_SECONDS = 15.0
@@ -103,9 +105,8 @@ def from_redis(target: Platform) -> Look:
     flow = flows(target.repo)["load.public.payments"]
     view = flow.views[0].view
     field = fields_of(view).features[[f.name for f in view.features].index("amount")]
-    keys = entity_keys(view)
     client = redis.Redis.from_url(f"redis://{target.stack.endpoints().redis}")
-    names = dict(enumerate(keys.encode(pa.table({"id": pa.array(range(1, ROWS + 1), pa.int64())})).to_pylist(), 1))
+    names = _entity_keys(view, ROWS)
 
     def look(awaited: dict[int, Sent]) -> Iterator[int]:
         pipeline = client.pipeline(transaction=False)
@@ -116,6 +117,13 @@ def from_redis(target: Platform) -> Look:
                 yield row
 
     return look
+
+
+def _entity_keys(view: View, rows: int) -> dict[int, bytes]:
+    """The entity key of each row from 1 on."""
+    return dict(
+        enumerate(entity_keys(view).encode(pa.table({"id": pa.array(range(1, rows + 1), pa.int64())})).to_pylist(), 1)
+    )
 
 
 def from_kafka(target: Platform) -> tuple[Consumer, Look]:
@@ -165,28 +173,29 @@ class Commits:
         return np.percentile(taken, [50, 99])
 
 
-def from_vectors(target: Platform) -> tuple[PgVectors, Look]:
-    """Looks at the vectors that a search would find."""
+@contextmanager
+def from_vectors(target: Platform) -> Iterator[Look]:
+    """Looks at the rows that a search would find: those that have the new text and a vector."""
+    url = sa.make_url(target.repo.config.online_store.vectors).set(drivername="postgresql")
     view = flows(target.repo)["load.public.notes"].views[0].view
-    store = vectors(target.repo)
-    assert store is not None
+    names = _entity_keys(view, TEXTS)
+    seen = f"SELECT id, text FROM {vector_table(view).name} WHERE _entity_key = ANY(%s) AND embedding IS NOT NULL"
+    with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
 
-    def look(awaited: dict[int, Sent]) -> Iterator[int]:
-        (found,) = store.read([view], pa.table({"id": pa.array(list(awaited), pa.int64())}))
-        columns = (found["text"].to_pylist(), found["embedding"].to_pylist())
-        for (row, value, _), text_, vector in zip(list(awaited.values()), *columns, strict=True):
-            if text_ and vector and float(text_.split()[-1]) >= value:
-                yield row
+        def look(awaited: dict[int, Sent]) -> Iterator[int]:
+            for row, found in connection.execute(seen, [[names[row] for row in awaited]], prepare=True).fetchall():
+                if float(found.split()[-1]) >= awaited[row][1]:
+                    yield row
 
-    return store, look
+        yield look
 
 
 def rows(seconds: float = 60.0, rate: float = 500.0) -> Iterator[Row]:
     """The floor, then the platform, then the platform with texts."""
     with platform() as target:
         with target.engine.begin() as connection:
-            connection.execute(text(INSERT), {"rows": ROWS})
-            connection.execute(text(NOTES), {"rows": TEXTS})
+            connection.execute(sa.text(INSERT), {"rows": ROWS})
+            connection.execute(sa.text(NOTES), {"rows": TEXTS})
         target.command("apply")
         wait(lambda: target.ends()[1] >= ROWS + TEXTS, "the snapshot")
         payments = Commits(target, AMOUNT, ROWS, rate, 5)
@@ -201,12 +210,10 @@ def rows(seconds: float = 60.0, rate: float = 500.0) -> Iterator[Row]:
             before, begun = worker.cpu_seconds(), time.monotonic()
             p50, p99 = payments.seen_by(from_redis(target), FIRST[2], seconds)
             busy = (worker.cpu_seconds() - before) / (time.monotonic() - begun)
-            store, searchable = from_vectors(target)
-            with ThreadPoolExecutor() as beside:
+            with from_vectors(target) as searchable, ThreadPoolExecutor() as beside:
                 other = beside.submit(payments.seen_by, from_redis(target), FIRST[3], seconds / 2)
                 texts = Commits(target, TEXT, TEXTS, 50, 1).seen_by(searchable, FIRST[0], seconds / 2)
                 with_texts = other.result()
-            store.close()
     yield Row("freshness, p50", p50, "ms", "15", {"Debezium to a bare consumer": floor[0]})
     yield Row("freshness, p99", p99, "ms", "50", {"Debezium to a bare consumer": floor[1]})
     yield Row("freshness, processor of the worker", 100 * busy, "% of a core")
