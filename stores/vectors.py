@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -31,6 +31,8 @@ _EF_SEARCH, _EF_SEARCH_FILTERED = 200, 300
 _EF_SEARCH_LIMIT = 1000
 _FORGOTTEN_AT_ONCE = 1000
 _FORGET_SECONDS = 60.0
+_BATCHES = "millrace_batches"
+"""Under this name a connection notes the temporary tables that it has."""
 _UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 _VERSION = ("_order", "_lsn", "_row", "_undecided")
 
@@ -58,9 +60,11 @@ class PgVectors(FeatureWriter, FeatureReader):
             given = parsed.query.get("options", "")
             patience["options"] = f"{given} -c statement_timeout={int(statement_seconds * 1000)}".strip()
         self._engine = sa.create_engine(parsed, connect_args=patience, pool_pre_ping=True)
+        # A single SELECT needs no BEGIN and COMMIT of its own, each of which is a round trip.
+        self._selecting = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def ping(self) -> None:
-        with self._transaction() as connection:
+        with self._connection(self._selecting) as connection:
             connection.execute(sa.select(1))
 
     def close(self) -> None:
@@ -132,7 +136,7 @@ class PgVectors(FeatureWriter, FeatureReader):
             .ext(distinct_on(table.c._text_hash))
             .where(table.c._text_hash == sa.any_(_array("hashes")), vector.is_not(None))
         )
-        with self._transaction(vectors) as connection:
+        with self._connection(self._selecting, vectors) as connection:
             found = connection.execute(query, {"hashes": list(hashes)}).all()
         return {text: np.frombuffer(raw, ">f4", offset=VECTOR_HEADER).astype(np.float32) for text, raw in found}
 
@@ -236,18 +240,26 @@ class PgVectors(FeatureWriter, FeatureReader):
         query = sa.select(vectors.table.c[KEY], *(vectors.table.c[name] for name in names)).where(
             vectors.table.c[KEY] == sa.any_(_array("keys"))
         )
-        with self._transaction(vectors) as connection:
+        with self._connection(self._selecting, vectors) as connection:
             found = connection.execute(query, {"keys": list(set(wanted))}).all()
         places = {row[0]: place for place, row in enumerate(found)}
         at = pa.array([places.get(key) for key in wanted], pa.int64())
         return _with_presence(arrow_table(vectors, names, [row[1:] for row in found]).take(at))
 
+    def _transaction(self, vectors: VectorTable) -> AbstractContextManager[sa.Connection]:
+        return self._connection(self._engine, vectors)
+
     @contextmanager
-    def _transaction(self, vectors: VectorTable | None = None) -> Iterator[sa.Connection]:
-        """A transaction; what PostgreSQL objects to is raised as a store's errors."""
+    def _connection(self, engine: sa.Engine, vectors: VectorTable | None = None) -> Iterator[sa.Connection]:
+        """A connection until the end of the block; what PostgreSQL objects to is raised as a store's errors."""
         try:
-            with self._engine.begin() as connection:
-                yield connection
+            with engine.begin() as connection:
+                try:
+                    yield connection
+                except BaseException:
+                    if not connection.invalidated:
+                        connection.info.pop(_BATCHES, None)  # they are rolled back
+                    raise
         except sa.exc.TimeoutError as error:
             raise StoreUnavailable(STORE, f"{self._place}: no free connection: {error}") from error
         except (sa.exc.DBAPIError, psycopg.Error) as error:
@@ -288,7 +300,10 @@ def _replace(connection: sa.Connection, vectors: VectorTable, rows: pa.Table, wi
     if not winners:
         return
     table, batch = vectors.table, vectors.batch
-    connection.execute(sa.schema.CreateTable(batch, if_not_exists=True))
+    batches = connection.info.setdefault(_BATCHES, set())
+    if batch.name not in batches:
+        connection.execute(sa.schema.CreateTable(batch, if_not_exists=True))
+        batches.add(batch.name)
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     with driver.cursor() as cursor:

@@ -165,6 +165,16 @@ def test_a_table_keeps_to_one_model(vectors: PgVectors) -> None:
     assert vectors.model(longer) == "it's new"
 
 
+def test_a_first_batch_that_is_refused_does_not_stand_in_the_way_of_the_next(database: Database) -> None:
+    store, view = PgVectors(database.url), place_view("refused")
+    store.create(view, MODEL)
+    with pytest.raises(StoreRefused, match="of another or do not say"):
+        store.write([place_rows(view, [[1, 2, 3]], model="it's new")])
+    for lsn in (1, 2):
+        assert store.write([place_rows(view, [[1, 2, lsn]], lsn=lsn)]).applied == 1
+    store.close()
+
+
 def test_a_view_that_changes(vectors: PgVectors, database: Database) -> None:
     view = place_view("changing")
     vectors.create(view, MODEL)
