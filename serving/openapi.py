@@ -155,8 +155,11 @@ def _sample(field: Any) -> Any:
 
 def _search_example(snapshot: Snapshot) -> dict[str, Any]:
     searched = next((view for view in snapshot.views.values() if vector_field(view) is not None), None)
-    fields = [] if searched is None else [f for f in searched.features if not f.vector_index][:2]
-    names = ["view:feature"] if searched is None else [f"{searched.name}:{field.name}" for field in fields]
+    if searched is None:
+        names = ["view:feature"]
+    else:
+        fields = [field for field in searched.features if not field.vector_index] or searched.features
+        names = [f"{searched.name}:{field.name}" for field in fields[:2]]
     return {"features": names, "query_string": "a text", "top_k": 3}
 
 

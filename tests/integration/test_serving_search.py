@@ -96,6 +96,14 @@ def test_by_text_the_nearest_comes_first(server: Server) -> None:
         assert found["distance"] == sorted(found["distance"])
 
 
+def test_the_example_of_a_search_works(server: Server) -> None:
+    described = server.ask("/openapi.json")[1]
+    path = "/retrieve-online-documents"
+    example = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+    status, answer = server.ask(path, example)
+    assert (status, len(answer["results"][0]["values"])) == (200, example["top_k"])
+
+
 def test_by_vector_with_a_filter(server: Server) -> None:
     vector = EMBEDDER.embed([TEXTS["HNL"]])[0].tolist()
     search = {"features": ["texts:text"], "query": vector}
