@@ -6,7 +6,7 @@ repeatable: the source databases, the topics, the lake, Feast's own apply, the c
 """
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -28,11 +28,11 @@ from millrace.wiring import connect, embedder, lake, source, topics, vectors
 from stores.fields import check_collisions
 from stores.history import change_properties, feature_properties
 from stores.lake import Lake
-from stores.lake_schema import stored_schema
+from stores.lake_schema import agreed_schema, stored_schema
 from stores.rows import EMBEDDING, rows_schema
 from stores.view import View
 from streams.changes import changes_schema
-from streams.decide import changes_table, features_table
+from streams.decide import LakeTableName, changes_table, features_table
 from streams.declarations import DeclarationError, Declared, captured_views, compile_view
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY
 from streams.kafka import MAX_MESSAGE_BYTES
@@ -80,6 +80,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     client = connect(repo)
     plan = _checked(repo)
     lake(repo).ping()
+    for name, schema, properties in _lake_tables(plan):
+        _check_lake(lake(repo), name, schema, properties)
     store = vectors(repo)
     if store is not None and any(v.view.vector for v in plan.views):
         store.ping()
@@ -90,7 +92,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     again = dropped(repo, [t.topic for c in plan.captured for t in c.tables]).made_again
     fixed = [f for captured in plan.captured for f in _check_source(captured, client, fix=True)]
     made = _ensure_topics(repo, plan)
-    _create_tables(lake(repo), plan)
+    for name, schema, properties in _lake_tables(plan):
+        lake(repo).create(name, schema, properties)
     say("applying to Feast")
     register(repo, plan.contents)
     _create_vector_tables(repo, plan)
@@ -105,9 +108,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         say(f"connector {name}: {connectors[name]}")
         client.restart_failed(name)
         client.wait_running(name, CONNECTOR_SECONDS)
-        end = _now(captured)
-        for table in captured.tables:
-            lake(repo).describe(changes_table(table.topic), {APPLIED_PROPERTY: str(end)})
+    for captured in plan.captured:
+        _describe(repo, captured)  # last, for workers start anew at it
     note_oids(repo, [t.topic for c in plan.captured for t in c.tables if t.topic not in again])
     for topic in again:
         say(f"{topic} was dropped and made again: run millrace resnapshot {topic}, its old rows still stand")
@@ -289,15 +291,30 @@ def _now(captured: Captured) -> int:
         engine.dispose()
 
 
-def _create_tables(store: Lake, plan: Plan) -> None:
-    for captured in plan.captured:
-        for table in captured.tables:
-            name = changes_table(table.topic)
-            store.create(name, changes_schema(table), change_properties(table.topic, table.primary_key))
-            store.describe(name, {TABLE_PROPERTY: dumps([as_kept(table, store.snapshot(name).schema)])})
+def _lake_tables(plan: Plan) -> Iterator[tuple[LakeTableName, pa.Schema, dict[str, str]]]:
+    """The tables that the lake must have, with schema and properties."""
+    for table in (table for captured in plan.captured for table in captured.tables):
+        properties = change_properties(table.topic, table.primary_key)
+        yield changes_table(table.topic), changes_schema(table), properties
     for view in plan.views:
         properties = feature_properties(view.view, view.table.topic)
-        store.create(features_table(view.view.name), feature_schema(view.view), properties)
+        yield features_table(view.view.name), feature_schema(view.view), properties
+
+
+def _check_lake(store: Lake, name: LakeTableName, schema: pa.Schema, properties: dict[str, str]) -> None:
+    """Raises `StoreRefused` if the lake's table cannot become what is declared."""
+    if store.exists(name):
+        present = store.snapshot(name)
+        agreed_schema(present.schema, present.properties, schema, properties, name)
+
+
+def _describe(repo: Repo, captured: Captured) -> None:
+    """Note in the lake what workers go by: the tables, and up to where the log may know others."""
+    end = _now(captured)
+    for table in captured.tables:
+        name = changes_table(table.topic)
+        kept = dumps([as_kept(table, lake(repo).snapshot(name).schema)])
+        lake(repo).describe(name, {TABLE_PROPERTY: kept, APPLIED_PROPERTY: str(end)})
 
 
 def as_kept(table: Table, kept: pa.Schema) -> Table:

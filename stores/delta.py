@@ -19,7 +19,7 @@ from deltalake.fs import DeltaStorageHandler
 
 from stores.errors import StoreRefused, StoreUnavailable
 from stores.lake import STORE, AppendResult, Snapshot, TableMissing, TopicPartition
-from stores.lake_schema import check_name, conform, fresh_rows, is_name, merged_schema, stored_schema
+from stores.lake_schema import agreed_schema, check_name, conform, fresh_rows, is_name, stored_schema
 
 CHECKPOINT_INTERVAL = 50
 """Commits between two checkpoints of a table's log; a handle lives as long, for its commits cost more the
@@ -298,14 +298,7 @@ class DeltaLake:
 
     def _agree(self, name: str, schema: pa.Schema, properties: Mapping[str, str]) -> None:
         handle = self._open(name)
-        stored = handle.table.metadata().configuration
-        for key, value in properties.items():
-            if stored.get(key) != value:
-                raise StoreRefused(
-                    f"the lake's table {name} was made with {key} = {stored.get(key)}, now it is declared"
-                    f" {value}: move the table away and backfill it, or restore the declaration"
-                )
-        merged = merged_schema(handle.schema, schema, name)
+        merged = agreed_schema(handle.schema, handle.table.metadata().configuration, schema, properties, name)
         if any(not merged.field(i).type.equals(column.type) for i, column in enumerate(handle.schema)):
             self._rewrite(handle, name, merged)
             return

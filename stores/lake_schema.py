@@ -11,6 +11,9 @@ from stores.errors import StoreRefused
 
 _NAME = re.compile(r"[a-z]+/[A-Za-z0-9_][A-Za-z0-9._-]*")
 
+MOST_DIGITS = 38
+"""Of a decimal, in Delta and in Arrow's decimal128."""
+
 
 def is_name(name: str) -> bool:
     """Whether a table may have this name: <kind>/<owner>, such as `changes/shop.public.orders`."""
@@ -86,7 +89,7 @@ def stored_schema(schema: pa.Schema, name: str) -> pa.Schema:
 
 def merged_schema(present: pa.Schema, schema: pa.Schema, name: str) -> pa.Schema:
     """`present`, the schema of table `name`, followed by the columns that `schema` adds. Where both have a number
-    of different widths, the wider.
+    of different widths, one that holds both.
 
     Raises `StoreRefused` if a column of both has another type, or `stored_schema` does.
     """
@@ -104,6 +107,20 @@ def merged_schema(present: pa.Schema, schema: pa.Schema, name: str) -> pa.Schema
             )
     added = [column for column in wanted if column.name not in present.names]
     return stored_schema(pa.schema([*present, *added]), name)
+
+
+def agreed_schema(
+    present: pa.Schema, stored: Mapping[str, str], schema: pa.Schema, properties: Mapping[str, str], name: str
+) -> pa.Schema:
+    """The schema that table `name`, which has the schema `present` and the properties `stored`, gets when it is
+    declared anew. Raises `StoreRefused` if it was made with other properties, or `merged_schema` does."""
+    for key, value in properties.items():
+        if stored.get(key) != value:
+            raise StoreRefused(
+                f"the lake's table {name} was made with {key} = {stored.get(key)}, now it is declared"
+                f" {value}: move the table away and backfill it, or restore the declaration"
+            )
+    return merged_schema(present, schema, name)
 
 
 def conform(rows: pa.Table, present: pa.Schema, name: str) -> pa.Table:
@@ -134,19 +151,18 @@ def _column(rows: pa.Table, column: pa.Field, name: str) -> pa.ChunkedArray:
 
 
 def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type that holds all values of both: of integers, of floats, and of decimals of one scale the wider."""
+    """The type that holds all values of both: of integers and of floats the wider, of decimals the most digits that
+    either has on each side of the point; None if there is none."""
     if one.equals(other):
         return one
+    if pt.is_decimal128(one) and pt.is_decimal128(other):
+        scale = max(one.scale, other.scale)
+        precision = max(one.precision - one.scale, other.precision - other.scale) + scale
+        return pa.decimal128(precision, scale) if precision <= MOST_DIGITS else None
     integers = pt.is_signed_integer(one) and pt.is_signed_integer(other)
-    floats = pt.is_floating(one) and pt.is_floating(other)
-    decimals = pt.is_decimal128(one) and pt.is_decimal128(other) and one.scale == other.scale
-    if integers or floats or decimals:
-        return one if _width(one) > _width(other) else other
+    if integers or (pt.is_floating(one) and pt.is_floating(other)):
+        return one if one.bit_width > other.bit_width else other
     return None
-
-
-def _width(kind: pa.DataType) -> int:
-    return int(kind.precision if pt.is_decimal128(kind) else kind.bit_width)
 
 
 def _fits(given: pa.DataType | None, stored: pa.DataType) -> bool:

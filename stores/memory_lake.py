@@ -8,9 +8,9 @@ from datetime import timedelta
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from stores.errors import StoreRefused, StoreUnavailable
+from stores.errors import StoreUnavailable
 from stores.lake import STORE, AppendResult, Snapshot, TableMissing, TopicPartition
-from stores.lake_schema import check_name, conform, fresh_rows, merged_schema, stored_schema
+from stores.lake_schema import agreed_schema, check_name, conform, fresh_rows, stored_schema
 
 
 @dataclass(slots=True)
@@ -60,10 +60,7 @@ class MemoryLake:
             if table is None:
                 self._tables[name] = _Table(stored_schema(schema, name).empty_table(), dict(properties))
                 return
-            for key, value in properties.items():
-                if table.properties.get(key) != value:
-                    raise StoreRefused(f"the lake's table {name} was made with {key} = {table.properties.get(key)}")
-            merged = merged_schema(table.rows.schema, schema, name)
+            merged = agreed_schema(table.rows.schema, table.properties, schema, properties, name)
             if not merged.equals(table.rows.schema):
                 table.commit(conform(table.rows, merged, name))
 

@@ -7,7 +7,7 @@ the schema comes between two records, so that the last record of each tells whet
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 
 from connectors.table import Column, Table
 from connectors.table_file import loads
+from stores.errors import StoreRefused
 from stores.lake import Lake
+from stores.lake_schema import merged_schema
 from streams.changes import carried
 from streams.decide import changes_table
 from streams.messages import Records
@@ -50,11 +52,14 @@ def unasked(table: Table) -> None:
 @dataclass(frozen=True, slots=True)
 class Drift:
     """The columns that records lack, those that records lack which are older than the last apply, and those that
-    they have and the table has not."""
+    they have and the table has not. `key` has the columns that records are keyed by if these are not the primary
+    key, `key_before` those of records that are older than the last apply."""
 
     missing: tuple[str, ...]
     before: tuple[str, ...]
     unknown: tuple[str, ...]
+    key: tuple[str, ...] = ()
+    key_before: tuple[str, ...] = ()
 
 
 def drift(records: Records, table: Table, applied: int) -> Drift | None:
@@ -62,30 +67,47 @@ def drift(records: Records, table: Table, applied: int) -> Drift | None:
     if nothing."""
     expected = {field.name for field in carried(table)}
     missing, before, unknown = set[str](), set[str](), set[str]()
-    for image, lsn in _newest_images(records):
-        columns = set(image)
-        (before if lsn is not None and lsn < applied else missing).update(expected - columns)
+    keys: dict[bool, tuple[str, ...]] = {}  # by whether they are older than the apply
+    for image, lsn in _newest(records, _image):
+        columns, old = set(image), lsn is not None and lsn < applied
+        (before if old else missing).update(expected - columns)
         unknown |= columns - expected
-    if not (missing or before or unknown):
+    for key, lsn in _newest(records, _key):
+        if set(key) != set(table.primary_key):
+            keys[lsn is not None and lsn < applied] = tuple(key)
+    if not (missing or before or unknown or keys):
         return None
-    return Drift(tuple(sorted(missing)), tuple(sorted(before)), tuple(sorted(unknown)))
+    gone, gone_before, new = (tuple(sorted(names)) for names in (missing, before, unknown))
+    return Drift(gone, gone_before, new, keys.get(False, ()), keys.get(True, ()))
 
 
-def _newest_images(records: Records) -> Iterator[tuple[dict[str, object], int | None]]:
-    """The row image of the last create, update or read of each partition, and its LSN; what is no envelope is
-    none."""
+_Values = dict[str, object]
+
+
+def _image(envelope: _Values, key: bytes | None) -> object:
+    """The row of a create, update or read."""
+    return envelope["after"]
+
+
+def _key(envelope: _Values, key: bytes | None) -> object:
+    """The key of a change of a row."""
+    return orjson.loads(key or b"null")
+
+
+def _newest(records: Records, part: Callable[[_Values, bytes | None], object]) -> Iterator[tuple[_Values, int | None]]:
+    """That part of the newest record of each partition that has it, and its LSN; what is no envelope has none."""
     seen: set[int] = set()
     for i in range(len(records) - 1, -1, -1):
         if records.partitions[i] in seen:
             continue
         try:
             envelope = orjson.loads(records.values[i] or b"null")
-            image, lsn = envelope["after"], envelope["source"]["lsn"]
+            found, lsn = part(envelope, records.keys[i]), envelope["source"]["lsn"]
         except (orjson.JSONDecodeError, TypeError, KeyError):
             continue
-        if isinstance(image, dict):
+        if isinstance(found, dict):
             seen.add(records.partitions[i])
-            yield image, lsn if isinstance(lsn, int) else None
+            yield found, lsn if isinstance(lsn, int) else None
 
 
 def users(flow: Flow, columns: tuple[str, ...]) -> list[str]:
@@ -120,7 +142,7 @@ class Guard:
         self._source_table = source_table
         self._applied: dict[str, int] = {}
         self._said: set[tuple[str, Drift]] = set()
-        self._asked: dict[str, tuple[float, Table | None]] = {}
+        self._asked: dict[str, tuple[float, frozenset[str], Table | None]] = {}
         self.held: dict[str, str] = {}
 
     def holds(self, records: Records) -> bool:
@@ -137,7 +159,9 @@ class Guard:
         read = tuple(column for column in found.missing if users(flow, (column,)))
         applied, _ = applied_table(self._lake, topic)
         columns = {column.name for column in applied.columns} if applied is not None else set()
-        if read:
+        if found.key:
+            self._hold(topic, _rekeyed(flow, found.key))
+        elif read:
             self._hold(
                 topic,
                 f"its records have no column {', '.join(read)} any more, which {', '.join(users(flow, read))} read: "
@@ -147,14 +171,10 @@ class Guard:
             self._hold(topic, f"it was applied with new columns ({', '.join(found.unknown)}): its workers start anew")
         else:
             self._said.add((topic, found))
-            log.warning(
-                "%s: its columns changed. Gone, so that they are null: %s (millrace resnapshot completes rows that "
-                "came before the last apply). New, for the lake at the next millrace apply: %s",
-                topic,
-                ", ".join((*found.missing, *found.before)) or "none",
-                ", ".join(found.unknown) or "none",
-                extra={"event": "columns_changed", "table": topic},
-            )
+            if found.missing or found.before or found.unknown:
+                self._warn(topic, _columns_changed(found))
+            if found.key_before:
+                self._warn(topic, _was_rekeyed(topic, found.key_before))
 
     def retyped(self, outcome: Outcome) -> bool:
         """Whether records must wait because values do not fit a column whose type is another one by now, or would be
@@ -162,30 +182,78 @@ class Guard:
         table, doubtful = outcome.flow.table, _doubtful(outcome)
         if not doubtful:
             return False
-        now = self._now(table)
-        types = {column.name: column.sql_type for column in now.columns} if now is not None else {}
-        for column in doubtful:
-            is_ = types.get(column.name, column.sql_type)
-            if is_ != column.sql_type:
-                hurt = ", ".join(users(outcome.flow, (column.name,))) or "the lake"
-                self._hold(
-                    table.topic,
-                    f"column {column.name} was {column.sql_type} when it was applied and is {is_} now; values that do "
-                    f"not fit would be lost to {hurt}: run millrace apply",
-                )
+        now = self._now(table, frozenset(column.name for column in doubtful))
+        columns = {column.name: column for column in now.columns} if now is not None else {}
+        is_now = [(column, columns.get(column.name, column)) for column in doubtful]
+        retyped = [(was, is_) for was, is_ in is_now if was.sql_type != is_.sql_type]
+        if retyped:
+            self._hold(table.topic, _retyped(outcome.flow, retyped))
         return table.topic in self.held
 
-    def _now(self, table: Table) -> Table | None:
-        """The table in its database; the answer to an earlier poll is good enough for `ASKED_SECONDS`."""
-        asked, now = self._asked.get(table.topic, (float("-inf"), None))
-        if time.monotonic() >= asked + ASKED_SECONDS:
+    def _now(self, table: Table, doubtful: frozenset[str]) -> Table | None:
+        """The table in its database; the answer to an earlier poll is good enough for `ASKED_SECONDS`, but not for
+        columns that were not doubtful then."""
+        asked, columns, now = self._asked.get(table.topic, (float("-inf"), doubtful, None))
+        if time.monotonic() >= asked + ASKED_SECONDS or not doubtful <= columns:
             now = self._source_table(table)
-            self._asked[table.topic] = time.monotonic(), now
+            self._asked[table.topic] = time.monotonic(), doubtful, now
         return now
+
+    def _warn(self, topic: str, what: str) -> None:
+        log.warning("%s: %s", topic, what, extra={"event": "columns_changed", "table": topic})
 
     def _hold(self, topic: str, why: str) -> None:
         self.held[topic] = f"{topic} is held: {why}. Nothing of it is lost, and the other tables go on"
         log.error("%s", self.held[topic], extra={"event": "held", "table": topic})
+
+
+def _rekeyed(flow: Flow, key: tuple[str, ...]) -> str:
+    table, views = flow.table, ", ".join(f"view {view.view.name}" for view in flow.views)
+    return (
+        f"its primary key is ({', '.join(key)}) now and was ({', '.join(table.primary_key)}) when it was applied, by "
+        f"which {views} and the lake tell its rows apart: bring the old one back, then run millrace apply and "
+        f"millrace resnapshot {table.topic}; or capture the table anew under a new source name"
+    )
+
+
+def _was_rekeyed(topic: str, key: tuple[str, ...]) -> str:
+    return (
+        f"its records from before the last apply are keyed by ({', '.join(key)}): if rows were deleted meanwhile, or "
+        f"got another primary key, millrace resnapshot {topic} brings their deletes"
+    )
+
+
+def _columns_changed(found: Drift) -> str:
+    gone, new = ", ".join((*found.missing, *found.before)) or "none", ", ".join(found.unknown) or "none"
+    return (
+        f"its columns changed. Gone, so that they are null: {gone} (millrace resnapshot completes rows that came "
+        f"before the last apply). New, for the lake at the next millrace apply: {new}"
+    )
+
+
+def _retyped(flow: Flow, columns: Sequence[tuple[Column, Column]]) -> str:
+    """Columns as they were applied and as they are now, for people."""
+    told = " and ".join(
+        f"column {was.name} was {was.sql_type} when it was applied and is {is_.sql_type} now" for was, is_ in columns
+    )
+    hurt = ", ".join(users(flow, tuple(was.name for was, _ in columns))) or "the lake"
+    renamed = [was.name for was, is_ in columns if not _together(was, is_)]
+    mend = (
+        f"no column of the lake holds both types, so rename {', '.join(renamed)} in the database and in what reads it, "
+        f"then run millrace apply and millrace resnapshot {flow.table.topic}"
+        if renamed
+        else "run millrace apply"
+    )
+    return f"{told}; values that do not fit would be lost to {hurt}: {mend}"
+
+
+def _together(was: Column, is_: Column) -> bool:
+    """Whether one column of the lake can hold the values of both."""
+    try:
+        merged_schema(pa.schema([(was.name, was.arrow_type)]), pa.schema([(is_.name, is_.arrow_type)]), was.name)
+    except StoreRefused:
+        return False
+    return True
 
 
 def _doubtful(outcome: Outcome) -> list[Column]:

@@ -14,6 +14,7 @@ from connectors.table_file import dumps
 from millrace.anew import AppliedWatch
 from millrace.apply import as_kept
 from stores.delta import DeltaLake
+from stores.errors import StoreRefused
 from stores.lake import Lake
 from stores.memory_lake import MemoryLake
 from streams.decide import changes_table
@@ -85,6 +86,30 @@ def test_a_timestamp_that_has_become_a_date_is_not_taken_for_a_moment_of_1970(tm
     assert not retyped(19_723, seen)
     assert not retyped(None, date)
     assert not retyped(1_704_067_200_000_000, date)  # from before it was changed
+
+
+def test_another_primary_key_holds_the_topic(platform: Platform) -> None:
+    """Debezium keys its records by the primary key; a row that is known by another one is another row."""
+    applied = records((key(1), envelope("c", row(1), lsn=10)))
+    assert not guard(platform).holds(applied)
+    other = json.dumps({"customer": "ann"}).encode()
+    rekeyed = (other, envelope("u", row(1, "ann"), lsn=20))
+    watching = guard(platform)
+    assert watching.holds(records((key(1), envelope("c", row(1), lsn=10)), rekeyed))
+    told = watching.held[TOPIC]
+    assert "its primary key is (customer) now and was (id) when it was applied" in told
+    assert "view order_now" in told and "view customer_last" in told
+    deleted = (other, envelope("d", None, before={"customer": "ann"}, lsn=20))
+    assert guard(platform).holds(records(deleted, (other, None)))
+
+
+def test_records_from_before_the_primary_key_was_brought_back_go_on_aloud(
+    platform: Platform, caplog: pytest.LogCaptureFixture
+) -> None:
+    platform.lake.describe(changes_table(TOPIC), {TABLE_PROPERTY: dumps([ORDERS]), APPLIED_PROPERTY: "30"})
+    other = json.dumps({"customer": "ann"}).encode()
+    assert not guard(platform).holds(records((other, envelope("u", row(1, "ann"), lsn=20))))
+    assert "are keyed by (customer)" in caplog.text and "millrace resnapshot" in caplog.text
 
 
 def test_who_reads_a_column(platform: Platform) -> None:
@@ -178,3 +203,24 @@ def test_the_lake_makes_room_for_wider_numbers(make: Any, tmp_path: Path) -> Non
     kept = as_kept(replace(ORDERS, columns=(column,)), lake.snapshot("changes/t").schema)
     assert kept.column("n").arrow_type == pa.int64()
     assert json.loads(dumps([kept]))["tables"][0]["columns"][0]["sql_type"] == "integer"
+
+
+@pytest.mark.parametrize("make", [lambda folder: MemoryLake(), lambda folder: DeltaLake(str(folder))])
+def test_the_lake_makes_room_for_decimals_of_another_scale(make: Any, tmp_path: Path) -> None:
+    lake: Lake = make(tmp_path)
+
+    def prices(kind: pa.DataType, *values: str) -> pa.Table:
+        return pa.table({"price": pa.array(values).cast(kind)})
+
+    first, wide = pa.decimal128(10, 2), pa.decimal128(20, 4)
+    lake.create("changes/t", pa.schema([("price", first)]), {})
+    lake.append("changes/t", prices(first, "1.50", "-99999999.99"), {})
+    lake.create("changes/t", pa.schema([("price", wide)]), {})
+    lake.append("changes/t", prices(wide, "2.1234"), {})
+    lake.append("changes/t", prices(first, "3.25"), {})  # of a worker that has not started anew yet
+    found = lake.scan("changes/t").read_all()["price"]
+    assert sorted(map(str, found.to_pylist())) == ["-99999999.9900", "1.5000", "2.1234", "3.2500"]
+    lake.create("changes/t", pa.schema([("price", pa.decimal128(30, 2))]), {})
+    assert lake.snapshot("changes/t").schema.field("price").type == pa.decimal128(32, 4)
+    with pytest.raises(StoreRefused, match="column price: is decimal128"):
+        lake.create("changes/t", pa.schema([("price", pa.decimal128(38, 12))]), {})
