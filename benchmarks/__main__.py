@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import cold_start, contracts, decided_anew, drain, freshness, lake_sustained, search, serving
+from benchmarks import cold_start, contracts, decided_anew, drain, freshness, lake_sustained, letters, search, serving
 from benchmarks.platform import Row
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -26,6 +26,7 @@ MEASURED: Mapping[str, Callable[[], Iterable[Row]]] = {
     "drain": drain.rows,
     "freshness": freshness.rows,
     "decided_anew": decided_anew.rows,
+    "letters": letters.rows,
     "contracts": contracts.rows,
     "lake_sustained": lake_sustained.rows,
     "cold_start": cold_start.rows,

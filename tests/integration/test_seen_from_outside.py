@@ -119,7 +119,7 @@ def test_every_family_has_the_values_that_must_be_there(market: Bazaar, worker: 
 def test_a_table_that_is_all_bad_pauses_alone_and_goes_on_where_it_stopped(
     market: Bazaar, worker: Running, orders: str
 ) -> None:
-    before = len(letters(market))
+    before, lines = len(letters(market)), len(worker.log.read_text().splitlines())
     began = datetime.now(UTC)
     market.shop.execute(
         "insert into orders select 1000 + i, 'bulk', 1, 'broken', i::text, now() from generate_series(1, %s) i", [BAD]
@@ -128,7 +128,9 @@ def test_a_table_that_is_all_bad_pauses_alone_and_goes_on_where_it_stopped(
     assert (status, list(state["paused"])) == (503, [orders])
     assert "expect_column_values_to_be_in_set on status: 'broken'" in state["paused"][orders]
     assert f"millrace resume {orders}" in state["paused"][orders]
-    (line,) = [line for line in worker.log.read_text().splitlines() if "event=paused" in line]
+    told = worker.log.read_text().splitlines()[lines:]
+    (line,) = [line for line in told if "event=paused" in line]
+    assert len(told) <= 3, told  # of hundreds of letters
     assert line.endswith(f"table={orders}") and "level=ERROR" in line and "'broken'" in line
     shown = market.repo.command("status", code=1)
     assert any(f"{orders} is paused" in problem for problem in shown["problems"])
@@ -140,6 +142,14 @@ def test_a_table_that_is_all_bad_pauses_alone_and_goes_on_where_it_stopped(
     market.depot.execute("insert into yard.stock values ('calm', 7, 9, 1, now())")
     key = {"warehouse": "calm", "sku": 7}
     waited(lambda: market.repo.read("stock_level", ["level"], [key])[0]["level"], "stock while orders are paused")
+    market.depot.execute(
+        "insert into yard.stock select 'calm', 100 + i, i, 0, now() from generate_series(1, %s) i", [2 * POLL]
+    )
+    key = {"warehouse": "calm", "sku": 100 + 2 * POLL}
+    waited(lambda: market.repo.read("stock_level", ["level"], [key])[0]["level"], "more of it")
+    stock = market.name("depot.yard.stock")
+    waited(lambda: not lag_of(worker, stock), "no lag of the stock")
+    assert list(worker.health()[1]["paused"]) == [orders]
     written = len(letters(market))
     assert LEAST <= written - before < BAD
     waited(lambda: lag_of(worker, orders) == BAD - (written - before), "the lag of the paused table, as scraped")
@@ -174,6 +184,24 @@ def test_letters_are_chosen_and_exported(market: Bazaar, worker: Running, orders
     rows = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [row["letter"] for row in rows] == pq.read_table(table)["letter"].to_pylist()
     assert {json.loads(base64.b64decode(row["value_base64"]))["after"]["status"] for row in rows} == {"broken"}
+
+
+def test_a_flood_of_records_is_no_flood_of_log_lines(market: Bazaar, worker: Running, orders: str) -> None:
+    """As many lines for thousands of records, of which a fifth is rejected, as for a few."""
+    written, told = len(letters(market)), {}
+    for first, count in ((10_000, 50), (20_000, 5_000)):
+        before = len(worker.log.read_text().splitlines())
+        market.shop.execute(
+            "insert into orders select %(first)s + i, 'flood', case i %% 5 when 0 then -1 else 1 end, 'open', '', "
+            "now() from generate_series(1, %(count)s) i",
+            {"first": first, "count": count},
+        )
+        market.settle()
+        told[count] = worker.log.read_text().splitlines()[before:]
+        written += count // 5
+        assert len(letters(market)) == written
+    assert len(told[5_000]) <= len(told[50]) + 3, told[5_000]
+    assert all(line.startswith("ts=") and " level=" in line for lines in told.values() for line in lines)
 
 
 def test_letters_replayed_after_the_contract_was_mended_overwrite_nothing_newer(
