@@ -23,6 +23,7 @@ from streams.changes import carried
 from streams.decide import changes_table
 from streams.messages import Records
 from streams.pipeline import Flow, Flows, Outcome
+from streams.sizes import Size, sizes
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ _LEAST = -(2**63)
 
 ASKED_SECONDS = 1.0
 """Between two questions to a database for a table's types: bad records may come in every poll."""
+
+UNANSWERED_SECONDS = 60.0
+"""Until a database that did not answer is asked again because of the size of values alone."""
 
 SourceTable = Callable[[Table], Table | None]
 """A table as its database has it now; None if that cannot be known."""
@@ -143,6 +147,8 @@ class Guard:
         self._applied: dict[str, int] = {}
         self._said: set[tuple[str, Drift]] = set()
         self._asked: dict[str, tuple[float, frozenset[str], Table | None]] = {}
+        self._sizes: dict[str, frozenset[Size]] = {}
+        self._sizes_next: dict[str, float] = {}
         self.held: dict[str, str] = {}
 
     def holds(self, records: Records) -> bool:
@@ -179,22 +185,39 @@ class Guard:
     def retyped(self, outcome: Outcome) -> bool:
         """Whether records must wait because values do not fit a column whose type is another one by now, or would be
         taken for others."""
-        table, doubtful = outcome.flow.table, _doubtful(outcome)
-        if not doubtful:
+        table, rejected = outcome.flow.table, _doubtful(outcome)
+        new = self._new_sizes(outcome)
+        if not (rejected or new):
             return False
-        now = self._now(table, frozenset(column.name for column in doubtful))
-        columns = {column.name: column for column in now.columns} if now is not None else {}
-        is_now = [(column, columns.get(column.name, column)) for column in doubtful]
-        retyped = [(was, is_) for was, is_ in is_now if was.sql_type != is_.sql_type]
+        now = self._now(table, frozenset(column.name for column in rejected), anew=bool(new))
+        if now is None:
+            self._sizes_next[table.source] = time.monotonic() + UNANSWERED_SECONDS
+            return False
+        columns = {column.name: column for column in now.columns}
+        another = [(was, columns.get(was.name, was)) for was in table.columns]
+        retyped = [
+            (was, is_)
+            for was, is_ in another
+            if (was in rejected and was.sql_type != is_.sql_type)
+            or (was.encoding != is_.encoding and any(name == was.name for name, _ in new))
+        ]
         if retyped:
             self._hold(table.topic, _retyped(outcome.flow, retyped))
+        self._sizes[table.topic] = self._sizes.get(table.topic, frozenset()) | new
         return table.topic in self.held
 
-    def _now(self, table: Table, doubtful: frozenset[str]) -> Table | None:
-        """The table in its database; the answer to an earlier poll is good enough for `ASKED_SECONDS`, but not for
-        columns that were not doubtful then."""
+    def _new_sizes(self, outcome: Outcome) -> frozenset[Size]:
+        """The sizes that no values of the table had so far; none while its database does not answer."""
+        table = outcome.flow.table
+        if time.monotonic() < self._sizes_next.get(table.source, float("-inf")):
+            return frozenset()
+        return sizes(outcome) - self._sizes.get(table.topic, frozenset())
+
+    def _now(self, table: Table, doubtful: frozenset[str], *, anew: bool) -> Table | None:
+        """The table in its database. Unless it is to be asked `anew`, the answer to an earlier poll is good enough for
+        `ASKED_SECONDS`, but not for columns that were not doubtful then."""
         asked, columns, now = self._asked.get(table.topic, (float("-inf"), doubtful, None))
-        if time.monotonic() >= asked + ASKED_SECONDS or not doubtful <= columns:
+        if anew or time.monotonic() >= asked + ASKED_SECONDS or not doubtful <= columns:
             now = self._source_table(table)
             self._asked[table.topic] = time.monotonic(), doubtful, now
         return now
@@ -244,7 +267,7 @@ def _retyped(flow: Flow, columns: Sequence[tuple[Column, Column]]) -> str:
         if renamed
         else "run millrace apply"
     )
-    return f"{told}; values that do not fit would be lost to {hurt}: {mend}"
+    return f"{told}; its values would be lost to {hurt}, or wrong there: {mend}"
 
 
 def _together(was: Column, is_: Column) -> bool:

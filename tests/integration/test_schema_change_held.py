@@ -17,6 +17,7 @@ create table grades (id bigint primary key, grade text);
 create table members (id bigint primary key, joined integer);
 create table visits (id bigint primary key, seen timestamp);
 create table prices (id bigint primary key, price numeric(10, 2));
+create table stamps (id bigint primary key, stamp bigint);
 create table boxes (id bigint primary key, colour text, size integer);
 create table parcels (id bigint primary key, colour text, weight integer);
 create table accounts (id bigint primary key, number bigint not null, owner text);
@@ -24,6 +25,7 @@ insert into grades values (1, 'one');
 insert into members values (1, 1700000000);
 insert into visits values (1, '2024-01-01');
 insert into prices values (1, 1.5);
+insert into stamps values (1, 1700000000);
 insert into boxes values (1, 'red', 10);
 insert into parcels values (1, 'red', 10);
 insert into accounts values (1, 101, 'Ada'), (2, 102, 'Grace'), (3, 103, 'Edsger');
@@ -33,6 +35,7 @@ FIELDS = {
     "members": {"joined": "Int64"},
     "visits": {"seen": "UnixTimestamp"},
     "prices": {"price": "Float64"},
+    "stamps": {"stamp": "Int64"},
     "boxes": {"colour": "String", "size": "Int64"},
     "parcels": {"colour": "String"},
     "accounts": {"number": "Int64", "owner": "String"},
@@ -42,6 +45,7 @@ MENDED = {
     "grades": {"grade_number": "Int64"},
     "members": {"joined_at": "UnixTimestamp"},
     "visits": {"seen_at": "UnixTimestamp"},
+    "stamps": {"stamped_at": "UnixTimestamp"},
     "boxes": {"size": "Int64"},
 }
 
@@ -133,6 +137,13 @@ def held(market: Shop, worker: Running, table: str) -> str:
             "(2, '2024-02-02')",
             "was timestamp without time zone when it was applied and is timestamp with time zone now",
         ),
+        (  # both are numbers: only their sizes differ
+            "stamps",
+            "stamp",
+            "timestamp using to_timestamp(stamp) at time zone 'utc'",
+            "(2, '2024-02-02')",
+            "was bigint when it was applied and is timestamp without time zone now",
+        ),
         (
             "prices",
             "price",
@@ -186,6 +197,7 @@ def test_another_primary_key_holds_the_table(market: Shop, worker: Running) -> N
 def test_apply_refuses_what_does_not_hold_yet_and_changes_nothing(market: Shop, worker: Running) -> None:
     market.sql.execute("alter table members rename joined to joined_at")
     market.sql.execute("alter table visits rename seen to seen_at")
+    market.sql.execute("alter table stamps rename stamp to stamped_at")
     declare(market, {**MENDED, "grades": {"grade": "Int64"}})
     contract(market, "parcels", "colour")
     refused = market.repo.refused("apply")
@@ -204,18 +216,19 @@ def test_mended_everything_that_waited_arrives(market: Shop, worker: Running) ->
     market.repo.apply()
     market.settle()
     assert worker.health()[1]["paused"] == {}
-    completed = [f"{market.name}.public.{table}" for table in ("grades", "members", "visits", "accounts")]
+    completed = [f"{market.name}.public.{table}" for table in ("grades", "members", "visits", "stamps", "accounts")]
     market.repo.command("resnapshot", *completed)
     market.settle()
     assert served(market, "grades", "grade_number", 1, 2) == [1, 5]
     assert [at.timestamp() for at in served(market, "members", "joined_at", 1)] == [1_700_000_000]
     assert [str(at.date()) for at in served(market, "visits", "seen_at", 1, 2)] == ["2024-01-01", "2024-02-02"]
+    assert [str(at.date()) for at in served(market, "stamps", "stamped_at", 1, 2)] == ["2023-11-14", "2024-02-02"]
     assert served(market, "prices", "price", 1, 2) == [1.5, 2.1234]
     assert [str(row["price"]) for row in changes(market, "prices")] == ["1.5000", "2.1234"]
     assert served(market, "boxes", "size", 1) == [11]
     assert served(market, "parcels", "colour", 1) == ["blue"]
     assert served(market, "accounts", "owner", 1, 2, 3, 20) == ["Ada L.", None, None, "Grace"]
-    for table in ("grades", "members", "visits", "prices", "boxes", "parcels"):
+    for table in ("grades", "members", "visits", "stamps", "prices", "boxes", "parcels"):
         assert len([row for row in changes(market, table) if row["_op"] in "cu"]) == 1, table
     assert [row["_op"] for row in changes(market, "accounts") if row["_op"] != "r"] == ["u", "u", "d", "d"]
     assert market.repo.command("letters", "list")["count"] == 0

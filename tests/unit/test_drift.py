@@ -19,7 +19,7 @@ from stores.lake import Lake
 from stores.memory_lake import MemoryLake
 from streams.decide import changes_table
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, Drift, Guard, drift, users
-from streams.pipeline import Flow, take
+from streams.pipeline import Flow, Outcome, take
 from tests.envelopes import ORDERS, TOPIC, envelope, key, records, row
 from tests.worker_platform import Platform
 
@@ -86,6 +86,69 @@ def test_a_timestamp_that_has_become_a_date_is_not_taken_for_a_moment_of_1970(tm
     assert not retyped(19_723, seen)
     assert not retyped(None, date)
     assert not retyped(1_704_067_200_000_000, date)  # from before it was changed
+
+
+STAMP = Column("stamp", "bigint", pa.int64(), "plain", nullable=True)
+MOMENT = replace(STAMP, sql_type="timestamp without time zone", arrow_type=pa.timestamp("us"), encoding="timestamp")
+DAY = replace(STAMP, sql_type="date", arrow_type=pa.date32(), encoding="date")
+SECONDS, MILLISECONDS, MICROSECONDS = 1_704_067_200, 1_704_067_200_000, 1_704_067_200_000_000
+
+
+@pytest.mark.parametrize(
+    ("was", "before", "is_", "after"),
+    [
+        (STAMP, SECONDS, MOMENT, MICROSECONDS),
+        (STAMP, MILLISECONDS, MOMENT, MICROSECONDS),
+        (MOMENT, MICROSECONDS, STAMP, MILLISECONDS),
+        (STAMP, 20_240_101, DAY, 19_723),
+        (DAY, 19_723, STAMP, 7),
+    ],
+)
+def test_a_number_that_means_another_thing_by_now_is_noticed_by_its_size(
+    tmp_path: Path, was: Column, before: int, is_: Column, after: int
+) -> None:
+    """Debezium writes integers, dates and timestamps as numbers, so a column of one takes the values of the others."""
+    table, platform = replace(ORDERS, columns=(*ORDERS.columns, was)), Platform(tmp_path)
+    flow = Flow(table, platform.flow.contract, platform.flow.views)
+    now: Table | None = table
+    asked: list[Table] = []
+
+    def ask(of: Table) -> Table | None:
+        asked.append(of)
+        return now
+
+    watching = Guard(platform.lake, {TOPIC: flow}, ask)
+
+    def retyped(value: int | None) -> bool:
+        outcome = take(records((key(1), envelope("c", {**row(1), "stamp": value}, lsn=1))), flow, 1 << 20)
+        assert not outcome.rejections
+        return watching.retyped(outcome)
+
+    assert not retyped(before)
+    known = len(asked)
+    assert not retyped(before + 1) and not retyped(None) and len(asked) == known
+    now = replace(table, columns=(*ORDERS.columns, is_))
+    assert retyped(after)
+    assert f"column stamp was {was.sql_type} when it was applied and is {is_.sql_type} now" in watching.held[TOPIC]
+
+
+def test_a_wider_integer_is_no_other_thing_and_a_database_that_is_away_is_not_asked_again(tmp_path: Path) -> None:
+    table, platform = replace(ORDERS, columns=(*ORDERS.columns, STAMP)), Platform(tmp_path)
+    flow = Flow(table, platform.flow.contract, platform.flow.views)
+    asked: list[Table] = []
+
+    def away(of: Table) -> None:
+        asked.append(of)
+
+    def outcome(value: int) -> Outcome:
+        return take(records((key(1), envelope("c", {**row(1), "stamp": value}, lsn=1))), flow, 1 << 20)
+
+    watching = Guard(platform.lake, {TOPIC: flow}, away)
+    assert [watching.retyped(outcome(10**i)) for i in range(18)] == [False] * 18
+    assert len(asked) == 1
+    small = replace(STAMP, sql_type="integer", arrow_type=pa.int32())
+    narrow = Guard(platform.lake, {TOPIC: flow}, lambda _: replace(table, columns=(*ORDERS.columns, small)))
+    assert not narrow.retyped(outcome(1)) and not narrow.retyped(outcome(10**9))
 
 
 def test_another_primary_key_holds_the_topic(platform: Platform) -> None:
