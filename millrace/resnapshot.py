@@ -25,7 +25,7 @@ from millrace.made_again import note_oids, source_oids
 from millrace.repo import Repo
 from millrace.wiring import connect, flows, lake, producer, source, topics
 from streams.pipeline import Flow
-from streams.reconcile import Reconciled, reconcile
+from streams.reconcile import Reconciled, reconcile, reconcile_earlier
 from streams.snapshots import begin_snapshot
 
 Say = Callable[[str], None]
@@ -56,7 +56,7 @@ class _Job:
     patience: float
     say: Say
     connect: Connect
-    said: str = field(default="", init=False)
+    moved: dict[str, int] = field(default_factory=dict, init=False)
 
     @property
     def tables(self) -> list[Table]:
@@ -74,9 +74,13 @@ class _Job:
             time.sleep(LOOK_SECONDS)
 
     def begin(self, start: asked.Base) -> int:
-        """Note in the lake where the snapshot that is asked for next begins."""
-        for table in self.tables:
-            begin_snapshot(lake(self.repo), table.topic, start.lsn)
+        """Note in the lake where the snapshot that is asked for next begins, once the workers have taken what there
+        is, and no earlier one is left unreconciled."""
+        sender = producer(self.repo)
+        for flow in self.flows:
+            topic = flow.table.topic
+            self.moved[topic] = reconcile_earlier(lake(self.repo), sender, flow)
+            begin_snapshot(lake(self.repo), topic, start.lsn)
         return start.lsn
 
     def ended(self, start: asked.Base) -> None:
@@ -139,7 +143,7 @@ class _Job:
             report[flow.table.topic] = {
                 "rows": rows.get(name, 0),
                 "deleted": found.deleted,
-                "moved": found.moved,
+                "moved": self.moved[flow.table.topic] + found.moved,
             }
         self.drain()
         note_oids(self.repo, [table.topic for table in self.tables], oids)
@@ -197,6 +201,7 @@ def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any
             job.connect.apply(origin, config)  # only an existing connector can forget its position
         say(f"stopping connector {origin} and forgetting its position")
         job.connect.reset(origin)
+        job.drain()
         _drop_slot(job)
         for earlier in asked.unfinished(job.engine, job.source):
             asked.forget(job.engine, job.source, earlier)  # the position that it would go on from is forgotten

@@ -30,8 +30,8 @@ def vanished(lake: Lake, name: str, present: pa.Table, before: int) -> pa.Table:
 
 def moved(lake: Lake, name: str, columns: Sequence[str], before: int) -> pa.Table:
     """Of each row of a table of changes the newest version up to the LSN `before`, if it is live, was not
-    truncated since, and the version that follows it has other values in `columns`. Schema and errors as of
-    `vanished`."""
+    truncated since, and the version that follows it has other values in `columns`; with the commit time of that
+    one, by which it was no longer true. Schema and errors as of `vanished`."""
     table = lake.snapshot(name)
     by = ", ".join(quoted(key) for key in json.loads(table.properties[PRIMARY_KEY]))
     same = " AND ".join(
@@ -46,7 +46,7 @@ def moved(lake: Lake, name: str, columns: Sequence[str], before: int) -> pa.Tabl
                 SELECT * FROM data WHERE _op <> 't' AND _lsn > {before}
                 QUALIFY row_number() OVER (PARTITION BY {by} ORDER BY _lsn, _op <> 'd', _offset) = 1
             )
-            SELECT old.* FROM old JOIN following USING ({by})
+            SELECT old.* REPLACE (following._commit_ts AS _commit_ts) FROM old JOIN following USING ({by})
             WHERE old._op <> 'd' AND NOT ({same})
             AND old._lsn > (SELECT coalesce(max(_lsn), -1) FROM data WHERE _op = 't')"""
         return answer(connection, query, table.schema)

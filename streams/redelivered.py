@@ -26,7 +26,7 @@ from streams.pipeline import Outcome
 
 FIRST = -1_000
 """Partition p's height is kept as the next offset of partition FIRST - p, which no topic has. The numbers above are
-for what concerns a topic as a whole: `streams.truncate.MARK`, `streams.snapshots.MARK`."""
+for what concerns a topic as a whole: `streams.truncate.MARK`, `MARK` and `RECONCILED_MARK` of `streams.snapshots`."""
 
 Mask = npt.NDArray[np.bool_]
 

@@ -35,6 +35,9 @@ from streams.messages import Records
 MARK = -2
 """The number of the partition, one that no topic has, whose next offset is the base of the last snapshot."""
 
+RECONCILED_MARK = -3
+"""The same for the base of the last snapshot that was reconciled (`streams.reconcile`)."""
+
 LEFT, READ, GONE = 3, 2, 1
 """How far below the base the three stand."""
 
@@ -54,6 +57,19 @@ def snapshot_base(lake: Lake, topic: str) -> int | None:
 def begin_snapshot(lake: Lake, topic: str, base: int) -> None:
     """Note the base of a snapshot of the topic's table, before it is asked for."""
     lake.advance(changes_table(topic), {(topic, MARK): base})
+
+
+def end_snapshot(lake: Lake, topic: str, base: int) -> None:
+    """Note that the snapshot with that base is reconciled."""
+    lake.advance(changes_table(topic), {(topic, RECONCILED_MARK): base})
+
+
+def unreconciled(lake: Lake, topic: str) -> int | None:
+    """The base of the last snapshot if it was not reconciled: of whoever began it nothing more will come, or it was
+    the first one, which leaves nothing to reconcile. None if it was, or none was noted."""
+    base = snapshot_base(lake, topic)
+    ended = lake.next_offset(changes_table(topic), topic, RECONCILED_MARK)
+    return None if base is None or base <= (ended or 0) else base
 
 
 def placed(changes: Changes, positions: np.ndarray, records: Records, base: SnapshotBase) -> Changes:

@@ -8,9 +8,12 @@ import pyarrow as pa
 import pytest
 
 from connectors.snapshots import progress
+from stores.asof import Join, asof
+from stores.rows import TIMESTAMP
+from streams.decide import features_table
 from streams.letters import REPLAY_OF
 from streams.memory import MemoryProducer
-from streams.reconcile import RECONCILED, Reconciled, reconcile
+from streams.reconcile import RECONCILED, Reconciled, reconcile, reconcile_earlier
 from streams.snapshots import begin_snapshot
 from tests.envelopes import TOPIC, envelope, key, row
 from tests.worker_platform import P0, P1, Platform
@@ -93,6 +96,40 @@ def test_an_entity_whose_only_row_moved_unheard_is_left(platform: Platform) -> N
     reconcile(platform.lake, MemoryProducer(platform.broker), platform.flow, present, BASE, "r-1")
     platform.run()
     assert (platform.customer("ann"), platform.customer("bob"), platform.order(1)) == (None, 1.0, 1.0)
+
+
+def test_what_an_unreconciled_snapshot_told_is_not_lost_to_the_next_one(platform: Platform) -> None:
+    """The second one finds row 1 with bob, where the first one had found it already."""
+    producer = MemoryProducer(platform.broker)
+    platform.produce((key(1), envelope("c", row(1, "ann", 1.0), lsn=8)), (key(1), read(row(1, "bob", 1.0))))
+    platform.run()
+    assert platform.customer("ann") == 1.0
+    assert reconcile_earlier(platform.lake, producer, platform.flow) == 1
+    assert reconcile_earlier(platform.lake, producer, platform.flow) == 0
+    begin_snapshot(platform.lake, TOPIC, 2 * BASE)
+    platform.produce((key(1), read(row(1, "bob", 1.0))))
+    platform.run()
+    present = pa.table({"id": pa.array([1], pa.int64())})
+    assert reconcile(platform.lake, producer, platform.flow, present, 2 * BASE, "r-2") == Reconciled(0, 0)
+    platform.run()
+    assert (platform.customer("ann"), platform.customer("bob"), platform.order(1)) == (None, 1.0, 1.0)
+    assert reconcile_earlier(platform.lake, producer, platform.flow) == 0
+
+
+def test_a_row_that_moved_beside_a_snapshot_is_known_from_then_on_and_not_from_its_end_on(platform: Platform) -> None:
+    """A state view's versions count in the order of their LSNs: none counts before the one that it follows."""
+    platform.produce((key(1), envelope("c", row(1, "ann", 1.0), lsn=8)))
+    platform.produce((key(1), envelope("u", row(1, "bob", 2.0), lsn=1_008, before=row(1, "ann", 1.0))))
+    platform.produce((key(1), read(row(1, "bob", 2.0))))
+    platform.run()
+    present = pa.table({"id": pa.array([1], pa.int64())})
+    found = reconcile(platform.lake, MemoryProducer(platform.broker), platform.flow, present, BASE, "r-1")
+    assert found == Reconciled(0, 1)
+    platform.run()
+    times = pa.chunked_array([pa.array([1_700_000_000_000_000 + 1_009], TIMESTAMP)])
+    join = Join(features_table("order_now"), {"id": "entity"}, ("amount",))
+    for known in (False, True):
+        assert asof(platform.lake, pa.table({"entity": [1]}), times, join, known=known)["amount"].to_pylist() == [2.0]
 
 
 def test_what_debezium_tells_of_a_snapshot() -> None:

@@ -1,0 +1,206 @@
+"""`resnapshot` and `recover` killed half-way by SIGKILL and run again: nothing missing, nothing doubled."""
+
+import signal
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import psycopg
+import pytest
+
+from connectors.connect import Connect
+from connectors.source import default_slot
+from millrace.stack.endpoints import Endpoints
+from stores.query import session
+from streams.decide import changes_table
+from tests.integration.deployed import Running, waited
+from tests.integration.shop import Shop, shop
+
+FILL = (
+    "insert into customers select i, 'c' || i, 'gold', i from generate_series(100, 3000) i",
+    "insert into orders select i, 100 + i % 300, i, now() - i * interval '1 minute' from generate_series(100, 2900) i",
+)
+
+
+@dataclass
+class Gap:
+    """Changes that nobody hears, each time of other rows. Every kind leaves something that only the end of a
+    `resnapshot` or `recover` mends: rows that are gone, and orders, the newest of their customers, that moved."""
+
+    number: int = 0
+
+    def statements(self) -> tuple[str, ...]:
+        """The next ones, on `GONE` customers and `MOVED` orders."""
+        self.number += 1
+        customer, order, new = 2000 + 20 * self.number, 100 + 5 * self.number, 4000 + self.number
+        return (
+            f"delete from customers where id between {customer} and {customer + GONE - 1}",
+            f"delete from orders where order_id between {1000 + customer} and {1010 + customer}",
+            f"update orders set customer_id = 3000 where order_id between {order} and {order + MOVED - 1}",
+            f"update customers set tier = 'silver' where id between {customer - 1500} and {customer - 1490}",
+            f"insert into customers values ({new}, 'unheard', 'gold', 1)",
+            f"insert into orders values ({new}, {new}, 4.5, now())",
+        )
+
+
+GONE, MOVED = 15, 3
+
+
+@dataclass
+class Begun:
+    """A command in a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    errors: Path
+
+    def says(self, what: str) -> None:
+        """Return once its stderr has this."""
+
+        def said() -> bool:
+            assert self.process.poll() is None, f"ended without {what!r}: {self.errors.read_text()}"
+            return what in self.errors.read_text()
+
+        waited(said, f"{what!r} on stderr")
+
+    def kill(self) -> None:
+        assert self.process.poll() is None, self.errors.read_text()
+        self.process.send_signal(signal.SIGKILL)
+        assert self.process.wait() == -signal.SIGKILL
+
+
+@contextmanager
+def begun(market: Shop, *arguments: str) -> Iterator[Begun]:
+    """A command that has begun; killed at the end of the block if it has not ended."""
+    errors = market.repo.stack_folder / f"{arguments[0]}-{uuid.uuid4().hex[:4]}.log"
+    with errors.open("wb") as output:
+        process = subprocess.Popen(market.repo.process(*arguments), stdout=output, stderr=output)
+    try:
+        yield Begun(process, errors)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def market(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with shop(stack, tmp_path_factory.mktemp("shop"), partitions=2) as made:
+        for statement in FILL:
+            made.sql.execute(statement)
+        made.repo.apply()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def worker(market: Shop) -> Iterator[Running]:
+    with market.repo.worker() as running:
+        market.settle()
+        assert market.check()["entities"] > 3000
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gap() -> Gap:
+    return Gap()
+
+
+def slot(market: Shop) -> str:
+    return default_slot(f"{market.repo.project}_{market.name}")
+
+
+def tables(market: Shop) -> tuple[str, str]:
+    return f"{market.name}.public.customers", f"{market.name}.public.orders"
+
+
+def unheard(market: Shop, gap: Gap) -> None:
+    """Changes while the tables are out of the publication."""
+    market.sql.execute(f"alter publication {slot(market)} drop table customers, orders")
+    for statement in gap.statements():
+        market.sql.execute(statement)
+    market.sql.execute(f"alter publication {slot(market)} add table customers, orders")
+
+
+@contextmanager
+def stopped(running: Running) -> Iterator[None]:
+    """The worker's process stands still during the block."""
+    running.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        running.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def locked(market: Shop, table: str) -> Iterator[None]:
+    """Nobody reads the table during the block."""
+    with psycopg.connect(market.database.dsn) as holder:
+        holder.execute(f"lock table {table} in access exclusive mode")
+        yield
+        holder.rollback()
+
+
+def blocked(market: Shop, application: str) -> bool:
+    """Whether a client of that name waits for a lock."""
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and application_name ~ %s"
+    return bool(market.sql.execute(waiting, [application]).fetchone() != (0,))
+
+
+def doubled(market: Shop) -> list[tuple[Any, ...]]:
+    """The changes that stand in the lake more than once."""
+    found: list[tuple[Any, ...]] = []
+    for topic, key in zip(tables(market), ("id", "order_id"), strict=True):
+        with session(data=market.repo.lake().snapshot(changes_table(topic)).data) as connection:
+            found += connection.sql(
+                f"select {key}, _op, _lsn, count(*) as times from data group by all having times > 1"
+            ).fetchall()
+    return found
+
+
+def as_it_should_be(market: Shop) -> None:
+    market.settle()
+    market.check()
+    assert doubled(market) == []
+
+
+def asked(market: Shop) -> bool:
+    """Whether a signal asks for a snapshot."""
+    signals = "select count(*) from millrace_signal where id like 'millrace-%'"
+    return bool(market.sql.execute(signals).fetchone() != (0,))
+
+
+def resume(market: Shop) -> None:
+    urlopen(Request(f"{market.repo.stack.connect}/connectors/{market.name}/resume", method="PUT")).close()
+
+
+def test_killed_once_the_signal_is_written(market: Shop, worker: Running, gap: Gap) -> None:
+    unheard(market, gap)
+    connect = Connect(market.repo.stack.connect)
+    connect.stop(market.name)
+    with begun(market, "resnapshot", *tables(market)) as command:
+        waited(lambda: asked(market), "the signal")
+        command.kill()
+    resume(market)
+    report = market.repo.command("resnapshot", *tables(market))["tables"]
+    assert report[tables(market)[0]]["deleted"] == GONE
+    as_it_should_be(market)
+
+
+@pytest.mark.parametrize("table", ["customers", "orders"])
+def test_killed_before_a_table_is_reconciled(market: Shop, worker: Running, gap: Gap, table: str) -> None:
+    """With orders, customers are reconciled already."""
+    unheard(market, gap)
+    with begun(market, "resnapshot", *tables(market)) as command:
+        waited(lambda: asked(market), "the signal")
+        with stopped(worker):
+            command.says("waiting for the workers")
+            with locked(market, table):
+                worker.process.send_signal(signal.SIGCONT)
+                waited(lambda: blocked(market, "millrace"), "the command to compare keys")
+                command.kill()
+    report = market.repo.command("resnapshot", *tables(market))["tables"]
+    assert report[tables(market)[0]]["deleted"] == (GONE if table == "customers" else 0)
+    as_it_should_be(market)
