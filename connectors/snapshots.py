@@ -31,6 +31,7 @@ _OPEN = text(
 _OLDEST = text("select txid_snapshot_xmin(txid_current_snapshot())")
 
 _PREFIX = "millrace-"
+_STOPPED = {"ABORTED", "SKIPPED"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +91,16 @@ def forget(engine: Engine, source: Source, request: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What notifications tell of one snapshot: `rows` by table, of those read to their end."""
+    """What notifications tell of one snapshot: `rows` by table, of those read to their end. `failed` tells why a table
+    was not; the others may be read nevertheless. `ended`: nothing more comes of it, be it as it may. `chunks` are those
+    that an incremental one has read so far."""
 
     started: bool
     finished: bool
+    ended: bool
     failed: str | None
     rows: dict[str, int]
+    chunks: int
 
 
 def progress(notifications: Iterable[bytes | None], kind: Kind, request: str | None) -> Progress:
@@ -108,15 +113,17 @@ def progress(notifications: Iterable[bytes | None], kind: Kind, request: str | N
     return Progress(
         started="STARTED" in types,
         finished="COMPLETED" in types,
+        ended=bool(types & {"COMPLETED", *_STOPPED}),
         failed=_failure(bad, types),
         rows={_table(scan): int(scan.get("total_rows_scanned") or 0) for scan in scans},
+        chunks=sum(n["type"] == "IN_PROGRESS" for n in mine),
     )
 
 
 def _failure(scans: list[dict[str, Any]], types: set[str]) -> str | None:
     if scans:
         return "; ".join(f"{_table(scan)}: {scan.get('status')}" for scan in scans)
-    stopped = types & {"ABORTED", "SKIPPED"}
+    stopped = types & _STOPPED
     return f"the snapshot was {', '.join(sorted(stopped)).lower()}" if stopped else None
 
 

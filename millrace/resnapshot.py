@@ -117,18 +117,39 @@ class _Job:
         """Until Debezium has read all; the rows of each table."""
 
         def missing() -> str | None:
-            state = self.connect.state(self.source.name)
-            if state is not None and state.failures:
-                return f"connector {self.source.name}: {state.failures[0].reason}"
             found = self.notified(start, kind, request)
             if found.failed:
                 raise SnapshotFailed(f"source {self.source.name}: {found.failed}")
             done = ", ".join(f"{table}: {rows:,} rows" for table, rows in found.rows.items())
-            what = "reading" if found.started else "asked for a snapshot"
-            return None if found.finished else f"{what}{': ' if done else ''}{done}"
+            what = f"reading, {self.read(kind, found)}" if found.started else "asked for a snapshot"
+            return None if found.finished else self.failure() or f"{what}{': ' if done else ''}{done}"
 
         self.wait(missing)
         return self.notified(start, kind, request).rows
+
+    def read(self, kind: asked.Kind, found: asked.Progress) -> str:
+        """How much Debezium has read of a snapshot, which grows while it reads one large table. Of an initial one it
+        tells the topics alone; nothing else comes to them before its end."""
+        if kind == "Incremental Snapshot":
+            return f"{found.chunks:,} chunks"
+        offsets = topics(self.repo).committed(self.repo.group, [table.topic for table in self.tables])
+        return f"{sum(end for _, end in offsets.values()):,} records in the topics"
+
+    def over(self, request: str) -> None:
+        """Until nothing more comes of an earlier incremental snapshot, whether it succeeded or not."""
+
+        def missing() -> str | None:
+            found = self.notified(0, "Incremental Snapshot", request)
+            waiting = f"an earlier snapshot is under way, {found.chunks:,} chunks"
+            return None if found.ended else self.failure() or waiting
+
+        self.wait(missing)
+
+    def failure(self) -> str | None:
+        """Why the connector does not go on, if it failed."""
+        state = self.connect.state(self.source.name)
+        failures = state.failures if state is not None else ()
+        return f"connector {self.source.name}: {failures[0].reason}" if failures else None
 
     def finish(self, base: int, request: str, rows: dict[str, int]) -> dict[str, Any]:
         """Reconcile what no snapshot tells, and the report."""
@@ -173,8 +194,7 @@ def resnapshot(repo: Repo, names: Sequence[str], patience: float, say: Say) -> d
 def _incremental(job: _Job) -> dict[str, Any]:
     for earlier in asked.unfinished(job.engine, job.source):
         # Its rows must not be taken for those of the snapshot that is asked for below.
-        job.say("an earlier snapshot is under way")
-        job.taken(0, "Incremental Snapshot", earlier)
+        job.over(earlier)
         asked.forget(job.engine, job.source, earlier)
     job.drain()
     moment = asked.base(job.engine, job.source)

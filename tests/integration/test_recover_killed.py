@@ -1,10 +1,11 @@
 """`resnapshot` and `recover` killed half-way by SIGKILL and run again: nothing missing, nothing doubled."""
 
+import json
 import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,15 @@ from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
+from psycopg.pq import ExecStatus
 
 from connectors.connect import Connect
-from connectors.source import default_slot
 from millrace.stack.endpoints import Endpoints
 from stores.query import session
 from streams.decide import changes_table
-from tests.integration.deployed import Running, waited
+from tests.integration.deployed import PATIENCE, Running, waited
 from tests.integration.shop import Shop, shop
-
-FILL = (
-    "insert into customers select i, 'c' || i, 'gold', i from generate_series(100, 3000) i",
-    "insert into orders select i, 100 + i % 300, i, now() - i * interval '1 minute' from generate_series(100, 2900) i",
-)
+from tests.integration.test_recover import FILL, slot, tables, traffic
 
 
 @dataclass
@@ -40,7 +37,7 @@ class Gap:
         customer, order, new = 2000 + 20 * self.number, 100 + 5 * self.number, 4000 + self.number
         return (
             f"delete from customers where id between {customer} and {customer + GONE - 1}",
-            f"delete from orders where order_id between {1000 + customer} and {1010 + customer}",
+            f"delete from orders where order_id between {customer + 400} and {customer + 410}",
             f"update orders set customer_id = 3000 where order_id between {order} and {order + MOVED - 1}",
             f"update customers set tier = 'silver' where id between {customer - 1500} and {customer - 1490}",
             f"insert into customers values ({new}, 'unheard', 'gold', 1)",
@@ -67,6 +64,13 @@ class Begun:
 
         waited(said, f"{what!r} on stderr")
 
+    def answer(self) -> dict[str, Any]:
+        """Its report, once it has ended well."""
+        output, _ = self.process.communicate(timeout=PATIENCE)
+        assert self.process.returncode == 0, self.errors.read_text()
+        answer: dict[str, Any] = json.loads(output)
+        return answer
+
     def kill(self) -> None:
         assert self.process.poll() is None, self.errors.read_text()
         self.process.send_signal(signal.SIGKILL)
@@ -78,7 +82,7 @@ def begun(market: Shop, *arguments: str) -> Iterator[Begun]:
     """A command that has begun; killed at the end of the block if it has not ended."""
     errors = market.repo.stack_folder / f"{arguments[0]}-{uuid.uuid4().hex[:4]}.log"
     with errors.open("wb") as output:
-        process = subprocess.Popen(market.repo.process(*arguments), stdout=output, stderr=output)
+        process = subprocess.Popen(market.repo.process(*arguments), stdout=subprocess.PIPE, stderr=output)
     try:
         yield Begun(process, errors)
     finally:
@@ -106,14 +110,6 @@ def worker(market: Shop) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def gap() -> Gap:
     return Gap()
-
-
-def slot(market: Shop) -> str:
-    return default_slot(f"{market.repo.project}_{market.name}")
-
-
-def tables(market: Shop) -> tuple[str, str]:
-    return f"{market.name}.public.customers", f"{market.name}.public.orders"
 
 
 def unheard(market: Shop, gap: Gap) -> None:
@@ -204,3 +200,119 @@ def test_killed_before_a_table_is_reconciled(market: Shop, worker: Running, gap:
     report = market.repo.command("resnapshot", *tables(market))["tables"]
     assert report[tables(market)[0]]["deleted"] == (GONE if table == "customers" else 0)
     as_it_should_be(market)
+
+
+def test_killed_while_chunks_are_read_and_run_again_beside_them(market: Shop, worker: Running, gap: Gap) -> None:
+    unheard(market, gap)
+    connector = Connect(market.repo.stack.connect)
+    connector.stop(market.name)
+    with begun(market, "resnapshot", *tables(market)) as command, ExitStack() as lock, traffic(market):
+        waited(lambda: asked(market), "the signal")
+        lock.enter_context(locked(market, "orders"))
+        resume(market)
+        command.says("public.customers")
+        command.kill()
+        with begun(market, "resnapshot", *tables(market)) as again:
+            again.says("an earlier snapshot is under way")
+            lock.close()
+            report = again.answer()["tables"]
+    assert report[tables(market)[0]]["deleted"] == GONE
+    as_it_should_be(market)
+
+
+def test_one_that_failed_is_run_again(market: Shop, worker: Running, gap: Gap) -> None:
+    """Debezium's own query for a chunk fails, and the table after it is read all the same."""
+    customers, orders = tables(market)
+    unheard(market, gap)
+    connector = Connect(market.repo.stack.connect)
+    connector.stop(market.name)
+    with begun(market, "resnapshot", orders, customers) as command:
+        waited(lambda: asked(market), "the signal")
+        with locked(market, "orders"):
+            resume(market)
+            waited(lambda: blocked(market, "Debezium"), "a chunk that waits")
+            cancel = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event_type = 'Lock'"
+            market.sql.execute(cancel + " and application_name like 'Debezium%'")
+        assert command.process.wait(60) == 1
+        assert "public.orders: SQL_EXCEPTION" in command.errors.read_text()
+    report = market.repo.command("resnapshot", customers, orders)["tables"]
+    assert (report[customers]["deleted"], report[orders]["moved"] >= MOVED) == (GONE, True)
+    as_it_should_be(market)
+
+
+def test_a_source_killed_once_its_position_is_forgotten(market: Shop, worker: Running, gap: Gap) -> None:
+    """The connector had been deleted; the old slot is still there."""
+    connector = Connect(market.repo.stack.connect)
+    connector.stop(market.name)
+    connector.delete(market.name)
+    for statement in gap.statements():
+        market.sql.execute(statement)
+    with slot_held(market), begun(market, "recover", market.name) as command:
+        command.says("is still read by pid")
+        command.kill()
+    assert connector.offset_lsn(market.name) is None
+    recovered(market)
+
+
+def test_a_source_killed_before_its_new_slot_is_made(market: Shop, worker: Running, gap: Gap) -> None:
+    Connect(market.repo.stack.connect).stop(market.name)
+    for statement in gap.statements():
+        market.sql.execute(statement)
+    with locked(market, "millrace_signal"), begun(market, "recover", market.name) as command:
+        waited(lambda: not slots(market), "the slot to be dropped")
+        command.kill()
+    recovered(market)
+
+
+def test_a_source_killed_while_its_snapshot_is_taken(market: Shop, worker: Running, gap: Gap) -> None:
+    connector = Connect(market.repo.stack.connect)
+    connector.stop(market.name)
+    for statement in gap.statements():
+        market.sql.execute(statement)
+    with begun(market, "recover", market.name) as command, ExitStack() as lock:
+        waited(lambda: not slots(market), "the old slot to be dropped")
+        waited(lambda: slots(market), "the new slot")
+        lock.enter_context(locked(market, "orders"))
+        command.kill()
+    recovered(market)
+
+
+@pytest.mark.parametrize("table", ["customers", "orders"])
+def test_a_source_killed_before_a_table_is_reconciled(market: Shop, worker: Running, gap: Gap, table: str) -> None:
+    Connect(market.repo.stack.connect).stop(market.name)
+    for statement in gap.statements():
+        market.sql.execute(statement)
+    with begun(market, "recover", market.name) as command:
+        waited(lambda: not slots(market), "the old slot to be dropped")
+        with stopped(worker):
+            command.says("waiting for the workers")
+            with locked(market, table):
+                worker.process.send_signal(signal.SIGCONT)
+                waited(lambda: blocked(market, "millrace"), "the command to compare keys")
+                command.kill()
+    recovered(market, 0 if table == "orders" else GONE)
+
+
+def recovered(market: Shop, deleted: int = GONE) -> None:
+    """Run again it ends, and reconciles what is still to be."""
+    report = market.repo.command("recover", market.name)["tables"]
+    assert report[tables(market)[0]]["deleted"] == deleted
+    as_it_should_be(market)
+
+
+def slots(market: Shop) -> bool:
+    """Whether the source has its slot, ready to be read from."""
+    ready = "select count(*) from pg_replication_slots where slot_name = %s and confirmed_flush_lsn is not null"
+    return bool(market.sql.execute(ready, [slot(market)]).fetchone() != (0,))
+
+
+@contextmanager
+def slot_held(market: Shop) -> Iterator[None]:
+    """Another client reads the slot during the block."""
+    name = slot(market)
+    options = f"(proto_version '1', publication_names '{name}')"
+    with psycopg.connect(market.database.dsn, replication="database", autocommit=True) as client:
+        reading = client.pgconn.exec_(f"START_REPLICATION SLOT {name} LOGICAL 0/0 {options}".encode())
+        assert reading.status == ExecStatus.COPY_BOTH, reading.error_message
+        yield
+        client.pgconn.finish()

@@ -146,3 +146,9 @@ def test_what_debezium_tells_of_a_snapshot() -> None:
     assert not progress([note("COMPLETED")], "Initial Snapshot", None).finished
     failed = note("TABLE_SCAN_COMPLETED", scanned_collection="public.t", status="NO_PRIMARY_KEY")
     assert progress([failed], "Incremental Snapshot", "m-1").failed == "public.t: NO_PRIMARY_KEY"
+    assert (
+        progress([note("STARTED"), note("IN_PROGRESS"), note("IN_PROGRESS")], "Incremental Snapshot", "m-1").chunks == 2
+    )
+    assert not progress([failed], "Incremental Snapshot", "m-1").ended
+    assert progress([failed, note("COMPLETED")], "Incremental Snapshot", "m-1").ended
+    assert progress([note("ABORTED")], "Incremental Snapshot", "m-1").ended
