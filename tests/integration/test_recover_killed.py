@@ -112,10 +112,10 @@ def gap() -> Gap:
     return Gap()
 
 
-def unheard(market: Shop, gap: Gap) -> None:
+def unheard(market: Shop, gap: Gap, *more: str) -> None:
     """Changes while the tables are out of the publication."""
     market.sql.execute(f"alter publication {slot(market)} drop table customers, orders")
-    for statement in gap.statements():
+    for statement in (*gap.statements(), *more):
         market.sql.execute(statement)
     market.sql.execute(f"alter publication {slot(market)} add table customers, orders")
 
@@ -185,20 +185,19 @@ def test_killed_once_the_signal_is_written(market: Shop, worker: Running, gap: G
     as_it_should_be(market)
 
 
-@pytest.mark.parametrize("table", ["customers", "orders"])
-def test_killed_before_a_table_is_reconciled(market: Shop, worker: Running, gap: Gap, table: str) -> None:
-    """With orders, customers are reconciled already."""
+def test_killed_before_a_table_is_reconciled(market: Shop, worker: Running, gap: Gap) -> None:
+    """Customers are reconciled, of orders nothing was sent."""
     unheard(market, gap)
     with begun(market, "resnapshot", *tables(market)) as command:
         waited(lambda: asked(market), "the signal")
         with stopped(worker):
             command.says("waiting for the workers")
-            with locked(market, table):
+            with locked(market, "orders"):
                 worker.process.send_signal(signal.SIGCONT)
                 waited(lambda: blocked(market, "millrace"), "the command to compare keys")
                 command.kill()
     report = market.repo.command("resnapshot", *tables(market))["tables"]
-    assert report[tables(market)[0]]["deleted"] == (GONE if table == "customers" else 0)
+    assert report[tables(market)[0]]["deleted"] == 0
     as_it_should_be(market)
 
 
@@ -277,8 +276,7 @@ def test_a_source_killed_while_its_snapshot_is_taken(market: Shop, worker: Runni
     recovered(market)
 
 
-@pytest.mark.parametrize("table", ["customers", "orders"])
-def test_a_source_killed_before_a_table_is_reconciled(market: Shop, worker: Running, gap: Gap, table: str) -> None:
+def test_a_source_killed_before_a_table_is_reconciled(market: Shop, worker: Running, gap: Gap) -> None:
     Connect(market.repo.stack.connect).stop(market.name)
     for statement in gap.statements():
         market.sql.execute(statement)
@@ -286,11 +284,31 @@ def test_a_source_killed_before_a_table_is_reconciled(market: Shop, worker: Runn
         waited(lambda: not slots(market), "the old slot to be dropped")
         with stopped(worker):
             command.says("waiting for the workers")
-            with locked(market, table):
+            with locked(market, "orders"):
                 worker.process.send_signal(signal.SIGCONT)
                 waited(lambda: blocked(market, "millrace"), "the command to compare keys")
                 command.kill()
-    recovered(market, 0 if table == "orders" else GONE)
+    recovered(market, deleted=0)
+
+
+def test_what_workers_have_not_taken_of_a_killed_resnapshot_is_not_taken_for_newer(
+    market: Shop, worker: Running, gap: Gap
+) -> None:
+    """Its rows have no LSN of their own: after the next base they would count as read by the next snapshot."""
+    move = "update orders set customer_id = %s where order_id = 150"
+    unheard(market, gap, move % 2998)
+    with begun(market, "resnapshot", *tables(market)) as command:
+        waited(lambda: asked(market), "the signal")
+        with stopped(worker):
+            command.says("waiting for the workers")
+            command.kill()
+            Connect(market.repo.stack.connect).stop(market.name)
+            market.sql.execute(move % 2999)
+            with begun(market, "recover", market.name) as again:
+                again.says("waiting for the workers")
+                worker.process.send_signal(signal.SIGCONT)
+                again.answer()
+    as_it_should_be(market)
 
 
 def recovered(market: Shop, deleted: int = GONE) -> None:
