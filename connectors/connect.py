@@ -177,6 +177,20 @@ class Connect:
             return outcome
         raise AssertionError("backoff always has a last attempt")
 
+    def create_stopped(self, name: str, config: Mapping[str, str]) -> None:
+        """Create a connector that does not run until it is applied; one that exists is left as it is."""
+        body = {"name": name, "config": config, "initial_state": "STOPPED"}
+        for last in self._backoff():
+            if self._find(_path(name)) is not None:
+                return
+            try:
+                self._once("POST", "/connectors", body)
+            except _Busy as busy:  # it may have been created all the same
+                if last:
+                    raise ConnectUnavailable(str(busy)) from busy
+            else:
+                return
+
     def state(self, name: str) -> ConnectorState | None:
         """The state of a connector and its tasks; None if there is no such connector."""
         answer = self._find(f"{_path(name)}/status")
@@ -276,7 +290,7 @@ class Connect:
             waited, pause = waited + pause, min(2 * pause, 2.0)
         yield True
 
-    def _once(self, method: str, path: str, body: Mapping[str, str] | None = None) -> Any:
+    def _once(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
         try:
             response = self._session.request(method, self._url + path, json=body, timeout=self._timeout)
             if response.ok:

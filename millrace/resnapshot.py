@@ -217,8 +217,8 @@ def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any
         raise UnknownTable(f"no view captures a table of source {origin}; there are {', '.join(repo.settings.sources)}")
     with _job(repo, origin, chosen, patience, say) as job:
         config = connector_config(job.source, job.tables)
-        if job.connect.state(origin) is None:
-            job.connect.apply(origin, config)  # only an existing connector can forget its position
+        # Only an existing connector can forget its position; were it to run before, a snapshot without a base began.
+        job.connect.create_stopped(origin, config)
         say(f"stopping connector {origin} and forgetting its position")
         job.connect.reset(origin)
         job.drain()

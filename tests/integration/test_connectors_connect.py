@@ -51,6 +51,19 @@ def test_an_unchanged_configuration_restarts_nothing(running: Captured, connecti
     running.connect.wait_running(name, PATIENCE)
 
 
+def test_what_is_created_stopped_does_not_run_until_it_is_applied(running: Captured) -> None:
+    name, connect = running.source.name, running.connect
+    assert connect.delete(name)
+    for _ in range(2):
+        connect.create_stopped(name, config(running))
+        state = eventually(lambda: connect.state(name))
+        assert (state.state, state.tasks) == ("STOPPED", ())
+    connect.reset(name)
+    assert connect.offset_lsn(name) is None
+    assert connect.apply(name, config(running)) == "updated"
+    connect.wait_running(name, PATIENCE)
+
+
 def test_errors_by_field(stack: Any, database: Any) -> None:
     source = new_source(database.dsn)
     connect = Connect(stack.connect)

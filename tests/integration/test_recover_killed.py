@@ -172,14 +172,21 @@ def resume(market: Shop) -> None:
     urlopen(Request(f"{market.repo.stack.connect}/connectors/{market.name}/resume", method="PUT")).close()
 
 
-def test_killed_once_the_signal_is_written(market: Shop, worker: Running, gap: Gap) -> None:
+def test_killed_once_the_signal_is_written_and_again_while_chunks_are_read(
+    market: Shop, worker: Running, gap: Gap
+) -> None:
+    """The second and the third run find the snapshot of the first one under way."""
     unheard(market, gap)
-    connect = Connect(market.repo.stack.connect)
-    connect.stop(market.name)
+    Connect(market.repo.stack.connect).stop(market.name)
     with begun(market, "resnapshot", *tables(market)) as command:
         waited(lambda: asked(market), "the signal")
         command.kill()
-    resume(market)
+    with traffic(market), locked(market, "orders"):
+        resume(market)
+        with begun(market, "resnapshot", *tables(market)) as command:
+            waited(lambda: blocked(market, "Debezium"), "a chunk that waits")
+            command.says("an earlier snapshot is under way")
+            command.kill()
     report = market.repo.command("resnapshot", *tables(market))["tables"]
     assert report[tables(market)[0]]["deleted"] == GONE
     as_it_should_be(market)
@@ -201,30 +208,11 @@ def test_killed_before_a_table_is_reconciled(market: Shop, worker: Running, gap:
     as_it_should_be(market)
 
 
-def test_killed_while_chunks_are_read_and_run_again_beside_them(market: Shop, worker: Running, gap: Gap) -> None:
-    unheard(market, gap)
-    connector = Connect(market.repo.stack.connect)
-    connector.stop(market.name)
-    with begun(market, "resnapshot", *tables(market)) as command, ExitStack() as lock, traffic(market):
-        waited(lambda: asked(market), "the signal")
-        lock.enter_context(locked(market, "orders"))
-        resume(market)
-        command.says("public.customers")
-        command.kill()
-        with begun(market, "resnapshot", *tables(market)) as again:
-            again.says("an earlier snapshot is under way")
-            lock.close()
-            report = again.answer()["tables"]
-    assert report[tables(market)[0]]["deleted"] == GONE
-    as_it_should_be(market)
-
-
 def test_one_that_failed_is_run_again(market: Shop, worker: Running, gap: Gap) -> None:
     """Debezium's own query for a chunk fails, and the table after it is read all the same."""
     customers, orders = tables(market)
     unheard(market, gap)
-    connector = Connect(market.repo.stack.connect)
-    connector.stop(market.name)
+    Connect(market.repo.stack.connect).stop(market.name)
     with begun(market, "resnapshot", orders, customers) as command:
         waited(lambda: asked(market), "the signal")
         with locked(market, "orders"):
@@ -239,8 +227,10 @@ def test_one_that_failed_is_run_again(market: Shop, worker: Running, gap: Gap) -
     as_it_should_be(market)
 
 
-def test_a_source_killed_once_its_position_is_forgotten(market: Shop, worker: Running, gap: Gap) -> None:
-    """The connector had been deleted; the old slot is still there."""
+def test_a_source_killed_once_its_position_is_forgotten_and_again_before_its_new_slot_is_made(
+    market: Shop, worker: Running, gap: Gap
+) -> None:
+    """The connector had been deleted; its old slot is there still."""
     connector = Connect(market.repo.stack.connect)
     connector.stop(market.name)
     connector.delete(market.name)
@@ -250,22 +240,15 @@ def test_a_source_killed_once_its_position_is_forgotten(market: Shop, worker: Ru
         command.says("is still read by pid")
         command.kill()
     assert connector.offset_lsn(market.name) is None
-    recovered(market)
-
-
-def test_a_source_killed_before_its_new_slot_is_made(market: Shop, worker: Running, gap: Gap) -> None:
-    Connect(market.repo.stack.connect).stop(market.name)
-    for statement in gap.statements():
-        market.sql.execute(statement)
     with locked(market, "millrace_signal"), begun(market, "recover", market.name) as command:
         waited(lambda: not slots(market), "the slot to be dropped")
+        waited(lambda: blocked(market, "millrace"), "the command to look for earlier requests")
         command.kill()
     recovered(market)
 
 
 def test_a_source_killed_while_its_snapshot_is_taken(market: Shop, worker: Running, gap: Gap) -> None:
-    connector = Connect(market.repo.stack.connect)
-    connector.stop(market.name)
+    Connect(market.repo.stack.connect).stop(market.name)
     for statement in gap.statements():
         market.sql.execute(statement)
     with begun(market, "recover", market.name) as command, ExitStack() as lock:
