@@ -36,7 +36,7 @@ class Instant(sa.types.UserDefinedType[int]):
         return "TIMESTAMP WITH TIME ZONE"
 
     def column_expression(self, column: Any) -> Any:
-        return sa.cast(sa.extract("epoch", column) * 1_000_000, sa.BigInteger)
+        return sa.cast(sa.extract("epoch", column) * sa.literal_column("1000000"), sa.BigInteger)
 
 
 class Embedding(VECTOR):  # type: ignore[misc]

@@ -1,9 +1,11 @@
 """The vector store: one pgvector table a view, for nearest neighbours and for lookups by entity."""
 
+import select
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ _EF_SEARCH, _EF_SEARCH_FILTERED = 200, 300
 _EF_SEARCH_LIMIT = 1000
 _FORGOTTEN_AT_ONCE = 1000
 _FORGET_SECONDS = 60.0
+_DIALECT = sa.make_url("postgresql+psycopg://").get_dialect()()
 _BATCHES = "millrace_batches"
 """Under this name a connection notes the temporary tables that it has."""
 _UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
@@ -59,7 +62,8 @@ class PgVectors(FeatureWriter, FeatureReader):
         if statement_seconds:
             given = parsed.query.get("options", "")
             patience["options"] = f"{given} -c statement_timeout={int(statement_seconds * 1000)}".strip()
-        self._engine = sa.create_engine(parsed, connect_args=patience, pool_pre_ping=True)
+        self._engine = sa.create_engine(parsed, connect_args=patience)
+        sa.event.listen(self._engine, "checkout", _stands)
         # A single SELECT needs no BEGIN and COMMIT of its own, each of which is a round trip.
         self._selecting = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -210,15 +214,21 @@ class PgVectors(FeatureWriter, FeatureReader):
         """Lock what is stored of the entities, fold the rows over it, and write what they end with."""
         vectors = vector_table(view)
         with self._transaction(vectors) as connection:
-            stored = _lock(connection, vectors, sorted(set(keys)))
+            driver = _driver(connection)
+            stored = _lock(driver, view, sorted(set(keys)))
             now, applied = folding(view, keys, table, stored)
-            _replace(connection, vectors, table, {k: e for k, e in now.items() if e.position is not None})
+            winners = {key: entity for key, entity in now.items() if entity.position is not None}
             turned = [key for key, entity in stored.items() if now[key].undecided != entity.undecided]
-            for mark in (True, False):
-                _mark(connection, vectors, [key for key in turned if now[key].undecided is mark], mark)
+            if winners:
+                _bring(connection, vectors, table, winners)
             if time.monotonic() >= self._forget_next.get(vectors.name, 0.0):
                 self._forget_next[vectors.name] = time.monotonic() + _FORGET_SECONDS
                 self._forget(connection, vectors)
+            with driver.pipeline():  # with its COMMIT in one round trip
+                _execute(driver, _replacing(view), list(winners))
+                for mark in (True, False):
+                    _execute(driver, _marking(view, mark), [key for key in turned if now[key].undecided is mark])
+                driver.execute("COMMIT")
         return now, applied
 
     def _forget(self, connection: sa.Connection, vectors: VectorTable) -> None:
@@ -271,58 +281,99 @@ class PgVectors(FeatureWriter, FeatureReader):
             raise StoreRefused(f"{name} in {self._place}: {_advice(cause)}{_said(cause)}") from error
 
 
-def _lock(connection: sa.Connection, vectors: VectorTable, keys: list[bytes]) -> dict[bytes, Entity]:
+def _stands(connection: Any, *_: Any) -> None:
+    """Whether an idle connection is still open, without a round trip: nobody has said anything on it, not even its
+    end. Raises `DisconnectionError`, at which the pool makes another."""
+    try:
+        look = select.poll()
+        look.register(connection.pgconn.socket, select.POLLIN)
+        silent = not look.poll(0)
+    except psycopg.OperationalError:
+        silent = False
+    if not silent:
+        raise sa.exc.DisconnectionError("it was closed")
+
+
+def _driver(connection: sa.Connection) -> psycopg.Connection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    return driver
+
+
+def _lock(driver: psycopg.Connection, view: View, keys: list[bytes]) -> dict[bytes, Entity]:
     """What is stored of the entities, locked until the transaction ends.
 
     An entity that is new gets an empty row first: a row that does not exist cannot be locked. Both steps go
     in the order of the keys, so that two writers never wait for each other.
     """
-    table = vectors.table
-    new = sa.func.unnest(_array("keys")).column_valued("key")
-    placeholders = insert(table).from_select([KEY], sa.select(new).order_by(new)).on_conflict_do_nothing()
-    connection.execute(placeholders, {"keys": keys})
-    held = (
-        sa.select(*(table.c[name] for name in (KEY, "_deleted", "event_timestamp", *_VERSION)))
-        .where(table.c[KEY] == sa.any_(_array("keys")))
-        .order_by(table.c[KEY])
-        .with_for_update()
-    )
+    placeholders, held = _locking(view)
+    with driver.pipeline():
+        driver.execute(placeholders, {"keys": keys})
+        locked = driver.execute(held, {"keys": keys})
     entities = {}
-    for key, deleted, moment, order, lsn, row, undecided in connection.execute(held, {"keys": keys}):
+    for key, deleted, moment, order, lsn, row, undecided in locked:
         if deleted is not None:  # not an empty row
             version = None if order is None else Version(order, lsn, row)
             entities[key] = Entity(version, LEAST_ORDER if moment is None else moment, undecided)
     return entities
 
 
-def _replace(connection: sa.Connection, vectors: VectorTable, rows: pa.Table, winners: dict[bytes, Entity]) -> None:
-    """Write the rows that won over the locked ones."""
-    if not winners:
-        return
-    table, batch = vectors.table, vectors.batch
-    batches = connection.info.setdefault(_BATCHES, set())
+def _bring(connection: sa.Connection, vectors: VectorTable, rows: pa.Table, winners: dict[bytes, Entity]) -> None:
+    """Put the rows that won into the connection's temporary table."""
+    batch, batches = vectors.batch, connection.info.setdefault(_BATCHES, set())
     if batch.name not in batches:
         connection.execute(sa.schema.CreateTable(batch, if_not_exists=True))
         batches.add(batch.name)
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    with driver.cursor() as cursor:
+    with _driver(connection).cursor() as cursor:
         copy_rows(cursor, f"COPY {batch.name} FROM STDIN (FORMAT BINARY)", vectors, rows, winners)
+
+
+def _execute(driver: psycopg.Connection, statement: str, keys: list[bytes]) -> None:
+    """A statement over entities, if there are any."""
+    if keys:
+        driver.execute(statement, {"keys": keys})
+
+
+@lru_cache(maxsize=256)
+def _locking(view: View) -> tuple[str, str]:
+    """Makes empty rows for the keys that have none, and locks the rows of all."""
+    table = vector_table(view).table
+    new = sa.func.unnest(_array("keys")).column_valued("key")
+    placeholders = insert(table).from_select([KEY], sa.select(new).order_by(new)).on_conflict_do_nothing()
+    held = (
+        sa.select(*(table.c[name] for name in (KEY, "_deleted", "event_timestamp", *_VERSION)))
+        .where(table.c[KEY] == sa.any_(_array("keys")))
+        .order_by(table.c[KEY])
+        .with_for_update()
+    )
+    return _compiled(placeholders), _compiled(held)
+
+
+@lru_cache(maxsize=256)
+def _replacing(view: View) -> str:
+    """Writes the rows of the temporary table over the locked ones."""
+    vectors = vector_table(view)
+    table, batch = vectors.table, vectors.batch
     values = {name: batch.c[name] for name in vectors.carried if name != KEY}
     # A row that is there already, as after a replay, is left alone: rewriting it costs an index entry.
     differs = sa.tuple_(*(table.c[name] for name in values)).is_distinct_from(sa.tuple_(*values.values()))
     # PostgreSQL knows nothing of the batch's size, and would read the whole table to join it: it is told the keys.
     these = table.c[KEY] == sa.any_(_array("keys"))
     update = sa.update(table).values(values | {"_written": sa.func.now()})
-    connection.execute(update.where(table.c[KEY] == batch.c[KEY], these, differs), {"keys": list(winners)})
+    return _compiled(update.where(table.c[KEY] == batch.c[KEY], these, differs))
 
 
-def _mark(connection: sa.Connection, vectors: VectorTable, keys: list[bytes], undecided: bool) -> None:
-    """Set the mark of entities, or clear it."""
-    table = vectors.table
-    if keys:
-        marked = sa.update(table).values(_undecided=undecided).where(table.c[KEY] == sa.any_(_array("keys")))
-        connection.execute(marked, {"keys": keys})
+@lru_cache(maxsize=512)
+def _marking(view: View, undecided: bool) -> str:
+    """Sets the mark of entities, or clears it."""
+    table = vector_table(view).table
+    mark = sa.true() if undecided else sa.false()
+    return _compiled(sa.update(table).values(_undecided=mark).where(table.c[KEY] == sa.any_(_array("keys"))))
+
+
+def _compiled(statement: sa.ClauseElement) -> str:
+    """As psycopg takes it, with `keys` as its parameter."""
+    return str(statement.compile(dialect=_DIALECT))
 
 
 def _with_presence(table: pa.Table) -> pa.Table:
