@@ -42,12 +42,14 @@ def main() -> None:
     kept: dict[str, list[dict[str, Any]]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in parser.parse_args().only or MEASURED:
         kept[name] = []
+        before = psutil.cpu_times()
         for row in MEASURED[name]():
             row.print()
-            kept[name].append({**row.as_dict(), "machine": _machine(), "date": time.strftime("%Y-%m-%d")})
+            where = {"machine": _machine(), "stolen": _stolen(before), "date": time.strftime("%Y-%m-%d")}
+            kept[name].append({**row.as_dict(), **where})
         RESULTS.write_text(json.dumps({n: kept[n] for n in MEASURED if n in kept}, indent=1) + "\n")
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + BEGIN + _table(kept) + END + rest.split(END)[1])
+    head, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(head + BEGIN + _table(kept) + END + rest.split(END)[1])
 
 
 def _machine() -> str:
@@ -56,13 +58,23 @@ def _machine() -> str:
     return f"{model}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
 
 
+def _stolen(before: Any) -> float:
+    """The share of the processors that the machine's host gave to others since then, in percent of all that was used:
+    what no program on it can help."""
+    since = {name: now - then for name, now, then in zip(before._fields, psutil.cpu_times(), before, strict=True)}
+    used = sum(since.get(name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+    return round(100 * since.get("steal", 0.0) / used, 1) if used else 0.0
+
+
 def _table(results: Mapping[str, list[dict[str, Any]]]) -> str:
     lines = ["| measured | value | goal | beside | machine, date |", "|---|---|---|---|---|"]
     for rows in results.values():
         for row in rows:
             beside = "; ".join(f"{name}: {value:,g}" for name, value in row["beside"].items())
             value = f"{row['value']:,g} {row['unit']}"
-            lines.append(f"| {row['name']} | {value} | {row['goal']} | {beside} | {row['machine']}, {row['date']} |")
+            stolen = f", {row['stolen']:g} % of it stolen" if "stolen" in row else ""
+            where = f"{row['machine']}{stolen}, {row['date']}"
+            lines.append(f"| {row['name']} | {value} | {row['goal']} | {beside} | {where} |")
     return "\n".join(lines) + "\n"
 
 
