@@ -4,7 +4,8 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -187,30 +188,30 @@ class DeltaLake:
                 raise self._unavailable(name, error) from error
 
     def snapshot(self, name: str) -> Snapshot:
-        table = self._open(name).table
         filesystem = None  # delta-rs' own, for object stores
         if self._folder is not None:
             filesystem = pafs.SubTreeFileSystem(str(self._folder / name), pafs.LocalFileSystem())
-        try:
-            data = table.to_pyarrow_dataset(filesystem=filesystem)
-            properties = table.metadata().configuration
-        except DeltaProtocolError as error:
-            raise StoreRefused(
-                f"the lake's table {name} uses a Delta feature that this reader does not follow ({_words(error)}):"
-                " write it without deletion vectors and column mapping"
-            ) from error
-        except (DeltaError, OSError) as error:
-            raise self._unavailable(name, error) from error
-        return Snapshot(name, table.version(), data.schema, properties, data)
+        with self._following(name) as table:
+            try:
+                data = table.to_pyarrow_dataset(filesystem=filesystem)
+                properties = table.metadata().configuration
+            except DeltaProtocolError as error:
+                raise StoreRefused(
+                    f"the lake's table {name} uses a Delta feature that this reader does not follow ({_words(error)}):"
+                    " write it without deletion vectors and column mapping"
+                ) from error
+            except (DeltaError, OSError) as error:
+                raise self._unavailable(name, error) from error
+            return Snapshot(name, table.version(), data.schema, properties, data)
 
     def properties(self, name: str) -> Mapping[str, str]:
-        with self._guard(name):
-            self._handles[name] = handle = self._refreshed(name)
-            configuration: Mapping[str, str] = handle.table.metadata().configuration
+        with self._following(name) as table:
+            configuration: Mapping[str, str] = table.metadata().configuration
             return configuration
 
     def version(self, name: str) -> int:
-        return int(self._open(name).table.version())
+        with self._following(name) as table:
+            return int(table.version())
 
     def files(self, name: str) -> int:
         with self._guard(name):
@@ -258,6 +259,13 @@ class DeltaLake:
                         break
                     _pause(attempt)
             raise self._unavailable(name, failure) from failure
+
+    @contextmanager
+    def _following(self, name: str) -> Iterator[DeltaTable]:
+        """The table as of its newest commit, for this thread alone until the end of the block."""
+        with self._guard(name):
+            self._handles[name] = handle = self._refreshed(name)
+            yield handle.table
 
     def _guard(self, name: str) -> threading.RLock:
         with self._lock:

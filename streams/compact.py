@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import Executor, Future
 
 from stores.errors import StoreUnavailable
@@ -13,6 +13,9 @@ log = logging.getLogger(__name__)
 
 FLUSHES = 64
 """Flushes of a table between two compactions: its small files stay below about as many for each worker."""
+
+READ = 4
+"""How many flushes one counts for in which entities were decided from the table: each file makes that slower."""
 
 
 class Compactor:
@@ -25,9 +28,10 @@ class Compactor:
         self._executor = executor
         self._running: Future[int] | None = None
 
-    def flushed(self, tables: Iterable[LakeTable]) -> None:
-        """Count a flush of these tables, and begin to compact the one that needs it most; never waits."""
-        self._flushes.update(dict.fromkeys(tables, 1))
+    def flushed(self, tables: Iterable[LakeTable], read: Collection[LakeTable]) -> None:
+        """Count a flush of these tables, from some of which entities were decided (`read`), and begin to compact the
+        one that needs it most; never waits."""
+        self._flushes.update({table: READ if table in read else 1 for table in tables})
         if self._running is not None and not self._running.done():
             return
         self.collect()

@@ -120,12 +120,12 @@ class Flusher:
                 replayed.add(table)
             if is_changes_table(table) and truncates(rows):
                 self._patience(partial(self._truncates.place, topic))
-        self._settle(batch, replayed)
+        decided = self._settle(batch, replayed)
         for topic in set(batch.topics.values()):
             self._settle_truncates(batch, topic, any(batch.topics[table] == topic for table in replayed))
         files = {table: self._patience(partial(self._lake.files, table)) for table in batch.tables}
         self._tally.flushed(time.perf_counter() - began, files)
-        self._compactor.flushed(batch.tables)
+        self._compactor.flushed(batch.tables, decided)
         return batch.offsets
 
     def _append(self, table: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> bool:
@@ -149,8 +149,8 @@ class Flusher:
             keys = pa.concat_tables(late).group_by([key.name for key in view.join_keys]).aggregate([])
             self._patience(partial(decide, self._lake, self._writer, view, keys))
 
-    def _settle(self, batch: Batch, replayed: Collection[LakeTable]) -> None:
-        """Make event views agree with the lake, which now holds this batch.
+    def _settle(self, batch: Batch, replayed: Collection[LakeTable]) -> set[LakeTable]:
+        """Make event views agree with the lake, which now holds this batch; the tables that entities were decided from.
 
         While it was on its way there, an entity may have been decided without it: the rows are offered once
         more. Rows that the lake held before may have been written online long after later changes of them,
@@ -171,6 +171,7 @@ class Flusher:
             keys = pa.concat_tables([keys for _, keys in asked])
             distinct = keys.group_by(keys.column_names).aggregate([])
             self._patience(partial(decide, self._lake, self._writer, view, distinct))
+        return {features_table(name) for name in by_view}
 
     def _idle(self, seconds: float) -> None:
         if self._clock.wait(self._abandon, seconds):
