@@ -262,10 +262,12 @@ class DeltaLake:
 
     @contextmanager
     def _following(self, name: str) -> Iterator[DeltaTable]:
-        """The table as of its newest commit, for this thread alone until the end of the block."""
+        """The table as of its newest commit, for this thread alone until the end of the block; opened anew the next
+        time if the block fails."""
         with self._guard(name):
-            self._handles[name] = handle = self._refreshed(name)
+            handle = self._refreshed(name)
             yield handle.table
+            self._handles[name] = handle
 
     def _guard(self, name: str) -> threading.RLock:
         with self._lock:
