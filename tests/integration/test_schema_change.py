@@ -45,7 +45,7 @@ def applied(market: Shop, worker: Running) -> None:
     """Apply, and return once the worker has started anew, if that is what it does, and is through."""
     market.repo.apply()
     market.settle()
-    assert worker.health()[1]["paused"] == {}
+    waited(lambda: worker.health()[1].get("paused") == {}, "the worker to go on with all tables")
 
 
 def orders_go_on(market: Shop) -> None:

@@ -215,7 +215,7 @@ def test_mended_everything_that_waited_arrives(market: Shop, worker: Running) ->
     declare(market, MENDED)
     market.repo.apply()
     market.settle()
-    assert worker.health()[1]["paused"] == {}
+    waited(lambda: worker.health()[1].get("paused") == {}, "the worker to go on with all tables")
     completed = [f"{market.name}.public.{table}" for table in ("grades", "members", "visits", "stamps", "accounts")]
     market.repo.command("resnapshot", *completed)
     market.settle()
