@@ -72,46 +72,47 @@ def drift(records: Records, table: Table, applied: int) -> Drift | None:
     expected = {field.name for field in carried(table)}
     missing, before, unknown = set[str](), set[str](), set[str]()
     keys: dict[bool, tuple[str, ...]] = {}  # by whether they are older than the apply
-    for image, lsn in _newest(records, _image):
-        columns, old = set(image), lsn is not None and lsn < applied
-        (before if old else missing).update(expected - columns)
-        unknown |= columns - expected
-    for key, lsn in _newest(records, _key):
-        if set(key) != set(table.primary_key):
-            keys[lsn is not None and lsn < applied] = tuple(key)
+    for newest in _newest(records):
+        old = newest.lsn is not None and newest.lsn < applied
+        if newest.image is not None:
+            columns = set(newest.image)
+            (before if old else missing).update(expected - columns)
+            unknown |= columns - expected
+        if newest.key is not None and set(newest.key) != set(table.primary_key):
+            keys[old] = tuple(newest.key)
     if not (missing or before or unknown or keys):
         return None
     gone, gone_before, new = (tuple(sorted(names)) for names in (missing, before, unknown))
     return Drift(gone, gone_before, new, keys.get(False, ()), keys.get(True, ()))
 
 
-_Values = dict[str, object]
+@dataclass(frozen=True, slots=True)
+class _Newest:
+    """A record that is the newest of its partition to have a row image (creates, updates and reads have), or a key."""
+
+    image: dict[str, object] | None
+    key: dict[str, object] | None
+    lsn: int | None
 
 
-def _image(envelope: _Values, key: bytes | None) -> object:
-    """The row of a create, update or read."""
-    return envelope["after"]
-
-
-def _key(envelope: _Values, key: bytes | None) -> object:
-    """The key of a change of a row."""
-    return orjson.loads(key or b"null")
-
-
-def _newest(records: Records, part: Callable[[_Values, bytes | None], object]) -> Iterator[tuple[_Values, int | None]]:
-    """That part of the newest record of each partition that has it, and its LSN; what is no envelope has none."""
-    seen: set[int] = set()
+def _newest(records: Records) -> Iterator[_Newest]:
+    """Of each partition the newest image and the newest key, mostly of one record; what is no envelope has none."""
+    images, keys = set[int](), set[int]()
     for i in range(len(records) - 1, -1, -1):
-        if records.partitions[i] in seen:
+        partition = records.partitions[i]
+        if partition in images and partition in keys:
             continue
         try:
             envelope = orjson.loads(records.values[i] or b"null")
-            found, lsn = part(envelope, records.keys[i]), envelope["source"]["lsn"]
+            after, lsn = envelope["after"], envelope["source"]["lsn"]
+            keyed = orjson.loads(records.keys[i] or b"null")
         except (orjson.JSONDecodeError, TypeError, KeyError):
             continue
-        if isinstance(found, dict):
-            seen.add(records.partitions[i])
-            yield found, lsn if isinstance(lsn, int) else None
+        image = after if isinstance(after, dict) and partition not in images else None
+        key = keyed if isinstance(keyed, dict) and partition not in keys else None
+        images |= {partition} if image is not None else set()
+        keys |= {partition} if key is not None else set()
+        yield _Newest(image, key, lsn if isinstance(lsn, int) else None)
 
 
 def users(flow: Flow, columns: tuple[str, ...]) -> list[str]:
