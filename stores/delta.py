@@ -217,7 +217,7 @@ class DeltaLake:
         with self._guard(name):
             self._handles[name] = handle = self._handles.get(name) or self._open(name)
             try:
-                return int(handle.table.get_add_actions().num_rows)
+                return len(handle.table.file_uris())  # their statistics would cost a hundred times as much
             except (DeltaError, OSError) as error:
                 raise self._unavailable(name, error) from error
 

@@ -111,7 +111,7 @@ class Flusher:
         self._patience(self._letters.flush)
         replayed: set[LakeTable] = set()
         for table in sorted(batch.tables, key=is_changes_table):
-            rows = pa.concat_tables(batch.tables[table])
+            rows = batch.join(table)
             topic = batch.topics[table]
             offsets: dict[TopicPartition, int] = {p: n for p, n in batch.offsets.items() if p.topic == topic}
             if is_changes_table(table):
