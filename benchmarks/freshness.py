@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 
 import numpy as np
 import numpy.typing as npt
@@ -41,13 +42,17 @@ ROWS = 10_000
 FLOOR_SECONDS = 15.0
 POLL_SECONDS = 0.001
 PATIENCE_SECONDS = 10.0
-WARM_SECONDS = 5.0
+WARM_SECONDS = 10.0
+WARM_STACK_SECONDS = 60.0  # of the same commits: a Java machine that has just started still compiles what it runs
 TEXTS = 1_000
-FIRST = (200_000, 400_000, 600_000, 800_000)  # values of each stretch, above the last and within the contract
+# Values of each stretch, above the last and within the contract.
+FIRST = (100_000, 200_000, 300_000, 400_000, 600_000)
 
 AMOUNT = "UPDATE payments SET amount = %(value)s, updated_at = now() WHERE id = %(row)s"
 TEXT = "UPDATE notes SET text = 'a note about payment ' || %(row)s || ' of ' || %(value)s::text WHERE id = %(row)s"
 NOTES = "INSERT INTO notes SELECT i, 'a note of 0' FROM generate_series(1, :rows) AS i"
+
+PROCESSES = multiprocessing.get_context("spawn")
 
 Sent = tuple[int, float, float]
 """The row, its new value, and the moment just before its COMMIT."""
@@ -64,10 +69,12 @@ def commit(
     rate: float,
     seconds: float,
     sampled: int,
+    start: Barrier,
     sent: "SimpleQueue[Sent | None]",
 ) -> None:
     """Commit `rate` updates a second, with ascending values from `first` on; tell of one in `sampled`."""
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
+        start.wait()
         begun = time.perf_counter()
         for number in range(int(rate * seconds)):
             time.sleep(max(0.0, begun + number / rate - time.perf_counter()))
@@ -161,13 +168,25 @@ class Commits:
     rate: float
     sampled: int
 
-    def seen_by(self, look: Look, first: int, seconds: float) -> "npt.NDArray[np.float64]":
-        """The median and the 99th percentile of the milliseconds until `look` saw the commits of a stretch."""
-        context = multiprocessing.get_context("spawn")
-        sent: SimpleQueue[Sent | None] = context.SimpleQueue()
+    def seen_by(
+        self, look: Look, first: int, seconds: float, start: Barrier | None = None
+    ) -> "npt.NDArray[np.float64]":
+        """The median and the 99th percentile of the milliseconds until `look` saw the commits of a stretch. Writers
+        that share a `start` begin together: to start a process takes a core for seconds."""
+        sent: SimpleQueue[Sent | None] = PROCESSES.SimpleQueue()
         url = self.target.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        arguments = (url, self.statement, self.rows, first, self.rate, seconds, self.sampled, sent)
-        writer = context.Process(target=commit, args=arguments)
+        arguments = (
+            url,
+            self.statement,
+            self.rows,
+            first,
+            self.rate,
+            seconds,
+            self.sampled,
+            start or PROCESSES.Barrier(1),
+            sent,
+        )
+        writer = PROCESSES.Process(target=commit, args=arguments)
         writer.start()
         taken = arrivals(sent, look)
         writer.join()
@@ -192,7 +211,7 @@ def from_vectors(target: Platform) -> Iterator[Look]:
 
 
 def rows(seconds: float = 60.0, rate: float = 500.0) -> Iterator[Row]:
-    """The floor, then the platform, then the platform with texts."""
+    """On a warm stack the floor, then the platform, then the platform with texts."""
     with platform() as target:
         with target.engine.begin() as connection:
             connection.execute(sa.text(INSERT), {"rows": ROWS})
@@ -203,17 +222,19 @@ def rows(seconds: float = 60.0, rate: float = 500.0) -> Iterator[Row]:
         consumer, look = from_kafka(target)
         consumer.subscribe(["load.public.payments"])
         wait(lambda: consumer.consume(1_000, 0.1) == [] and bool(consumer.assignment()), "the floor's consumer")
-        floor = payments.seen_by(look, FIRST[0], FLOOR_SECONDS)
+        payments.seen_by(look, FIRST[0], WARM_STACK_SECONDS)
+        floor = payments.seen_by(look, FIRST[1], FLOOR_SECONDS)
         consumer.close()
         with target.workers() as (worker,):
             wait(lambda: worker.committed() >= target.ends()[1], "the worker to catch up")
-            payments.seen_by(from_redis(target), FIRST[1], WARM_SECONDS)
+            payments.seen_by(from_redis(target), FIRST[2], WARM_SECONDS)
             before, begun = worker.cpu_seconds(), time.monotonic()
-            p50, p99 = payments.seen_by(from_redis(target), FIRST[2], seconds)
+            p50, p99 = payments.seen_by(from_redis(target), FIRST[3], seconds)
             busy = (worker.cpu_seconds() - before) / (time.monotonic() - begun)
             with from_vectors(target) as searchable, ThreadPoolExecutor() as beside:
-                other = beside.submit(payments.seen_by, from_redis(target), FIRST[3], seconds / 2)
-                texts = Commits(target, TEXT, TEXTS, 50, 1).seen_by(searchable, FIRST[0], seconds / 2)
+                start = PROCESSES.Barrier(2)
+                other = beside.submit(payments.seen_by, from_redis(target), FIRST[4], seconds / 2, start)
+                texts = Commits(target, TEXT, TEXTS, 50, 1).seen_by(searchable, FIRST[0], seconds / 2, start)
                 with_texts = other.result()
     yield Row("freshness, p50", p50, "ms", "15", {"Debezium to a bare consumer": floor[0]})
     yield Row("freshness, p99", p99, "ms", "50", {"Debezium to a bare consumer": floor[1]})
