@@ -12,7 +12,9 @@ from millrace.stack.endpoints import Endpoints
 from millrace.stack.jars import default_jars
 from millrace.stack.stack import Stack
 from tests.integration.database import Database, new_database
+from tests.integration.deployed import Running
 from tests.integration.serving_repo import make_repo
+from tests.integration.shop import Shop
 from tests.redis_server import RedisServer
 
 
@@ -54,3 +56,12 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     make_repo(folder, store.port)
     yield folder
     store.stop()
+
+
+@pytest.fixture(scope="module")
+def worker(market: Shop) -> Iterator[Running]:
+    """A worker of the module's `market`, once all that stood there before is online and verified."""
+    with market.repo.worker() as running:
+        market.settle()
+        market.check()
+        yield running

@@ -19,6 +19,11 @@ from tests.redis_server import RedisServer
 MARK = 1_000_000
 """Customers from this number on only mark moments."""
 
+FILL = (
+    "insert into customers select i, 'c' || i, 'gold', i from generate_series(100, 3000) i",
+    "insert into orders select i, 100 + i % 300, i, now() - i * interval '1 minute' from generate_series(100, 2900) i",
+)
+
 
 @dataclass
 class Shop:
@@ -62,3 +67,13 @@ def shop(stack: Endpoints, folder: Path, partitions: int = 2) -> Iterator[Shop]:
                 yield Shop(repo, name, database, sql)
     finally:
         redis.stop()
+
+
+@contextmanager
+def filled_shop(stack: Endpoints, folder: Path) -> Iterator[Shop]:
+    """A shop with thousands of customers and orders, applied."""
+    with shop(stack, folder) as made:
+        for statement in FILL:
+            made.sql.execute(statement)
+        made.repo.apply()
+        yield made

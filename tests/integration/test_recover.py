@@ -13,12 +13,8 @@ from connectors.connect import Connect
 from connectors.source import default_slot
 from millrace.stack.endpoints import Endpoints
 from tests.integration.deployed import Running, waited
-from tests.integration.shop import Shop, shop
+from tests.integration.shop import Shop, filled_shop
 
-FILL = (
-    "insert into customers select i, 'c' || i, 'gold', i from generate_series(100, 3000) i",
-    "insert into orders select i, 100 + i % 300, i, now() - i * interval '1 minute' from generate_series(100, 2900) i",
-)
 UNHEARD = (
     "delete from orders where order_id between 200 and 260",
     "delete from customers where id between 2000 and 2050",
@@ -31,19 +27,8 @@ UNHEARD = (
 
 @pytest.fixture(scope="module")
 def market(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    with shop(stack, tmp_path_factory.mktemp("shop"), partitions=2) as made:
-        for statement in FILL:
-            made.sql.execute(statement)
-        made.repo.apply()
+    with filled_shop(stack, tmp_path_factory.mktemp("shop")) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def worker(market: Shop) -> Iterator[Running]:
-    with market.repo.worker() as running:
-        market.settle()
-        assert market.check()["entities"] > 3000
-        yield running
 
 
 @contextmanager

@@ -22,13 +22,6 @@ def market(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield made
 
 
-@pytest.fixture(scope="module")
-def worker(market: Shop) -> Iterator[Running]:
-    with market.repo.worker() as running:
-        market.settle()
-        yield running
-
-
 def kept(market: Shop, id_: int) -> dict[str, Any]:
     """The newest change of a customer in the lake."""
     rows = market.repo.lake().scan(f"changes/{market.name}.public.customers").read_all().to_pylist()

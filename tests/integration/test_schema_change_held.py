@@ -90,13 +90,6 @@ def market(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield made
 
 
-@pytest.fixture(scope="module")
-def worker(market: Shop) -> Iterator[Running]:
-    with market.repo.worker() as running:
-        market.settle()
-        yield running
-
-
 def changes(market: Shop, table: str) -> list[dict[str, Any]]:
     """What the lake has of a table, in the order of the log."""
     rows = market.repo.lake().scan(f"changes/{market.name}.public.{table}").read_all().to_pylist()
