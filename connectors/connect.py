@@ -36,6 +36,15 @@ _GAP = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far Connect has stored that a connector has come: the LSN of what it sent last, and the kind of snapshot that
+    was under way there."""
+
+    lsn: int
+    snapshot: Literal["initial", "incremental"] | None
+
+
 class ConnectUnavailable(Exception):
     """Kafka Connect does not answer, or is busy rebalancing for longer than the client waits."""
 
@@ -230,13 +239,19 @@ class Connect:
             self._call("POST", f"{_path(name)}/restart?includeTasks=true&onlyFailed=true")
         return failures
 
-    def offset_lsn(self, name: str) -> int | None:
-        """The LSN up to which Connect has stored the connector's position; None if it has none yet."""
+    def position(self, name: str) -> Position | None:
+        """The connector's stored position; None if it has none yet."""
         answer = self._find(f"{_path(name)}/offsets") or {"offsets": []}
-        offsets = [item["offset"] for item in answer["offsets"] if item.get("offset")]
+        offset = {key: value for item in answer["offsets"] for key, value in (item.get("offset") or {}).items()}
         # The newest of them: lsn is that of the last event, the others those of finished transactions.
         keys = ("lsn", "lsn_proc", "lsn_commit")
-        return max((int(o[key]) for o in offsets for key in keys if o.get(key) is not None), default=None)
+        lsn = max((int(offset[key]) for key in keys if offset.get(key) is not None), default=None)
+        return Position(lsn, _snapshot(offset)) if lsn is not None else None
+
+    def offset_lsn(self, name: str) -> int | None:
+        """The LSN of the connector's stored position; None if it has none yet."""
+        position = self.position(name)
+        return position.lsn if position is not None else None
 
     def stop(self, name: str) -> None:
         """Stop a connector's tasks, and wait until they have; its position stays stored."""
@@ -304,6 +319,14 @@ class Connect:
             raise _Busy(f"Kafka Connect at {self._url} is busy: {message}")
         failure = _Missing if response.status_code == 404 else ConnectRefused
         raise failure(f"Kafka Connect refused {method} {path}: {response.status_code} {message}")
+
+
+def _snapshot(offset: Mapping[str, Any]) -> Literal["initial", "incremental"] | None:
+    """Which snapshot Debezium was taking when it sent what this offset stands for: what an initial one has sent names
+    the snapshot and whether it is complete, what is sent during an incremental one where that goes on."""
+    if offset.get("snapshot") and not offset.get("snapshot_completed"):
+        return "initial"
+    return "incremental" if any(key.startswith("incremental_snapshot") for key in offset) else None
 
 
 def _path(name: str) -> str:

@@ -92,12 +92,10 @@ def forget(engine: Engine, source: Source, request: str) -> None:
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What notifications tell of one snapshot: `rows` by table, of those read to their end. `failed` tells why a table
-    was not; the others may be read nevertheless. `ended`: nothing more comes of it, be it as it may. `chunks` are those
-    that an incremental one has read so far."""
+    was not; the others may be read nevertheless. `chunks` are those that an incremental one has read so far."""
 
     started: bool
     finished: bool
-    ended: bool
     failed: str | None
     rows: dict[str, int]
     chunks: int
@@ -113,7 +111,6 @@ def progress(notifications: Iterable[bytes | None], kind: Kind, request: str | N
     return Progress(
         started="STARTED" in types,
         finished="COMPLETED" in types,
-        ended=bool(types & {"COMPLETED", *_STOPPED}),
         failed=_failure(bad, types),
         rows={_table(scan): int(scan.get("total_rows_scanned") or 0) for scan in scans},
         chunks=sum(n["type"] == "IN_PROGRESS" for n in mine),

@@ -36,7 +36,7 @@ from streams.decide import LakeTableName, changes_table, features_table
 from streams.declarations import DeclarationError, Declared, captured_views, compile_view
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY
 from streams.kafka import MAX_MESSAGE_BYTES
-from streams.snapshots import begin_snapshot
+from streams.snapshots import begin_first
 from streams.views import StreamView
 from validation.contract import load
 
@@ -101,9 +101,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     for captured in plan.captured:
         name = captured.source.name
         if client.offset_lsn(name) is None:
-            start = _now(captured)
-            for table in captured.tables:
-                begin_snapshot(lake(repo), table.topic, start)  # it begins with a snapshot of all its tables
+            _note_base(repo, captured, client)
         connectors[name] = client.apply(name, connector_config(captured.source, captured.tables))
         say(f"connector {name}: {connectors[name]}")
         client.restart_failed(name)
@@ -269,6 +267,13 @@ def _check_source(captured: Captured, client: Connect, *, fix: bool) -> list[Fin
     if errors:
         raise SourceNotReady(errors)
     return findings
+
+
+def _note_base(repo: Repo, captured: Captured, client: Connect) -> None:
+    """A connector without a position begins with a snapshot of all its tables, or has just begun."""
+    state, start = client.state(captured.source.name), _now(captured)
+    for table in captured.tables:
+        begin_first(lake(repo), table.topic, start, under_way=state is not None and state.state != "STOPPED")
 
 
 def _ensure_topics(repo: Repo, plan: Plan) -> Sequence[str]:

@@ -16,9 +16,11 @@ import pyarrow as pa
 from sqlalchemy import Engine, text
 
 from connectors import snapshots as asked
+from connectors.check_slot import lsn_text
 from connectors.connect import Connect
 from connectors.debezium import connector_config
 from connectors.rows import read_rows
+from connectors.snapshot_lock import alone
 from connectors.source import Source, connected
 from connectors.table import Table
 from millrace.made_again import note_oids, source_oids
@@ -135,15 +137,31 @@ class _Job:
         offsets = topics(self.repo).committed(self.repo.group, [table.topic for table in self.tables])
         return f"{sum(end for _, end in offsets.values()):,} records in the topics"
 
-    def over(self, request: str) -> None:
-        """Until nothing more comes of an earlier incremental snapshot, whether it succeeded or not."""
+    def settled(self) -> None:
+        """Until nothing more comes of an earlier snapshot, be it the source's first: its rows must not be taken for
+        those of the next one. Debezium's position tells whether one is under way; of one that was asked for and may not
+        have begun, once it is past the signal."""
+        name = self.source.name
+        signals = asked.unfinished(self.engine, self.source)
+        past = asked.base(self.engine, self.source).lsn if signals else 0
 
         def missing() -> str | None:
-            found = self.notified(0, "Incremental Snapshot", request)
-            waiting = f"an earlier snapshot is under way, {found.chunks:,} chunks"
-            return None if found.ended else self.failure() or waiting
+            position = self.connect.position(name)
+            if position is None:
+                return self.failure() or f"connector {name} has no position: it has just begun a first snapshot of all"
+            if position.snapshot is not None:
+                return (
+                    self.failure()
+                    or f"an earlier snapshot ({position.snapshot}) is under way, at {lsn_text(position.lsn)}"
+                )
+            if position.lsn < past:
+                begun = f"an earlier snapshot was asked for: connector {name} is at {lsn_text(position.lsn)}"
+                return self.failure() or f"{begun}, waiting for {lsn_text(past)}"
+            return None
 
         self.wait(missing)
+        for signal in signals:
+            asked.forget(self.engine, self.source, signal)
 
     def failure(self) -> str | None:
         """Why the connector does not go on, if it failed."""
@@ -174,8 +192,8 @@ class _Job:
 def resnapshot(repo: Repo, names: Sequence[str], patience: float, say: Say) -> dict[str, Any]:
     """Read tables (`<source>.<schema>.<table>`) anew by an incremental snapshot; a report for each.
 
-    Live changes go on meanwhile. Raises `UnknownTable`, `Stalled` after `patience` seconds without progress,
-    `SnapshotFailed` and what the services raise.
+    Live changes go on meanwhile. Raises `UnknownTable`, `UnderWay` while another command snapshots the source,
+    `Stalled` after `patience` seconds without progress, `SnapshotFailed` and what the services raise.
     """
     declared = flows(repo)
     for name in names:
@@ -192,10 +210,7 @@ def resnapshot(repo: Repo, names: Sequence[str], patience: float, say: Say) -> d
 
 
 def _incremental(job: _Job) -> dict[str, Any]:
-    for earlier in asked.unfinished(job.engine, job.source):
-        # Its rows must not be taken for those of the snapshot that is asked for below.
-        job.over(earlier)
-        asked.forget(job.engine, job.source, earlier)
+    job.settled()
     job.drain()
     moment = asked.base(job.engine, job.source)
     job.ended(moment)
@@ -253,7 +268,8 @@ def _job(repo: Repo, origin: str, chosen: Sequence[Flow], patience: float, say: 
     database = source(repo, origin)
     engine, client = database.engine(), connect(repo)
     try:
-        yield _Job(repo, database, engine, chosen, patience, say, client)
+        with alone(database):
+            yield _Job(repo, database, engine, chosen, patience, say, client)
     finally:
         engine.dispose()
         client.close()

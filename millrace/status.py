@@ -9,12 +9,14 @@ from urllib.request import urlopen
 from connectors.connect import ConnectUnavailable
 from connectors.health import slot_health
 from connectors.slots import no_slot, slot_problems
+from connectors.snapshot_lock import snapshot_holder
 from connectors.source import SourceUnavailable
 from millrace.made_again import Dropped, dropped
 from millrace.repo import Repo
 from millrace.wiring import connect, lake, online, source, topics, vectors
 from stores.errors import StoreRefused, StoreUnavailable
 from streams.broker import BrokerUnavailable
+from streams.snapshots import unreconciled
 
 SECONDS = 2.0
 WORKERS = "workers"
@@ -31,6 +33,7 @@ def repo_status(repo: Repo, workers: Path) -> dict[str, Any]:
         "workers": _workers(workers, problems),
         "lag": _lag(repo, problems),
     }
+    state["snapshots"] = _snapshots(repo, problems)
     tables = _dropped(repo, problems)
     return {**state, "made_again": tables.made_again, "gone": tables.gone, "problems": problems}
 
@@ -125,6 +128,33 @@ def _ask(address: str) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = json.loads(body)
     return state
+
+
+def _snapshots(repo: Repo, problems: list[str]) -> dict[str, list[str]]:
+    """The tables of each source that are being read anew. One that nobody is at any more was not reconciled."""
+    begun: dict[str, list[str]] = {}
+    for topic in sorted({declared.topic for declared in repo.declared()}):
+        try:
+            if unreconciled(lake(repo), topic) is not None:
+                begun.setdefault(topic.split(".", 1)[0], []).append(topic)
+        except StoreUnavailable:
+            return {}  # told of above
+    for name, tables in begun.items():
+        database = source(repo, name)
+        engine = database.engine()
+        try:
+            under_way = snapshot_holder(engine, database) is not None
+        except SourceUnavailable:
+            continue  # told of above
+        finally:
+            engine.dispose()
+        if not under_way:
+            problems.append(
+                f"a resnapshot or recover of {', '.join(tables)} was begun and never ended: rows that were deleted "
+                f"meanwhile may still be served. Run millrace resnapshot {' '.join(tables)}, or if the connector does "
+                f"not run millrace recover {name}"
+            )
+    return begun
 
 
 def _dropped(repo: Repo, problems: list[str]) -> Dropped:

@@ -65,6 +65,7 @@ def _tables(value: dict[str, Any]) -> RenderableType | None:
     columns = ("table", "lag", "accepted", "rejected", "ignored", "fresh p50", "p99", "lake files", "")
     grid = _grid(*columns, right=columns[1:8])
     workers = list(value.get("workers", {}).values())
+    read_anew = {table for tables in value.get("snapshots", {}).values() for table in tables}
     for table, lag in value["lag"].items():
         counts: Counter[str] = Counter()
         for worker in workers:
@@ -78,7 +79,7 @@ def _tables(value: dict[str, Any]) -> RenderableType | None:
             *(f"{counts[what]:,}" for what in ("accepted", "rejected", "ignored")),
             *(_seconds(max((age[name] for age in ages), default=None)) for name in ("p50", "p99")),
             f"{max(files, default=0):,}",
-            Text("paused", "bold red") if paused else "",
+            Text("paused", "bold red") if paused else "being read anew" if table in read_anew else "",
         )
     return grid
 

@@ -59,14 +59,22 @@ def begin_snapshot(lake: Lake, topic: str, base: int) -> None:
     lake.advance(changes_table(topic), {(topic, MARK): base})
 
 
+def begin_first(lake: Lake, topic: str, base: int, *, under_way: bool) -> None:
+    """Note the base of a source's first snapshot, which leaves nothing to reconcile. One that is `under_way` keeps the
+    base that it began with: at a later one its rows would count as newer than changes that came after them."""
+    if not under_way or snapshot_base(lake, topic) is None:
+        begin_snapshot(lake, topic, base)
+        end_snapshot(lake, topic, base)
+
+
 def end_snapshot(lake: Lake, topic: str, base: int) -> None:
     """Note that the snapshot with that base is reconciled."""
     lake.advance(changes_table(topic), {(topic, RECONCILED_MARK): base})
 
 
 def unreconciled(lake: Lake, topic: str) -> int | None:
-    """The base of the last snapshot if it was not reconciled: of whoever began it nothing more will come, or it was
-    the first one, which leaves nothing to reconcile. None if it was, or none was noted."""
+    """The base of the last snapshot if it was not reconciled: whoever began it is still at it, or nothing more will
+    come of it. None if it was, or none was noted."""
     base = snapshot_base(lake, topic)
     ended = lake.next_offset(changes_table(topic), topic, RECONCILED_MARK)
     return None if base is None or base <= (ended or 0) else base

@@ -20,8 +20,8 @@ from millrace.stack.endpoints import Endpoints
 from stores.query import session
 from streams.decide import changes_table
 from tests.integration.deployed import PATIENCE, Running, waited
-from tests.integration.shop import Shop, shop
-from tests.integration.test_recover import FILL, slot, tables, traffic
+from tests.integration.shop import Shop, filled_shop
+from tests.integration.test_recover import slot, tables, traffic
 
 
 @dataclass
@@ -92,19 +92,8 @@ def begun(market: Shop, *arguments: str) -> Iterator[Begun]:
 
 @pytest.fixture(scope="module")
 def market(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    with shop(stack, tmp_path_factory.mktemp("shop"), partitions=2) as made:
-        for statement in FILL:
-            made.sql.execute(statement)
-        made.repo.apply()
+    with filled_shop(stack, tmp_path_factory.mktemp("shop")) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def worker(market: Shop) -> Iterator[Running]:
-    with market.repo.worker() as running:
-        market.settle()
-        assert market.check()["entities"] > 3000
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +107,13 @@ def unheard(market: Shop, gap: Gap, *more: str) -> None:
     for statement in (*gap.statements(), *more):
         market.sql.execute(statement)
     market.sql.execute(f"alter publication {slot(market)} add table customers, orders")
+
+
+def unread(market: Shop, gap: Gap) -> None:
+    """Changes while the connector is stopped; it stays so."""
+    Connect(market.repo.stack.connect).stop(market.name)
+    for statement in gap.statements():
+        market.sql.execute(statement)
 
 
 @contextmanager
@@ -185,7 +181,7 @@ def test_killed_once_the_signal_is_written_and_again_while_chunks_are_read(
         resume(market)
         with begun(market, "resnapshot", *tables(market)) as command:
             waited(lambda: blocked(market, "Debezium"), "a chunk that waits")
-            command.says("an earlier snapshot is under way")
+            command.says("an earlier snapshot")
             command.kill()
     report = market.repo.command("resnapshot", *tables(market))["tables"]
     assert report[tables(market)[0]]["deleted"] == GONE
@@ -248,21 +244,21 @@ def test_a_source_killed_once_its_position_is_forgotten_and_again_before_its_new
 
 
 def test_a_source_killed_while_its_snapshot_is_taken(market: Shop, worker: Running, gap: Gap) -> None:
-    Connect(market.repo.stack.connect).stop(market.name)
-    for statement in gap.statements():
-        market.sql.execute(statement)
+    unread(market, gap)
     with begun(market, "recover", market.name) as command, ExitStack() as lock:
         waited(lambda: not slots(market), "the old slot to be dropped")
         waited(lambda: slots(market), "the new slot")
         lock.enter_context(locked(market, "orders"))
+        assert "one resnapshot or recover of a source at a time" in market.repo.refused("recover", market.name)
+        assert not begun_and_never_ended(market)
         command.kill()
+        waited(lambda: begun_and_never_ended(market), "status to tell of it")
     recovered(market)
+    assert not begun_and_never_ended(market)
 
 
 def test_a_source_killed_before_a_table_is_reconciled(market: Shop, worker: Running, gap: Gap) -> None:
-    Connect(market.repo.stack.connect).stop(market.name)
-    for statement in gap.statements():
-        market.sql.execute(statement)
+    unread(market, gap)
     with begun(market, "recover", market.name) as command:
         waited(lambda: not slots(market), "the old slot to be dropped")
         with stopped(worker):
@@ -272,6 +268,20 @@ def test_a_source_killed_before_a_table_is_reconciled(market: Shop, worker: Runn
                 waited(lambda: blocked(market, "millrace"), "the command to compare keys")
                 command.kill()
     recovered(market, deleted=0)
+
+
+def test_an_earlier_request_of_which_nothing_is_told_any_more(market: Shop, worker: Running) -> None:
+    """Notifications expire; Debezium knows no such signal, so that none come of it at all."""
+    market.sql.execute("insert into millrace_signal values ('millrace-old', 'no-such-thing', '{}')")
+    market.repo.command("resnapshot", tables(market)[1])
+    assert not asked(market)
+
+
+def begun_and_never_ended(market: Shop) -> bool:
+    """Whether `millrace status` tells that a command was killed."""
+    state = market.repo.process("status")
+    answer = json.loads(subprocess.run(state, capture_output=True, check=False).stdout)
+    return any("was begun and never ended" in problem for problem in answer["problems"])
 
 
 def test_what_workers_have_not_taken_of_a_killed_resnapshot_is_not_taken_for_newer(

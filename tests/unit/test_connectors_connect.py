@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from connectors.connect import ConfigInvalid, Connect, ConnectRefused, ConnectUnavailable, FieldError
+from connectors.connect import ConfigInvalid, Connect, ConnectRefused, ConnectUnavailable, FieldError, Position
 
 CONFIG = {"connector.class": "io.debezium.PostgresConnector", "a": "1"}
 
@@ -31,6 +31,7 @@ class Peer:
     puts: list[int] = field(default_factory=list)
     restarts_needed: int = 0
     requests: list[str] = field(default_factory=list)
+    offset: dict[str, Any] = field(default_factory=lambda: {"lsn": 5, "lsn_commit": 7})
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         self.requests.append(f"{method} {path}")
@@ -66,7 +67,7 @@ class Peer:
                 self.state = "RUNNING"
                 return 202, None
             case "GET", "offsets" if self.config:
-                return 200, {"offsets": [{"partition": {"server": "c"}, "offset": {"lsn": 5, "lsn_commit": 7}}]}
+                return 200, {"offsets": [{"partition": {"server": "c"}, "offset": self.offset}]}
             case "DELETE", "c" if self.config:
                 self.config = None
                 return 204, None
@@ -246,5 +247,10 @@ def test_offset_and_delete(peer: Peer, connect: Connect) -> None:
     assert connect.offset_lsn("c") is None
     connect.apply("c", CONFIG)
     assert connect.offset_lsn("c") == 7
+    assert connect.position("c") == Position(7, None)
+    peer.offset = {"lsn": 9, "snapshot": "INITIAL", "snapshot_completed": False}
+    assert connect.position("c") == Position(9, "initial")
+    peer.offset = {"lsn": 9, "incremental_snapshot_collections": "[]"}
+    assert connect.position("c") == Position(9, "incremental")
     assert connect.delete("c") is True
     assert connect.delete("c") is False

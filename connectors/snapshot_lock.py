@@ -1,0 +1,63 @@
+"""One snapshot of a source at a time: whoever takes one holds an advisory lock in its database.
+
+https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS. PostgreSQL releases it when the session
+ends, so a command that was killed holds nothing.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, text
+
+from connectors.source import Source, connected
+
+_KEY = "hashtextextended('millrace snapshot ' || :slot, 0)"
+_TAKE = text(f"select pg_try_advisory_lock({_KEY})")
+_HOLDER = text(
+    f"""
+    select a.pid, a.backend_start, coalesce(host(a.client_addr), 'the same machine') as host
+    from pg_locks l join pg_stat_activity a on a.pid = l.pid
+    where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
+      and l.database = (select oid from pg_database where datname = current_database())
+      and ((l.classid::bigint << 32) | l.objid::bigint) = {_KEY}
+    """
+)
+_NOTICED_DEAD = text(
+    """
+    select set_config('tcp_keepalives_idle', '15', false), set_config('tcp_keepalives_interval', '5', false),
+           set_config('tcp_keepalives_count', '3', false)
+    """
+)
+
+
+class UnderWay(Exception):
+    """Another command takes a snapshot of the source."""
+
+
+@contextmanager
+def alone(source: Source) -> Iterator[None]:
+    """Nobody else takes a snapshot of the source during the block. Raises `UnderWay` if somebody does already, and
+    `SourceUnavailable`."""
+    engine = source.engine()
+    try:
+        with connected(engine, source) as connection:
+            # No transaction stays open meanwhile: the slot could not pass it.
+            session = connection.execution_options(isolation_level="AUTOCOMMIT")
+            session.execute(_NOTICED_DEAD)
+            if not session.execute(_TAKE, {"slot": source.slot}).scalar_one():
+                raise UnderWay(
+                    f"source {source.name}: {snapshot_holder(engine, source) or 'another command'} is at it; one "
+                    f"resnapshot or recover of a source at a time"
+                )
+            yield
+    finally:
+        engine.dispose()
+
+
+def snapshot_holder(engine: Engine, source: Source) -> str | None:
+    """Who takes a snapshot of the source now, for people; None if nobody does. Raises `SourceUnavailable`."""
+    with connected(engine, source) as connection:
+        row = connection.execute(_HOLDER, {"slot": source.slot}).one_or_none()
+    if row is None:
+        return None
+    return f"a command on {row.host} (pid {row.pid} of the database, since {row.backend_start:%Y-%m-%d %H:%M:%S %Z})"
