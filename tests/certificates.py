@@ -1,5 +1,7 @@
 """An authority of a test's own, and certificates that it signs."""
 
+import base64
+import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -11,6 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 PEM = serialization.Encoding.PEM
+
+
+def pin(cert: Path) -> str:
+    """The SHA-256 of a certificate's public key in base64, as RFC 7469 pins it."""
+    key = x509.load_pem_x509_certificate(cert.read_bytes()).public_key()
+    info = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(hashlib.sha256(info).digest()).decode()
 
 
 def _name(text: str) -> x509.Name:

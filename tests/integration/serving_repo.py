@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from tests.integration.serving_types import TYPED
 NOW = datetime.now(UTC).replace(microsecond=0)
 DEFINITIONS = Path(__file__).parent / "serving_definitions.py"
 YAML = """
-project: served
+project: {project}
 provider: local
 registry:
   path: {folder}/registry.db
@@ -45,13 +46,18 @@ kafka: {bootstrap_servers: nowhere:9}
 connect: {url: "http://nowhere:9"}
 serve: {store_seconds: 0.4, registry_seconds: 0.5}
 """
+ANYBODY = ssl.create_default_context()
+"""For the question whether a server is up, whoever signed its certificate."""
+ANYBODY.check_hostname, ANYBODY.verify_mode = False, ssl.CERT_NONE
 
 
-def make_repo(folder: Path, port: int, kind: str = "redis") -> FeatureStore:
+def make_repo(
+    folder: Path, port: int, kind: str = "redis", project: str = "served", kafka: str = "nowhere:9"
+) -> FeatureStore:
     """Writes the repo, applies it with Feast, and writes its rows with Feast."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "feature_store.yaml").write_text(YAML.format(folder=folder, port=port, kind=kind))
-    (folder / "millrace.yaml").write_text(MILLRACE)
+    (folder / "feature_store.yaml").write_text(YAML.format(project=project, folder=folder, port=port, kind=kind))
+    (folder / "millrace.yaml").write_text(MILLRACE.replace("nowhere:9}", f"{kafka}}}"))
     (folder / "definitions.py").write_text(DEFINITIONS.read_text())
     store = FeatureStore(repo_path=str(folder))
     apply(store)
@@ -143,7 +149,8 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        scheme = "https" if "MILLRACE__SERVE__TLS_CERT" in self.settings else "http"
+        return f"{scheme}://127.0.0.1:{self.port}"
 
     @property
     def output(self) -> Path:
@@ -164,7 +171,7 @@ class Server:
             if process.poll() is not None:
                 raise RuntimeError(f"the server ended: {self.output.read_text()}")
             try:
-                urlopen(f"{self.url}/health", timeout=1).close()
+                urlopen(f"{self.url}/health", timeout=1, context=ANYBODY).close()
                 return self
             except (URLError, OSError):
                 time.sleep(0.05)
@@ -204,7 +211,7 @@ def _read(response: Any) -> Any:
 
 
 @contextmanager
-def millrace(repo: Path, *options: str, at: int = 0, **settings: float | str) -> Iterator[Server]:
+def millrace(repo: Path, *options: str, at: int = 0, **settings: float | str | Path) -> Iterator[Server]:
     """`millrace serve` of one process, on the port `at` or a free one, with settings of `serve:`."""
     arguments = ["--repo", str(repo), "--stack", str(repo / "no-stack"), "--port", "PORT", *options]
     if "--workers" not in options:

@@ -7,56 +7,50 @@ from pathlib import Path
 import pytest
 
 from millrace.stack.endpoints import Endpoints
-from streams.kafka import KafkaProducer, KafkaTopics
-from streams.letters import REPLAY_OF, DeadLetters, Rejection
-from streams.messages import Records
+from tests.integration.dead_letter import DeadLetter, send_letter
 from tests.integration.serving_repo import Server, make_repo, millrace
 from tests.integration.test_console import Browser, new_key, until_known
 from tests.redis_server import RedisServer
 
-TABLE = f"shop.public.customers{uuid.uuid4().hex[:6]}"
-VALUE = b'{"after": {"id": 1, "tier": "<gold>"}}'
+PROJECT = f"served{uuid.uuid4().hex[:6]}"
+
+
+@pytest.fixture(scope="module")
+def letter(stack: Endpoints) -> DeadLetter:
+    return send_letter(stack.kafka, PROJECT)
 
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory, stack: Endpoints) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("served")
     store = RedisServer().start()
-    make_repo(folder, store.port)
-    project = f"served{uuid.uuid4().hex[:6]}"
-    for name, old, new in (("millrace", "nowhere:9}", f"{stack.kafka}}}"), ("feature_store", "served", project)):
-        path = folder / f"{name}.yaml"
-        path.write_text(path.read_text().replace(old, new, 1))
-    KafkaTopics(stack.kafka).ensure({f"{project}.letters": 1, TABLE: 1}, {})
-    records = Records(TABLE, [0], [5], [b'{"id": 1}'], [VALUE], {})
-    letters = DeadLetters(KafkaProducer(stack.kafka), f"{project}.letters")
-    letters.send(records, [Rejection(0, "contract", ("expect_column_values_to_be_in_set on tier: '<gold>'",))], "1")
-    letters.flush()
+    make_repo(folder, store.port, project=PROJECT, kafka=stack.kafka)
     yield folder
     store.stop()
 
 
 @pytest.fixture(scope="module")
-def server(repo: Path) -> Iterator[Server]:
+def server(repo: Path, letter: DeadLetter) -> Iterator[Server]:
     new_key(repo, "first")
     with millrace(repo, "--with-keys", request_seconds=30) as running:
         yield running
 
 
-def test_a_letter_is_shown_and_replayed_by_a_key_that_may(server: Server, repo: Path, stack: Endpoints) -> None:
+def test_a_letter_is_shown_and_replayed_by_a_key_that_may(server: Server, repo: Path, letter: DeadLetter) -> None:
     reader, operator = Browser(server), Browser(server)
     keys = new_key(repo, "reader"), new_key(repo, "operator", replay=True)
     until_known(lambda: reader.enter(keys[0]))
     until_known(lambda: operator.enter(keys[1]))
     text = shown(reader)
-    assert "to_be_in_set on tier: &#39;&lt;gold&gt;&#39;" in text and f"{TABLE}<small>partition 0, offset 5" in text
+    assert "to_be_in_set on tier: &#39;&lt;gold&gt;&#39;" in text
+    assert f"{letter.table}<small>partition 0, offset 5" in text
     assert "/console/replay" not in text
     assert reader.ask("/console/replay", {"letter": "0"})[0] == 403
     assert "/console/replay" in shown(operator)
     assert operator.ask("/console/replay", {"letter": "7"})[0] == 404
+    assert letter.replays() == []
     assert operator.ask("/console/replay", {"letter": "0"})[0] == 303
-    ((value, headers),) = [(records.values[0], records.headers[0]) for records in KafkaTopics(stack.kafka).read(TABLE)]
-    assert value == VALUE and headers[REPLAY_OF] == f"{TABLE}/0/5".encode()
+    assert letter.replays() == [letter.replayed]
     assert 'event=letter_replayed msg="letter 0 replayed" key=operator letter=0' in server.output.read_text()
 
 

@@ -4,10 +4,9 @@ import http.client
 import re
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -41,27 +40,6 @@ def keyed(repo: Path, key: str) -> Iterator[Server]:
         yield running
 
 
-@contextmanager
-def over_tls(repo: Path, cert: Path, private: Path) -> Iterator[Server]:
-    """A server with keys that is asked by TLS."""
-    command = [sys.executable, "-m", "millrace.cli", "serve", "--repo", str(repo), "--stack", str(repo / "no-stack")]
-    server = Server([*command, "--port", "PORT", "--workers", "1", "--with-keys"], repo)
-    server.settings = {"MILLRACE__SERVE__TLS_CERT": str(cert), "MILLRACE__SERVE__TLS_KEY": str(private)}
-    process = server.start_without_asking()
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("localhost", server.port), 10).close()
-                break
-            except ConnectionRefusedError:
-                assert time.monotonic() < deadline and process.poll() is None, server.output.read_text()
-                time.sleep(0.1)
-        yield server
-    finally:
-        server.stop()
-
-
 def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
@@ -83,7 +61,7 @@ def test_the_console_over_tls_and_no_second_protocol(repo: Path, tmp_path: Path,
     cert, private = tmp_path / "tls.crt", tmp_path / "tls.key"
     authority.sign("server", cert, private)
     trusting = ssl.create_default_context(cafile=str(authority.certificate))
-    with over_tls(repo, cert, private) as server:
+    with millrace(repo, "--with-keys", tls_cert=cert, tls_key=private) as server:
         trusting.set_alpn_protocols(["h2", "http/1.1"])
         with (
             socket.create_connection(("localhost", server.port), 10) as plain,

@@ -1,8 +1,12 @@
-"""The manifests of deploy/kubernetes agree with `millrace serve`, its settings, and each other."""
+"""The manifests of deploy/kubernetes are what Kubernetes takes, and agree with `millrace serve`, its settings, and each
+other."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
+import pytest
 import yaml
 
 from millrace.commands.serve import serve
@@ -22,6 +26,22 @@ POD = DEPLOYMENT["template"]["spec"]
 LABELS = DEPLOYMENT["template"]["metadata"]["labels"]
 (CONTAINER,) = POD["containers"]
 SETTINGS = ServeYaml()
+RELEASES = ("1.29", kubernetes_validate.latest_version())
+"""The oldest release of Kubernetes that the manifests are for, and the newest whose schemas are known."""
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("name", BY_NAME, ids="-".join)
+def test_each_is_what_kubernetes_takes(name: tuple[str, str], release: str) -> None:
+    kubernetes_validate.validate(BY_NAME[name], release, strict=True)
+
+
+def test_what_kubernetes_does_not_know_is_found() -> None:
+    misspelt = deepcopy(BY_NAME["Deployment", "millrace-serve"])
+    (container,) = misspelt["spec"]["template"]["spec"]["containers"]
+    container["readinesProbe"] = container.pop("readinessProbe")
+    with pytest.raises(kubernetes_validate.ValidationError, match="readinesProbe"):
+        kubernetes_validate.validate(misspelt, RELEASES[-1], strict=True)
 
 
 def options() -> dict[str, str]:
