@@ -15,6 +15,7 @@ import redis
 from feast import FeatureStore
 from redis.crc import key_slot
 
+from millrace.stack.ports import choose_ports
 from tests.integration.asking import asking, told
 from tests.integration.serving_repo import Server, make_repo, millrace, until
 from tests.redis_server import RedisServer
@@ -35,7 +36,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer
             first, last = SLOTS * number // 3, SLOTS * (number + 1) // 3
             ask(node, "CLUSTER", "ADDSLOTS", *range(first, last))
             ask(node, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-            ask(node, "CLUSTER", "MEET", "127.0.0.1", started[0].port)
+            meet(node, started[0])
         until(lambda: all(len(ask(node, "CLUSTER", "SLOTS")) == 3 for node in started))
         until(lambda: all("cluster_state:ok" in ask(node, "CLUSTER", "INFO") for node in started))
         yield started
@@ -43,8 +44,16 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer
 
 def clustered(folder: Path) -> RedisServer:
     """A node of a cluster that knows no other yet."""
+    ports = choose_ports(("node", "bus"), {})  # the bus would be 10,000 above, among the ports of outgoing connections
     options = ("--cluster-enabled", "yes", "--dir", str(folder), "--cluster-node-timeout", "2000")
-    return RedisServer((*options, "--cluster-require-full-coverage", "no")).start()
+    bus = ("--cluster-port", str(ports["bus"]), "--cluster-require-full-coverage", "no")
+    return RedisServer((*options, *bus), ports["node"]).start()
+
+
+def meet(node: RedisServer, other: RedisServer) -> None:
+    """Have a node know another one, and so all that this one knows."""
+    _, bus = ask(other, "CONFIG", "GET", "cluster-port")
+    ask(node, "CLUSTER", "MEET", "127.0.0.1", other.port, bus)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +160,7 @@ def test_a_replica_takes_the_place_of_its_primary(
     write(FeatureStore(repo_path=str(repo)), "kept")
     replica = clustered(tmp_path)
     try:
-        ask(replica, "CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+        meet(replica, nodes[0])
         primary = ask(nodes[1], "CLUSTER", "MYID")
         until(lambda: primary in ask(replica, "CLUSTER", "NODES"))
         ask(replica, "CLUSTER", "REPLICATE", primary)
