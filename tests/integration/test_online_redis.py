@@ -14,18 +14,8 @@ from stores.entity_keys import entity_keys
 from stores.online import RedisAddress, RedisOnline
 from stores.rows import FeatureRows, WriteResult, rows_schema
 from stores.view import Feature, View
-from tests.feature_writer_suite import (
-    EPOCH,
-    Change,
-    FeatureWriterSuite,
-    Store,
-    by_inspection,
-    entity,
-    none_remains,
-    rows,
-    undecided,
-    view,
-)
+from tests.feature_changes import EPOCH, Change, none_remains, rows, view
+from tests.feature_writer_suite import FeatureWriterSuite, Store, by_inspection, entity, undecided
 from tests.redis_server import RedisServer
 
 RETENTION = 3_600

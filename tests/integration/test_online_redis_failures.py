@@ -12,7 +12,7 @@ import redis
 from stores.errors import StoreRefused, StoreUnavailable
 from stores.online import RedisAddress, RedisOnline
 from stores.view import Feature
-from tests.feature_writer_suite import Change, rows, view
+from tests.feature_changes import Change, rows, view
 from tests.redis_server import RedisServer
 
 state = view("state", "state")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stores.memory import MemoryOnline
 from stores.rows import rows_schema
 from stores.versions import LEAST_ORDER, WIDTH, Version, Versions, surviving, unpack, versions
-from tests.feature_writer_suite import Change, batches, deliveries, newest, remaining, rows, view
+from tests.feature_changes import Change, batches, deliveries, newest, remaining, rows, view
 
 numbers = st.integers(-(2**63), 2**63 - 1)
 positions = st.integers(0, 2**63 - 1)

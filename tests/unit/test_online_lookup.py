@@ -10,7 +10,7 @@ import pytest
 from serving.lookup import InvalidLookup, OnlineLookup, Status
 from stores.memory import MemoryOnline
 from stores.view import Feature, View
-from tests.feature_writer_suite import EPOCH, Change, rows, view
+from tests.feature_changes import EPOCH, Change, rows, view
 
 HOUR = timedelta(hours=1)
 now_view = replace(view("weather_now", "state"), ttl=HOUR)
