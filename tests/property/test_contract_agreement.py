@@ -52,7 +52,12 @@ COLUMNS: dict[str, tuple[pa.DataType, list[Any], st.SearchStrategy[Any]]] = {
     "cents": (pa.decimal128(10, 2), CENTS, st.sampled_from(CENTS)),
     "fine": (pa.decimal128(38, 20), FINE, st.sampled_from(FINE)),
     "flag": (pa.bool_(), [True, False], st.booleans()),
-    "text": (pa.string(), TEXTS, st.text(max_size=5)),
+    # PostgreSQL has no zero in a text, and the pandas below GX takes "\0" and "" for the same.
+    "text": (
+        pa.string(),
+        TEXTS,
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5),
+    ),
     "date": (pa.date32(), DATES, st.dates()),
     "stamp": (pa.timestamp("us"), TIMES, st.datetimes()),
     "zoned": (UTC_TIME, ZONED, st.datetimes(timezones=st.just(UTC))),
