@@ -242,11 +242,11 @@ class Connect:
     def position(self, name: str) -> Position | None:
         """The connector's stored position; None if it has none yet."""
         answer = self._find(f"{_path(name)}/offsets") or {"offsets": []}
-        offset = {key: value for item in answer["offsets"] for key, value in (item.get("offset") or {}).items()}
+        offsets = [item["offset"] for item in answer["offsets"] if item.get("offset")]
         # The newest of them: lsn is that of the last event, the others those of finished transactions.
         keys = ("lsn", "lsn_proc", "lsn_commit")
-        lsn = max((int(offset[key]) for key in keys if offset.get(key) is not None), default=None)
-        return Position(lsn, _snapshot(offset)) if lsn is not None else None
+        found = [Position(int(o[key]), _snapshot(o)) for o in offsets for key in keys if o.get(key) is not None]
+        return max(found, key=lambda position: position.lsn, default=None)
 
     def offset_lsn(self, name: str) -> int | None:
         """The LSN of the connector's stored position; None if it has none yet."""

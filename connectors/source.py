@@ -14,7 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 # https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS-MANIPULATION
 _SLOT = re.compile(r"[a-z0-9_]{1,63}")
 # Named, because for other styles of parameters SQLAlchemy doubles the percent signs in names.
-_PREPARER = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
+_PREPARER = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy's
 
 
 class SourceUnavailable(Exception):

@@ -70,8 +70,8 @@ class Lookup:
 def _to_list(column: pa.ChunkedArray) -> list[Any]:
     """The column as Python values; numbers without a null by NumPy, which is faster by far."""
     if not column.null_count and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        return column.to_numpy().tolist()  # type: ignore[no-any-return]
-    return column.to_pylist()  # type: ignore[no-any-return]
+        return column.to_numpy().tolist()  # type: ignore[no-any-return]  # NumPy's is Any
+    return column.to_pylist()  # type: ignore[no-any-return]  # Arrow's is Any
 
 
 @dataclass(frozen=True, slots=True)

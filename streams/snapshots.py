@@ -74,7 +74,9 @@ def end_snapshot(lake: Lake, topic: str, base: int) -> None:
 
 def unreconciled(lake: Lake, topic: str) -> int | None:
     """The base of the last snapshot if it was not reconciled: whoever began it is still at it, or nothing more will
-    come of it. None if it was, or none was noted."""
+    come of it. None if it was, or none was noted, as in a lake that has no such table."""
+    if not lake.exists(changes_table(topic)):
+        return None
     base = snapshot_base(lake, topic)
     ended = lake.next_offset(changes_table(topic), topic, RECONCILED_MARK)
     return None if base is None or base <= (ended or 0) else base

@@ -47,7 +47,7 @@ def filtered(command: Callable[..., Any]) -> Callable[..., Any]:
 def list_(places: Places, out: Out, limit: int, **wanted: Any) -> None:
     """List letters: number, table, stage and reasons."""
     found = [letter.as_dict() for letter in _read(_open(places), **wanted)]
-    reasons = Counter(reason for letter in found for reason in letter["reasons"])  # type: ignore[attr-defined]
+    reasons = Counter(reason for letter in found for reason in letter["reasons"])  # type: ignore[attr-defined]  # a list
     out.result(
         {"count": len(found), "reasons": dict(reasons.most_common()), "letters": found[-limit:]},
         lambda value: "\n".join([*map(_line, value["letters"]), f"{value['count']} letters"]),

@@ -38,6 +38,7 @@ def shop(stack: Endpoints, database: Database, redis: RedisServer, tmp_path: Pat
 
 def test_the_starting_repo_applies_and_runs(shop: Deployed, database: Database) -> None:
     assert shop.apply()["views"] == {"customer_facts": "state", "last_order": "event"}
+    assert shop.command("status", code=1)["snapshots"] == {}
     with shop.worker() as worker, psycopg.connect(database.dsn, autocommit=True) as connection:
         connection.execute("update customers set tier = 'gold' where id = 1")
         waited(lambda: shop.read("customer_facts", ["tier"], [{"id": 1}]) == [{"tier": "gold"}], "the change online")

@@ -81,6 +81,12 @@ def test_a_first_snapshot_that_is_under_way_keeps_its_base(platform: Platform) -
     assert (snapshot_base(platform.lake, TOPIC), unreconciled(platform.lake, TOPIC)) == (2 * BASE, None)
 
 
+def test_a_lake_without_the_table_has_nothing_unreconciled(platform: Platform) -> None:
+    """An operator looks at the status of a platform whose lake was moved away."""
+    assert unreconciled(platform.lake, TOPIC) == BASE
+    assert unreconciled(platform.lake, "shop.public.gone") is None
+
+
 def test_what_went_and_what_moved_unheard_is_reconciled_once(platform: Platform) -> None:
     """Row 1 moved from ann to bob, row 2 went, row 3 was read, rejected and stays, row 4 is newer than the base."""
     platform.produce(*((key(i), envelope("c", row(i, "ann", float(i)), lsn=8 * i)) for i in (1, 2, 3)))
