@@ -1,11 +1,19 @@
-"""A key's limit over the processes of one server, by HTTP."""
+"""A key's limit over the processes of one server, by HTTP and by gRPC."""
 
+import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
 import psutil
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest
+from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStub
+from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 
+from millrace.stack.ports import choose_ports
 from tests.integration.asking import asking, told
 from tests.integration.serving_repo import Server, millrace, new_key
 
@@ -13,13 +21,13 @@ RATE, ENTITIES, PROCESSES, SECONDS = 200, 10, 2, 4.0
 ASKED = {"features": ["weather:temp"], "entities": {"origin": ["EWR"] * ENTITIES}}
 
 
-def connected(server: Server) -> list[int]:
-    """Connections that each process of the server has accepted."""
+def connected(server: Server, port: int) -> list[int]:
+    """Connections to the port that each process of the server has accepted."""
     assert server.process is not None
     counts = []
     for process in psutil.Process(server.process.pid).children(recursive=True):
         found = process.net_connections("tcp")
-        counts.append(sum(c.status == "ESTABLISHED" and c.laddr[1] == server.port for c in found))
+        counts.append(sum(c.status == "ESTABLISHED" and c.laddr[1] == port for c in found))
     return [count for count in counts if count]
 
 
@@ -30,7 +38,7 @@ def test_entities_a_second_hold_over_the_processes_of_a_server(repo: Path) -> No
     with millrace(repo, "--with-keys", "--workers", str(PROCESSES)) as server:
         began, clients = time.monotonic(), []
         with ExitStack() as running:
-            while len(processes := connected(server)) < PROCESSES:
+            while len(processes := connected(server, server.port)) < PROCESSES:
                 assert len(clients) < 10, processes
                 clients.append(running.enter_context(asking(server, 8, ASKED, {"authorization": f"Bearer {key}"})))
                 time.sleep(0.3)
@@ -46,3 +54,51 @@ def test_entities_a_second_hold_over_the_processes_of_a_server(repo: Path) -> No
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused), report
     assert admitted <= RATE * (took + PROCESSES) + 8 * len(clients) * ENTITIES, report
     assert admitted >= RATE * took * 0.5, report
+
+
+def test_entities_a_second_hold_over_the_processes_by_grpc(repo: Path) -> None:
+    """The same bound, for channels that end at either process."""
+    key, port = new_key(repo, "limited-grpc", "--entities-per-second", str(RATE)), choose_ports(("grpc",), {})["grpc"]
+    statuses: Counter[grpc.StatusCode] = Counter()
+    over, clients = threading.Event(), 8
+    with (
+        millrace(repo, "--with-keys", "--workers", str(PROCESSES), "--grpc-port", str(port)) as server,
+        ThreadPoolExecutor(2 * clients) as pool,
+    ):
+        began = time.monotonic()
+        try:
+            asking = [pool.submit(_ask_by_grpc, port, key, over) for _ in range(clients)]
+            while len(processes := connected(server, port)) < PROCESSES:
+                assert len(asking) < 2 * clients, processes
+                asking.append(pool.submit(_ask_by_grpc, port, key, over))
+                time.sleep(0.3)
+            time.sleep(SECONDS)
+        finally:
+            over.set()
+        for own in asking:
+            statuses += own.result()
+        took = time.monotonic() - began
+    admitted = ENTITIES * statuses[grpc.StatusCode.OK]
+    report = f"{statuses}; {admitted} entities in {took:.2f} s at {RATE} a second; connections {processes}"
+    print(report)
+    assert set(statuses) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}, report
+    assert admitted <= RATE * (took + PROCESSES) + len(asking) * ENTITIES, report
+    assert admitted >= RATE * took * 0.5, report
+
+
+def _ask_by_grpc(port: int, key: str, over: threading.Event) -> Counter[grpc.StatusCode]:
+    """One after the other until it is over, through a connection of its own; how often it was answered how."""
+    origins = RepeatedValue(val=[Value(string_val="EWR")] * ENTITIES)
+    request = GetOnlineFeaturesRequest(entities={"origin": origins})
+    request.features.val.append("weather:temp")
+    statuses: Counter[grpc.StatusCode] = Counter()
+    with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        ask = ServingServiceStub(channel).GetOnlineFeatures
+        while not over.is_set():
+            try:
+                ask(request, metadata=[("authorization", f"Bearer {key}")], timeout=10)
+            except grpc.RpcError as error:
+                statuses[error.code()] += 1
+            else:
+                statuses[grpc.StatusCode.OK] += 1
+    return statuses
