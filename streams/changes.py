@@ -55,11 +55,21 @@ class Changes:
             None if self.before is None else self.before.take(indices),
         )
 
+    def at(self, lsns: np.ndarray) -> "Changes":
+        """The changes with other LSNs."""
+        return Changes(self.table, at_lsns(self.rows, lsns), self.before)
+
     def without(self, positions: "set[int]") -> "Changes":
         """All changes but those at the given positions."""
         if not positions:
             return self
         return self.take(np.setdiff1d(np.arange(len(self)), np.fromiter(positions, np.int64)))
+
+
+def at_lsns(rows: pa.Table, lsns: np.ndarray) -> pa.Table:
+    """Rows with other values of `_lsn`."""
+    place = rows.schema.get_field_index("_lsn")
+    return rows.set_column(place, rows.schema.field(place), pa.array(lsns, pa.int64()))
 
 
 def as_snapshot(table: Table, rows: pa.Table) -> Changes:

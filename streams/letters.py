@@ -18,6 +18,9 @@ TOPIC, PARTITION, OFFSET = "millrace.topic", "millrace.partition", "millrace.off
 STAGE, REASONS, SUITE, TIME = "millrace.stage", "millrace.reasons", "millrace.suite", "millrace.time"
 REPLAY_OF = "millrace.replay-of"
 """On a replayed record: `<topic>/<partition>/<offset>` of the record that the letter was made of."""
+BASE = "millrace.snapshot-base"
+"""On the letter of a snapshot row, and on its replay: the base of that snapshot, by which it is as old as it was
+(`streams.snapshots`)."""
 OURS = "millrace."
 """What the names of all headers begin with that millrace gives a record."""
 _OF_LETTERS = frozenset({TOPIC, PARTITION, OFFSET, STAGE, REASONS, SUITE, TIME})
@@ -81,13 +84,17 @@ class DeadLetters:
         self._producer = producer
         self._topic = topic
 
-    def send(self, records: Records, rejections: Sequence[Rejection], suite: str) -> None:
-        """Queue a letter for each rejection; the record's own headers stay. Raises `BrokerUnavailable`."""
+    def send(self, records: Records, rejections: Sequence[Rejection], suite: str, base: int | None = None) -> None:
+        """Queue a letter for each rejection; the record's own headers stay. `base` is that of the snapshot, if rows of
+        one are among the records. Raises `BrokerUnavailable`."""
+        read = {} if base is None else {BASE: str(base).encode()}
         topic, version, now = records.topic.encode(), suite.encode(), f"{time.time():.3f}".encode()
         for rejection in rejections:
             i = rejection.position
+            own = records.headers.get(i, {})
             headers = {
-                **records.headers.get(i, {}),
+                **({} if REPLAY_OF in own else read),
+                **own,
                 TOPIC: topic,
                 PARTITION: str(records.partitions[i]).encode(),
                 OFFSET: str(records.offsets[i]).encode(),

@@ -89,10 +89,11 @@ class MemoryConsumer:
         for partition in sorted(self._positions):
             if partition in self._paused or limit <= 0 or not self._broker.available:
                 continue
-            start = self._positions[partition]
+            # As librdkafka does with `auto.offset.reset`: without a word.
+            start = max(self._positions[partition], self._broker.expired.get(partition, 0))
             stored = self._broker.log[partition][start : start + limit]
             limit -= len(stored)
-            self._positions[partition] += len(stored)
+            self._positions[partition] = start + len(stored)
             polled[partition.topic] += [(partition.number, start + i, record) for i, record in enumerate(stored)]
         if not any(polled.values()):
             self._sleep(timeout)

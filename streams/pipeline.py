@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.table import Table
 from stores.rows import FeatureRows
 from streams.changes import Changes
-from streams.decode import decode_records
+from streams.decode import Decoded, decode_records
 from streams.embed import Embedded, KnownVectors, embed
 from streams.embedders import Embedder
 from streams.letters import REPLAY_OF, Rejection, Stage
@@ -24,6 +25,9 @@ from streams.snapshots import SnapshotBase, no_base, placed
 from streams.views import LIVE, Projected, StreamView, Unprojectable, project
 from validation.contract import Contract
 from validation.rule import Reason
+
+READ_OP = b'"op":"r"'
+"""In an envelope of a snapshot's row, as Kafka Connect's JSON converter writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +60,36 @@ Flows = Mapping[str, Flow]
 class Accepted:
     """The changes that every check and view took, with the rows of each view; `bad` holds the others
     by their position among the changes that came in. `kept[i]` is the position that change `i` had among
-    these (of an `Outcome`: among its records)."""
+    these (of an `Outcome`: among its records). `late[i]` says that the lake knows newer ones of that row, whose rows
+    are served: those of change `i` are for the lake alone."""
 
     changes: Changes
     projected: tuple[tuple[StreamView, Projected], ...]
     kept: np.ndarray
     bad: Mapping[int, tuple[Stage, list[str]]]
     warnings: Mapping[str, int]
+    late: np.ndarray
 
     def without(self, dropped: np.ndarray) -> "Accepted":
         """The same without the changes marked in the mask `dropped`, nor the rows made of them."""
         kept = np.flatnonzero(~dropped)
         place = np.cumsum(~dropped) - 1
         projected = tuple((v, p.only(~dropped[p.positions], place)) for v, p in self.projected)
-        return replace(self, changes=self.changes.take(kept), projected=projected, kept=self.kept[kept])
+        return replace(
+            self, changes=self.changes.take(kept), projected=projected, kept=self.kept[kept], late=self.late[kept]
+        )
+
+    def at(self, lsns: np.ndarray) -> "Accepted":
+        """The same at other LSNs, one a change."""
+        projected = tuple((v, p.at(lsns)) for v, p in self.projected)
+        return replace(self, changes=self.changes.at(lsns), projected=projected)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a `Records`: each record is accepted, rejected or, counted, ignored. `truncated` has
-    the LSNs of the truncates that the rows take account of (`streams.truncate`)."""
+    the LSNs of the truncates that the rows take account of (`streams.truncate`), `base` is that of the snapshot that
+    has rows among the records, if one has (`streams.snapshots`)."""
 
     records: Records
     flow: Flow
@@ -83,10 +97,21 @@ class Outcome:
     rejections: Sequence[Rejection]
     ignored: int
     truncated: tuple[int, ...] = ()
+    base: int | None = None
 
     def rows(self) -> list[FeatureRows]:
         """The feature rows, view by view."""
         return [projected.rows for _, projected in self.accepted.projected]
+
+    def served(self) -> list[FeatureRows]:
+        """Those of the feature rows that are served, view by view."""
+        late = self.accepted.late
+        if not late.any():
+            return self.rows()
+        return [
+            FeatureRows(p.rows.view, p.rows.table.filter(pa.array(~late[p.positions])))
+            for _, p in self.accepted.projected
+        ]
 
     def has_truncates(self) -> bool:
         """Whether a TRUNCATE is among the changes."""
@@ -153,14 +178,22 @@ def take(records: Records, flow: Flow, max_bytes: int, timed: Timed = untimed, b
     among them."""
     with timed("decode"):
         decoded = decode_records(records, flow.table, flow.before, max_bytes)
-    accepted = process(placed(decoded.changes, decoded.positions, records, base), flow, timed)
+    start = base() if _reads(decoded, records) else None
+    accepted = process(placed(decoded.changes, decoded.positions, records, start), flow, timed)
     rejections = [
         *decoded.rejections,
         *(Rejection(int(decoded.positions[i]), stage, tuple(why)) for i, (stage, why) in accepted.bad.items()),
     ]
     rejections.sort(key=lambda rejection: rejection.position)
     accepted = replace(accepted, kept=decoded.positions[accepted.kept])
-    return Outcome(records, flow, accepted, rejections, decoded.ignored)
+    return Outcome(records, flow, accepted, rejections, decoded.ignored, base=start)
+
+
+def _reads(decoded: Decoded, records: Records) -> bool:
+    """Whether a snapshot read any of these, those that cannot be decoded included."""
+    rejected = (records.values[rejection.position] for rejection in decoded.rejections)
+    read = pc.any(pc.equal(decoded.changes.rows["_op"], "r")).as_py()
+    return bool(read) or any(READ_OP in (value or b"") for value in rejected)
 
 
 def process(changes: Changes, flow: Flow, timed: Timed = untimed) -> Accepted:
@@ -182,7 +215,7 @@ def process(changes: Changes, flow: Flow, timed: Timed = untimed) -> Accepted:
         with timed("views"):
             failed = _project(remaining, flow.views, projected)
         if not failed:
-            return Accepted(remaining, tuple(projected), kept, bad, warnings)
+            return Accepted(remaining, tuple(projected), kept, bad, warnings, np.zeros(len(remaining), bool))
         bad.update({int(kept[i]): ("transform", why) for i, why in failed.items()})
 
 

@@ -1,12 +1,14 @@
-"""Where reading begins: each partition that was just assigned is held against what the lake knows of it."""
+"""Where reading begins, and that nothing is missing after it: each partition that was just assigned is held against
+what the lake knows of it, and what comes then against what came before."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from functools import partial
 
 from stores.lake import Lake
 from streams.broker import Consumer
 from streams.decide import LakeTableName, changes_table
-from streams.messages import Partition
+from streams.messages import Partition, Records
 from streams.patience import Patience
 from streams.redelivered import Heights
 from streams.truncate import Truncates
@@ -39,10 +41,12 @@ class Positions:
         self._heights = heights
         self._patience = patience
         self._begun: dict[Partition, int] = {}
+        self._next: dict[Partition, int] = {}
 
     def check(self, partition: Partition) -> None:
         """Refuse to go on over records that are gone, or to take a topic's new records for replays. Raises
         `TopicRecreated` and `RecordsExpired`."""
+        self._next.pop(partition, None)
         held = self._held(partition)
         self._patience(partial(self._truncates.refresh, partition.topic))
         committed = self._patience(partial(self._consumer.committed, partition))
@@ -64,6 +68,21 @@ class Positions:
         first, _ = self._patience(partial(self._consumer.span, partition))
         _refuse_gap(partition, committed, first)
 
+    def follow(self, polled: Collection[Records]) -> None:
+        """Refuse to go on where records passed their retention while this worker waited or was behind: the client then
+        reads on from what is left, without a word. Other holes are none: a transaction's marker takes an offset, too.
+        Raises `RecordsExpired`."""
+        for records in polled:
+            counts = Counter(records.partitions)
+            begins = dict(zip(reversed(records.partitions), reversed(records.offsets), strict=True))
+            for partition, end in records.next_offsets().items():
+                begin = begins[partition.number]
+                expected = self._next.get(partition, begin)
+                self._next[partition] = end
+                if begin > expected or end - begin > counts[partition.number]:
+                    first, _ = self._patience(partial(self._consumer.span, partition))
+                    _refuse_gap(partition, _missing(records, partition.number, expected), first)
+
     def begun(self, topic: str) -> dict[int, int]:
         """For each partition of the topic the offset below which the lake held everything when it was checked."""
         return {p.number: offset for p, offset in self._begun.items() if p.topic == topic}
@@ -78,10 +97,21 @@ class Positions:
         return held
 
 
+def _missing(records: Records, number: int, expected: int) -> int:
+    """The first offset of a partition, from the expected one on, that is not among its records."""
+    for place, offset in zip(records.partitions, records.offsets, strict=True):
+        if place == number:
+            if offset > expected:
+                break
+            expected = offset + 1
+    return expected
+
+
 def _refuse_gap(partition: Partition, known: int | None, first: int) -> None:
     if known is not None and known < first:
         raise RecordsExpired(
             f"{partition} begins at offset {first}, but was read up to {known} only: {first - known} records passed "
-            f"their retention unread. Take the group past them (kafka-consumer-groups --reset-offsets --to-earliest), "
-            f"start the workers and run millrace resnapshot {partition.topic}"
+            f"their retention unread. Take the group past them (kafka-consumer-groups --reset-offsets --to-earliest "
+            f"--topic {partition.topic}:{partition.number}), start the workers and run millrace resnapshot "
+            f"{partition.topic}"
         )

@@ -1,8 +1,8 @@
-"""Replayed letters and re-sent changes: what stands already is dropped, what is known newer stays out of event views.
+"""Replayed letters and re-sent changes: what stands already is dropped, what is known newer goes to the lake alone.
 
-A state view refuses an older version by itself. An event view cannot: the version it stores is that of the
-winning row, and a replayed row that was changed or deleted since could win again. The lake knows, with what is
-staged for it.
+A state view refuses an older version by itself, but not for ever: what it knows of a deleted row expires. An event view
+cannot: the version it stores is that of the winning row, and a replayed row that was changed or deleted since could win
+again; its entities are decided anew. The lake knows, with what is staged for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from stores.query import session
 from streams.changes import Changes
 from streams.decide import changes_table
 from streams.letters import REPLAY_OF
-from streams.pipeline import Accepted, Outcome
+from streams.pipeline import Outcome
 
 Mask = npt.NDArray[np.bool_]
 
@@ -37,20 +37,20 @@ def replayed(outcome: Outcome) -> Mask:
 
 
 def settle_replays(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mask) -> Outcome:
-    """The outcome without those changes of `mask` that stand already, and without event rows of replays that are
-    known newer.
+    """The outcome without those changes of `mask` that stand already; replays that are known newer are `late`.
 
     `staged` are the table's changes that this worker has taken and the lake may not hold yet. What is staged and
     then lost with its partition is read again by another member, so nothing is dropped for good because of it.
     Raises `StoreUnavailable`.
     """
     doubled, outdated = _compare(lake, staged, outcome.accepted.changes, mask)
-    accepted = _without_event_rows(outcome.accepted, outdated & replayed(outcome)).without(doubled)
+    accepted = replace(outcome.accepted, late=outdated & replayed(outcome)).without(doubled)
     return replace(outcome, accepted=accepted, ignored=outcome.ignored + int(doubled.sum()))
 
 
 def settle_read_again(lake: Lake, held: Mapping[int, int], outcome: Outcome) -> Outcome:
-    """The outcome without changes that were rejected when their records were first read.
+    """The outcome without changes that were rejected when their records were first read, the others at the LSNs that
+    they had then: a snapshot's rows count by the snapshot that they were read in.
 
     `held` gives for partitions the offset below which the lake held everything when this worker began. What is
     read again below it and does not stand in the lake is a letter, or the double of another: a contract that has
@@ -63,12 +63,14 @@ def settle_read_again(lake: Lake, held: Mapping[int, int], outcome: Outcome) -> 
     if not any(again):
         return outcome
     first = pc.field("_offset") >= min(offset for _, offset in places)
-    stored = lake.scan(changes_table(outcome.records.topic), ["_partition", "_offset"], first).read_all()
-    standing = set(zip(stored["_partition"].to_pylist(), stored["_offset"].to_pylist(), strict=True))
+    stored = lake.scan(changes_table(outcome.records.topic), ["_partition", "_offset", "_lsn"], first).read_all()
+    stands = zip(stored["_partition"].to_pylist(), stored["_offset"].to_pylist(), strict=True)
+    standing = dict(zip(stands, stored["_lsn"].to_pylist(), strict=True))
     rejected = np.array([late and place not in standing for late, place in zip(again, places, strict=True)])
-    if not rejected.any():
-        return outcome
-    return replace(outcome, accepted=outcome.accepted.without(rejected), ignored=outcome.ignored + int(rejected.sum()))
+    lsns = rows["_lsn"].to_pylist()
+    placed = [standing.get(place, lsn) if late else lsn for late, place, lsn in zip(again, places, lsns, strict=True)]
+    accepted = outcome.accepted if placed == lsns else outcome.accepted.at(np.array(placed, np.int64))
+    return replace(outcome, accepted=accepted.without(rejected), ignored=outcome.ignored + int(rejected.sum()))
 
 
 def _compare(lake: Lake, staged: Sequence[pa.Table], changes: Changes, mask: Mask) -> tuple[np.ndarray, np.ndarray]:
@@ -112,12 +114,3 @@ def _held(lake: Lake, changes: Changes, wanted: pa.Table) -> pa.Table:
         if not pt.is_nested(stored):  # Arrow looks up plain values only; the join compares the rest
             wanted_rows &= ds.field(name).isin(wanted[name].unique().cast(stored))
     return snapshot.data.scanner(columns=wanted.column_names, filter=wanted_rows).to_table()
-
-
-def _without_event_rows(accepted: Accepted, outdated: np.ndarray) -> Accepted:
-    place = np.arange(len(accepted.changes))
-    projected = tuple(
-        (view, rows.only(~outdated[rows.positions], place) if view.view.kind == "event" else rows)
-        for view, rows in accepted.projected
-    )
-    return replace(accepted, projected=projected)

@@ -16,20 +16,20 @@ transaction that was open then ends before a row is read (`connectors.snapshots`
 | base - 2 | the snapshot's rows |
 | base - 1 | the deletes of rows that PostgreSQL has no more |
 
-A row whose base is unknown keeps its own LSN. A replayed letter may be of an earlier snapshot: it gets no later
-LSN than its own, and without one 0, older than anything.
+A row whose base is unknown keeps its own LSN. A replayed letter may be of an earlier snapshot, whose base it tells; if
+it does not, it gets no later LSN than its own, and without one 0, older than anything. A record that is read again
+counts as it did, whatever snapshot came since (`streams.replays.settle_read_again`).
 """
 
 from collections.abc import Callable
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from stores.lake import Lake
 from streams.changes import Changes
 from streams.decide import changes_table
-from streams.letters import REPLAY_OF
+from streams.letters import BASE, REPLAY_OF
 from streams.messages import Records
 
 MARK = -2
@@ -82,19 +82,17 @@ def unreconciled(lake: Lake, topic: str) -> int | None:
     return None if base is None or base <= (ended or 0) else base
 
 
-def placed(changes: Changes, positions: np.ndarray, records: Records, base: SnapshotBase) -> Changes:
-    """The changes with the LSNs that snapshot rows count by; `positions` are those of their records."""
+def placed(changes: Changes, positions: np.ndarray, records: Records, base: int | None) -> Changes:
+    """The changes with the LSNs that snapshot rows count by; `positions` are those of their records, `base` the last
+    snapshot's, None if it is unknown or no snapshot has rows among them."""
     read = np.asarray(pc.equal(changes.rows["_op"], "r"))
-    if not read.any():
+    if base is None or not read.any():
         return changes
+    replays = {i: int(headers.get(BASE, 0)) for i, headers in records.headers.items() if REPLAY_OF in headers}
+    told = np.array([replays.get(i, base) for i in positions.tolist()], np.int64)
+    bases = np.where(told > 0, told, base)
     own = np.asarray(changes.rows["_lsn"])
-    start = base()
-    if start is None:
-        return changes
-    replayed = np.isin(positions, [i for i, headers in records.headers.items() if REPLAY_OF in headers])
-    unplaced = read & (own == 0)
-    lsns = np.where(read, np.minimum(own, start - READ), own)
-    lsns[unplaced & ~replayed] = start - READ
-    at = changes.rows.schema.get_field_index("_lsn")
-    rows = changes.rows.set_column(at, changes.rows.schema.field(at), pa.array(lsns))
-    return Changes(changes.table, rows, changes.before)
+    lsns = np.where(read, np.minimum(own, bases - READ), own)
+    unplaced = read & (own == 0) & (told > 0)
+    lsns[unplaced] = bases[unplaced] - READ
+    return changes.at(lsns)

@@ -13,7 +13,7 @@ from connectors.table import Table
 from stores.rows import TIMESTAMP, FeatureRows, rows_schema
 from stores.values import as_stored
 from stores.view import Feature, View
-from streams.changes import Changes
+from streams.changes import Changes, at_lsns
 from streams.transform import Transform, Untransformable
 
 LIVE = pa.array(["c", "u", "r"])
@@ -67,6 +67,11 @@ class Projected:
         """The rows marked in the mask `wanted`; `place` gives each change's new position."""
         rows = FeatureRows(self.rows.view, self.rows.table.filter(pa.array(wanted)))
         return Projected(rows, place[self.positions[wanted]], self.skipped)
+
+    def at(self, lsns: np.ndarray) -> "Projected":
+        """The same rows, of changes at other LSNs."""
+        table = at_lsns(self.rows.table, lsns[self.positions])
+        return Projected(FeatureRows(self.rows.view, table), self.positions, self.skipped)
 
 
 def project(stream_view: StreamView, changes: Changes) -> Projected:

@@ -142,6 +142,7 @@ class Worker:
                 self._left.clear()
                 if polled:
                     self._check_positions()
+                    self._positions.follow(polled)
                 if ready := self._ready(polled):
                     self._take(ready)
                 self._writes.finish(only_done=True)
@@ -229,8 +230,8 @@ class Worker:
             topic, rejections = outcome.records.topic, outcome.flow.personal.rejections(outcome.rejections)
             self.tally.took(outcome)
             if rejections:
-                send = partial(self._parts.letters.send, outcome.records, rejections, outcome.flow.contract.version)
-                self._patience(send)
+                send, suite = self._parts.letters.send, outcome.flow.contract.version
+                self._patience(partial(send, outcome.records, rejections, suite, outcome.base))
             if self._parts.breaker.trips(topic, len(outcome.records), rejections):
                 log.error("%s", self._parts.breaker.paused[topic], extra={"event": "paused", "table": topic})
                 self._consumer.pause([p for p in self._owned if p.topic == topic])
@@ -264,10 +265,10 @@ class Worker:
         """The rows of the views before the changes they were made of: a change that stands in the lake has its
         rows there, so a backfill of a view can tell by the changes which rows are missing."""
         topic = outcome.records.topic
-        for rows in outcome.rows():
+        for rows, served in zip(outcome.rows(), outcome.served(), strict=True):
             self._batch.put(features_table(rows.view.name), topic, rows.table)
             if rows.view.kind == "event" and rows.table.num_rows:
-                self._batch.events.append(rows)
+                self._batch.events.append(served)
                 if outcome.has_replays():
                     self._batch.undecide(rows)
         self._batch.put(changes_table(topic), topic, outcome.accepted.changes.rows)

@@ -113,7 +113,7 @@ class Writes:
 
     def _write(self, outcomes: Sequence[Outcome]) -> Written:
         embedded = [self._embedded(outcome) for outcome in outcomes]
-        rows = [rows for outcome in embedded for rows in outcome.rows()]
+        rows = [rows for outcome in embedded for rows in outcome.served()]
         if not rows:
             return embedded, WriteResult(0, 0)
         with self._tally.timed("online"):

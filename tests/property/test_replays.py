@@ -91,6 +91,7 @@ def test_a_replay_passes_only_if_it_stands_nowhere(
                 served.append(200 + place)
         standing.add(known)
     assert settled.accepted.changes.rows["_offset"].to_pylist() == passed
-    (view_rows,) = settled.rows()
-    assert view_rows.table["_offset"].to_pylist() == served
+    (view_rows,), (served_rows,) = settled.rows(), settled.served()
+    assert view_rows.table["_offset"].to_pylist() == passed
+    assert served_rows.table["_offset"].to_pylist() == served
     assert settled.ignored == count - len(passed)

@@ -1,5 +1,6 @@
 """Snapshot rows in the order of changes, and what is reconciled after a snapshot."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from connectors.snapshots import progress
 from stores.asof import Join, asof
 from stores.rows import TIMESTAMP
 from streams.decide import features_table
-from streams.letters import REPLAY_OF
+from streams.letters import BASE as LETTER_BASE
+from streams.letters import REPLAY_OF, replay
 from streams.memory import MemoryProducer
 from streams.reconcile import RECONCILED, Reconciled, reconcile, reconcile_earlier
 from streams.snapshots import begin_first, begin_snapshot, snapshot_base, unreconciled
@@ -68,6 +70,58 @@ def test_a_replayed_letter_of_an_earlier_snapshot_is_not_newer_than_it_was(platf
     platform.broker.append(P0, key(2), read(row(2, "bob", 2.0)), {REPLAY_OF: b"x/0/1"})
     platform.run()
     assert (platform.order(1), platform.order(2)) == (5.0, 2.0)
+
+
+def amounts(platform: Platform, *lsns: int) -> list[float | None]:
+    """What a training job finds of row 1's state view at the commit times of these LSNs."""
+    times = pa.chunked_array([pa.array([1_700_000_000_000_000 + lsn for lsn in lsns], TIMESTAMP)])
+    join = Join(features_table("order_now"), {"id": "entity"}, ("amount",))
+    return asof(platform.lake, pa.table({"entity": [1] * len(lsns)}), times, join)["amount"].to_pylist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("stage", ["contract", "schema"])
+def test_a_replayed_letter_of_a_snapshot_row_counts_as_it_would_have(platform: Platform, stage: str) -> None:
+    """A truncate and versions before the snapshot stay what they were; the row is served."""
+    platform.produce((None, envelope("t", None, lsn=1)))
+    platform.produce(*((key(1), envelope("u", row(1, "ann", float(lsn)), lsn=lsn)) for lsn in (8, 16, 24)))
+    bad = orjson.loads(read(row(1, "ann", -1.0)))
+    bad["source"]["ts_us"] += 900
+    if stage == "schema":
+        bad["after"]["amount"] = "much"
+    platform.produce((key(1), orjson.dumps(bad)))
+    platform.run()
+    assert [letter.stage for letter in platform.letters()] == [stage]
+    begin_snapshot(platform.lake, TOPIC, 2 * BASE)
+    platform.take_the_rule_back()
+    letters = platform.letters()
+    if stage == "schema":
+        letters = [replace(letter, value=letter.value.replace(b'"much"', b"-1.0")) for letter in letters]
+    replay(MemoryProducer(platform.broker), letters)
+    platform.run()
+    assert platform.order(1) == -1.0
+    assert (BASE - 2, "r") in platform.changes()
+    assert amounts(platform, 8, 17, 30, 901) == [8.0, 16.0, 24.0, -1.0]
+
+
+def test_a_letter_of_a_replay_keeps_the_base_of_its_snapshot(platform: Platform) -> None:
+    platform.produce((key(1), read(row(1, "ann", -1.0))))
+    platform.run()
+    begin_snapshot(platform.lake, TOPIC, 2 * BASE)
+    replay(MemoryProducer(platform.broker), platform.letters())
+    platform.run()
+    assert [letter.headers[LETTER_BASE] for letter in platform.letters()] == [b"1000", b"1000"]
+
+
+def test_a_snapshot_row_that_is_read_again_is_as_old_as_it_was(platform: Platform) -> None:
+    """Row 1 was deleted after the first snapshot; after the second one the topic is read from its beginning."""
+    platform.produce((key(1), read(row(1, "ann", 1.0))))
+    platform.produce((key(1), envelope("d", None, before=row(1, "ann", 1.0), lsn=1_008)))
+    platform.run()
+    begin_snapshot(platform.lake, TOPIC, 2 * BASE)
+    platform.broker.offsets.clear()
+    platform.run()
+    assert (platform.order(1), platform.customer("ann")) == (None, None)
+    assert platform.changes() == [(BASE - 2, "r"), (1_008, "d")]
 
 
 def test_a_first_snapshot_that_is_under_way_keeps_its_base(platform: Platform) -> None:

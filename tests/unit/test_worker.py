@@ -1,13 +1,15 @@
 """The worker over the broker, the online store and the lake in memory: what becomes of records, and of faults."""
 
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from stores.asof import Join, asof
 from stores.errors import StoreUnavailable
-from stores.rows import FeatureRows, rows_schema
+from stores.rows import TIMESTAMP, FeatureRows, rows_schema
 from streams.clock import SystemClock
 from streams.control import ask_to_resume
 from streams.decide import changes_table, features_table
@@ -23,6 +25,7 @@ from tests.worker_platform import (
     P1,
     Killed,
     Platform,
+    UnreliableOnline,
 )
 
 
@@ -203,6 +206,57 @@ def test_replayed_letters_pass_once_and_never_overwrite(platform: Platform) -> N
     assert platform.order(1) == 2.0
     assert platform.customer("ann") == 2.0
     assert any(REPLAY_OF in record.headers for record in [*platform.broker.log[P0], *platform.broker.log[P1]])
+
+
+def test_a_replayed_letter_does_not_bring_back_a_row_whose_delete_is_forgotten_online(platform: Platform) -> None:
+    """What is known of a deleted entity expires online with the topics; letters are kept."""
+    platform.produce(
+        (key(1), envelope("c", row(1, "ann", -1.0), lsn=10)),
+        (key(1), envelope("d", None, before=row(1, "ann", -1.0), lsn=20)),
+    )
+    platform.run()
+    platform.online = UnreliableOnline()
+    platform.take_the_rule_back()
+    replay(MemoryProducer(platform.broker), platform.letters())
+    platform.run()
+    assert platform.changes() == [(10, "c"), (20, "d")]
+    assert (platform.order(1), platform.customer("ann")) == (None, None)
+
+
+@pytest.mark.parametrize("then", ["u", "d"])
+def test_an_entity_that_a_rejected_change_left_is_left_once_its_letter_is_replayed(
+    platform: Platform, then: str
+) -> None:
+    moved = row(1, "bob", 3.0)
+    platform.produce(
+        (key(1), envelope("c", row(1, "ann", 1.0), lsn=10)),
+        (key(1), envelope("u", row(1, "bob", -2.0), before=row(1, "ann", 1.0), lsn=11)),
+        (key(1), envelope(then, moved if then == "u" else None, before=row(1, "bob", -2.0), lsn=12)),
+    )
+    platform.run()
+    assert platform.customer("ann") == 1.0
+    platform.take_the_rule_back()
+    replay(MemoryProducer(platform.broker), platform.letters())
+    platform.run()
+    assert platform.customer("ann") is None
+    assert platform.customer("bob") == (3.0 if then == "u" else None)
+
+
+def test_training_sees_a_replayed_change_as_if_it_had_come_in_time(platform: Platform) -> None:
+    """An event view's row, its second version, and between them in event time the label."""
+    first, between, second = (f"2024-01-0{day}T00:00:00Z" for day in (1, 2, 3))
+    platform.produce(
+        (key(1), envelope("c", row(1, "ann", -1.0, first), lsn=10)),
+        (key(1), envelope("u", row(1, "ann", 2.0, second), before=row(1, "ann", -1.0, first), lsn=20)),
+    )
+    platform.run()
+    platform.take_the_rule_back()
+    replay(MemoryProducer(platform.broker), platform.letters())
+    platform.run()
+    assert platform.customer("ann") == 2.0
+    times = pa.chunked_array([pa.array([datetime.fromisoformat(between)], TIMESTAMP)])
+    join = Join(features_table("customer_last"), {"customer": "customer"}, ("amount",))
+    assert asof(platform.lake, pa.table({"customer": ["ann"]}), times, join)["amount"].to_pylist() == [-1.0]
 
 
 def test_a_replay_that_was_cut_short_is_settled_when_it_is_read_again(platform: Platform) -> None:

@@ -1,5 +1,7 @@
 """The worker as a member of its group: partitions that come, go and are lost, and where reading begins."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from streams.decide import changes_table
 from streams.memory import MemoryConsumer, MemoryProducer
 from streams.messages import Partition
 from streams.positions import RecordsExpired, TopicRecreated
-from tests.envelopes import TOPIC, envelope, key, row
+from tests.envelopes import TOPIC, envelope, key, records, row
 from tests.worker_platform import CONTROL, GROUP, P0, P1, Platform
 
 
@@ -187,6 +189,38 @@ def test_a_topic_made_anew_is_refused_instead_of_taken_for_a_replay(platform: Pl
     platform.produce((key(9), envelope("c", row(9), lsn=100)))
     with pytest.raises(TopicRecreated, match="made anew"):
         platform.run(until=lambda: False)
+
+
+def test_records_that_expire_while_the_worker_waits_stop_it(platform: Platform) -> None:
+    """The client goes on at what is left, without a word."""
+    platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in (1, 2)))
+    waits = 3
+
+    def expired() -> bool:
+        nonlocal waits
+        if platform.drained() and (waits := waits - 1) == 0:
+            platform.broker.expired[P0] = 4
+            platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in (3, 4, 5)))
+        return False
+
+    with pytest.raises(RecordsExpired, match=r"begins at offset 4, but was read up to 2 only: 2 records .*:0\)"):
+        platform.run(until=expired)
+    assert platform.changes() == [(1, "c"), (2, "c")]
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_a_hole_is_a_gap_if_the_topic_begins_after_it(platform: Platform, first: int) -> None:
+    """A transaction of the source connector ends with a marker that no consumer sees."""
+    worker = platform.start()
+    platform.broker.expired[P0] = first
+    whole = records(*((key(i), envelope("c", row(i), lsn=i)) for i in range(8)))
+    polled = whole.take([0, 1, 2, 5, 6])
+    worker._consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    with pytest.raises(RecordsExpired, match="read up to 3 only") if first else nullcontext():
+        worker._positions.follow([polled])
+    with pytest.raises(RecordsExpired, match="read up to 7 only") if first else nullcontext():
+        platform.broker.expired[P0] = first and 9
+        worker._positions.follow([replace(polled, offsets=[9, 10, 11, 12, 13])])
 
 
 def test_records_that_expired_unread_stop_the_worker(platform: Platform) -> None:
