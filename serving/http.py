@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -37,6 +38,10 @@ COLLECT = (50_000, 20, 100)
 
 SEEN_CHARACTERS = 100
 """Of a name that a request gives, before anything is known to have it."""
+
+DRAINED_BYTES, DRAIN_SECONDS = 64 * 1024, 0.5
+"""Of the body of a request that is refused before it is read, so much is taken off the connection, and so long waited
+for: what is left unread there closes it, and the client may lose the answer."""
 
 OPEN = frozenset({"/health", "/ready", "/metrics"})
 """What probes and scrapers ask for without a key: it has counts, and names no feature. Every other page needs one."""
@@ -220,7 +225,7 @@ class Application:
             raise Forbidden(f"the Host header has to be one of: {known} (more: serve.hosts in millrace.yaml)")
 
     async def _visited(self, site: Site, scope: Any, protocol: Any, seen: Seen) -> Answer:
-        self._gate.look()
+        await self._look(scope, protocol)
         async with asyncio.timeout(self._limits.request_seconds):
             body = await self._body(scope, protocol) if scope.method == "POST" else b""
             await self._gate.enter()
@@ -233,8 +238,12 @@ class Application:
 
     async def _posted(self, post: Post, scope: Any, protocol: Any, seen: Seen) -> bytes:
         """The key first, which costs little, then the body: a place is taken by who has a key, and sent a body."""
-        key_id = self._beside.access.identify(bearer(scope.headers.get("authorization")))
-        self._gate.look()
+        try:
+            key_id = self._beside.access.identify(bearer(scope.headers.get("authorization")))
+        except AccessRefused:
+            await self._drain(scope, protocol)
+            raise
+        await self._look(scope, protocol)
         async with asyncio.timeout(self._limits.request_seconds):
             body = await self._body(scope, protocol)
             await self._gate.enter()
@@ -242,6 +251,23 @@ class Application:
                 return await post(body, key_id, seen)
             finally:
                 self._gate.leave()
+
+    async def _look(self, scope: Any, protocol: Any) -> None:
+        """Raises `Overloaded` where there is no room for a request whose body would have to be waited for."""
+        try:
+            self._gate.look()
+        except Overloaded:
+            await self._drain(scope, protocol)
+            raise
+
+    async def _drain(self, scope: Any, protocol: Any) -> None:
+        """Take the body of a request that is refused off the connection, if it is small and comes soon."""
+        length = scope.headers.get("content-length")
+        if length is None or int(length) > min(DRAINED_BYTES, self._limits.body_bytes):
+            return
+        with suppress(TimeoutError, ClientLeft):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._body(scope, protocol)
 
     async def _page(self, scope: Any, path: str) -> Answer:
         get = self._gets.get(path)

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import grpc
+import orjson
 import pytest
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest
 from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStub
@@ -115,6 +116,18 @@ def test_the_key_is_looked_at_before_the_body(keyed: Server, key: str) -> None:
         assert client.recv(1000).startswith(b"HTTP/1.1 503 ")
     with half_in_chunks(keyed, key) as client:
         assert client.recv(1000).startswith(b"HTTP/1.1 503 ")
+
+
+def test_a_refused_request_leaves_its_connection_open(keyed: Server, key: str) -> None:
+    """The body that comes after the head is taken off the connection, so that the next request finds it as it was."""
+    with half_a_request(keyed, "/get-online-features") as client:
+        time.sleep(0.1)
+        client.sendall(b" " * 998 + b"}")
+        assert client.recv(1000).startswith(b"HTTP/1.1 401 ")
+        head = f"POST /get-online-features HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {key}\r\n"
+        body = orjson.dumps(TEMP)
+        client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_name_is_not_logged_for_who_has_no_key(keyed: Server, key: str) -> None:

@@ -179,9 +179,7 @@ def test_at_twice_its_capacity_what_is_accepted_stays_fast(store: FeatureStore, 
     refused = [answer for answer in answers if answer.status == 503]
     report = f"{told(answers)}; p99 {p99(accepted) * 1e3:.0f} ms, quiet {quiet * 1e3:.0f} ms"
     print(report)
-    # A body that is still on its way when its request is turned away may meet a closed connection.
-    assert {answer.status for answer in answers} - {0} == {200, 503}, report
-    assert sum(answer.status == 0 for answer in answers) < 0.05 * len(answers), report
+    assert {answer.status for answer in answers} == {200, 503}, report
     assert {(answer.body["error"], answer.headers["retry-after"]) for answer in refused} == {("overloaded", "1")}
     assert len(refused) > 0.2 * len(answers), report
     assert len(accepted) > 0.2 * len(answers), report
