@@ -224,7 +224,7 @@ class DeltaLake:
     def scan(
         self, name: str, columns: list[str] | None = None, filter: ds.Expression | None = None
     ) -> pa.RecordBatchReader:
-        return self.snapshot(name).data.scanner(columns=columns, filter=filter).to_reader()
+        return self.snapshot(name).rows(columns, filter)
 
     def compact(self, name: str) -> int:
         table = self._open(name).table

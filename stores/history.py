@@ -72,11 +72,12 @@ def newest(lake: Lake, view: View, keys: pa.Table | None = None, *, deleted: boo
 
 def standing(lake: Lake, view: View, lsns: Sequence[int]) -> pa.Table:
     """Every source row as it stood at each of these LSNs, if it was not gone by then and had changed since the
-    LSN before, in no order: its join keys and `stores.rows.META`. Errors as of `newest`."""
+    LSN before, in no order: its join keys and `stores.rows.META`. What came late at an entity counts there, whatever
+    became of the row at another one. Errors as of `newest`."""
     table = lake.snapshot(f"features/{view.name}")
     schema = pa.schema([field for field in rows_schema(view) if field.name not in {f.name for f in view.features}])
     columns = ", ".join(quoted(held(table, name)) for name in schema.names)
-    of_row = "_row" if view.kind == "event" else _by_key(view)
+    of_row = f"_row, {_by_key(view)}" if view.kind == "event" else _by_key(view)
     moments = pa.table({"moment": pa.array(sorted(lsns), pa.int64())})
     with session(data=table.data, moments=moments) as connection:
         query = f"""SELECT {columns} FROM (

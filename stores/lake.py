@@ -9,13 +9,15 @@ Identifiers"). Rows below the stored version are replays and are dropped. Two wr
 app_id are told apart by Delta's own conflict check: the loser reads the version back and drops its rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+
+from stores.errors import StoreUnavailable
 
 STORE = "the lake"
 """The lake's name in `StoreUnavailable`."""
@@ -44,7 +46,7 @@ class Snapshot:
     """One version of a table, whatever is appended or compacted meanwhile.
 
     `schema` holds the types that Delta stores (see `stores.lake_schema`); `properties` all table properties;
-    `data` reads the rows, lazily and with pruning by file statistics.
+    `data` reads the rows, lazily and with pruning by file statistics, for `stores.query`; others read by `rows`.
     """
 
     name: str
@@ -52,6 +54,20 @@ class Snapshot:
     schema: pa.Schema
     properties: Mapping[str, str]
     data: ds.Dataset
+
+    def rows(
+        self, columns: list[str] | None = None, filter: ds.Expression | None = None, most: int = 131_072
+    ) -> pa.RecordBatchReader:
+        """Stream rows, in no order, at most so many at once; `columns` None means all. Whoever reads gets
+        `StoreUnavailable` where a file is gone, as with the volume that it was on."""
+        scanner = self.data.scanner(columns=columns, filter=filter, batch_size=most)
+        return pa.RecordBatchReader.from_batches(scanner.projected_schema, self._read(scanner))
+
+    def _read(self, scanner: ds.Scanner) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from scanner.to_batches()
+        except OSError as error:
+            raise StoreUnavailable(STORE, f"{self.name}: {error}") from error
 
 
 class Lake(Protocol):
@@ -122,7 +138,7 @@ class Lake(Protocol):
     def scan(
         self, name: str, columns: list[str] | None = None, filter: ds.Expression | None = None
     ) -> pa.RecordBatchReader:
-        """Stream rows of the newest version, in no order; `columns` None means all."""
+        """`Snapshot.rows` of the newest version."""
 
     def compact(self, name: str) -> int:
         """Rewrite small files as large ones; the number of files replaced. Safe beside appends."""

@@ -113,7 +113,7 @@ class Backfill:
         commits = self.lake.commits(target, JOB)  # before what is present: what another run adds after is a conflict
         present = _places(self.lake.scan(target, ["_partition", "_offset"]).read_all())
         total = max(1, snapshot.data.count_rows())
-        for batch in snapshot.data.scanner(filter=window.of("_commit_ts"), batch_size=CHUNK).to_batches():
+        for batch in snapshot.rows(filter=window.of("_commit_ts"), most=CHUNK):
             rows = pa.table(batch)
             report["changes_read"] += rows.num_rows
             missing = rows.filter(pa.array(~np.isin(_places(rows), present) & _below(rows, held)))

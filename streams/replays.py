@@ -113,4 +113,4 @@ def _held(lake: Lake, changes: Changes, wanted: pa.Table) -> pa.Table:
         stored = snapshot.schema.field(name).type
         if not pt.is_nested(stored):  # Arrow looks up plain values only; the join compares the rest
             wanted_rows &= ds.field(name).isin(wanted[name].unique().cast(stored))
-    return snapshot.data.scanner(columns=wanted.column_names, filter=wanted_rows).to_table()
+    return snapshot.rows(wanted.column_names, wanted_rows).read_all()

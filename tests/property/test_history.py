@@ -237,6 +237,14 @@ def test_the_rows_that_stood_at_some_moments(history, moments, kind):
     assert sorted(zip(found["k"].to_pylist(), found["_lsn"].to_pylist(), strict=True)) == sorted(expected)
 
 
+def test_a_row_that_moved_stands_where_it_moved_to_though_it_is_deleted_where_it_was() -> None:
+    """The move came late: a truncate had deleted the row where it had been before."""
+    moved = event_rows([Change(0, 1, 1, 1, 10), Change(0, 2, 1, 2, 15)])
+    truncated = event_rows([Change(0, 1, 1, 1, 10), Change(0, None, 3, 3, 20)]).slice(1)
+    found = standing(filled(view_of("event"), pa.concat_tables([moved, truncated])), view_of("event"), [20])
+    assert list(zip(found["k"].to_pylist(), found["_lsn"].to_pylist(), strict=True)) == [(2, 15)]
+
+
 @settings(deadline=None, max_examples=25)
 @given(histories(), st.lists(st.integers(0, 5), unique=True))
 def test_the_newest_row_of_a_state_view(history, asked):

@@ -135,6 +135,15 @@ def test_a_root_that_goes_while_an_offset_is_read_is_an_outage(root):
         Unmounted(str(root)).next_offset(NAME, TOPIC, 0)
 
 
+def test_a_root_that_goes_while_rows_are_read_is_an_outage(root):
+    lake = DeltaLake(str(root))
+    append(lake, 0, 5, partition=0)
+    rows = lake.scan(NAME)
+    root.rename(root.with_name("away"))
+    with pytest.raises(StoreUnavailable, match=NAME):
+        rows.read_all()
+
+
 def test_a_table_that_was_taken_away_stops_the_writer(root):
     lake = DeltaLake(str(root))
     append(lake, 0, 1)
