@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from streams.overflow import overflowed
+
 Mode = Literal["pandas", "python"]
 Transform = Callable[[pa.Table], tuple[pa.Table, np.ndarray]]
 """Rows in, transformed rows out, with the position that each had among those that came in.
@@ -116,8 +118,12 @@ def _column(view: str, name: str, values: Any, dtype: pa.DataType) -> pa.Array:
     if values is None:
         raise _Failed(f"view {view}: its function returned no column {name}")
     try:
-        if isinstance(values, pd.Series):
-            return pa.Array.from_pandas(values).cast(dtype)
-        return pa.array(values).cast(dtype)
+        given = pa.Array.from_pandas(values) if isinstance(values, pd.Series) else pa.array(values)
+        cast = given.cast(dtype)
+        beyond = overflowed(given, cast)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise _Failed(f"view {view}: column {name} does not fit {dtype}: {error}") from error
+    if len(beyond):
+        value = given[int(beyond[0])].as_py()
+        raise _Failed(f"view {view}: column {name} does not fit {dtype}: {value!r:.80} is out of range")
+    return cast

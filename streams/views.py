@@ -14,6 +14,7 @@ from stores.rows import TIMESTAMP, FeatureRows, rows_schema
 from stores.values import as_stored
 from stores.view import Feature, View
 from streams.changes import Changes, at_lsns
+from streams.overflow import overflowed
 from streams.transform import Transform, Untransformable
 
 LIVE = pa.array(["c", "u", "r"])
@@ -218,7 +219,7 @@ def _cast(column: pa.ChunkedArray, feature: Feature, bad: dict[int, list[str]]) 
     if pt.is_decimal(column.type) and pt.is_floating(feature.arrow_type):
         column = _nearest(column)
     try:
-        return column.cast(feature.arrow_type)
+        cast = column.cast(feature.arrow_type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         values = []
         for i, value in enumerate(column):
@@ -226,9 +227,15 @@ def _cast(column: pa.ChunkedArray, feature: Feature, bad: dict[int, list[str]]) 
                 values.append(value.cast(feature.arrow_type).as_py())
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                 values.append(None)
-                why = f"column {feature.name}: {value.as_py()!r:.80} does not fit {feature.arrow_type}: {error}"
-                bad.setdefault(i, []).append(why)
-        return pa.chunked_array([pa.array(values, feature.arrow_type)])
+                bad.setdefault(i, []).append(_misfit(value, feature, str(error)))
+        cast = pa.chunked_array([pa.array(values, feature.arrow_type)])
+    for i in map(int, overflowed(column, cast)):
+        bad.setdefault(i, []).append(_misfit(column[i], feature, "it is out of range"))
+    return cast
+
+
+def _misfit(value: pa.Scalar, feature: Feature, why: str) -> str:
+    return f"column {feature.name}: {value.as_py()!r:.80} does not fit {feature.arrow_type}: {why}"
 
 
 def _nearest(decimals: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -63,6 +63,23 @@ def test_the_row_that_a_function_fails_on_is_found() -> None:
     assert bad[2][0].startswith("view v: its function raised TypeError: unsupported operand")
 
 
+def test_a_result_beyond_a_float_is_blamed_and_an_infinity_is_a_value() -> None:
+    results = [1e300, float("inf"), None, -1e39]
+    schema = {"key": pa.string(), "double": pa.float32()}
+
+    def lists(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {"key": rows["key"], "double": [results[w - 1] for w in rows["whole"]]}
+
+    def frames(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(double=[results[w - 1] for w in frame["whole"]])
+
+    for run in (transform("v", lists, "python", schema), transform("v", frames, "pandas", schema)):
+        bad = blamed(run)
+        assert list(bad) == [0, 3]
+        assert "view v: column double does not fit float: 1e+300 is out of range" in bad[0][0]
+        assert run(ROWS.slice(1, 2))[0]["double"].to_pylist() == [float("inf"), None]
+
+
 def test_every_row_that_a_function_fails_on_is_found() -> None:
     def function(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         return {"key": rows["key"], "double": [1 / (w % 2) for w in rows["whole"]]}

@@ -127,6 +127,44 @@ def test_a_value_that_does_not_fit_is_blamed_and_named() -> None:
     assert f"column id: {2**40} does not fit int32" in bad[1][0]
 
 
+DOUBLE = Column("value", "double precision", pa.float64(), "float", nullable=True)
+NUMERIC = Column("value", "numeric", pa.string(), "decimal", nullable=True)
+DOUBLES = Column("value", "double precision[]", pa.list_(pa.float64()), "array", nullable=True, element="float")
+LONGS = Column("value", "bigint[]", pa.list_(pa.int64()), "array", nullable=True, element="plain")
+FLOAT32, FLOAT64 = Feature("value", 6, pa.float32()), Feature("value", 5, pa.float64())
+INFINITE = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("column", "feature", "values", "good", "bad"),
+    [
+        (DOUBLE, FLOAT32, [1.5, 1e300, -1e39, INFINITE, None], [1.5, INFINITE, None], [1, 2]),
+        (NUMERIC, FLOAT64, ["1e400", "Infinity", "1.5", "-Infinity"], [INFINITE, 1.5, -INFINITE], [0]),
+        (NUMERIC, FLOAT64, [None, "-1" + 400 * "0"], [None], [1]),
+        (NUMERIC, FLOAT32, ["9" * 39, "Infinity", "1.5"], [INFINITE, 1.5], [0]),
+        (
+            DOUBLES,
+            Feature("value", 16, pa.list_(pa.float32())),
+            [None, [1.5, None], [], [INFINITE, 1e300], [-INFINITE]],
+            [None, [1.5, 0.0], [], [-INFINITE]],
+            [3],
+        ),
+        (LONGS, Feature("value", 16, pa.list_(pa.float32())), [[2**60 + 1], [1]], [[1.0]], [0]),
+    ],
+)
+def test_a_number_beyond_a_float_is_blamed_and_an_infinity_is_a_value(
+    column: Column, feature: Feature, values: list[Any], good: list[Any], bad: list[int]
+) -> None:
+    table = Table("s", "public", "t", "s.public.t", (TABLE.columns[0], column), ("id",))
+    view = StreamView(View("p", "v", "v", "state", (ID,), (feature,)), table)
+    given = pa.table({"id": range(len(values)), "value": pa.array(values, column.arrow_type)})
+    found = blamed(view, as_snapshot(table, given))
+    assert sorted(found) == bad
+    assert all("column value: " in why and "range" in why for (why,) in found.values())
+    rest = given.take([i for i in range(len(values)) if i not in bad])
+    assert project(view, as_snapshot(table, rest)).rows.table["value"].to_pylist() == good
+
+
 def test_a_transforms_failures_are_blamed_by_their_change() -> None:
     def inverse(given: dict[str, list[Any]]) -> dict[str, list[Any]]:
         return {**given, "price": [1 / p for p in given["price"]]}
