@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+import orjson
 import pyarrow as pa
+import pyarrow.types as pt
 
-from connectors.table import Table
+from connectors.table import Column, Table
+from connectors.to_json import encode
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -28,6 +31,14 @@ def carried(table: Table) -> tuple[pa.Field, ...]:
 def changes_schema(table: Table) -> pa.Schema:
     """The schema of `Changes.rows` and of the lake's `changes/<topic>`."""
     return pa.schema([*carried(table), *META])
+
+
+def plain(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
+    """A column of a primary key with values that can be grouped and counted: a list as its JSON."""
+    if not pt.is_nested(values.type):
+        return values
+    texts = [[None if v is None else orjson.dumps(v).decode() for v in encode(c, column)] for c in values.chunks]
+    return pa.chunked_array(texts, pa.string())
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from connectors.table import Table
 from stores.rows import FeatureRows
-from streams.changes import Changes
+from streams.changes import Changes, plain
 from streams.decode import Decoded, decode_records
 from streams.embed import Embedded, KnownVectors, embed
 from streams.embedders import Embedder
@@ -239,7 +239,8 @@ def _rounds(changes: Changes, contract: Contract) -> list[np.ndarray]:
         return []
     if not any(rule.needs_whole_batch for rule in contract.rules):
         return [live]
-    columns = [changes.rows[name].take(live).to_pylist() for name in changes.table.primary_key]
+    table = changes.table
+    columns = [plain(changes.rows[name].take(live), table.column(name)).to_pylist() for name in table.primary_key]
     seen: Counter[tuple[object, ...]] = Counter()
     turns = np.empty(len(live), np.int64)
     for i, key in enumerate(zip(*columns, strict=True)):

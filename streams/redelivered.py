@@ -9,7 +9,6 @@ The height of a partition outlives its worker: each commit of `changes/<topic>` 
 its own to the greatest LSN that it brought (see `stores.lake`).
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from connectors.table import Table
 from stores.lake import Lake, TopicPartition
-from streams.changes import Changes
+from streams.changes import Changes, plain
 from streams.decide import changes_table
 from streams.letters import OURS
 from streams.messages import Partition
@@ -86,15 +86,15 @@ class Heights:
         # The rows of a snapshot, and those of one COPY, share their LSN: these are told apart by their keys. A
         # snapshot that begins anew has a new LSN, so while nothing else comes its rows are not looked at.
         level = (lsns == before) & ~np.asarray(pc.equal(rows["_op"], "r"))
-        again = level & self._again(height, rows, changes.table.primary_key) if level.any() else level
+        again = level & self._again(height, rows, changes.table) if level.any() else level
         beyond: Mask = np.asarray(rows["_offset"]) >= height.held
-        self._rise(height, rows, lsns, changes.table.primary_key)
+        self._rise(height, rows, lsns, changes.table)
         suspected: Mask = ((lsns < before) | again) & beyond
         return suspected
 
-    def _again(self, height: _Height, rows: pa.Table, primary_key: Collection[str]) -> Mask:
+    def _again(self, height: _Height, rows: pa.Table, table: Table) -> Mask:
         """Which rows have key and LSN of another one, among these or at the height."""
-        ours = _named(rows, primary_key)
+        ours = _named(rows, table)
         known = ours if height.keys is None else pa.concat_tables([height.keys, ours])
         counted = known.group_by(known.column_names).aggregate([([], "count_all")])
         several = counted.filter(pc.field("count_all") > 1).select(known.column_names)
@@ -104,18 +104,18 @@ class Heights:
         held = {tuple(row.values()) for row in several.to_pylist()}
         return np.array([row["lsn"] == unknown or tuple(row.values()) in held for row in ours.to_pylist()], bool)
 
-    def _rise(self, height: _Height, rows: pa.Table, lsns: npt.NDArray[np.int64], primary_key: Collection[str]) -> None:
+    def _rise(self, height: _Height, rows: pa.Table, lsns: npt.NDArray[np.int64], table: Table) -> None:
         top = int(lsns.max())
         if top < height.lsn:
             return
         if top > height.lsn:
-            height.lsn, height.keys = top, _named(rows.slice(0, 0), primary_key)
+            height.lsn, height.keys = top, _named(rows.slice(0, 0), table)
         if height.keys is not None:
             at_top = pa.array((lsns == top) & ~np.asarray(pc.equal(rows["_op"], "r")))
-            height.keys = pa.concat_tables([height.keys, _named(rows.filter(at_top), primary_key)])
+            height.keys = pa.concat_tables([height.keys, _named(rows.filter(at_top), table)])
 
 
-def _named(rows: pa.Table, primary_key: Collection[str]) -> pa.Table:
+def _named(rows: pa.Table, table: Table) -> pa.Table:
     """Key and LSN under names that no column of the source can clash with."""
-    names = [*(f"k{i}" for i in range(len(primary_key))), "lsn"]
-    return rows.select([*primary_key, "_lsn"]).rename_columns(names)
+    key = [plain(rows[name], table.column(name)) for name in table.primary_key]
+    return pa.table([*key, rows["_lsn"]], names=[*(f"k{i}" for i in range(len(key))), "lsn"])

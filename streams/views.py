@@ -13,7 +13,7 @@ from connectors.table import Table
 from stores.rows import TIMESTAMP, FeatureRows, rows_schema
 from stores.values import as_stored
 from stores.view import Feature, View
-from streams.changes import Changes, at_lsns
+from streams.changes import Changes, at_lsns, plain
 from streams.overflow import overflowed
 from streams.transform import Transform, Untransformable
 
@@ -275,11 +275,14 @@ def _keyed(view: View, table: pa.Table) -> np.ndarray:
 
 
 def _row_ids(changes: Changes) -> pa.Array:
-    """Sixteen bytes that name each source row: murmur3 of its primary key's values as text, each preceded
-    by its length, so that ("a", "bc") and ("ab", "c") differ."""
+    """Sixteen bytes that name each source row: murmur3 of its primary key's values, bytes as they are and all else as
+    text, each preceded by its length, so that ("a", "bc") and ("ab", "c") differ."""
     parts: list[pa.Array] = []
     for name in changes.table.primary_key:
-        text = changes.rows[name].cast(pa.string())
-        parts += [pc.utf8_length(text).cast(pa.string()), text]
-    joined = pc.binary_join_element_wise(*parts, ":", null_handling="replace", null_replacement="")
+        value = plain(changes.rows[name], changes.table.column(name))
+        if not pt.is_binary(value.type):
+            value = value.cast(pa.string())
+        length = pc.binary_length(value) if pt.is_binary(value.type) else pc.utf8_length(value)
+        parts += [length.cast(pa.string()).cast(pa.binary()), value.cast(pa.binary())]
+    joined = pc.binary_join_element_wise(*parts, b":", null_handling="replace", null_replacement=b"")
     return pa.array([mmh3.hash_bytes(key) for key in joined.to_pylist()], pa.binary(16))

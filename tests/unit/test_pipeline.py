@@ -1,19 +1,23 @@
 """What a contract sees of a batch."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+
+from connectors.table import Column, Table
 from streams.changes import changes_schema
 from streams.pipeline import Flow, take
 from tests.envelopes import ORDERS, envelope, key, records, row
 from validation.contract import load
 
 
-def flow(folder: Path, expectation: str, **kwargs: object) -> Flow:
+def flow(folder: Path, expectation: str, table: Table = ORDERS, **kwargs: object) -> Flow:
     path = folder / "public.orders.json"
     rule = {"type": expectation, "kwargs": kwargs, "severity": "critical", "meta": {}}
     path.write_text(json.dumps({"name": "orders", "expectations": [rule], "meta": {}}))
-    return Flow(ORDERS, load(path, changes_schema(ORDERS)), ())
+    return Flow(table, load(path, changes_schema(table)), ())
 
 
 def test_two_changes_of_one_row_are_no_duplicates(tmp_path: Path) -> None:
@@ -29,6 +33,15 @@ def test_two_changes_of_one_row_are_no_duplicates(tmp_path: Path) -> None:
         100_000,
     )
     assert [rejection.position for rejection in outcome.rejections] == [2, 3]
+
+
+def test_two_changes_of_one_row_are_no_duplicates_whatever_its_key_is_made_of(tmp_path: Path) -> None:
+    marks = Column("marks", "integer[]", pa.list_(pa.int32()), "array", nullable=False, element="plain")
+    table = replace(ORDERS, columns=(*ORDERS.columns, marks), primary_key=("marks",))
+    unique = flow(tmp_path, "expect_column_values_to_be_unique", table, column="customer")
+    changed = [{**row(1, "ann"), "marks": [1, 2]}, {**row(2, "ann"), "marks": [1, 2]}, {**row(3, "ann"), "marks": [1]}]
+    given = records(*((None, envelope("u", image, lsn=i)) for i, image in enumerate(changed)))
+    assert [rejection.position for rejection in take(given, unique, 100_000).rejections] == [0, 2]
 
 
 def test_a_delete_brings_no_values_to_check(tmp_path: Path) -> None:

@@ -1,14 +1,21 @@
 """What a source connector sends again, after it died before it stored its position, stands once in the lake."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
+import pyarrow as pa
 import pytest
 
-from streams.decide import changes_table
-from tests.envelopes import TOPIC, envelope, key, row
+from connectors.table import Column
+from stores.history import change_properties, feature_properties
+from stores.rows import rows_schema
+from streams.changes import changes_schema
+from streams.decide import changes_table, features_table
+from tests.envelopes import ORDERS, TOPIC, envelope, key, row
 from tests.unit.test_truncate import Member
-from tests.worker_platform import P0, Platform
+from tests.worker_platform import CUSTOMER, ORDER, P0, Platform, UnreliableLake
 
 FIRST = [
     (key(1), envelope("c", row(1, "ann", 1.0), lsn=10)),
@@ -83,6 +90,24 @@ def test_rows_that_share_an_lsn_are_all_taken(platform: Platform) -> None:
     worker.finish()
     platform.produce(*same)
     Member(platform, P0).finish()
+    assert changes(platform) == [(20, i, "c") for i in range(1, 5)]
+
+
+def test_rows_that_share_an_lsn_are_told_apart_by_an_array_too(platform: Platform) -> None:
+    marks = Column("marks", "integer[]", pa.list_(pa.int32()), "array", nullable=False, element="plain")
+    table = replace(ORDERS, columns=(*ORDERS.columns, marks), primary_key=("marks",))
+    views = tuple(replace(view, table=table) for view in platform.flow.views)
+    platform.flow = replace(platform.flow, table=table, views=views)
+    platform.lake = UnreliableLake()
+    platform.lake.create(changes_table(TOPIC), changes_schema(table), change_properties(TOPIC, ("marks",)))
+    for view in (ORDER, CUSTOMER):
+        platform.lake.create(features_table(view.name), rows_schema(view), feature_properties(view, TOPIC))
+    same = [(orjson.dumps({"marks": [i, i]}), envelope("c", {**row(i), "marks": [i, i]}, lsn=20)) for i in range(1, 5)]
+    worker = Member(platform, P0)
+    platform.produce(*same[:2])
+    worker.take()
+    platform.produce(*same[1:])
+    worker.finish()
     assert changes(platform) == [(20, i, "c") for i in range(1, 5)]
 
 

@@ -1,9 +1,11 @@
 """Changes to feature rows: values, renames, deletes, moves, and what cannot be taken."""
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
+import mmh3
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,7 +14,7 @@ from connectors.table import Column, Table
 from stores.rows import FeatureRows
 from stores.values import arrow_type_of, as_stored, decode, encode
 from stores.view import Feature, Kind, View
-from streams.changes import Changes, as_snapshot, changes_schema
+from streams.changes import Changes, as_snapshot, carried, changes_schema
 from streams.transform import transform
 from streams.views import Projected, StreamView, Unprojectable, castable, project
 
@@ -35,6 +37,7 @@ TABLE = Table(
 PRICE = Feature("price", 5, pa.float64())
 WHO = Feature("who", 2, pa.string())
 ID = Feature("id", 4, pa.int64())
+INFINITE = float("inf")
 
 
 def changes(*rows: tuple[str, int, dict[str, Any]], before: list[dict[str, Any]] | None = None) -> Changes:
@@ -102,6 +105,55 @@ def test_a_row_that_moves_leaves_its_entity_before_it_joins_the_next() -> None:
     assert len({row for (row,) in rows(found, "_row")}) == 1
 
 
+@pytest.mark.parametrize(
+    ("column", "keys"),
+    [
+        (Column("id", "bytea", pa.binary(), "bytes", nullable=False), [b"\xff\x00", b"\xff", b"", b"\xff\x00"]),
+        (
+            Column("id", "integer[]", pa.list_(pa.int32()), "array", nullable=False, element="plain"),
+            [[1, 23], [12, 3], [], [1, 23]],
+        ),
+        (
+            Column("id", "double precision[]", pa.list_(pa.float64()), "array", nullable=False, element="float"),
+            [[float("nan")], [INFINITE], [None], [float("nan")]],
+        ),
+        (
+            Column("id", "bytea[]", pa.list_(pa.binary()), "array", nullable=False, element="bytes"),
+            [[b"\xff", b""], [b"\xff"], [b"", b"\xff"], [b"\xff", b""]],
+        ),
+    ],
+)
+def test_a_row_has_a_name_whatever_its_key_is_made_of(column: Column, keys: list[Any]) -> None:
+    table = replace(TABLE, columns=(column, *TABLE.columns[1:]))
+    view = replace(stream_view(kind="event"), table=table)
+    given = pa.table({"id": pa.array(keys, column.arrow_type), "Who": ["ann"] * 4})
+    filled = [given[f.name] if f.name in given.column_names else pa.nulls(4, f.type) for f in carried(table)]
+    named = rows(project(view, as_snapshot(table, pa.table(filled, names=[f.name for f in carried(table)]))), "_row")
+    assert len(set(named)) == 3 and named[0] == named[3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "name"),
+    [
+        (pa.int64(), -7, b"2:-7"),
+        (pa.string(), "né", "2:né".encode()),
+        (pa.decimal128(10, 2), Decimal("19.90"), b"5:19.90"),
+        (pa.bool_(), True, b"4:true"),
+        (pa.date32(), date(2024, 1, 31), b"10:2024-01-31"),
+        (UTC_US, NOON, b"27:2024-01-01 12:00:00.000000Z"),
+        (pa.binary(), b"\xff:", b"2:\xff:"),
+    ],
+)
+def test_a_row_keeps_its_name(kind: pa.DataType, key: Any, name: bytes) -> None:
+    """It stands in every stored version."""
+    column = Column("id", "", kind, "plain", nullable=False)
+    table = Table("s", "public", "t", "s.public.t", (column, TABLE.columns[1], TABLE.columns[2]), ("id", "Who"))
+    view = replace(stream_view(kind="event"), table=table)
+    values = {"id": pa.array([key], kind), "Who": ["ann"], "price": pa.nulls(1, TABLE.columns[2].arrow_type)}
+    ((found,),) = rows(project(view, as_snapshot(table, pa.table(values))), "_row")
+    assert found == mmh3.hash_bytes(name + b":3:ann")
+
+
 def test_a_row_that_stays_leaves_nothing() -> None:
     given = changes(("u", 5, {"id": 1, "Who": "ann", "price": Decimal(2)}), before=[{"Who": "ann"}])
     assert rows(project(stream_view(kind="event"), given), "who", "_deleted") == [("ann", False)]
@@ -132,7 +184,6 @@ NUMERIC = Column("value", "numeric", pa.string(), "decimal", nullable=True)
 DOUBLES = Column("value", "double precision[]", pa.list_(pa.float64()), "array", nullable=True, element="float")
 LONGS = Column("value", "bigint[]", pa.list_(pa.int64()), "array", nullable=True, element="plain")
 FLOAT32, FLOAT64 = Feature("value", 6, pa.float32()), Feature("value", 5, pa.float64())
-INFINITE = float("inf")
 
 
 @pytest.mark.parametrize(
