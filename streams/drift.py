@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import orjson
 import pyarrow as pa
@@ -21,9 +22,11 @@ from stores.lake import Lake
 from stores.lake_schema import merged_schema
 from streams.changes import carried
 from streams.decide import changes_table
+from streams.letters import REPLAY_OF
 from streams.messages import Records
 from streams.pipeline import Flow, Flows, Outcome
 from streams.sizes import Size, sizes
+from streams.snapshots import READ, SnapshotBase, no_base, snapshot_base
 
 log = logging.getLogger(__name__)
 
@@ -66,20 +69,23 @@ class Drift:
     key_before: tuple[str, ...] = ()
 
 
-def drift(records: Records, table: Table, applied: int) -> Drift | None:
+def drift(records: Records, table: Table, applied: int, base: SnapshotBase = no_base) -> Drift | None:
     """What the newest row images have of other columns than the table that was applied at the LSN `applied`; None
-    if nothing."""
+    if nothing. `base` is asked if a row that a snapshot read without an LSN lacks any. Raises `StoreUnavailable`."""
     expected = {field.name for field in carried(table)}
     missing, before, unknown = set[str](), set[str](), set[str]()
     keys: dict[bool, tuple[str, ...]] = {}  # by whether they are older than the apply
     for newest in _newest(records):
-        old = newest.lsn is not None and newest.lsn < applied
-        if newest.image is not None:
-            columns = set(newest.image)
-            (before if old else missing).update(expected - columns)
-            unknown |= columns - expected
-        if newest.key is not None and set(newest.key) != set(table.primary_key):
-            keys[old] = tuple(newest.key)
+        lacks = expected - set(newest.image) if newest.image is not None else set[str]()
+        unknown |= set(newest.image or ()) - expected
+        key = tuple(newest.key or ())
+        rekeyed = bool(key) and set(key) != set(table.primary_key)
+        if not (lacks or rekeyed):
+            continue
+        old = _is_older(newest, applied, base)
+        (before if old else missing).update(lacks)
+        if rekeyed:
+            keys[old] = key
     if not (missing or before or unknown or keys):
         return None
     gone, gone_before, new = (tuple(sorted(names)) for names in (missing, before, unknown))
@@ -93,6 +99,17 @@ class _Newest:
     image: dict[str, object] | None
     key: dict[str, object] | None
     lsn: int | None
+    read: bool
+    replayed: bool
+
+
+def _is_older(record: _Newest, applied: int, base: SnapshotBase) -> bool:
+    """Whether a record is from before the apply. A row of an incremental snapshot, which has no LSN, counts by the base
+    of that (`streams.snapshots`); of an earlier snapshot, replayed or of no known base, it tells nothing of now."""
+    if record.lsn is not None or not record.read:
+        return record.lsn is not None and record.lsn < applied
+    start = None if record.replayed else base()
+    return start is None or start - READ < applied
 
 
 def _newest(records: Records) -> Iterator[_Newest]:
@@ -104,7 +121,7 @@ def _newest(records: Records) -> Iterator[_Newest]:
             continue
         try:
             envelope = orjson.loads(records.values[i] or b"null")
-            after, lsn = envelope["after"], envelope["source"]["lsn"]
+            op, after, lsn = envelope["op"], envelope["after"], envelope["source"]["lsn"]
             keyed = orjson.loads(records.keys[i] or b"null")
         except (orjson.JSONDecodeError, TypeError, KeyError):
             continue
@@ -112,7 +129,8 @@ def _newest(records: Records) -> Iterator[_Newest]:
         key = keyed if isinstance(keyed, dict) and partition not in keys else None
         images |= {partition} if image is not None else set()
         keys |= {partition} if key is not None else set()
-        yield _Newest(image, key, lsn if isinstance(lsn, int) else None)
+        replayed = REPLAY_OF in records.headers.get(i, {})
+        yield _Newest(image, key, lsn if isinstance(lsn, int) else None, op == "r", replayed)
 
 
 def users(flow: Flow, columns: tuple[str, ...]) -> list[str]:
@@ -157,7 +175,8 @@ class Guard:
         flow, topic = self._flows[records.topic], records.topic
         if topic not in self._applied:
             self._applied[topic] = applied_table(self._lake, topic)[1]
-        found = None if topic in self.held else drift(records, flow.table, self._applied[topic])
+        base = partial(snapshot_base, self._lake, topic)
+        found = None if topic in self.held else drift(records, flow.table, self._applied[topic], base)
         if found is not None and (topic, found) not in self._said:
             self._judge(topic, flow, found)
         return topic in self.held

@@ -27,10 +27,15 @@ ORDERS = Table(
 
 
 def envelope(
-    op: str, after: dict[str, Any] | None, *, lsn: int, before: dict[str, Any] | None = None, ts_us: int | None = None
+    op: str,
+    after: dict[str, Any] | None,
+    *,
+    lsn: int | None,
+    before: dict[str, Any] | None = None,
+    ts_us: int | None = None,
 ) -> bytes:
     """The value of a record."""
-    source = {"lsn": lsn, "ts_us": 1_700_000_000_000_000 + lsn if ts_us is None else ts_us, "table": "orders"}
+    source = {"lsn": lsn, "ts_us": 1_700_000_000_000_000 + (lsn or 0) if ts_us is None else ts_us, "table": "orders"}
     return orjson.dumps({"op": op, "before": before, "after": after, "source": source})
 
 

@@ -19,7 +19,9 @@ from stores.lake import Lake
 from stores.memory_lake import MemoryLake
 from streams.decide import changes_table
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, Drift, Guard, drift, users
+from streams.letters import REPLAY_OF
 from streams.pipeline import Flow, Outcome, take
+from streams.snapshots import SnapshotBase, begin_snapshot
 from tests.envelopes import ORDERS, TOPIC, envelope, key, records, row
 from tests.worker_platform import Platform
 
@@ -48,6 +50,44 @@ def test_the_newest_image_of_each_partition_tells() -> None:
     assert drift(records((key(1), less)), ORDERS, 25) == Drift((), ("customer",), ())
     more = envelope("c", {**row(1), "city": "x"}, lsn=10)
     assert drift(records((key(1), more), (key(1), b"{oops"), (key(1), None)), ORDERS, 0) == Drift((), (), ("city",))
+
+
+def test_a_row_of_an_incremental_snapshot_is_as_old_as_its_base() -> None:
+    """Debezium gives it no LSN."""
+    less = records((key(1), envelope("r", without("customer"), lsn=None)))
+    asked: list[int | None] = []
+
+    def base(at: int | None) -> SnapshotBase:
+        def ask() -> int | None:
+            asked.append(at)
+            return at
+
+        return ask
+
+    held, old = Drift(("customer",), (), ()), Drift((), ("customer",), ())
+    assert drift(less, ORDERS, 25, base(24)) == old
+    assert drift(less, ORDERS, 25, base(32)) == held
+    assert drift(less, ORDERS, 25, base(None)) == old
+    again = records((key(1), envelope("r", without("customer"), lsn=None)), headers={0: {REPLAY_OF: b"o/0/1"}})
+    assert drift(again, ORDERS, 25, base(32)) == old
+    rekeyed = records((json.dumps({"customer": "ann"}).encode(), envelope("r", row(1), lsn=None)))
+    assert drift(rekeyed, ORDERS, 25, base(24)) == Drift((), (), (), (), ("customer",))
+    asked.clear()
+    whole = envelope("r", row(1), lsn=None)
+    more = envelope("r", {**row(1), "city": "x"}, lsn=None)
+    assert drift(records((key(1), whole)), ORDERS, 25, base(24)) is None
+    assert drift(records((key(1), more)), ORDERS, 25, base(24)) == Drift((), (), ("city",))
+    assert asked == []
+
+
+def test_snapshot_rows_from_before_an_apply_go_on_aloud(platform: Platform, caplog: pytest.LogCaptureFixture) -> None:
+    platform.lake.describe(changes_table(TOPIC), {TABLE_PROPERTY: dumps([ORDERS]), APPLIED_PROPERTY: "30"})
+    less = records((key(1), envelope("r", without("amount"), lsn=None)))
+    begin_snapshot(platform.lake, TOPIC, 24)
+    assert not guard(platform).holds(less)
+    assert "Gone, so that they are null: amount" in caplog.text
+    begin_snapshot(platform.lake, TOPIC, 40)
+    assert guard(platform).holds(less)
 
 
 def test_deletes_at_the_end_of_a_poll_hide_nothing() -> None:
