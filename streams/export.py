@@ -1,5 +1,6 @@
 """Letters as a file that other tools read: JSON Lines, or Parquet if the name ends so."""
 
+import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -34,16 +35,21 @@ def export(letters: Iterable[Letter], path: Path) -> int:
     """Write letters to a new file, with their original bytes and all headers; returns how many.
 
     JSON has the bytes in base64 (`key_base64`, `value_base64`, and each of `headers_base64`) and `time` in seconds
-    since 1970. A file that exists is an error (`FileExistsError`), and one that could not be finished is removed.
+    since 1970. A file that exists is an error (`FileExistsError`). It has its name only once it is whole: until then it
+    stands beside it as `.<name>.<process>.partial`, which is removed if it could not be finished.
     """
     write = _write_parquet if path.suffix == ".parquet" else _write_lines
-    with path.open("xb"):
-        pass
+    if path.exists():
+        raise FileExistsError(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        return write(_chunks(letters), path)
-    except BaseException:
-        path.unlink()
-        raise
+        count = write(_chunks(letters), partial)
+        if path.exists():
+            raise FileExistsError(path)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
 
 
 def _write_lines(chunks: Iterator[list[Letter]], path: Path) -> int:

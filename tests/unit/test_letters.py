@@ -2,12 +2,16 @@
 
 import base64
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from streams.export import export
+from streams.export import CHUNK, export
 from streams.letters import REPLAY_OF, DeadLetters, Letter, Rejection, read, replay
 from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.messages import Partition
@@ -65,7 +69,60 @@ def test_an_export_overwrites_nothing_and_leaves_no_half_file(letters: list[Lett
     other = tmp_path / "other.jsonl"
     with pytest.raises(RuntimeError):
         export(broken(), other)  # type: ignore[arg-type]
-    assert not other.exists()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["letters.jsonl", "letters.parquet"])
+def test_an_export_has_its_name_only_once_it_is_whole(letters: list[Letter], tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+
+    def watched() -> Iterator[Letter]:
+        for _ in range(CHUNK + 1):
+            assert not path.exists()
+            yield letters[0]
+
+    assert export(watched(), path) == CHUNK + 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from streams.export import CHUNK, export
+from streams.letters import Letter
+from streams.messages import Partition
+
+letter = Letter(0, Partition("t", 0), 0, "decode", ("odd",), "v1", 0.0, b"k", b"v", {})
+
+def killed():
+    yield from [letter] * (CHUNK + 1)
+    os.kill(os.getpid(), signal.Signals[sys.argv[2]])
+
+export(killed(), Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("fault", ["SIGTERM", "SIGKILL"])
+def test_an_export_that_is_killed_leaves_nothing_under_its_name(
+    letters: list[Letter], tmp_path: Path, fault: str
+) -> None:
+    path = tmp_path / "letters.jsonl"
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path), fault]).returncode == -signal.Signals[fault]
+    assert not path.exists()
+    assert [file.suffix for file in tmp_path.iterdir()] == [".partial"]
+    assert export(letters, path) == 2
+
+
+def test_an_export_overwrites_no_file_that_came_meanwhile(letters: list[Letter], tmp_path: Path) -> None:
+    path = tmp_path / "letters.jsonl"
+
+    def overtaken() -> Iterator[Letter]:
+        yield letters[0]
+        path.write_text("mine")
+
+    with pytest.raises(FileExistsError):
+        export(overtaken(), path)
+    assert [(file, file.read_text()) for file in tmp_path.iterdir()] == [(path, "mine")]
 
 
 def test_a_replay_is_the_record_as_it_came_and_says_what_it_repeats(
