@@ -1,9 +1,10 @@
 """`millrace status`: the services, the connectors, the workers and how far behind they are, in one screen."""
 
 import json
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from connectors.connect import ConnectUnavailable
@@ -21,6 +22,9 @@ from streams.snapshots import unreconciled
 SECONDS = 2.0
 WORKERS = "workers"
 """The folder under that of the local stack where each worker of this machine notes where it listens."""
+
+OF_A_WORKER = frozenset({"waiting_for", "paused", "key_changes_lost", "resumed", "partitions", "staged_rows"})
+"""What every worker tells of its health (`streams.worker.Worker.state`), by which its answer is known."""
 
 
 def repo_status(repo: Repo, workers: Path) -> dict[str, Any]:
@@ -102,7 +106,7 @@ def _stores(repo: Repo, problems: list[str]) -> dict[str, str]:
 def running_workers(folder: Path) -> dict[str, dict[str, Any]]:
     """The health of each worker of this machine, by process; one that is gone has no say."""
     notes = sorted(folder.glob("*")) if folder.is_dir() else ()
-    answers = ((note.name, _ask(note.read_text())) for note in notes)
+    answers = ((note.name, _ask(note)) for note in notes)
     return {name: state for name, state in answers if state is not None}
 
 
@@ -118,16 +122,23 @@ def _workers(folder: Path, problems: list[str]) -> dict[str, Any]:
     return workers
 
 
-def _ask(address: str) -> dict[str, Any] | None:
+def _ask(note: Path) -> dict[str, Any] | None:
+    """The health of the worker whose note this is. None if none answers: a worker that was killed left its note, and
+    another program may have its port by now."""
+    try:
+        state = json.loads(_get(note.read_text()))
+    except (OSError, HTTPException, ValueError):
+        return None
+    return state if isinstance(state, dict) and state.keys() >= OF_A_WORKER else None
+
+
+def _get(address: str) -> bytes:
+    """The body of the answer, whatever its status."""
     try:
         with urlopen(address, timeout=SECONDS) as answer:
-            body = answer.read()
+            return bytes(answer.read())
     except HTTPError as waiting:
-        body = waiting.read()
-    except (URLError, OSError):
-        return None
-    state: dict[str, Any] = json.loads(body)
-    return state
+        return waiting.read()
 
 
 def _snapshots(repo: Repo, problems: list[str]) -> dict[str, list[str]]:
