@@ -147,11 +147,11 @@ def _live(stream_view: StreamView, changes: Changes, positions: np.ndarray, row_
         positions, meta = positions[kept], meta.take(pa.array(kept))
     bad: dict[int, list[str]] = {}
     view = stream_view.view
-    keys = [_cast(source[f.name], f, bad) for f in view.join_keys]
+    keys = [_cast(source[f.name], stream_view.column(f.name), f.arrow_type, bad) for f in view.join_keys]
     features = [
         pa.nulls(len(positions), f.arrow_type)
         if _is_vector(view, f)
-        else as_stored(_cast(source[f.name], f, bad), f.value_type)
+        else as_stored(_cast(source[f.name], stream_view.column(f.name), f.arrow_type, bad), f.value_type)
         for f in view.features
     ]
     times = _event_times(meta, stream_view, bad)
@@ -171,7 +171,8 @@ def _gone(
     meta, keys = changes.rows.take(pa.array(positions)), values.take(pa.array(positions))
     bad: dict[int, list[str]] = {}
     view = stream_view.view
-    columns = [_cast(keys[stream_view.column(f.name)], f, bad) for f in view.join_keys]
+    named = zip(stream_view.key_columns, view.join_keys, strict=True)
+    columns = [_cast(keys[name], name, f.arrow_type, bad) for name, f in named]
     if bad:
         raise Unprojectable({int(positions[i]): why for i, why in bad.items()})
     columns += [pa.nulls(len(positions), f.arrow_type) for f in view.features]
@@ -205,37 +206,38 @@ def _event_times(meta: pa.Table, stream_view: StreamView, bad: dict[int, list[st
     name = stream_view.event_time
     if name is None:
         return meta["_commit_ts"]
-    times = _cast(meta[name], Feature(name, 0, TIMESTAMP), bad)
+    times = _cast(meta[name], stream_view.column(name), TIMESTAMP, bad)
     if times.null_count:
         for i in np.flatnonzero(times.is_null()):
             bad.setdefault(int(i), []).append(f"view {stream_view.view.name}: the event time {name} is null")
     return times
 
 
-def _cast(column: pa.ChunkedArray, feature: Feature, bad: dict[int, list[str]]) -> pa.ChunkedArray:
-    """The column in the feature's type; where values do not fit, their positions and why go to `bad`."""
-    if column.type.equals(feature.arrow_type):
+def _cast(column: pa.ChunkedArray, name: str, kind: pa.DataType, bad: dict[int, list[str]]) -> pa.ChunkedArray:
+    """The values as of the type `kind`; where they do not fit, their positions and why, by the table's column `name`,
+    go to `bad`."""
+    if column.type.equals(kind):
         return column
-    if pt.is_decimal(column.type) and pt.is_floating(feature.arrow_type):
+    if pt.is_decimal(column.type) and pt.is_floating(kind):
         column = _nearest(column)
     try:
-        cast = column.cast(feature.arrow_type)
+        cast = column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         values = []
         for i, value in enumerate(column):
             try:
-                values.append(value.cast(feature.arrow_type).as_py())
+                values.append(value.cast(kind).as_py())
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                 values.append(None)
-                bad.setdefault(i, []).append(_misfit(value, feature, str(error)))
-        cast = pa.chunked_array([pa.array(values, feature.arrow_type)])
+                bad.setdefault(i, []).append(_misfit(value, name, kind, str(error)))
+        cast = pa.chunked_array([pa.array(values, kind)])
     for i in map(int, overflowed(column, cast)):
-        bad.setdefault(i, []).append(_misfit(column[i], feature, "it is out of range"))
+        bad.setdefault(i, []).append(_misfit(column[i], name, kind, "it is out of range"))
     return cast
 
 
-def _misfit(value: pa.Scalar, feature: Feature, why: str) -> str:
-    return f"column {feature.name}: {value.as_py()!r:.80} does not fit {feature.arrow_type}: {why}"
+def _misfit(value: pa.Scalar, name: str, kind: pa.DataType, why: str) -> str:
+    return f"column {name}: {value.as_py()!r:.80} does not fit {kind}: {why}"
 
 
 def _nearest(decimals: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -15,6 +15,7 @@ from stores.rows import FeatureRows
 from stores.values import arrow_type_of, as_stored, decode, encode
 from stores.view import Feature, Kind, View
 from streams.changes import Changes, as_snapshot, carried, changes_schema
+from streams.personal import PersonalColumns
 from streams.transform import transform
 from streams.views import Projected, StreamView, Unprojectable, castable, project
 
@@ -214,6 +215,14 @@ def test_a_number_beyond_a_float_is_blamed_and_an_infinity_is_a_value(
     assert all("column value: " in why and "range" in why for (why,) in found.values())
     rest = given.take([i for i in range(len(values)) if i not in bad])
     assert project(view, as_snapshot(table, rest)).rows.table["value"].to_pylist() == good
+
+
+def test_a_value_that_does_not_fit_is_named_by_its_column_and_hidden_if_personal() -> None:
+    view = View("p", "v", "v", "state", (ID,), (Feature("cost", 3, pa.int32()),))
+    given = changes(("c", 1, {"id": 1, "price": Decimal("12345678.90")}))
+    ((why,),) = blamed(StreamView(view, TABLE, None, {"price": "cost"}), given).values()
+    assert why.startswith("column price: Decimal('12345678.90') does not fit int32")
+    assert "12345678" not in PersonalColumns(frozenset({"price"})).reason(why)
 
 
 def test_a_transforms_failures_are_blamed_by_their_change() -> None:
