@@ -18,6 +18,7 @@ from stores.entity_keys import check_key_type
 from stores.personal import personal_fields
 from stores.values import arrow_type_of
 from stores.view import METRICS, Feature, Kind, Vector, View
+from streams.changes import carried
 from streams.personal import PersonalColumns
 from streams.transform import Mode, Transform, transform
 from streams.views import StreamView, castable
@@ -86,6 +87,7 @@ def compile_view(project: str, declared: Declared, table: Table, online_name: st
     columns = {renames.get(c.name, c.name): c for c in table.columns}
     where = f"view {view.name}"
     keys = tuple(_feature(where, key) for key in declared.join_keys)
+    _check_primary_key(where, table)
     for key in keys:
         _check_key(where, key)
         _check_column(where, key, columns, table)
@@ -114,6 +116,19 @@ def compile_view(project: str, declared: Declared, table: Table, online_name: st
         vector=vector,
     )
     return StreamView(compiled, table, time, renames, _transform(compiled, function, view))
+
+
+def _check_primary_key(where: str, table: Table) -> None:
+    """Rows of a table are told apart by their keys, which have to come with each change."""
+    come = {field.name for field in carried(table)}
+    for column in table.columns:
+        if column.name in table.primary_key and column.name not in come:
+            raise DeclarationError(
+                where,
+                f"{column.name}, of the primary key of {table.schema}.{table.name}, is "
+                f"{'generated' if column.generated else column.sql_type}, which Debezium does not carry",
+                "give the table a primary key of other columns",
+            )
 
 
 def personal_columns(declared: Iterable[Declared]) -> PersonalColumns:

@@ -1,5 +1,6 @@
 """Feast objects, read into what the streams run on; and what a mistake in them is told."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -88,6 +89,14 @@ def test_the_event_time_is_a_column_or_the_commit() -> None:
     assert compiled(view(Field(name="price", dtype=Float64), source=timed)).event_time == "sold"
     unknown = cdc_source("shop.public.Order Lines", event_time="sould", field_mapping=RENAMES)
     assert "has no column sould; did you mean sold?" in refused(Field(name="price", dtype=Float64), source=unknown)
+
+
+@pytest.mark.parametrize(("name", "told"), [("area", "is polygon, which"), ("twice", "is generated, which")])
+def test_a_primary_key_has_to_come_with_the_changes(name: str, told: str) -> None:
+    with pytest.raises(
+        DeclarationError, match=rf"view lines: {name}, of the primary key of public\.Order Lines, {told}"
+    ):
+        compiled(view(KEY, entities=[buyer]), replace(TABLE, primary_key=("line", name)))
 
 
 def test_a_view_over_another_source_is_feasts_own_business() -> None:
