@@ -57,6 +57,7 @@ def _stored_columns(plan: Plan, rows: Rows, present: orjson.Fragment) -> dict[st
             times[feature.view],
         )
         for feature, values, statuses in zip(plan.features, plan.values(rows), plan.statuses(rows), strict=True)
+        if feature.asked
     }
 
 

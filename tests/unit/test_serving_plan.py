@@ -47,9 +47,9 @@ def plan(ttl: float = HOUR) -> Plan:
             PlannedView("second", 2, second, ("id",), 0, 3, 0),
         ),
         features=(
-            PlannedFeature("f0", "f0", 0, 1, 5),
-            PlannedFeature("f1", "f1", 0, 2, 2),
-            PlannedFeature("seen", "f0", 1, 4, 8),
+            PlannedFeature("f0", "f0", 0, 1, 5, True),
+            PlannedFeature("f1", "f1", 0, 2, 2, True),
+            PlannedFeature("seen", "f0", 1, 4, 8, True),
         ),
         requested=("seen", "f0", "f1"),
         keys={"id": 4},
