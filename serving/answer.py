@@ -13,6 +13,9 @@ from serving.plan import Plan, Rows
 
 _NAMES = {int(status): status.name for status in Status}
 
+KEPT = 256
+"""Entities of a request up to which what is the same for each of them is kept as JSON: about a megabyte in all."""
+
 Column = dict[str, Any]
 """The values, statuses and event times of one feature, in order: as lists, or as JSON that is written already."""
 
@@ -54,6 +57,7 @@ def _stored_columns(plan: Plan, rows: Rows, present: orjson.Fragment) -> dict[st
             times[feature.view],
         )
         for feature, values, statuses in zip(plan.features, plan.values(rows), plan.statuses(rows), strict=True)
+        if feature.asked
     }
 
 
@@ -61,9 +65,15 @@ def _found(values: Sequence[Any]) -> list[str]:
     return ["NULL_VALUE" if value is None else "PRESENT" for value in values]
 
 
-@lru_cache(maxsize=1024)
 def _repeated(text: str, count: int) -> orjson.Fragment:
+    return _kept(text, count) if count <= KEPT else _written(text, count)
+
+
+def _written(text: str, count: int) -> orjson.Fragment:
     return orjson.Fragment(orjson.dumps([text] * count))
+
+
+_kept = lru_cache(maxsize=2 * KEPT)(_written)
 
 
 def versions_of(plan: Plan) -> list[dict[str, Any]]:

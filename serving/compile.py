@@ -41,13 +41,23 @@ class Declared(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class OnDemand:
+    """On-demand views of a request that read the same views: Feast's objects, the references to their features, and
+    the numbers of the plan's features that their functions are given."""
+
+    views: tuple[Any, ...]
+    references: tuple[str, ...]
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Compiled:
-    """A plan, and what on-demand views make of what it reads: `on_demand` are Feast's objects, `references` the
-    features asked for, as Feast resolved them, `views` the views of those, `personal` those that are personal data;
-    `width` is how many values an entity has, those that on-demand views read among them."""
+    """A plan, and what on-demand views make of what it reads: `references` are the features asked for, as Feast
+    resolved them, `views` the views of those, `personal` those that are personal data; `width` is how many values an
+    entity has, those that on-demand views read among them."""
 
     plan: Plan
-    on_demand: tuple[Any, ...]
+    on_demand: tuple[OnDemand, ...]
     references: tuple[str, ...]
     full_feature_names: bool
     views: tuple[str, ...]
@@ -69,7 +79,8 @@ def compile_request(features: Any, full_feature_names: bool, declared: Declared)
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
     references, on_demand, _, key_types, join_keys, grouped, _, request_data, _ = context
-    builder = _Builder(declared.config, full_feature_names)
+    asked = frozenset((_view_of(reference), _feature_of(reference)) for reference in references)
+    builder = _Builder(declared.config, full_feature_names, asked)
     for view, names in grouped:
         builder.add(view, names)
     requested = [_shown(reference, full_feature_names) for reference in references]
@@ -78,21 +89,22 @@ def compile_request(features: Any, full_feature_names: bool, declared: Declared)
     plan = builder.plan(_once(requested), known, frozenset(request_data))
     return Compiled(
         plan,
-        tuple(on_demand),
+        _on_demand(on_demand, references, plan, [view.projection.name_to_use() for view, _ in grouped]),
         tuple(references),
         full_feature_names,
         _once([_view_of(reference) for reference in references]),
         _personal(declared.personal, [*(view for view, _ in grouped), *on_demand], references),
-        len({*plan.requested, *(feature.name for feature in plan.features)}),
+        len(plan.features) + len(asked) - sum(feature.asked for feature in plan.features),
     )
 
 
 class _Builder:
     """Collects the views of a request, those with the same join keys under one read."""
 
-    def __init__(self, config: RepoConfig, full_feature_names: bool) -> None:
+    def __init__(self, config: RepoConfig, full_feature_names: bool, asked: frozenset[tuple[str, str]]) -> None:
         self._config = config
         self._full = full_feature_names
+        self._asked = asked
         self._reads: list[tuple[Any, tuple[str, ...], list[bytes]]] = []
         self._views: list[PlannedView] = []
         self._vectors: list[PlannedView] = []
@@ -120,9 +132,9 @@ class _Builder:
         self._views.append(planned)
         for number, feature in enumerate(view.features):
             called = f"{name}__{feature.name}" if self._full else feature.name
-            self._features.append(
-                PlannedFeature(called, feature.name, len(self._views) - 1, place + 1 + number, feature.value_type)
-            )
+            of_view, at = len(self._views) - 1, place + 1 + number
+            asked = (name, feature.name) in self._asked
+            self._features.append(PlannedFeature(called, feature.name, of_view, at, feature.value_type, asked))
 
     def plan(self, requested: tuple[str, ...], known_keys: Mapping[str, int], request_data: frozenset[str]) -> Plan:
         """The plan of all views added."""
@@ -209,6 +221,27 @@ def _key_types(declared: Declared, of_request: Mapping[str, Any]) -> dict[str, A
     return {**{entity.join_key: entity.value_type for entity in entities}, **of_request}
 
 
+def _on_demand(
+    views: Sequence[Any], references: Sequence[str], plan: Plan, read: Sequence[str]
+) -> tuple[OnDemand, ...]:
+    """`read` are the plan's views by their names in references.
+
+    Feast, given all at once, keeps what a view does not read from its function by the names of the features: it would
+    lack what it reads where another view has a feature of the same name.
+    """
+    alike: dict[frozenset[str], list[Any]] = {}
+    for view in views:
+        sources = frozenset(source.name for source in view.source_feature_view_projections.values())
+        alike.setdefault(sources, []).append(view)
+    found = []
+    for sources, its_views in alike.items():
+        names = {view.projection.name_to_use() for view in its_views}
+        its_references = tuple(reference for reference in references if _view_of(reference) in names)
+        inputs = tuple(number for number, feature in enumerate(plan.features) if read[feature.view] in sources)
+        found.append(OnDemand(tuple(its_views), its_references, inputs))
+    return tuple(found)
+
+
 def _personal(known: Mapping[str, frozenset[str]], views: Sequence[Any], references: Sequence[str]) -> tuple[str, ...]:
     """The references to personal features, whatever alias, version or spelling they come under.
 
@@ -231,6 +264,10 @@ def _personal(known: Mapping[str, frozenset[str]], views: Sequence[Any], referen
 def _view_of(reference: str) -> str:
     view, version, _ = _parse_feature_ref(reference)
     return str(view) if version is None else f"{view}@v{version}"
+
+
+def _feature_of(reference: str) -> str:
+    return str(_parse_feature_ref(reference)[2])
 
 
 def _shown(reference: str, full_feature_names: bool) -> str:

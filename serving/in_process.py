@@ -65,9 +65,9 @@ class InProcess:
         replies = self.store.ask(commands) if commands else []
         stored = [vector_columns(self.vectors, view, keys) for view in plan.vectors]
         rows = plan.rows(replies, count, time.time(), stored)
-        answer, requested = Features({}, {}, {}), frozenset(plan.requested)
+        answer = Features({}, {}, {})
         for feature, values, statuses in zip(plan.features, plan.values(rows), plan.statuses(rows), strict=True):
-            if feature.name in requested:
+            if feature.asked:
                 names = ["PRESENT"] * count if statuses is None else [_NAMES[status] for status in statuses]
                 answer.values[feature.name], answer.statuses[feature.name] = values, names
                 answer.event_times[feature.name] = rows.views[feature.view].micros

@@ -68,6 +68,7 @@ def _stored(found: Found) -> Mapping[str, bytes]:
     return {
         feature.name: _vector(column, statuses or present, times[feature.view])
         for feature, column, statuses in zip(plan.features, rows.columns, plan.statuses(rows), strict=True)
+        if feature.asked
     }
 
 

@@ -12,7 +12,7 @@ from feast.type_map import python_values_to_proto_values
 from feast.utils import _augment_response_with_on_demand_transforms
 from feast.value_type import ValueType
 
-from serving.compile import Compiled
+from serving.compile import Compiled, OnDemand
 from serving.places import places
 from serving.plan import InvalidRequest, Rows
 
@@ -41,22 +41,36 @@ def derive(
     Raises `InvalidRequest` if a view's function fails on them.
     """
     plan = compiled.plan
-    response = GetOnlineFeaturesResponse()
+    given = GetOnlineFeaturesResponse()
     types = {name: ValueType(plan.known_keys[name]) for name in keys}
     for name, values in keys.items():
-        _add(response, name, _messages(name, values, types[name]))
+        _add(given, name, _messages(name, values, types[name]))
     for name in plan.request_data:
-        _add(response, name, _messages(name, entities[name], ValueType.UNKNOWN))
-    for feature, column in zip(plan.features, rows.columns, strict=True):
-        _add(response, feature.name, [Value.FromString(value or b"") for value in column])
+        _add(given, name, _messages(name, entities[name], ValueType.UNKNOWN))
+    derived = []
+    for on_demand in compiled.on_demand:
+        derived += _derived(compiled, on_demand, rows, given, types)
+    return derived
+
+
+def _derived(
+    compiled: Compiled, on_demand: OnDemand, rows: Rows, given: Any, key_types: Mapping[str, ValueType]
+) -> list[Derived]:
+    """`given` has the join keys, and what the request brings along."""
+    response = GetOnlineFeaturesResponse()
+    response.CopyFrom(given)
+    types = dict(key_types)
+    for number in on_demand.inputs:
+        feature = compiled.plan.features[number]
+        _add(response, feature.name, [Value.FromString(value or b"") for value in rows.columns[number]])
         types[feature.name] = ValueType(feature.value_type)
     known = len(response.results)
     try:
         _augment_response_with_on_demand_transforms(
-            response, list(compiled.references), list(compiled.on_demand), compiled.full_feature_names, types
+            response, list(on_demand.references), list(on_demand.views), compiled.full_feature_names, types
         )
     except Exception as error:  # a user's function raises what it likes
-        failed = ", ".join(view.name for view in compiled.on_demand)
+        failed = ", ".join(view.name for view in on_demand.views)
         # Where it failed, and not the error's words: they may hold values.
         told = {"event": "on_demand_failed", "error": type(error).__name__, "at": places(error)}
         log.warning("on-demand view %s failed", failed, extra=told)

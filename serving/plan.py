@@ -47,13 +47,17 @@ class PlannedView:
 
 @dataclass(frozen=True, slots=True)
 class PlannedFeature:
-    """One feature: the number of its view, where it stands in the replies, its `ValueType`, its name in the answer."""
+    """One feature: the number of its view, where it stands in the replies, its `ValueType`, its name in the answer.
+
+    Of those that are not `asked` for, and read for on-demand views, no value is answered: the name may be another's.
+    """
 
     name: str
     feature: str
     view: int
     place: int
     value_type: int
+    asked: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 throughout, so that what it answers is never a mix of two registries."""
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from feast import FeatureStore, FeatureView, OnDemandFeatureView, RepoConfig
@@ -34,7 +36,7 @@ class Asked:
 
 
 class Snapshot:
-    """A frozen registry. May be used by one event loop, or one thread."""
+    """A frozen registry. May be used by one event loop, or one thread, and by another that prepares the next one."""
 
     def __init__(self, config: RepoConfig, registry: BaseRegistry) -> None:
         self.config = config
@@ -56,18 +58,22 @@ class Snapshot:
         )
         self._plans: OrderedDict[Asked, Compiled] = OrderedDict()
         self._width = 0
+        self._lock = threading.Lock()
+        """Of the plans: to walk them runs their keys' `__hash__`, and other threads between."""
 
     def plan(self, asked: Asked) -> Compiled:
         """How to answer it. Raises `InvalidRequest`."""
-        plan = self._plans.get(asked)
-        if plan is not None:
-            self._plans.move_to_end(asked)
-            return plan
+        with self._lock:
+            plan = self._plans.get(asked)
+            if plan is not None:
+                self._plans.move_to_end(asked)
+                return plan
         plan = compile_request(self._resolved(asked), asked.full_feature_names, self)
-        self._plans[asked] = plan
-        self._width += plan.width
-        while len(self._plans) > PLANS or (self._width > WIDTH and len(self._plans) > 1):
-            self._width -= self._plans.popitem(last=False)[1].width
+        with self._lock:
+            self._plans[asked] = plan
+            self._width += plan.width
+            while len(self._plans) > PLANS or (self._width > WIDTH and len(self._plans) > 1):
+                self._width -= self._plans.popitem(last=False)[1].width
         return plan
 
     def prepare(self, before: "Snapshot | None" = None) -> None:
@@ -75,7 +81,7 @@ class Snapshot:
 
         What can no longer be answered is left out: whoever asks for it is told.
         """
-        in_use = [] if before is None else list(before._plans)[-AHEAD:]
+        in_use = [] if before is None else before._in_use()
         for asked in (*(Asked((), service, False) for service in self.services), *in_use):
             try:
                 self.plan(asked)
@@ -84,6 +90,10 @@ class Snapshot:
             except Exception as error:  # noqa: BLE001  # one that fails is no reason to serve nothing
                 told = asked.service or ", ".join(asked.features)
                 log.error("%s cannot be served: %s", told, error, extra={"event": "plan_failed"})
+
+    def _in_use(self) -> list[Asked]:
+        with self._lock:
+            return [*islice(reversed(self._plans), AHEAD)][::-1]
 
     def view(self, name: str) -> FeatureView:
         """A view by its name. Raises `NotDeclared`."""

@@ -29,7 +29,7 @@ NULL_TIMESTAMP = Value(unix_timestamp_val=NO_TIMESTAMP).SerializeToString()
 """What Feast stores for a null timestamp that passed through pandas."""
 
 BULK = 200
-"""Values from which integers are decoded by NumPy."""
+"""Values from which numbers are decoded by NumPy."""
 
 KNOWN, SHORT = 50_000, 48
 """How many decoded values of a type are kept, and up to how many bytes each."""
@@ -86,15 +86,16 @@ def _each(one: Callable[[bytes], Any]) -> Decoder:
     return decode
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2 * BULK)
 def _unpacker(code: str, count: int) -> Callable[[bytes], tuple[float, ...]]:
-    """Unpacks so many values that stand one after the other, each behind a tag of one byte."""
+    """Unpacks so many values, fewer than `BULK`, that stand one after the other, each behind a tag of one byte."""
     return Struct("<" + f"x{code}" * count).unpack
 
 
 def _floats(tag: bytes, code: str) -> Decoder:
     width = Struct(f"<x{code}").size
     single = Struct(f"<x{code}").unpack
+    tagged = np.dtype([("tag", "u1"), ("value", f"<{code}")])
 
     def one(value: bytes) -> Any:
         if len(value) != width or value[:1] != tag:
@@ -111,7 +112,7 @@ def _floats(tag: bytes, code: str) -> Decoder:
             return each(values)
         if len(data) != width * count or data[::width] != tag * count:
             return each(values)
-        numbers = list(_unpacker(code, count)(data))
+        numbers = list(_unpacker(code, count)(data)) if count < BULK else np.frombuffer(data, tagged)["value"].tolist()
         total = sum(numbers)
         return numbers if total - total == 0.0 else [_float_to_native(number) for number in numbers]
 

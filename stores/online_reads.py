@@ -62,6 +62,8 @@ class _Replies(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._outgoing: list[bytes] = []
         self.waiting: deque[_Waiting] = deque()
+        self.heard = self._loop.time()
+        """When Redis last sent anything (the loop's time)."""
 
     def ask(self, packed: bytes, count: int) -> asyncio.Future[list[Any]]:
         future: asyncio.Future[list[Any]] = self._loop.create_future()
@@ -76,6 +78,7 @@ class _Replies(asyncio.Protocol):
         self._outgoing.clear()
 
     def data_received(self, data: bytes) -> None:
+        self.heard = self._loop.time()
         reader, waiting = self._reader, self.waiting
         try:
             reader.feed(data)
@@ -109,8 +112,9 @@ def _nobody(why: str) -> None:
 class RedisReads:
     """Reads from one Redis within one event loop.
 
-    A Redis that does not answer within `timeout` seconds (a quarter more at the most) is taken for slow: whoever
-    waits is told, the connection is dropped, and reads fail at once until a probe is answered in time again.
+    A Redis that sends nothing for `timeout` seconds (a quarter more at the most) while somebody waits is taken for
+    slow: whoever waits is told, the connection is dropped, and reads fail at once until a probe is answered in time
+    again. How long one that goes on sending may take is for the callers to bound.
     """
 
     def __init__(self, address: RedisAddress, timeout: float) -> None:
@@ -211,14 +215,14 @@ class RedisReads:
             self._wake.set()
 
     async def _watch(self) -> None:
-        """Drops the connection when the first in line has waited too long at two looks: at one look it may be this
-        process that was busy."""
+        """Drops the connection when the first in line has waited too long, and nothing has come meanwhile, at two
+        looks: at one look it may be this process that was busy."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._timeout / 8)
-            waiting = self._replies.waiting if self._replies is not None else None
-            first = waiting[0] if waiting else None
-            if first is None or loop.time() - first.since < self._timeout:
+            replies = self._replies
+            first = replies.waiting[0] if replies is not None and replies.waiting else None
+            if replies is None or first is None or loop.time() - max(first.since, replies.heard) < self._timeout:
                 self._overdue = None
             elif self._overdue is first:
                 self._drop(f"it does not answer within {self._timeout:g} s")

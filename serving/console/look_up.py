@@ -98,6 +98,8 @@ async def look_up(features: OnlineFeatures, wanted: Target, form: Mapping[str, s
     for feature, values, statuses in zip(
         plan.features, plan.values(found.rows), plan.statuses(found.rows), strict=True
     ):
+        if not feature.asked:
+            continue
         view = found.rows.views[feature.view]
         status = Status.PRESENT if statuses is None else Status(statuses[0])
         micros = view.micros[0]

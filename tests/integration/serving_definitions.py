@@ -48,6 +48,13 @@ routes = FeatureView(
     schema=[ORIGIN, FLIGHT, Field(name="delay", dtype=Float64)],
     source=source("routes"),
 )
+cabins = FeatureView(
+    name="cabins",
+    entities=[flight],
+    ttl=timedelta(0),
+    schema=[FLIGHT, Field(name="temp", dtype=Float64), Field(name="seats", dtype=Int64)],
+    source=source("cabins"),
+)
 totals = FeatureView(
     name="totals", entities=[], ttl=timedelta(0), schema=[Field(name="flights", dtype=Int64)], source=source("totals")
 )
@@ -106,6 +113,18 @@ def felt_pandas(inputs: pd.DataFrame) -> pd.DataFrame:
     frame = pd.DataFrame()
     frame["felt_twice"] = inputs["temp"] * 2 + inputs["offset"]
     return frame
+
+
+@on_demand_feature_view(sources=[cabins], schema=[Field(name="rows", dtype=Int64)], mode="python", name="cabin_rows")
+def cabin_rows(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {"rows": [None if seats is None else seats // 6 for seats in inputs["seats"]]}
+
+
+@on_demand_feature_view(
+    sources=[cabins], schema=[Field(name="kelvin", dtype=Float64)], mode="pandas", name="cabin_kelvin"
+)
+def cabin_kelvin(inputs: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"kelvin": inputs["temp"] + 273})
 
 
 departure = FeatureService(name="departure", features=[weather[["temp", "sky"]], airports])

@@ -106,6 +106,8 @@ def write_rows(store: FeatureStore) -> None:
             }
         ),
     )
+    cabins = {"flight": [1, 2], "temp": [21.5, 19.0], "seats": [180, 90], "event_timestamp": moments[:2]}
+    store.write_to_online_store("cabins", pd.DataFrame(cabins))
     fares = {"origin": ["EWR", "JFK"], "fare": [101.25, 130.0], "tax": [7.0, 8.5], "event_timestamp": moments[:2]}
     store.write_to_online_store("fares", pd.DataFrame(fares))
     write_types(store)

@@ -143,6 +143,47 @@ def test_on_demand_views_compute_with_nulls_where_values_are_outdated(
     assert (ours["values"], ours["statuses"]) == ([None], ["NULL_VALUE"])
 
 
+ONE_NAME: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "beside a view": (["weather:temp", "cabin_rows:rows"], {"temp": 39.25, "rows": 30}),
+    "before a view": (["cabin_rows:rows", "weather:temp"], {"rows": 30, "temp": 39.25}),
+    "with a view's other features": (
+        ["weather:temp", "cabins:seats", "cabin_rows:rows"],
+        {"temp": 39.25, "seats": 180, "rows": 30},
+    ),
+    "needed": (["weather:temp", "cabin_kelvin:kelvin"], {"temp": 39.25, "kelvin": 294.5}),
+    "both needed, one asked for": (
+        ["weather:temp", "felt_python:felt", "cabin_kelvin:kelvin"],
+        {"temp": 39.25, "felt": 40.75, "kelvin": 294.5},
+    ),
+    "both needed": (["felt_pandas:felt_twice", "cabin_kelvin:kelvin"], {"felt_twice": 80.0, "kelvin": 294.5}),
+}
+"""Requests in which on-demand views read a feature that is named as another view's, and what is to be answered."""
+ONE_FLIGHT = {"origin": ["EWR"], "flight": [1], "offset": [1.5]}
+
+
+@pytest.mark.parametrize("name", ONE_NAME)
+def test_what_on_demand_views_read_is_neither_answered_nor_mixed_up(servers: tuple[Server, Server], name: str) -> None:
+    """Feast answers both columns under the one name, or fails."""
+    features, expected = ONE_NAME[name]
+    theirs, ours = (server.features(features=features, entities=ONE_FLIGHT) for server in servers)
+    assert theirs[0] == 500 or theirs[1]["metadata"]["feature_names"].count("temp") == 2
+    assert ours[0] == 200, ours[1]
+    found = zip(ours[1]["metadata"]["feature_names"], ours[1]["results"], strict=True)
+    assert {column: values["values"] for column, values in found} == {
+        **{key: ONE_FLIGHT[key] for key in ("origin", "flight")},
+        **{feature: [value] for feature, value in expected.items()},
+    }
+
+
+@pytest.mark.parametrize("name", ONE_NAME)
+def test_with_full_names_it_is_as_feast_answers(servers: tuple[Server, Server], name: str) -> None:
+    features, _ = ONE_NAME[name]
+    asked = {"features": features, "entities": ONE_FLIGHT, "full_feature_names": True}
+    theirs, ours = (server.features(**asked) for server in servers)
+    assert (theirs[0], ours[0]) == (200, 200)
+    assert columns(ours[1]) == columns(theirs[1])
+
+
 def test_each_version_of_a_view_has_its_own_values(servers: tuple[Server, Server]) -> None:
     wanted = ["fares@v0:fare", "fares@v1:fare", "fares:fare"]
     status, answer = servers[1].features(features=wanted, entities=FARES, full_feature_names=True)

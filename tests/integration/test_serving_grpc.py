@@ -38,6 +38,10 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "full_feature_names": True,
     },
     "on demand": {"feature_service": "felt", "entities": {"origin": ["EWR", "JFK"], "offset": [1.5, 2.0]}},
+    "two features of a name, one asked for": {
+        "features": ["weather:temp", "cabin_rows:rows"],
+        "entities": {"origin": ["EWR", "JFK"], "flight": [1, 2]},
+    },
     "versions": {
         "features": ["weather:temp"],
         "entities": {"origin": ["EWR"]},

@@ -104,6 +104,14 @@ def test_the_example_of_a_search_works(server: Server) -> None:
     assert (status, len(answer["results"][0]["values"])) == (200, example["top_k"])
 
 
+def test_features_of_two_views_with_a_vector_are_not_mixed_up(server: Server) -> None:
+    """Such a view is read whole, and both have a text and a vector."""
+    for features in (["texts:text", "foreign:meaning"], ["foreign:meaning", "texts:text"]):
+        status, answer = server.ask("/get-online-features", {"features": features, "entities": {"faa": ["ORD"]}})
+        found = columns(answer)
+        assert (status, found["text"], found["meaning"]) == (200, [TEXTS["ORD"]], [None])
+
+
 def test_by_vector_with_a_filter(server: Server) -> None:
     vector = EMBEDDER.embed([TEXTS["HNL"]])[0].tolist()
     search = {"features": ["texts:text"], "query": vector}

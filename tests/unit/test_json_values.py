@@ -53,6 +53,18 @@ def test_many_integers(value_type: int) -> None:
     assert decoder(value_type)([*some, None, b""]) == [*values, None, None]
 
 
+@pytest.mark.parametrize("value_type", [5, 6])
+@pytest.mark.parametrize("count", [BULK - 1, BULK, BULK + 50])
+def test_many_floats(value_type: int, count: int) -> None:
+    field, _ = KINDS[value_type]
+    values = [(-1) ** n * n / 8 for n in range(count)]
+    some = [stored(field, value) for value in values]
+    found = decoder(value_type)(some)
+    assert found == values and set(map(type, found)) == {float}
+    assert decoder(value_type)([*some, None, b"", stored(field, float("inf"))]) == [*values, None, None, "Infinity"]
+    assert decoder(value_type)([*some, stored(field, float("nan"))]) == [*values, "NaN"]
+
+
 @pytest.mark.parametrize("value_type", KINDS)
 @pytest.mark.parametrize("value", [Value(int64_val=7), Value(string_val="x"), Value(double_val=1.5), Value(map_val={})])
 def test_a_value_stored_as_another_type_is_what_it_is(value_type: int, value: Value) -> None:

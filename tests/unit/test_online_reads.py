@@ -50,6 +50,54 @@ async def until(so: Callable[[], Awaitable[bool]]) -> None:
     raise AssertionError("it never came to be")
 
 
+@asynccontextmanager
+async def slow_redis(replies: int, pause: float) -> AsyncIterator[RedisAddress]:
+    """A server that answers PING at once, and GETs one by one, so many at the most, with a pause in seconds before each
+    of them."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        parser, left = hiredis.Reader(), replies
+        while data := await reader.read(65_536):
+            parser.feed(data)
+            while (asked := parser.gets()) is not False:
+                if asked[0] != b"GET":
+                    writer.write(b"+PONG\r\n" if asked[0] == b"PING" else b"-ERR unknown command\r\n")
+                elif left:
+                    left -= 1
+                    await asyncio.sleep(pause)
+                    writer.write(b"+OK\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield RedisAddress.parse(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    finally:
+        server.close()
+
+
+def test_a_redis_that_goes_on_answering_is_not_slow() -> None:
+    async def visit() -> None:
+        async with slow_redis(replies=20, pause=0.06) as address:
+            reads = RedisReads(address, timeout=0.5)
+            await reads.start()
+            assert await reads.read([GET] * 20) == [b"OK"] * 20
+            await reads.close()
+
+    asyncio.run(visit())
+
+
+def test_a_redis_that_stops_in_the_middle_is_slow() -> None:
+    async def visit() -> None:
+        async with slow_redis(replies=3, pause=0.01) as address:
+            reads = RedisReads(address, timeout=0.2)
+            await reads.start()
+            with pytest.raises(StoreUnavailable, match=r"does not answer within 0\.2 s"):
+                await reads.read([GET] * 4)
+            await reads.close()
+
+    asyncio.run(visit())
+
+
 def test_a_sentinel_among_the_replicas_is_no_replica(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica_reads, "LOOK_SECONDS", 0.02)
     sentinel = True

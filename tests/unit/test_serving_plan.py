@@ -1,6 +1,7 @@
 """Plans over replies made by hand: statuses, ages, one read for all views of an entity, and the answer's bytes."""
 
 import asyncio
+import tracemalloc
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,9 +47,9 @@ def plan(ttl: float = HOUR) -> Plan:
             PlannedView("second", 2, second, ("id",), 0, 3, 0),
         ),
         features=(
-            PlannedFeature("f0", "f0", 0, 1, 5),
-            PlannedFeature("f1", "f1", 0, 2, 2),
-            PlannedFeature("seen", "f0", 1, 4, 8),
+            PlannedFeature("f0", "f0", 0, 1, 5, True),
+            PlannedFeature("f1", "f1", 0, 2, 2, True),
+            PlannedFeature("seen", "f0", 1, 4, 8, True),
         ),
         requested=("seen", "f0", "f1"),
         keys={"id": 4},
@@ -92,6 +93,20 @@ def test_the_answer() -> None:
         ([1.5, None, None, None], ["PRESENT", "OUTSIDE_MAX_AGE", "NULL_VALUE", "NOT_FOUND"], times),
         (["a", None, "c", None], ["PRESENT", "OUTSIDE_MAX_AGE", "PRESENT", "NOT_FOUND"], times),
     ]
+
+
+def test_answers_to_many_entities_leave_nothing_behind() -> None:
+    features_answer(plan(), plan().rows(REPLIES[:1], 1, NOW), {"id": [1]}, [], versions=False)
+    tracemalloc.start()
+    try:
+        for count in range(5_000, 5_005):
+            rows = plan().rows(REPLIES[:1] * count, count, NOW)
+            features_answer(plan(), rows, {"id": list(range(count))}, [], versions=False)
+            del rows
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left < 100_000  # bytes
 
 
 def test_all_views_of_an_entity_are_one_command() -> None:

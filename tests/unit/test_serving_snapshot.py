@@ -1,6 +1,7 @@
 """The plans that a snapshot keeps: those asked for last, within a bound of their number and of their features."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,31 @@ def test_a_plan_in_use_of_what_is_no_longer_declared_is_left_out(snapshot: Snaps
     after = take(snapshot.config)
     after.prepare(snapshot)
     assert list(after._plans) == [asked(0)]
+
+
+def test_requests_are_answered_while_the_plans_in_use_are_made_anew(snapshot: Snapshot) -> None:
+    begun, answered = threading.Event(), threading.Event()
+
+    class Halting(Asked):
+        """Where the registry's thread takes its hash, another thread is let in, as may happen at any time."""
+
+        def __hash__(self) -> int:
+            if threading.current_thread().name.startswith("registry"):
+                begun.set()
+                answered.wait(0.2)  # seconds: it cannot come where requests wait for the registry's thread
+            return hash(self.features)
+
+    in_use = [Halting((f"things:f{number}",), None, False) for number in range(3)]
+    for one in in_use:
+        snapshot.plan(one)
+    after = take(snapshot.config)
+    with ThreadPoolExecutor(1, thread_name_prefix="registry") as registry:
+        prepared = registry.submit(after.prepare, snapshot)
+        assert begun.wait(10)
+        snapshot.plan(in_use[1])
+        answered.set()
+        prepared.result()
+    assert set(after._plans) == set(in_use)
 
 
 def test_wide_plans_leave_room_for_fewer(snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
