@@ -102,32 +102,32 @@ def connect(repo: Repo) -> Connect:
     return Connect(repo.settings.connect.url)
 
 
-def online(repo: Repo) -> RedisOnline:
+def online(repo: Repo, timeout: float | None = None) -> RedisOnline:
     """The online store that `feature_store.yaml` names. Raises `SettingsError` for a Redis Cluster."""
     if _is_cluster(repo.config):
         raise SettingsError(
             f"{repo.path / 'feature_store.yaml'}: online_store is a Redis Cluster, of which millrace serve reads; this "
             "needs a single Redis (for API keys: set serve.keys in millrace.yaml)"
         )
-    return _redis(repo, repo.config.online_store.connection_string)
+    return _redis(repo, repo.config.online_store.connection_string, timeout)
 
 
-def _redis(repo: Repo, connection_string: str) -> RedisOnline:
+def _redis(repo: Repo, connection_string: str, timeout: float | None) -> RedisOnline:
     try:
         address = RedisAddress.parse(connection_string)
     except ValueError as error:
         raise SettingsError(f"{repo.path}: {error}") from error
-    return RedisOnline(address, repo.settings.kafka.retention_hours * 3_600)
+    return RedisOnline(address, repo.settings.kafka.retention_hours * 3_600, timeout)
 
 
 def _is_cluster(config: RepoConfig) -> bool:
     return bool(getattr(config.online_store, "redis_type", RedisType.redis) == RedisType.redis_cluster)
 
 
-def access_keys(repo: Repo) -> RedisKeys:
+def access_keys(repo: Repo, timeout: float | None = None) -> RedisKeys:
     """The API keys of this repo's project, beside the features or where `serve.keys` says."""
     apart = repo.settings.serve.keys
-    return RedisKeys(_redis(repo, apart) if apart else online(repo), repo.project)
+    return RedisKeys(_redis(repo, apart, timeout) if apart else online(repo, timeout), repo.project)
 
 
 def reads(repo: Repo) -> RedisReads | ReplicaReads | ClusterReads:
@@ -146,7 +146,7 @@ def reads(repo: Repo) -> RedisReads | ReplicaReads | ClusterReads:
 
 def access(repo: Repo) -> KeyedAccess:
     """Access by those keys; `start` it in the process that serves, `close` it at its end."""
-    return KeyedAccess(access_keys(repo), repo.project)
+    return KeyedAccess(access_keys(repo, repo.settings.serve.store_seconds), repo.project)
 
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})

@@ -1,7 +1,8 @@
 """Access by API keys: `mr_<id>_<secret>`, sent as bearer token.
 
 The keys are read from the store beside the requests, every `REFRESH_SECONDS`: a key that is made, or revoked, is so in
-all processes within that time. If the store is away, what was known last holds.
+all processes within that time. If the store is away, what was known last holds. A key that cannot be read admits
+nobody, and keeps none of the others back.
 """
 
 import hashlib
@@ -11,20 +12,21 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from serving.access import Access, Caller, Forbidden, TooMany, Unauthorized
-from serving.limits import Limits
-from stores.access_keys import AccessKey, Spent
+from serving.limits import SETTLE_SECONDS, Limits
+from stores.access_keys import AccessKey, Spent, StoredKeys
 from stores.errors import StoreRefused, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "mr_"
 REFRESH_SECONDS = 1.0
-SETTLE_SECONDS = 0.1
+CLOSE_SECONDS = 1.0
+"""For the last report: a store that does not answer keeps no server from ending."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_[A-Za-z0-9_-]{{43}}")
@@ -33,7 +35,7 @@ _KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_[A-Za-z0-9_-]{{43}}")
 class KeyStore(Protocol):
     """Where the keys of a project are: `stores.access_keys.RedisKeys`."""
 
-    def all(self) -> list[AccessKey]:
+    def read(self) -> StoredKeys:
         """Every key."""
 
     def spend(self, spent: Sequence[Spent]) -> list[float]:
@@ -79,6 +81,7 @@ class KeyedAccess(Access):
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="access", daemon=True)
         self._said: dict[str, str] = {}
+        self._unreadable: Mapping[str, str] = {}
 
     def start(self) -> None:
         """Keep keys and limits up to date, on a thread of its own, until `close`."""
@@ -86,10 +89,10 @@ class KeyedAccess(Access):
         self._thread.start()
 
     def close(self) -> None:
-        """Reports what was spent, and ends the thread."""
+        """Reports what was spent, as far as the store takes it within `CLOSE_SECONDS`, and ends the thread."""
         self._stopped.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
 
     def identify(self, key: str | None) -> str:
         keys = self._all()
@@ -118,10 +121,13 @@ class KeyedAccess(Access):
         return caller
 
     def refresh(self) -> None:
-        """Read the keys anew. Raises `StoreUnavailable` and `StoreRefused`."""
-        keys = self._store.all()
-        self._limits.keep(keys)
-        self._keys = {key.id: _known(key) for key in keys}
+        """Read the keys anew; one that cannot be read is said once. Raises `StoreUnavailable` and `StoreRefused`."""
+        stored = self._store.read()
+        self._limits.keep(stored.keys)
+        self._keys = {key.id: _known(key) for key in stored.keys}
+        for name in stored.unreadable.keys() - self._unreadable.keys():
+            logger.error("%s", stored.unreadable[name], extra={"event": "key_unreadable"})
+        self._unreadable = stored.unreadable
 
     def settle(self) -> None:
         """Report what was spent of the limits. Raises `StoreUnavailable` and `StoreRefused`."""

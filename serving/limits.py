@@ -5,6 +5,8 @@ Each process counts what it admits and, off the request path, reports it to the 
 what several of them spend at once overdraws the bucket, and nobody is admitted until the seconds that follow have
 paid for it. So over time a key never gets more than its rate; within a moment it gets at most one second's worth from
 each process.
+
+Where no report comes through, refused or never answered, each process holds the limit alone, by its own clock.
 """
 
 import threading
@@ -15,6 +17,11 @@ from stores.access_keys import AccessKey, Spent
 from stores.errors import StoreRefused, StoreUnavailable
 
 Spend = Callable[[Sequence[Spent]], list[float]]
+
+SETTLE_SECONDS = 0.1
+"""Between two reports."""
+ALONE_SECONDS = 2 * SETTLE_SECONDS
+"""After the last report, until a process goes on without."""
 
 
 class Bucket:
@@ -45,7 +52,8 @@ class Limits:
         self._clock = clock
         self._lock = threading.Lock()
         self._buckets: dict[str, tuple[tuple[Bucket, bool], ...]] = {}
-        self._settled_at = clock()
+        self._at = clock()
+        """When the balances were as they stand."""
 
     def keep(self, keys: Sequence[AccessKey]) -> None:
         """These are the keys from now on; what is known of those that stay, stays."""
@@ -57,7 +65,10 @@ class Limits:
         buckets = self._buckets.get(key_id, ())
         if not buckets:
             return 0.0
+        now = self._clock()
         with self._lock:
+            if now - self._at > ALONE_SECONDS:
+                self._credit(now)
             for bucket, by_entity in buckets:
                 if wait := bucket.wait(entities if by_entity else 1):
                     return wait
@@ -68,18 +79,17 @@ class Limits:
         return 0.0
 
     def settle(self) -> None:
-        """Report what was spent, and learn what is left. Raises `StoreUnavailable` and `StoreRefused`: until the
-        store takes reports again, this process alone holds the limits."""
-        now = self._clock()
-        elapsed, self._settled_at = now - self._settled_at, now
+        """Report what was spent, and learn what is left: every `SETTLE_SECONDS`. Raises `StoreUnavailable` and
+        `StoreRefused`: until the store takes reports again, this process alone holds the limits."""
         with self._lock:
             every = [bucket for buckets in self._buckets.values() for bucket, _ in buckets]
             active = [bucket for bucket in every if bucket.unreported or not bucket.settled]
             amounts = [bucket.unreported for bucket in active]
             for bucket in active:
                 bucket.unreported = 0.0
-        if not active:
-            return
+            if not active:
+                self._at = self._clock()
+                return
         reports = [Spent(b.name, b.per_second, amount) for b, amount in zip(active, amounts, strict=True)]
         try:
             balances = self._spend(reports)
@@ -87,12 +97,20 @@ class Limits:
             with self._lock:
                 for bucket in active:
                     bucket.settled = False
-                    bucket.balance = min(bucket.balance + elapsed * bucket.per_second, bucket.full)
+                self._credit(self._clock())
             raise
         with self._lock:
+            self._at = self._clock()
             for bucket, balance in zip(active, balances, strict=True):
                 bucket.settled = balance >= bucket.full
                 bucket.balance = balance - bucket.unreported
+
+    def _credit(self, now: float) -> None:
+        """What the seconds since have paid back, as far as this process knows."""
+        elapsed, self._at = now - self._at, now
+        for buckets in self._buckets.values():
+            for bucket, _ in buckets:
+                bucket.balance = min(bucket.balance + elapsed * bucket.per_second, bucket.full)
 
 
 def _buckets(key: AccessKey) -> tuple[tuple[Bucket, bool], ...]:

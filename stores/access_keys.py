@@ -10,8 +10,11 @@ reports afterwards, and what was too much is paid back by the seconds that follo
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from stores.errors import StoreRefused
 from stores.online import RedisOnline
@@ -47,15 +50,29 @@ class AccessKey:
     features. A limit of 0 is none. `made` is in seconds since 1970. `replay`: it may send dead letters again.
     """
 
+    # A field that is not known here may be a bound that a later version sets: such a key is not read as one without.
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
     name: str
-    id: str
-    sha256: str
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     services: tuple[str, ...] = ()
     personal: bool = False
-    requests_per_second: float = 0.0
-    entities_per_second: float = 0.0
+    requests_per_second: Annotated[float, Field(ge=0)] = 0.0
+    entities_per_second: Annotated[float, Field(ge=0)] = 0.0
     made: float = 0.0
     replay: bool = False
+
+
+_KEY = TypeAdapter(AccessKey)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKeys:
+    """The keys that can be read, by name, and of those that cannot what to do, by their names."""
+
+    keys: Sequence[AccessKey]
+    unreadable: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +103,29 @@ class RedisKeys:
         (removed,) = self._redis.ask([command(b"HDEL", self._keys, name.encode())])
         return bool(removed)
 
-    def all(self) -> list[AccessKey]:
-        """Every key, by name."""
+    def read(self) -> StoredKeys:
+        """Every key."""
         (flat,) = self._redis.ask([command(b"HGETALL", self._keys)])
-        keys = [self._read(name.decode(), text) for name, text in zip(flat[::2], flat[1::2], strict=True)]
-        return sorted(keys, key=lambda key: key.name)
+        keys, unreadable = [], {}
+        for field, text in zip(flat[::2], flat[1::2], strict=True):
+            name = field.decode(errors="backslashreplace")
+            try:
+                fields = json.loads(text)
+                # Without its services a key would reach them all.
+                keys.append(_KEY.validate_python({**fields, "services": fields["services"], "name": name}))
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                unreadable[name] = (
+                    f"API key {name!r} in Redis hash {self._keys.decode()} cannot be read ({type(error).__name__}): "
+                    f"millrace keys revoke {name}, and make it anew"
+                )
+        return StoredKeys(sorted(keys, key=lambda key: key.name), unreadable)
+
+    def all(self) -> Sequence[AccessKey]:
+        """Every key, by name. Raises `StoreRefused` too where one cannot be read."""
+        stored = self.read()
+        for why in stored.unreadable.values():
+            raise StoreRefused(why)
+        return stored.keys
 
     def spend(self, spent: Sequence[Spent]) -> list[float]:
         """Take the amounts from their buckets, and the balance of each afterwards, below 0 where it is overdrawn."""
@@ -99,13 +134,3 @@ class RedisKeys:
         ]
         (balances,) = self._redis.ask([command(b"EVAL", _SPEND.encode(), b"1", self._limits, *arguments)])
         return [float(balance) for balance in balances]
-
-    def _read(self, name: str, text: bytes) -> AccessKey:
-        try:
-            fields = json.loads(text)
-            return AccessKey(name, **{**fields, "services": tuple(fields["services"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreRefused(
-                f"API key {name!r} in Redis hash {self._keys.decode()} cannot be read ({type(error).__name__}): "
-                f"millrace keys revoke {name}, and make it anew"
-            ) from None

@@ -133,15 +133,20 @@ class RedisOnline(FeatureWriter, FeatureReader):
     """`FeatureWriter` and `FeatureReader` over Redis. May be shared by threads.
 
     A hash that has lost the features of all its views keeps their versions for `retention_seconds`: as long
-    as a late write can come, the retention of the topics.
+    as a late write can come, the retention of the topics. Redis has `timeout` seconds to be connected to, and as many
+    for each part of its answer; without one 5 and 30.
     """
 
-    def __init__(self, address: RedisAddress, retention_seconds: float) -> None:
+    def __init__(self, address: RedisAddress, retention_seconds: float, timeout: float | None = None) -> None:
         """Connects at first use. Raises `ValueError` for an option that redis-py does not know."""
         self._address = address
         options = dict(address.options)
         connection = _TlsConnection if options.pop("ssl", False) else _PlainConnection
-        defaults = {"socket_connect_timeout": 5, "socket_timeout": 30, "socket_keepalive": True}
+        defaults = {
+            "socket_connect_timeout": timeout or 5,
+            "socket_timeout": timeout or 30,
+            "socket_keepalive": True,
+        }
 
         def build() -> Any:
             return connection(host=address.host, port=address.port, **{**defaults, **options})

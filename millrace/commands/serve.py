@@ -66,7 +66,7 @@ def serve(
     keys = with_keys or not (loopback or without_keys)
     if with_keys and without_keys:
         raise click.UsageError("--with-keys and --without-keys exclude each other")
-    if keys and not access_keys(repo).all():
+    if keys and not access_keys(repo).read().keys:
         raise Failed(
             f"{place.host} is reached from other machines, and project {repo.project} has no API key: make one with "
             "millrace keys add NAME, or say --without-keys if another gate stands before this server"

@@ -120,6 +120,59 @@ def test_an_unreadable_key_is_named(keys: RedisKeys, server: RedisServer) -> Non
         keys.all()
 
 
+ODD = [
+    "{}",
+    "",
+    "\udcff",
+    "[]",
+    "[" * 100_000,
+    json.dumps({"id": "00" * 8, "sha256": "00" * 32}),
+    json.dumps({"id": 5, "sha256": "00" * 32, "services": []}),
+    json.dumps({"id": "00" * 8, "sha256": "no digest", "services": []}),
+    json.dumps({"id": "00" * 8, "sha256": "00" * 32, "services": "delays"}),
+    json.dumps({"id": "00" * 8, "sha256": "00" * 32, "services": [], "requests_per_second": "many"}),
+    json.dumps({"id": "00" * 8, "sha256": "00" * 32, "services": [], "requests_per_second": float("nan")}),
+    json.dumps({"id": "00" * 8, "sha256": "00" * 32, "services": [], "until": "2027-01-01"}),
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+def test_an_unreadable_key_keeps_no_revocation_from_the_servers(
+    keys: RedisKeys, server: RedisServer, odd: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor a restarted server from who has a key; it admits nobody itself, and is named once."""
+    revoked, stays = make_key("revoked"), make_key("stays")
+    for made in (revoked, stays):
+        keys.add(made.stored)
+    running, restarted = KeyedAccess(keys, "nyc"), KeyedAccess(keys, "nyc")
+    running.refresh()
+    running.admit_id(running.identify(revoked.text), "nyc", None, 1)
+    with redis.Redis(port=server.port) as client:
+        client.hset("millrace:keys:nyc", "odd", odd.encode("utf-8", "surrogateescape"))
+    keys.remove("revoked")
+    for access in (running, restarted):
+        caplog.clear()
+        for _ in range(2):
+            access.refresh()
+        with pytest.raises(Unauthorized):
+            access.identify(revoked.text)
+        assert access.admit_id(access.identify(stays.text), "nyc", None, 1).name == "stays"
+        (told,) = caplog.messages
+        assert "API key 'odd'" in told and "millrace keys revoke odd" in told
+
+
+def test_a_key_that_becomes_unreadable_admits_nobody(keys: RedisKeys, server: RedisServer) -> None:
+    model = make_key("model")
+    keys.add(model.stored)
+    access = KeyedAccess(keys, "nyc")
+    access.refresh()
+    with redis.Redis(port=server.port) as client:
+        client.hset("millrace:keys:nyc", "model", "{")
+    access.refresh()
+    with pytest.raises(Unauthorized):
+        access.identify(model.text)
+
+
 def test_buckets_are_shared_refilled_and_may_be_overdrawn(keys: RedisKeys, server: RedisServer) -> None:
     assert keys.spend([Spent("a:requests", 0.001, 0), Spent("b:entities", 100, 40)]) == [1.0, 60.0]
     (left,) = keys.spend([Spent("b:entities", 100, 560)])

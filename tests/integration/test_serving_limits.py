@@ -13,9 +13,12 @@ from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesReque
 from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStub
 from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 
+from millrace.repo import open_repo
 from millrace.stack.ports import choose_ports
+from stores.online import RedisAddress
 from tests.integration.asking import asking, told
 from tests.integration.serving_repo import Server, millrace, new_key
+from tests.redis_proxy import RedisProxy
 
 RATE, ENTITIES, PROCESSES, SECONDS = 200, 10, 2, 4.0
 ASKED = {"features": ["weather:temp"], "entities": {"origin": ["EWR"] * ENTITIES}}
@@ -54,6 +57,27 @@ def test_entities_a_second_hold_over_the_processes_of_a_server(repo: Path) -> No
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused), report
     assert admitted <= RATE * (took + PROCESSES) + 8 * len(clients) * ENTITIES, report
     assert admitted >= RATE * took * 0.5, report
+
+
+def test_a_process_alone_holds_the_limit_while_the_redis_of_the_keys_is_silent(repo: Path) -> None:
+    """It neither refuses nor answers: the key keeps its rate, and the server ends as ever."""
+    key = new_key(repo, "limited-alone", "--entities-per-second", str(RATE))
+    behind = RedisAddress.parse(open_repo(repo, repo / "no-stack").config.online_store.connection_string)
+    proxy = RedisProxy(behind.port).start()
+    try:
+        with millrace(repo, "--with-keys", keys=f"127.0.0.1:{proxy.port}") as server:
+            with asking(server, 2, ASKED, {"authorization": f"Bearer {key}"}) as answers:
+                time.sleep(1)
+                proxy.silent, began = True, time.monotonic()
+                time.sleep(SECONDS)
+                took = time.monotonic() - began
+            admitted = ENTITIES * sum(answer.status == 200 and answer.at > began for answer in answers)
+            report = f"{told(answers)}; {admitted} entities in {took:.2f} s of silence at {RATE} a second"
+            print(report)
+            assert RATE * took * 0.5 <= admitted <= RATE * (took + 1) + 4 * ENTITIES, report
+            assert server.stop() == 0
+    finally:
+        proxy.stop()
 
 
 def test_entities_a_second_hold_over_the_processes_by_grpc(repo: Path) -> None:

@@ -1,5 +1,7 @@
 """The seam that a server calls: what a header holds, what is withheld, and which features are personal."""
 
+import threading
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -8,6 +10,8 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String
 
 from serving.access import Caller, Forbidden, OpenAccess, Unauthorized, bearer, withhold
+from serving.keys import KeyedAccess, make_key
+from stores.access_keys import AccessKey, Spent, StoredKeys
 from stores.personal import marked, personal_features
 
 CUSTOMER = Entity(name="customer", join_keys=["email"], value_type=ValueType.STRING)
@@ -78,3 +82,32 @@ def test_what_is_computed_of_personal_features_is_personal_unless_it_says_no() -
         return {"length": [len(name) for name in row["city"]]}
 
     assert personal_features([people], [of_name, of_city]) == {"people": {"name"}, "of_name": {"length"}}
+
+
+class Silent:
+    """A `serving.keys.KeyStore` with one key, which takes no report until it is let `go`."""
+
+    def __init__(self, key: AccessKey) -> None:
+        self._key = key
+        self.asked, self.go, self.answered = threading.Event(), threading.Event(), threading.Event()
+
+    def read(self) -> StoredKeys:
+        return StoredKeys([self._key], {})
+
+    def spend(self, spent: Sequence[Spent]) -> list[float]:
+        self.asked.set()
+        self.go.wait(10)
+        self.answered.set()
+        return [one.per_second - one.amount for one in spent]
+
+
+def test_a_store_of_keys_that_is_silent_keeps_no_server_from_ending() -> None:
+    key = make_key("model", requests_per_second=10)
+    store = Silent(key.stored)
+    access = KeyedAccess(store, "nyc")
+    access.start()
+    access.admit_id(access.identify(key.text), "nyc", None, 1)
+    assert store.asked.wait(60)
+    access.close()
+    assert not store.answered.is_set()
+    store.go.set()

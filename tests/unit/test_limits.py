@@ -1,6 +1,8 @@
 """Limits of a key over several processes, on a clock of the test's own and a double of the shared buckets."""
 
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -108,6 +110,35 @@ def test_a_process_alone_holds_the_limit_while_the_store_is_away() -> None:
     shared.away = False
     one.settle()
     assert one.take("id", 1) == 0.0
+
+
+def test_a_process_alone_holds_the_limit_while_the_store_is_silent() -> None:
+    """A report that is neither taken nor refused, for five seconds: the rate is admitted meanwhile, and once."""
+    shared, asked, answered = Shared(), threading.Event(), threading.Event()
+
+    def spend(spent: Sequence[Spent]) -> list[float]:
+        asked.set()
+        answered.wait(60)
+        raise StoreUnavailable("Redis", "silent")
+
+    def settle() -> None:
+        with suppress(StoreUnavailable):
+            one.settle()
+
+    one = Limits(spend, shared.clock)
+    one.keep([AccessKey("model", "id", "", requests_per_second=10)])
+    admitted = sum(one.take("id", 1) == 0.0 for _ in range(20))
+    reporting = threading.Thread(target=settle, daemon=True)
+    reporting.start()
+    assert asked.wait(60)
+    for _ in range(50):
+        shared.now += 0.1
+        admitted += sum(one.take("id", 1) == 0.0 for _ in range(20))
+    assert admitted == pytest.approx(10 + 50, abs=3)
+    answered.set()
+    reporting.join()
+    admitted += sum(one.take("id", 1) == 0.0 for _ in range(20))
+    assert admitted <= 10 + 50
 
 
 def test_an_idle_process_asks_nothing_once_its_bucket_is_full() -> None:
