@@ -31,7 +31,7 @@ from serving.in_process import InProcess
 from serving.keys import KeyedAccess
 from serving.metrics import Metrics
 from serving.openapi import Docs, OpenApi
-from serving.pages import Ready, Scrape, health
+from serving.pages import Answers, Ready, Scrape, health
 from serving.refresh import Registry
 from serving.request import RequestLimits
 from serving.server import Listening
@@ -193,7 +193,7 @@ def http_application(
         },
         gets={
             "/health": health,
-            "/ready": Ready(registry, hashes, index.ping if index is not None else None),
+            "/ready": Ready(registry, hashes, Answers(index.ping) if index is not None else None),
             "/metrics": Scrape(Metrics(counts)),
             "/openapi.json": OpenApi(registry),
             "/docs": Docs(registry),

@@ -1,7 +1,9 @@
 """What the server answers to a GET: whether it lives, whether it can serve, its metrics."""
 
 import asyncio
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +15,7 @@ from serving.refresh import Registry
 from stores.errors import StoreUnavailable
 
 PING_SECONDS = 2.0
+KEPT_SECONDS = 1.0
 
 
 class Reads(Protocol):
@@ -28,23 +31,45 @@ async def health(accept: str) -> Answer:
     return Answer(200, b'{"status":"ok"}', JSON)
 
 
+class Answers:
+    """Whether a store answers. However many ask, it is asked once at a time, on a thread of its own: one that hangs
+    takes none from the requests. `ping` raises `StoreUnavailable`. May be used by one event loop."""
+
+    def __init__(self, ping: Callable[[], None]) -> None:
+        self._ping = ping
+        self._thread = ThreadPoolExecutor(1, "ping")
+        self._asked: asyncio.Future[bool] | None = None
+        self._at = 0.0
+
+    async def now(self) -> bool:
+        """Within `PING_SECONDS`, as it was at most `KEPT_SECONDS` before."""
+        if self._asked is None or (self._asked.done() and time.monotonic() - self._at >= KEPT_SECONDS):
+            self._asked = asyncio.get_running_loop().run_in_executor(self._thread, self._ask)
+            self._at = time.monotonic()
+        await asyncio.wait({self._asked}, timeout=PING_SECONDS)
+        return self._asked.done() and self._asked.result()
+
+    def _ask(self) -> bool:
+        try:
+            self._ping()
+        except StoreUnavailable:
+            return False
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """`GET /ready`: the stores answer. `ping_vectors` raises `StoreUnavailable`, None without a vector store."""
+    """`GET /ready`: the stores answer. `vectors` is None without a vector store."""
 
     registry: Registry
     reads: Reads
-    ping_vectors: Callable[[], None] | None
+    vectors: Answers | None
 
     async def __call__(self, accept: str) -> Answer:
         """200, or 503 that names what is missing."""
         missing = [] if self.reads.ready else ["Redis"]
-        if self.ping_vectors is not None:
-            try:
-                async with asyncio.timeout(PING_SECONDS):
-                    await asyncio.to_thread(self.ping_vectors)
-            except (StoreUnavailable, TimeoutError):
-                missing.append("pgvector")
+        if self.vectors is not None and not await self.vectors.now():
+            missing.append("pgvector")
         if missing:
             return refused(503, "not_ready", f"{' and '.join(missing)} does not answer")
         return Answer(200, orjson.dumps({"status": "ready", "project": self.registry.current.config.project}), JSON)

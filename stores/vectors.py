@@ -59,6 +59,7 @@ class PgVectors(FeatureWriter, FeatureReader):
         self._forget_next: dict[str, float] = {}
         # A server that vanished is noticed by the operating system, not by waiting for ever.
         patience: dict[str, Any] = {"connect_timeout": 5, "tcp_user_timeout": 30_000}
+        patience |= {"keepalives_idle": 15, "keepalives_interval": 15}  # also while nothing is sent
         if statement_seconds:
             given = parsed.query.get("options", "")
             patience["options"] = f"{given} -c statement_timeout={int(statement_seconds * 1000)}".strip()

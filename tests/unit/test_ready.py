@@ -1,0 +1,87 @@
+"""`/ready` before a vector store that hangs, fails and comes back."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from serving import pages
+from serving.pages import Answers, Ready
+from stores.errors import StoreUnavailable
+
+REGISTRY: Any = SimpleNamespace(current=SimpleNamespace(config=SimpleNamespace(project="nyc")))
+
+
+class Vectors:
+    """A vector store that answers a ping once it is let `go`, and then as `away` says."""
+
+    def __init__(self) -> None:
+        self.go, self.pings, self.away = threading.Event(), 0, False
+
+    def ping(self) -> None:
+        self.pings += 1
+        self.go.wait(60)
+        if self.away:
+            raise StoreUnavailable("pgvector", "away")
+
+
+@pytest.fixture
+def vectors() -> Vectors:
+    return Vectors()
+
+
+@pytest.fixture
+def ready(vectors: Vectors) -> Ready:
+    reads: Any = SimpleNamespace(ready=True)
+    return Ready(REGISTRY, reads, Answers(vectors.ping))
+
+
+def test_a_store_that_hangs_takes_no_thread_from_the_requests(
+    ready: Ready, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On-demand views are computed in asyncio's own threads, here two."""
+    monkeypatch.setattr(pages, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(pages, "KEPT_SECONDS", 0.0)
+
+    async def probed() -> tuple[list[int], int, int]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        statuses = [(await ready("")).status for _ in range(6)]
+        async with asyncio.timeout(30):
+            computed = await asyncio.to_thread(lambda: 42)
+        pings = vectors.pings
+        vectors.go.set()
+        while (await ready("")).status != 200:
+            await asyncio.sleep(0.01)
+        return statuses, computed, pings
+
+    statuses, computed, pings = asyncio.run(probed())
+    assert statuses == [503] * 6 and computed == 42
+    assert pings == 1
+
+
+def test_probes_at_once_are_one_question_and_its_answer_is_kept(ready: Ready, vectors: Vectors) -> None:
+    async def probed() -> list[int]:
+        waiting = [asyncio.create_task(ready("")) for _ in range(5)]
+        await asyncio.sleep(0)
+        vectors.go.set()
+        return [answer.status for answer in await asyncio.gather(*waiting)] + [(await ready("")).status]
+
+    assert asyncio.run(probed()) == [200] * 6
+    assert vectors.pings == 1
+
+
+def test_what_is_away_is_named_and_seen_again(ready: Ready, vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "KEPT_SECONDS", 0.0)
+    vectors.away = True
+    vectors.go.set()
+
+    async def probed() -> list[bytes]:
+        bodies = [(await ready("")).body]
+        vectors.away = False
+        return [*bodies, (await ready("")).body]
+
+    away, back = asyncio.run(probed())
+    assert b"pgvector does not answer" in away and b'"ready"' in back
