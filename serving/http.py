@@ -99,6 +99,9 @@ class Visit:
 class Site(Protocol):
     """Pages for people under `SITE`: `serving.console.site.Console`."""
 
+    def body_bytes(self, path: str, cookies: str | None) -> int:
+        """How long a form to that path may be; 0 where none is looked at of who sends that `Cookie` header."""
+
     async def answer(self, visit: Visit, seen: Seen) -> Answer:
         """The page; a failure has one too."""
 
@@ -225,9 +228,14 @@ class Application:
             raise Forbidden(f"the Host header has to be one of: {known} (more: serve.hosts in millrace.yaml)")
 
     async def _visited(self, site: Site, scope: Any, protocol: Any, seen: Seen) -> Answer:
+        """The session first, then the form, as the key of a request comes before its body."""
         await self._look(scope, protocol)
+        form = scope.method == "POST"
+        most = site.body_bytes(scope.path, scope.headers.get("cookie")) if form else 0
+        if form and not most:
+            await self._drain(scope, protocol)
         async with asyncio.timeout(self._limits.request_seconds):
-            body = await self._body(scope, protocol) if scope.method == "POST" else b""
+            body = await self._body(scope, protocol, min(most, self._limits.body_bytes)) if most else b""
             await self._gate.enter()
             try:
                 return await site.answer(
@@ -245,7 +253,7 @@ class Application:
             raise
         await self._look(scope, protocol)
         async with asyncio.timeout(self._limits.request_seconds):
-            body = await self._body(scope, protocol)
+            body = await self._body(scope, protocol, self._limits.body_bytes)
             await self._gate.enter()
             try:
                 return await post(body, key_id, seen)
@@ -262,12 +270,12 @@ class Application:
 
     async def _drain(self, scope: Any, protocol: Any) -> None:
         """Take the body of a request that is refused off the connection, if it is small and comes soon."""
-        length = scope.headers.get("content-length")
-        if length is None or int(length) > min(DRAINED_BYTES, self._limits.body_bytes):
+        length, most = scope.headers.get("content-length"), min(DRAINED_BYTES, self._limits.body_bytes)
+        if length is None or int(length) > most:
             return
         with suppress(TimeoutError, ClientLeft):
             async with asyncio.timeout(DRAIN_SECONDS):
-                await self._body(scope, protocol)
+                await self._body(scope, protocol, most)
 
     async def _page(self, scope: Any, path: str) -> Answer:
         get = self._gets.get(path)
@@ -280,8 +288,7 @@ class Application:
             self._beside.access.identify(bearer(scope.headers.get("authorization")))
         return await get(scope.headers.get("accept") or "")
 
-    async def _body(self, scope: Any, protocol: Any) -> bytes:
-        most = self._limits.body_bytes
+    async def _body(self, scope: Any, protocol: Any, most: int) -> bytes:
         length = scope.headers.get("content-length")
         if length is not None:
             if int(length) > most:

@@ -48,6 +48,10 @@ SAFE: Headers = [
 HTML: Headers = [("content-type", "text/html; charset=utf-8"), *SAFE]
 FIELDS = 100
 """Fields of a form."""
+FORM_BYTES = 64 << 10
+LOGIN_BYTES = 4 << 10
+"""Of the one form that is read of anybody."""
+LOGIN = "/console/login"
 TOP = 100
 """Entities that a search shows at most."""
 NAV = (
@@ -128,6 +132,12 @@ class Console:
             ("POST", "/console/logout"): self._logout,
         }
 
+    def body_bytes(self, path: str, cookies: str | None) -> int:
+        """As `serving.http.Site.body_bytes`: nothing is read of who has no session, but the form that begins one."""
+        if path == LOGIN:
+            return LOGIN_BYTES
+        return FORM_BYTES if self._sessions.known(cookies) is not None else 0
+
     async def answer(self, visit: Visit, seen: Seen) -> Answer:
         """The page, or one that says what is wrong."""
         try:
@@ -144,14 +154,14 @@ class Console:
             return Answer(200, STYLE, [("content-type", "text/css"), *SAFE[:-1], ("cache-control", "max-age=300")])
         self._of_here(visit)
         form = _fields(visit.body.decode("utf-8", "replace") if visit.method == "POST" else visit.query)
-        if visit.path == "/console/login" and self._entrance.keyed:
+        if visit.path == LOGIN and self._entrance.keyed:
             return self._log_in(form) if visit.method == "POST" else self._login_page("", 200)
         show = self._pages.get((visit.method, visit.path))
         if show is None:
             raise NotDeclared(f"there is no page {visit.path} to be asked by {visit.method}")
         session = self._sessions.known(visit.header("cookie"))
         if session is None and self._entrance.keyed:
-            return _go("/console/login")
+            return _go(LOGIN)
         begun = session is None
         session = session or self._sessions.begin("")
         if visit.method == "POST" and not of_form(session, form.get("token", "")):

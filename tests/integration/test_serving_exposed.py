@@ -82,10 +82,10 @@ def test_the_console_over_tls_and_no_second_protocol(repo: Path, tmp_path: Path,
         assert answer.status == 200 and re.search(r"weather", answer.read().decode())
 
 
-def half_a_request(server: Server, path: str, **headers: str) -> socket.socket:
+def half_a_request(server: Server, path: str, length: int = 1000, **headers: str) -> socket.socket:
     """A request whose body does not come."""
     client = socket.create_connection(("127.0.0.1", server.port), 10)
-    lines = [f"POST {path} HTTP/1.1", "host: 127.0.0.1", "content-length: 1000"]
+    lines = [f"POST {path} HTTP/1.1", "host: 127.0.0.1", f"content-length: {length}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     client.sendall(("\r\n".join(lines) + "\r\n\r\n{").encode())
     return client
@@ -128,6 +128,32 @@ def test_a_refused_request_leaves_its_connection_open(keyed: Server, key: str) -
         body = orjson.dumps(TEMP)
         client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def session(server: Server, key: str) -> str:
+    """The cookie of who has shown the key."""
+    asked = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    form = {"content-type": "application/x-www-form-urlencoded", "origin": server.url}
+    asked.request("POST", "/console/login", urlencode({"key": key}), form)
+    cookie = asked.getresponse().headers["set-cookie"]
+    asked.close()
+    return cookie.partition(";")[0]
+
+
+def test_the_session_is_looked_at_before_the_form(keyed: Server, key: str) -> None:
+    for cookie in ({}, {"cookie": "millrace_console=0123456789abcdef.1.x.y"}):
+        with half_a_request(keyed, "/console/lookup", **cookie) as client:
+            answer = client.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 303 ") and b"location: /console/login" in answer
+    with half_a_request(keyed, "/console/lookup", cookie=session(keyed, key)) as client:
+        assert client.recv(1000).startswith(b"HTTP/1.1 503 ")
+
+
+def test_forms_are_bounded(keyed: Server, key: str) -> None:
+    with half_a_request(keyed, "/console/login", length=1 << 20) as client:
+        assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
+    with half_a_request(keyed, "/console/lookup", length=(64 << 10) + 1, cookie=session(keyed, key)) as client:
+        assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_name_is_not_logged_for_who_has_no_key(keyed: Server, key: str) -> None:
