@@ -15,6 +15,7 @@ from connectors.source import Source, SourceUnavailable, default_slot
 from connectors.table import Table
 from connectors.table_file import loads
 from millrace.logs import line
+from millrace.query_texts import QueryTexts
 from millrace.repo import Repo
 from millrace.settings import ProviderSettings, SettingsError
 from serving.access import OpenAccess
@@ -34,6 +35,7 @@ from serving.openapi import Docs, OpenApi
 from serving.pages import Answers, Ready, Scrape, health
 from serving.refresh import Registry
 from serving.request import RequestLimits
+from serving.search import Texts
 from serving.server import Listening
 from serving.snapshot import take
 from serving.tls import TlsError, TlsFiles
@@ -152,6 +154,8 @@ def access(repo: Repo) -> KeyedAccess:
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 VECTOR_THREADS = 8
 """Reads of the vector store that a process does at once."""
+TEXT_THREADS = 4
+"""Texts that a process has embedded at once."""
 
 
 def http_application(
@@ -174,7 +178,7 @@ def http_application(
         gatekeeper = keyed
     audit = LoggedAudit(line, sys.stderr.write) if settings.audit else NoAudit()
     limits = RequestLimits(settings.entities, settings.features, settings.top_k, settings.cells)
-    texts = embedder(repo) if index is not None else None
+    texts = _texts(repo) if index is not None else None
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, threads)
     features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index, threads), gatekeeper, limits)
     gate = Gate(settings.concurrency, settings.queue)
@@ -205,6 +209,10 @@ def http_application(
         beside=Beside(registry, hashes, gatekeeper, audit, listeners),
         site=Console(serving, platform, gatekeeper, sessions, entrance),
     )
+
+
+def _texts(repo: Repo) -> Texts:
+    return Texts(QueryTexts(embedder(repo)), ThreadPoolExecutor(TEXT_THREADS, "texts"))
 
 
 def in_process(repo: Repo) -> InProcess:

@@ -6,7 +6,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import orjson
 import pyarrow as pa
 from feast import RepoConfig
@@ -19,7 +18,7 @@ from serving.moments import NEVER, rfc3339
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.request import RequestLimits, TooLarge, asked, document
-from serving.search import TextModel, VectorIndex, embedded, withhold_search
+from serving.search import Texts, VectorIndex, withhold_search
 from stores.errors import StoreRefused
 from stores.feast_protos import declared_keys, stored_view, vector_field
 from stores.json_values import decoder
@@ -66,7 +65,7 @@ class RetrieveOnlineDocuments:
 
     registry: Registry
     index: VectorIndex | None
-    embedder: TextModel | None
+    texts: Texts | None
     access: Access
     limits: RequestLimits
     threads: Executor | None = None
@@ -92,17 +91,19 @@ class RetrieveOnlineDocuments:
         request = _request(found, view, features, self.limits)
         personal = snapshot.personal.get(name, frozenset())
         withhold_search(caller, view, personal, features, request.filters)
-        return await asyncio.get_running_loop().run_in_executor(self.threads, self._search, request)
-
-    def _search(self, request: DocumentsRequest) -> bytes:
         if self.index is None:
             raise InvalidRequest(f"view {request.view.name!r}: feature_store.yaml names no vector store")
         vector: Any = request.vector
+        if request.text is not None:
+            if self.texts is None:
+                raise InvalidRequest("this server embeds no texts: search by vector, as `query`")
+            vector = await self.texts.vector(self.index, request.view, request.text)
+        run = asyncio.get_running_loop().run_in_executor
+        return await run(self.threads, self._search, self.index, request, vector)
+
+    def _search(self, index: VectorIndex, request: DocumentsRequest, vector: Any) -> bytes:
         try:
-            if vector is None:
-                assert request.text is not None
-                vector = self._embedded(request.view, request.text)
-            found = self.index.search(request.view, vector, request.top_k, request.filters, request.features)
+            found = index.search(request.view, vector, request.top_k, request.filters, request.features)
         except pa.ArrowInvalid:  # a ValueError too, and not of the request; its words quote values
             raise
         except ValueError as error:
@@ -112,11 +113,6 @@ class RetrieveOnlineDocuments:
                 raise
             raise InvalidRequest("filters: a value is not of its field's type") from error
         return documents_answer(request, found)
-
-    def _embedded(self, view: View, text: str) -> np.ndarray:
-        if self.embedder is None or self.index is None:
-            raise InvalidRequest("this server embeds no texts: search by vector, as `query`")
-        return embedded(self.index, self.embedder, view, text)
 
 
 def documents_answer(request: DocumentsRequest, found: pa.Table) -> bytes:

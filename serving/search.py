@@ -1,6 +1,9 @@
 """Vector search by text: the entities of a view whose texts mean most nearly the same."""
 
+import asyncio
 from collections.abc import Collection, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,8 +11,13 @@ import pyarrow as pa
 from feast.filter_models import CompoundFilter
 
 from serving.access import Caller, withhold
+from serving.plan import InvalidRequest
+from serving.request import TooLarge
 from stores.vector_filters import Filters
 from stores.view import View
+
+TEXT_CHARACTERS = 8_192
+"""Of a text to search by: two thousand tokens and more, and the longest that most models take."""
 
 
 class Held(Protocol):
@@ -37,6 +45,26 @@ class TextModel(Protocol):
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """The vectors of the texts, one a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Embeds the texts that a server is asked to search by. `threads` should do nothing else (None are asyncio's own):
+    a provider that hangs then keeps no read of the vector store waiting."""
+
+    model: TextModel
+    threads: Executor | None = None
+
+    async def vector(self, index: Held, view: View, text: str) -> np.ndarray:
+        """The text as a vector that the view is searched by. Raises `InvalidRequest`, and what index and model
+        raise."""
+        if len(text) > TEXT_CHARACTERS:
+            raise TooLarge(f"the text has {len(text)} characters; at most {TEXT_CHARACTERS} are embedded")
+        run = asyncio.get_running_loop().run_in_executor
+        try:
+            return await run(self.threads, embedded, index, self.model, view, text)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
 
 
 def withhold_search(

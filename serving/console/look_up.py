@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-from feast import RepoConfig
 
 from serving.access import Caller, withhold
 from serving.compile import Compiled
@@ -16,7 +15,7 @@ from serving.features import OnlineFeatures
 from serving.lookup import Status
 from serving.plan import InvalidRequest, NotDeclared
 from serving.request import FeaturesRequest
-from serving.search import TextModel, VectorIndex, embedded, withhold_search
+from serving.search import VectorIndex, withhold_search
 from serving.snapshot import Asked, Snapshot
 from stores.entity_keys import INT32, INT64
 from stores.feast_protos import declared_keys, stored_view, vector_field
@@ -118,30 +117,41 @@ def vector_views(snapshot: Snapshot) -> list[str]:
     return sorted(name for name, view in snapshot.views.items() if vector_field(view) is not None)
 
 
-def search(
-    snapshot: Snapshot, index: VectorIndex, model: TextModel, caller: Caller, name: str, text: str, top: int
-) -> tuple[list[str], list[list[str]]]:
-    """The entities nearest to a text: the names of the columns, and their rows. Raises `InvalidRequest`, `Forbidden`,
-    and what index and model raise."""
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """A view that is searched, and what is shown of what is found."""
+
+    view: View
+    features: Sequence[str]
+
+
+def searched(snapshot: Snapshot, caller: Caller, name: str, text: str) -> Searched:
+    """What a search by text is over. Raises `InvalidRequest` and `Forbidden`."""
     declared = snapshot.view(name)
     if vector_field(declared) is None:
         raise InvalidRequest(f"feature view {name!r} has no vector field to search by")
     if not text.strip():
         raise InvalidRequest("a search needs a text")
-    view = _stored(snapshot.config, declared)
+    view = stored_view(snapshot.config, declared, declared_keys(declared))
     personal = snapshot.personal.get(name, frozenset())
     assert view.vector is not None
     features = [
         f.name for f in view.features if f.name != view.vector.name and (caller.personal or f.name not in personal)
     ]
     withhold_search(caller, view, personal, features)
+    return Searched(view, features)
+
+
+def search(index: VectorIndex, wanted: Searched, vector: Any, top: int) -> tuple[list[str], list[list[str]]]:
+    """The entities nearest to a vector: the names of the columns, and their rows. Raises `InvalidRequest`, and what the
+    index raises."""
     try:
-        found = index.search(view, embedded(index, model, view, text), top, None, features)
+        found = index.search(wanted.view, vector, top, None, wanted.features)
     except pa.ArrowInvalid:  # a ValueError too, and not of the request; its words quote values
         raise
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
-    names = ["distance", *(key.name for key in view.join_keys), *features, "event_timestamp"]
+    names = ["distance", *(key.name for key in wanted.view.join_keys), *wanted.features, "event_timestamp"]
     columns = [_column(found, column) for column in names]
     return names, [list(row) for row in zip(*columns, strict=True)]
 
@@ -152,10 +162,6 @@ def as_text(value: Any) -> str:
         return ""
     text = value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
-
-
-def _stored(config: RepoConfig, declared: Any) -> View:
-    return stored_view(config, declared, declared_keys(declared))
 
 
 def _column(found: pa.Table, name: str) -> list[str]:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
@@ -22,7 +21,7 @@ import orjson
 
 from serving.access import AccessRefused, Caller, Forbidden, Unauthorized
 from serving.console.latest import Latest
-from serving.console.look_up import Target, look_up, search, target, vector_views
+from serving.console.look_up import Target, look_up, search, searched, target, vector_views
 from serving.console.platform import LetterLine, Platform, PlatformState, PlatformUnavailable
 from serving.console.render import STYLE, page
 from serving.console.sessions import Session, Sessions, of_form, set_cookie
@@ -31,7 +30,7 @@ from serving.features import OnlineFeatures
 from serving.http import SEEN_CHARACTERS, Answer, Headers, Seen, Visit, refusal
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
-from serving.search import TextModel, VectorIndex
+from serving.search import Texts, VectorIndex
 
 log = logging.getLogger("millrace")
 
@@ -76,13 +75,13 @@ class Door(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What model services are answered with. `index` and `model` are None where no view has a vector; searches run in
+    """What model services are answered with. `index` and `texts` are None where no view has a vector; searches run in
     `threads`, asyncio's own if None."""
 
     registry: Registry
     features: OnlineFeatures
     index: VectorIndex | None
-    model: TextModel | None
+    texts: Texts | None
     threads: Executor | None = None
 
 
@@ -216,18 +215,20 @@ class Console:
 
     async def _search(self, asked: Page) -> Answer:
         caller = self._admit(asked, None, 1)
-        snapshot, index, model = self._serving.registry.current, self._serving.index, self._serving.model
-        views = vector_views(snapshot) if index is not None and model is not None else []
+        snapshot, index, texts = self._serving.registry.current, self._serving.index, self._serving.texts
+        views = vector_views(snapshot) if index is not None and texts is not None else []
         form = asked.form
         name, text, top = form.get("view", ""), form.get("text", ""), form.get("top") or "5"
         names: list[str] = []
         rows: list[list[str]] = []
-        if asked.visit.method == "POST" and index is not None and model is not None:
+        if asked.visit.method == "POST" and index is not None and texts is not None:
             if not top.isdecimal() or not 1 <= int(top) <= TOP:
                 raise InvalidRequest(f"a search shows 1 to {TOP} entities")
             asked.seen.views = [name[:SEEN_CHARACTERS]]
-            searched = partial(search, snapshot, index, model, caller, name, text, int(top))
-            names, rows = await asyncio.get_running_loop().run_in_executor(self._serving.threads, searched)
+            wanted = searched(snapshot, caller, name, text)
+            vector = await texts.vector(index, wanted.view, text)
+            run = asyncio.get_running_loop().run_in_executor
+            names, rows = await run(self._serving.threads, search, index, wanted, vector, int(top))
         return self._page("search", asked, caller, views=views, view=name, text=text, top=top, names=names, rows=rows)
 
     async def _lag(self, asked: Page) -> Answer:

@@ -1,14 +1,10 @@
 """The embedding providers: the packaged model, an HTTP server, and their order."""
 
-import contextlib
-import json
 import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +20,7 @@ from streams.embedders import (
     TextRefused,
     WordLlamaEmbedder,
 )
+from tests.embedding_server import Server, embedding_server, in_order, vector_of
 
 
 @pytest.fixture(scope="module")
@@ -80,61 +77,10 @@ class TestWordLlama:
         assert answer.stdout.strip() == f"[] {logging.WARNING}"
 
 
-Answer = Callable[[dict[str, Any]], tuple[int, Any]]
-
-
-def vector_of(text: str, length: int = 3) -> list[float]:
-    return [float(len(text) + i) for i in range(length)]
-
-
-def in_order(request: dict[str, Any]) -> tuple[int, Any]:
-    """What an OpenAI-compatible server answers; the last vector first, as the order is free."""
-    data = [
-        {"object": "embedding", "index": i, "embedding": vector_of(text)} for i, text in enumerate(request["input"])
-    ]
-    return 200, {"object": "list", "model": request["model"], "data": data[::-1]}
-
-
-@dataclass
-class Server:
-    """A local server with `/v1/embeddings`; `answer` decides, `requests` and `headers` tell what came."""
-
-    answer: Answer = in_order
-    requests: list[dict[str, Any]] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    url: str = ""
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            state.requests.append(request)
-            state.headers.append({name.lower(): value for name, value in self.headers.items()})
-            state.paths.append(self.path)
-            status, body = state.answer(request)
-            raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(raw)))
-            with contextlib.suppress(ConnectionError):  # whoever asked may have given up
-                self.end_headers()
-                self.wfile.write(raw)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            return None
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{http.server_port}/v1"
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    yield state
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with embedding_server() as running:
+        yield running
 
 
 class TestHttp:

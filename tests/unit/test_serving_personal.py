@@ -15,7 +15,7 @@ from feast.types import Array, Float32, String
 
 from millrace.logs import Logfmt
 from serving.access import Caller, Forbidden, OpenAccess
-from serving.console.look_up import search as console_search
+from serving.console.look_up import searched
 from serving.documents import RetrieveOnlineDocuments
 from serving.features import OnlineFeatures, vector_columns
 from serving.http import GetOnlineFeatures, Seen, refusal
@@ -110,11 +110,9 @@ def test_a_search_answers_no_personal_join_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("vector", "key", "named"), [(PERSONAL, None, "v"), ({}, PERSONAL, "id")])
 def test_the_console_searches_as_the_api_does(tmp_path: Path, vector: Any, key: Any, named: str) -> None:
-    declared, nothing = snapshot(tmp_path, customers(vector, key)), SimpleNamespace()
-    index: Any = nothing
-    model: Any = nothing
+    declared = snapshot(tmp_path, customers(vector, key))
     with pytest.raises(Forbidden, match=f"customers:{named} is personal data"):
-        console_search(declared, index, model, Caller("plain", personal=False), "customers", "by the sea", 5)
+        searched(declared, Caller("plain", personal=False), "customers", "by the sea")
 
 
 def admitted(declared: Snapshot, reference: str) -> None:
