@@ -36,10 +36,14 @@ CODES = {
     413: grpc.StatusCode.INVALID_ARGUMENT,
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    499: grpc.StatusCode.CANCELLED,
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
 }
 """By the HTTP status of the same refusal."""
+
+LEFT = 499
+"""A client that went away, or whose deadline passed. HTTP has no such status: proxies log it by this number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +109,11 @@ class GrpcServer:
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     async def _get_online_features(self, message: GetOnlineFeaturesRequest, context: Any) -> bytes:
-        start, seen, status = perf_counter(), Seen(), 200
+        start, seen, status = perf_counter(), Seen(), LEFT
         try:
-            return await self._answer(message, context, seen)
+            answer = await self._answer(message, context, seen)
+            status = 200
+            return answer
         except Exception as error:  # the last line: no request ends without an answer
             refused = refusal(error)
             status = refused.status
