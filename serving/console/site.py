@@ -213,7 +213,7 @@ class Console:
         names: list[str] = []
         rows: list[list[str]] = []
         if asked.visit.method == "POST" and index is not None and model is not None:
-            if not top.isdecimal() or not 1 <= int(top) <= TOP:
+            if not top.isdecimal() or len(top) > len(str(TOP)) or not 1 <= int(top) <= TOP:
                 raise InvalidRequest(f"a search shows 1 to {TOP} entities")
             asked.seen.views = [name[:SEEN_CHARACTERS]]
             searched = partial(search, snapshot, index, model, caller, name, text, int(top))
