@@ -80,8 +80,8 @@ class RetrieveOnlineDocuments:
         found = document(body, FIELDS)
         wanted = asked(found, self.limits)
         snapshot = self.registry.current
-        caller = self.access.admit_id(key_id, snapshot.config.project, wanted.service, 1)
-        seen.caller, seen.entities = caller.name, 1
+        caller = self.access.reach(key_id, snapshot.config.project, wanted.service)
+        seen.entities = 1
         if wanted.service is not None or not wanted.features:
             raise InvalidRequest('a search names features of one vector view, as in "features": ["view:feature"]')
         snapshot.check(wanted.features)
@@ -95,6 +95,8 @@ class RetrieveOnlineDocuments:
         request = _request(found, view, features, self.limits)
         personal = snapshot.personal.get(name, frozenset())
         withhold_search(caller, view, personal, features, request.filters)
+        self.access.charge(key_id, 1)
+        seen.charged = True
         return await asyncio.get_running_loop().run_in_executor(self.threads, self._search, request)
 
     def _search(self, request: DocumentsRequest) -> bytes:

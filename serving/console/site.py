@@ -66,8 +66,11 @@ class Door(Protocol):
     def identify(self, key: str) -> str:
         """The id of a known key. Raises `Unauthorized`."""
 
+    def name(self, key_id: str) -> str:
+        """As `serving.access.Access.name`."""
+
     def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
-        """As `serving.access.Access.admit`."""
+        """As `serving.access.Access.admit_id`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +136,11 @@ class Console:
         try:
             return await self._routed(visit, seen)
         except Unauthorized as error:
+            seen.audited = True
             return self._login_page(str(error), 401)
         except Exception as error:  # noqa: BLE001  # every error has a page
             if isinstance(error, AccessRefused):
-                seen.caller = error.caller
+                seen.caller, seen.audited = error.caller or seen.caller, True
             return self._trouble(refusal(error))
 
     async def _routed(self, visit: Visit, seen: Seen) -> Answer:
@@ -154,6 +158,7 @@ class Console:
             return _go("/console/login")
         begun = session is None
         session = session or self._sessions.begin("")
+        seen.caller = self._door.name(session.key_id)
         if visit.method == "POST" and not of_form(session, form.get("token", "")):
             raise Forbidden("the form is out of date: load the page again, and send it once more")
         shown = await show(Page(visit, session, form, seen))
@@ -169,9 +174,8 @@ class Console:
 
     def _admit(self, asked: Page, service: str | None, entities: int) -> Caller:
         project = self._serving.registry.current.config.project
-        caller = self._door.admit_id(asked.session.key_id, project, service, entities)
-        asked.seen.caller, asked.seen.service, asked.seen.entities = caller.name, service, entities
-        return caller
+        asked.seen.service, asked.seen.entities = service and service[:SEEN_CHARACTERS], entities
+        return self._door.admit_id(asked.session.key_id, project, service, entities)
 
     def _log_in(self, form: Mapping[str, str]) -> Answer:
         session = self._sessions.begin(self._door.identify(form.get("key", "").strip()))

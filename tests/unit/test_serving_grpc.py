@@ -1,9 +1,10 @@
-"""A gRPC request whose client goes away, without a server: what is counted and noted of it."""
+"""Requests by gRPC without a server: what is counted and noted of one that is refused, or that its client gives up."""
 
 import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest
 from feast.protos.feast.types.Value_pb2 import Value
@@ -37,6 +38,44 @@ class Store:
     async def find(self, request: FeaturesRequest, compiled: Compiled) -> Any:
         self.asked.set()
         await asyncio.Event().wait()
+
+
+class OneKey(OpenAccess):
+    """Keeps what it was charged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.charged: list[int] = []
+
+    def name(self, key_id: str) -> str:
+        return "model"
+
+    def charge(self, key_id: str, entities: int) -> None:
+        self.charged.append(entities)
+
+
+class Aborted(Exception):
+    """As grpc's own."""
+
+
+def test_a_refused_request_has_its_keys_name_and_costs_one() -> None:
+    access, audit = OneKey(), Noted()
+
+    async def abort(code: grpc.StatusCode, details: str, trailing: object) -> None:
+        raise Aborted(code.name)
+
+    async def ask() -> None:
+        nothing: Any = SimpleNamespace()
+        features = GetOnlineFeatures(nothing, nothing, access, RequestLimits())
+        listening = GrpcListening("127.0.0.1", 0, 0.0)
+        server = GrpcServer(listening, features, Gate(1, 0), HttpLimits(), Counts(1).claim(), audit)
+        context: Any = SimpleNamespace(invocation_metadata=lambda: (), abort=abort)
+        with pytest.raises(Aborted, match="INVALID_ARGUMENT"):
+            await server._get_online_features(GetOnlineFeaturesRequest(), context)
+
+    asyncio.run(ask())
+    assert access.charged == [0]
+    assert audit.requests == [Request("model", None, (), 0, "INVALID_ARGUMENT", "grpc")]
 
 
 def test_a_request_that_its_client_gives_up_is_not_counted_as_answered() -> None:
