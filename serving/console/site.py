@@ -197,6 +197,8 @@ class Console:
         is_service = kind == "service"
         if of and (kind not in ("view", "service") or not name):
             raise InvalidRequest("choose a view or a service")
+        if of and not is_service:
+            asked.seen.views = [name[:SEEN_CHARACTERS]]
         caller = self._admit(asked, name if is_service else None, 1) if of else self._visitor(asked)
         wanted: Target | None = target(snapshot, caller, name, is_service) if of else None
         keys = {name.removeprefix("key."): value for name, value in asked.form.items() if name.startswith("key.")}
