@@ -2,8 +2,9 @@
 before it looks anything up.
 
     key_id = access.identify(bearer(authorization))
-    caller = access.admit_id(key_id, project, service, entities)
+    caller = access.reach(key_id, project, service)
     withhold(caller, personal features of what is asked)
+    access.charge(key_id, entities)
 
 Every refusal is an `AccessRefused` with words for people. They name keys, services and features, never a value, an
 entity key or the key's secret.
@@ -60,12 +61,25 @@ class Access(Protocol):
         Raises `Unauthorized`, and `StoreUnavailable` where the keys could never be read.
         """
 
-    def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
-        """Who asks for so many entities (rows) of a feature service, None for features named one by one.
+    def name(self, key_id: str) -> str:
+        """The name of a key that was identified before, "" if it has been revoked since."""
 
-        `key_id` is of a key that was identified before. Raises `Unauthorized` if it has been revoked since,
-        `Forbidden` and `TooMany`.
+    def reach(self, key_id: str, project: str, service: str | None) -> Caller:
+        """Who asks for a feature service, None for features named one by one.
+
+        `key_id` is of a key that was identified before. Raises `Unauthorized` if it has been revoked since, and
+        `Forbidden`.
         """
+
+    def charge(self, key_id: str, entities: int) -> None:
+        """Count a request for so many entities (rows) against the limits of its key. Raises `TooMany`, and has
+        counted nothing then."""
+
+    def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
+        """`reach`, and the `charge` with it."""
+        caller = self.reach(key_id, project, service)
+        self.charge(key_id, entities)
+        return caller
 
     def close(self) -> None:
         """Ends what runs beside the requests."""
@@ -80,8 +94,14 @@ class OpenAccess(Access):
     def identify(self, key: str | None) -> str:
         return ""
 
-    def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
+    def name(self, key_id: str) -> str:
+        return self._caller.name
+
+    def reach(self, key_id: str, project: str, service: str | None) -> Caller:
         return self._caller
+
+    def charge(self, key_id: str, entities: int) -> None:
+        """There is no limit."""
 
     def close(self) -> None:
         """Nothing runs beside the requests."""

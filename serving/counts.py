@@ -20,7 +20,7 @@ ROUTES = (
     GRPC_ROUTE,
     "other",
 )
-STATUSES = (200, 303, 400, 401, 403, 404, 405, 408, 413, 422, 429, 500, 503)
+STATUSES = (200, 303, 400, 401, 403, 404, 405, 408, 413, 422, 429, 499, 500, 503)
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the latency histogram, in seconds; the last bucket has no bound."""
 

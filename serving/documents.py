@@ -10,7 +10,7 @@ import orjson
 import pyarrow as pa
 from feast import RepoConfig
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy.exc import DataError, ProgrammingError
+from sqlalchemy.exc import DataError, ProgrammingError, StatementError
 
 from serving.access import Access
 from serving.http import Seen
@@ -41,6 +41,9 @@ FIELDS = frozenset(
     }
 )
 TOP_K = 10
+FILTER_DEPTH, FILTER_VALUES = 16, 1_000
+"""How deep compound filters may be nested, and how many comparisons and values they may have in all: PostgreSQL takes
+65,535 parameters of one statement."""
 
 _FILTERS: TypeAdapter[Filters] = TypeAdapter(Filters)
 
@@ -76,8 +79,8 @@ class RetrieveOnlineDocuments:
         found = document(body, FIELDS)
         wanted = asked(found, self.limits)
         snapshot = self.registry.current
-        caller = self.access.admit_id(key_id, snapshot.config.project, wanted.service, 1)
-        seen.caller, seen.entities = caller.name, 1
+        caller = self.access.reach(key_id, snapshot.config.project, wanted.service)
+        seen.entities = 1
         if wanted.service is not None or not wanted.features:
             raise InvalidRequest('a search names features of one vector view, as in "features": ["view:feature"]')
         snapshot.check(wanted.features)
@@ -91,6 +94,8 @@ class RetrieveOnlineDocuments:
         request = _request(found, view, features, self.limits)
         personal = snapshot.personal.get(name, frozenset())
         withhold_search(caller, view, personal, features, request.filters)
+        self.access.charge(key_id, 1)
+        seen.charged = True
         if self.index is None:
             raise InvalidRequest(f"view {request.view.name!r}: feature_store.yaml names no vector store")
         vector: Any = request.vector
@@ -110,6 +115,10 @@ class RetrieveOnlineDocuments:
             raise InvalidRequest(str(error)) from error
         except StoreRefused as error:
             if request.filters is None or not isinstance(error.__cause__, DataError | ProgrammingError):
+                raise
+            raise InvalidRequest("filters: a value is not of its field's type") from error
+        except StatementError as error:  # before PostgreSQL was asked: the driver cannot send a value
+            if request.filters is None:
                 raise
             raise InvalidRequest("filters: a value is not of its field's type") from error
         return documents_answer(request, found)
@@ -159,8 +168,29 @@ def _request(
         raise TooLarge(f"top_k is {top_k}; at most {limits.top_k} are searched")
     filters = None
     if found.get("filters") is not None:
+        _within_bounds(found["filters"])
         try:
             filters = _FILTERS.validate_python(found["filters"])
         except ValidationError as error:
             raise InvalidRequest(f"filters: {error.errors()[0]['msg']}") from None
     return DocumentsRequest(view, features, vector, text, top_k, filters, found.get("api_version") == 2)
+
+
+def _within_bounds(filters: Any) -> None:
+    """Raises `TooLarge` for filters that are nested deeper, or have more in them, than a search takes."""
+    level, comparisons, values = [filters], 0, 0
+    for _ in range(2 * FILTER_DEPTH + 4):  # a compound is an object and a list; the comparison has a list of lists
+        comparisons += sum(type(part) is dict for part in level)
+        values += sum(type(part) not in (dict, list) for part in level)
+        level = [inner for part in level for inner in _inside(part)]
+    if level:
+        raise TooLarge(f"filters are nested too deep; at most {FILTER_DEPTH} of them in one another are searched by")
+    if max(comparisons, values) > FILTER_VALUES:
+        raise TooLarge(f"filters have {max(comparisons, values)} comparisons or values; at most {FILTER_VALUES}")
+
+
+def _inside(part: Any) -> list[Any]:
+    """What a filter has in it, and a list of them or of values."""
+    if type(part) is dict:
+        return [part[name] for name in ("filters", "value") if name in part]
+    return part if type(part) is list else []

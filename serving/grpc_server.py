@@ -16,12 +16,13 @@ from feast.protos.feast.serving.ServingService_pb2 import (
     GetOnlineFeaturesRequest,
 )
 
-from serving.access import AccessRefused, TooMany, bearer
+from serving.access import AccessRefused, Forbidden, TooMany, bearer
 from serving.audit import Audit, Request
 from serving.counts import GRPC_ROUTE, ProcessCounts
 from serving.gate import Gate
-from serving.http import GetOnlineFeatures, HttpLimits, Seen, refusal
+from serving.http import GetOnlineFeatures, HttpLimits, Seen, charge_refused, refusal
 from serving.messages import request_fields, response
+from serving.plan import InvalidRequest
 from serving.request import checked
 from serving.tls import TlsFiles
 
@@ -36,10 +37,14 @@ CODES = {
     413: grpc.StatusCode.INVALID_ARGUMENT,
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    499: grpc.StatusCode.CANCELLED,
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
 }
 """By the HTTP status of the same refusal."""
+
+LEFT = 499
+"""A client that went away, or whose deadline passed. HTTP has no such status: proxies log it by this number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +110,16 @@ class GrpcServer:
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     async def _get_online_features(self, message: GetOnlineFeaturesRequest, context: Any) -> bytes:
-        start, seen, status = perf_counter(), Seen(), 200
+        start, seen, status = perf_counter(), Seen(), LEFT
         try:
-            return await self._answer(message, context, seen)
+            answer = await self._answer(message, context, seen)
+            status = 200
+            return answer
         except Exception as error:  # the last line: no request ends without an answer
             refused = refusal(error)
             status = refused.status
             if isinstance(error, AccessRefused):
-                seen.caller = error.caller
+                seen.caller = error.caller or seen.caller
             trailing = (("retry-after", str(ceil(error.retry_after))),) if isinstance(error, TooMany) else ()
             await context.abort(CODES[status], orjson.loads(refused.body)["detail"], trailing)
             raise AssertionError("abort raises") from error
@@ -123,16 +130,22 @@ class GrpcServer:
 
     async def _answer(self, message: GetOnlineFeaturesRequest, context: Any, seen: Seen) -> bytes:
         metadata = dict(context.invocation_metadata() or ())
-        key_id = self._features.access.identify(bearer(metadata.get("authorization")))
-        async with asyncio.timeout(self._limits.request_seconds):
-            await self._gate.enter()
-            try:
-                request = checked(request_fields(message), self._features.limits)
-                compiled = self._features.admitted(key_id, request, seen)
-                found = await self._features.features.find(request, compiled)
-                return response(message, found, request.versions)
-            finally:
-                self._gate.leave()
+        access = self._features.access
+        key_id = access.identify(bearer(metadata.get("authorization")))
+        seen.caller = access.name(key_id)
+        try:
+            async with asyncio.timeout(self._limits.request_seconds):
+                await self._gate.enter()
+                try:
+                    request = checked(request_fields(message), self._features.limits)
+                    compiled = self._features.admitted(key_id, request, seen)
+                    found = await self._features.features.find(request, compiled)
+                    return response(message, found, request.versions)
+                finally:
+                    self._gate.leave()
+        except (InvalidRequest, Forbidden):
+            charge_refused(access, key_id, seen)
+            raise
 
 
 async def _info(message: GetFeastServingInfoRequest, context: Any) -> GetFeastServingInfoResponse:

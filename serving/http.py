@@ -64,6 +64,10 @@ class Seen:
     service: str | None = None
     views: Sequence[str] = ()
     entities: int = 0
+    charged: bool = False
+    """Whether it was counted against its key's limits, with its entities."""
+    audited: bool = False
+    """Whether it is in the audit log even if it asks for no entity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +217,11 @@ class Application:
         except Exception as error:  # noqa: BLE001  # the last line: no request ends without an answer
             answer = refusal(error)
             if isinstance(error, AccessRefused):
-                seen.caller = error.caller
+                seen.caller = error.caller or seen.caller
         protocol.response_bytes(answer.status, answer.headers, answer.body)
         route = SITE if site is not None else path
         self._counts.count(route, answer.status, perf_counter() - start, seen.entities)
-        if post is not None or seen.entities:
+        if post is not None or seen.entities or seen.audited:
             self._audit.note(Request(seen.caller, seen.service, seen.views, seen.entities, answer.status))
 
     def _of_here(self, host: str | None) -> None:
@@ -246,19 +250,25 @@ class Application:
 
     async def _posted(self, post: Post, scope: Any, protocol: Any, seen: Seen) -> bytes:
         """The key first, which costs little, then the body: a place is taken by who has a key, and sent a body."""
+        access = self._beside.access
         try:
-            key_id = self._beside.access.identify(bearer(scope.headers.get("authorization")))
+            key_id = access.identify(bearer(scope.headers.get("authorization")))
         except AccessRefused:
             await self._drain(scope, protocol)
             raise
+        seen.caller = access.name(key_id)
         await self._look(scope, protocol)
-        async with asyncio.timeout(self._limits.request_seconds):
-            body = await self._body(scope, protocol, self._limits.body_bytes)
-            await self._gate.enter()
-            try:
-                return await post(body, key_id, seen)
-            finally:
-                self._gate.leave()
+        try:
+            async with asyncio.timeout(self._limits.request_seconds):
+                body = await self._body(scope, protocol, self._limits.body_bytes)
+                await self._gate.enter()
+                try:
+                    return await post(body, key_id, seen)
+                finally:
+                    self._gate.leave()
+        except (InvalidRequest, Forbidden):
+            charge_refused(access, key_id, seen)
+            raise
 
     async def _look(self, scope: Any, protocol: Any) -> None:
         """Raises `Overloaded` where there is no room for a request whose body would have to be waited for."""
@@ -331,12 +341,13 @@ class GetOnlineFeatures:
         service = request.asked.service
         seen.service, seen.entities = service and service[:SEEN_CHARACTERS], request.count
         snapshot = self.registry.current
-        caller = self.access.admit_id(key_id, snapshot.config.project, service, request.count)
-        seen.caller = caller.name
+        caller = self.access.reach(key_id, snapshot.config.project, service)
         compiled = snapshot.plan(request.asked)
         seen.views = compiled.views
         withhold(caller, compiled.personal)
         within(self.limits, compiled, request.count)
+        self.access.charge(key_id, request.count)
+        seen.charged = True
         return compiled
 
 
@@ -347,6 +358,12 @@ def _name_in(host: str) -> str | None:
         return urlsplit(f"//{host}").hostname
     except ValueError:
         return None
+
+
+def charge_refused(access: Access, key_id: str, seen: Seen) -> None:
+    """A request that cannot be answered counts as one all the same, without its entities. Raises `TooMany`."""
+    if not seen.charged:
+        access.charge(key_id, 0)
 
 
 def refused(status: int, error: str, detail: str, headers: Headers = JSON) -> Answer:

@@ -105,20 +105,27 @@ class KeyedAccess(Access):
             raise Unauthorized("the key is not known: it was revoked, is of another project, or was not copied whole")
         return found[0].id
 
-    def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
+    def name(self, key_id: str) -> str:
+        found = self._all().get(key_id)
+        return found[0].name if found is not None else ""
+
+    def reach(self, key_id: str, project: str, service: str | None) -> Caller:
         found = self._all().get(key_id)
         if found is None:
             raise Unauthorized("the key was revoked: show another one")
-        known, _, caller, services = found
+        _, _, caller, services = found
         if project != self._project:
             raise Forbidden(f"key {caller.name!r} is of project {self._project!r}, not of {project!r}", caller.name)
         if services and service not in services:
             reach = ", ".join(sorted(services))
             asked = f"not for {service!r}" if service else "not for features named one by one"
             raise Forbidden(f"key {caller.name!r} is for feature service {reach}, {asked}", caller.name)
-        if wait := self._limits.take(known.id, entities):
-            raise TooMany(_limits_of(known), caller.name, wait)
         return caller
+
+    def charge(self, key_id: str, entities: int) -> None:
+        wait = self._limits.take(key_id, entities)
+        if wait and (found := self._all().get(key_id)) is not None:
+            raise TooMany(_limits_of(found[0]), found[0].name, wait)
 
     def refresh(self) -> None:
         """Read the keys anew; one that cannot be read is said once. Raises `StoreUnavailable` and `StoreRefused`."""

@@ -39,7 +39,7 @@ def moments(stored: Iterable[bytes | None]) -> list[tuple[int | None, str]]:
 def rfc3339(micros: int) -> str:
     """Microseconds since 1970 as Feast writes them: no digits of the second, three or six."""
     seconds, rest = divmod(micros, 1_000_000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = datetime.fromtimestamp(seconds, UTC).isoformat()[:19]  # strftime writes the year 385 with three digits
     if not rest:
         return text + "Z"
     return f"{text}.{rest // 1000:03d}Z" if not rest % 1000 else f"{text}.{rest:06d}Z"

@@ -4,7 +4,7 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -18,6 +18,8 @@ from stores.values import name_of
 FEATURE_FIELDS = frozenset(
     {"entities", "features", "feature_service", "full_feature_names", "include_feature_view_version_metadata"}
 )
+
+_EPOCH, _SECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +149,11 @@ def _typed(name: str, values: list[Any], value_type: int) -> list[Any]:
 
 
 def _seconds(value: Any) -> int:
+    """The second that a moment is in, before 1970 as well: there the writer has put it."""
     if type(value) is int:
         return value
     moment = datetime.fromisoformat(value)
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _SECOND
 
 
 def _decoded(value: Any) -> bytes:

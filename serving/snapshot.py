@@ -124,7 +124,10 @@ class Snapshot:
     def _check(self, reference: str) -> None:
         if not reference.partition(":")[2]:
             raise InvalidRequest(f"{reference!r} is no feature: write view:feature")
-        name, version, feature = _parse_feature_ref(reference)
+        try:
+            name, version, feature = _parse_feature_ref(reference)
+        except ValueError:  # a version with more digits than Python makes a number of
+            raise InvalidRequest(f"{reference[:100]!r}... is no feature: write view:feature") from None
         known = [field.name for field in self.view(name).features]
         if version is None and feature not in known:
             raise NotDeclared(f"feature view {name!r} has no feature {feature!r}; it has: {', '.join(known)}")

@@ -1,6 +1,7 @@
 """What a server answered: each feature's values, statuses and event times, in the order of the entities."""
 
 import math
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,8 +36,8 @@ class Status(StrEnum):
 class OnlineFeatures:
     """A column a feature and a row an entity, in the order asked; documents: a row each, nearest first.
 
-    `values` are as in JSON: numbers, text, lists; bytes are base64, times are ISO text. `event_timestamps` (UTC) are
-    None where there is no value.
+    `values` are as in JSON: numbers, text, lists; bytes are base64, timestamps are whole seconds since 1970.
+    `event_timestamps` (UTC) are None where there is no value.
     """
 
     values: Mapping[str, list[Any]]
@@ -48,12 +49,17 @@ class OnlineFeatures:
         return dict(self.values)
 
     def to_arrow(self, schema: "pa.Schema | None" = None) -> "pa.Table":
-        """The values as a table; of the given types, or of those that the values have."""
+        """The values as a table; of the given types, or of those that the values have.
+
+        Where the schema has a timestamp, a number is taken for seconds since 1970; where it has binary, text is taken
+        for base64. Both hold in lists too. Raises `ValueError` naming a column that is no base64, and what pyarrow
+        raises for values that do not fit.
+        """
         import pyarrow as pa
 
         if schema is None:
             return pa.table(dict(self.values))
-        arrays = [pa.array(self.values[field.name]).cast(field.type) for field in schema]
+        arrays = [_array(field.name, self.values[field.name], field.type) for field in schema]
         return pa.Table.from_arrays(arrays, schema=schema)
 
     def to_pandas(self) -> "pd.DataFrame":
@@ -119,6 +125,47 @@ def _numbers(values: list[Any]) -> list[Any]:
     if not others or not all(isinstance(value, int | float) for value in others):
         return values
     return [_NOT_FINITE.get(value, value) if isinstance(value, str) else value for value in values]
+
+
+def _array(name: str, values: list[Any], kind: "pa.DataType") -> "pa.Array":
+    """A column in a type of Arrow's."""
+    import pyarrow as pa
+
+    try:
+        values = _decoded(values, kind)
+    except (TypeError, ValueError):
+        raise ValueError(f"feature {name!r} is no base64, as bytes come: ask for it as text") from None
+    found = pa.array(values)
+    return found.cast(_as_it_came(found.type, kind)).cast(kind)
+
+
+def _decoded(values: list[Any], kind: "pa.DataType") -> list[Any]:
+    """The values with base64 made bytes, if that is the type asked for."""
+    import pyarrow.types as types
+
+    if types.is_list(kind) or types.is_large_list(kind):
+        if _is_binary(kind.value_type):
+            return [None if value is None else _decoded(value, kind.value_type) for value in values]
+        return values
+    return (
+        [None if value is None else b64decode(value, validate=True) for value in values] if _is_binary(kind) else values
+    )
+
+
+def _is_binary(kind: "pa.DataType") -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
+
+
+def _as_it_came(found: "pa.DataType", asked: "pa.DataType") -> "pa.DataType":
+    """The type that the values are read in first: timestamps come as seconds, in whatever unit they are asked for."""
+    import pyarrow as pa
+    import pyarrow.types as types
+
+    if types.is_list(found) and (types.is_list(asked) or types.is_large_list(asked)):
+        return pa.list_(_as_it_came(found.value_type, asked.value_type))
+    return pa.timestamp("s", asked.tz) if types.is_integer(found) and types.is_timestamp(asked) else asked
 
 
 def _times(column: Mapping[str, Any]) -> list[datetime | None]:

@@ -2,8 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from ssl import SSLContext, create_default_context
 from types import TracebackType
@@ -40,6 +42,38 @@ class Tls:
         return context
 
 
+STEPS = ("pool", "connect", "write", "read")
+"""Of a request, each with a time-out of its own in httpx."""
+
+SAID_FIRST = 0.01
+"""Seconds by which httpx's own time-outs come first: they tell a connection that did not come about from an answer."""
+
+
+class _Left(Mapping[str, float]):
+    """httpx's time-outs, in seconds: each step of a request may take what is left of it as the step begins."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+
+    def __getitem__(self, step: str) -> float:
+        return max(self.end - time.monotonic(), 0.001)  # 0 would be a socket that never waits
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(STEPS)
+
+    def __len__(self) -> int:
+        return len(STEPS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Response:
+    """What came back, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
 class _Requests:
     """What both clients share: how a request is made and a response is read."""
 
@@ -54,11 +88,13 @@ class _Requests:
     def _attempts(self) -> Attempts:
         return Attempts(self._timeout, self._retries)
 
-    def _built(self, client: Any, path: str, body: bytes, left: float) -> httpx.Request:
-        built: httpx.Request = client.build_request(
-            "POST", self._url + path, content=body, headers=self._headers, timeout=left
-        )
+    def _built(self, client: Any, path: str, body: bytes, left: _Left) -> httpx.Request:
+        built: httpx.Request = client.build_request("POST", self._url + path, content=body, headers=self._headers)
+        built.extensions["timeout"] = left
         return built
+
+    def _late(self) -> TimedOut:
+        return TimedOut(f"{self._url}: the response was not whole within {self._timeout:g} s")
 
     def _failure(self, error: httpx.TransportError) -> ClientError:
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
@@ -66,13 +102,13 @@ class _Requests:
         return Unreachable(f"{self._url}: {type(error).__name__}: {error}")
 
 
-def _read(response: httpx.Response) -> OnlineFeatures:
-    if response.status_code != 200:
-        raise of_response(response.status_code, response.headers, response.content)
+def _read(response: _Response) -> OnlineFeatures:
+    if response.status != 200:
+        raise of_response(response.status, response.headers, response.body)
     try:
-        document = orjson.loads(response.content)
+        document = orjson.loads(response.body)
     except orjson.JSONDecodeError as error:
-        raise InvalidAnswer(f"the response is not JSON: {error}", response.status_code) from None
+        raise InvalidAnswer(f"the response is not JSON: {error}", response.status) from None
     return read_answer(document)
 
 
@@ -86,7 +122,7 @@ def _features_body(
         raise ValueError(f"the join keys have columns of different lengths: {lengths}")
     asked = {"feature_service": feature_service} if feature_service else {"features": list(features)}
     columns = {name: _list(column) for name, column in entities.items()}
-    return orjson.dumps({**asked, "entities": columns, "full_feature_names": full_feature_names})
+    return orjson.dumps({**asked, "entities": columns, "full_feature_names": full_feature_names}, default=_text)
 
 
 def _documents_body(
@@ -104,10 +140,19 @@ def _documents_body(
 
 
 def _list(column: Any) -> list[Any]:
+    if str(getattr(column, "dtype", "")) == "datetime64[ns]":  # which NumPy would list as integers
+        column = column.astype("datetime64[us]")
     for method in ("to_pylist", "tolist"):  # Arrow; NumPy and pandas
         if hasattr(column, method):
             return list(getattr(column, method)())
     return list(column)
+
+
+def _text(value: Any) -> str:
+    """A moment of pandas, which orjson does not know, as ISO 8601. Raises `TypeError` for anything else."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"a join key cannot be sent as JSON: {type(value).__name__}")
 
 
 class Client(_Requests):
@@ -123,7 +168,11 @@ class Client(_Requests):
         connections: int = 20,
         tls: Tls | None = None,
     ) -> None:
-        """`timeout` is in seconds, for a whole call with its `retries`; `connections` is the size of the pool."""
+        """`timeout` is in seconds, for a whole call with its `retries`; `connections` is the size of the pool.
+
+        The time is looked at as each step of a request begins and with each part of an answer: one that stops coming
+        midway may be waited for as long again.
+        """
         super().__init__(url, key=key, timeout=timeout, retries=retries)
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = httpx.Client(limits=limits, verify=tls.context() if tls else True)
@@ -163,9 +212,15 @@ class Client(_Requests):
                 pause = attempts.pause(failure)
             time.sleep(pause)
 
-    def _sent(self, path: str, body: bytes, left: float) -> httpx.Response:
+    def _sent(self, path: str, body: bytes, seconds: float) -> _Response:
+        left, parts = _Left(seconds), []
         try:
-            return self._client.send(self._built(self._client, path, body, left))
+            with closing(self._client.send(self._built(self._client, path, body, left), stream=True)) as response:
+                for part in response.iter_bytes():
+                    if time.monotonic() > left.end:
+                        raise self._late()
+                    parts.append(part)
+                return _Response(response.status_code, response.headers, b"".join(parts))
         except httpx.TransportError as error:
             raise self._failure(error) from error
 
@@ -193,7 +248,7 @@ class AsyncClient(_Requests):
         connections: int = 100,
         tls: Tls | None = None,
     ) -> None:
-        """As `Client`."""
+        """As `Client`; the time-out ends a call wherever it is."""
         super().__init__(url, key=key, timeout=timeout, retries=retries)
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = httpx.AsyncClient(limits=limits, verify=tls.context() if tls else True)
@@ -231,11 +286,16 @@ class AsyncClient(_Requests):
                 pause = attempts.pause(failure)
             await asyncio.sleep(pause)
 
-    async def _sent(self, path: str, body: bytes, left: float) -> httpx.Response:
+    async def _sent(self, path: str, body: bytes, seconds: float) -> _Response:
+        request = self._built(self._client, path, body, _Left(seconds))
         try:
-            return await self._client.send(self._built(self._client, path, body, left))
+            async with asyncio.timeout(seconds + SAID_FIRST):
+                response = await self._client.send(request)
+        except TimeoutError:
+            raise self._late() from None
         except httpx.TransportError as error:
             raise self._failure(error) from error
+        return _Response(response.status_code, response.headers, response.content)
 
     async def close(self) -> None:
         """Closes the connections."""

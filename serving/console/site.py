@@ -69,8 +69,11 @@ class Door(Protocol):
     def identify(self, key: str) -> str:
         """The id of a known key. Raises `Unauthorized`."""
 
+    def name(self, key_id: str) -> str:
+        """As `serving.access.Access.name`."""
+
     def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
-        """As `serving.access.Access.admit`."""
+        """As `serving.access.Access.admit_id`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +145,11 @@ class Console:
         try:
             return await self._routed(visit, seen)
         except Unauthorized as error:
+            seen.audited = True
             return self._login_page(str(error), 401)
         except Exception as error:  # noqa: BLE001  # every error has a page
             if isinstance(error, AccessRefused):
-                seen.caller = error.caller
+                seen.caller, seen.audited = error.caller or seen.caller, True
             return self._trouble(refusal(error))
 
     async def _routed(self, visit: Visit, seen: Seen) -> Answer:
@@ -163,6 +167,7 @@ class Console:
             return _go(LOGIN)
         begun = session is None
         session = session or self._sessions.begin("")
+        seen.caller = self._door.name(session.key_id)
         if visit.method == "POST" and not of_form(session, form.get("token", "")):
             raise Forbidden("the form is out of date: load the page again, and send it once more")
         shown = await show(Page(visit, session, form, seen))
@@ -178,9 +183,8 @@ class Console:
 
     def _admit(self, asked: Page, service: str | None, entities: int) -> Caller:
         project = self._serving.registry.current.config.project
-        caller = self._door.admit_id(asked.session.key_id, project, service, entities)
-        asked.seen.caller, asked.seen.service, asked.seen.entities = caller.name, service, entities
-        return caller
+        asked.seen.service, asked.seen.entities = service and service[:SEEN_CHARACTERS], entities
+        return self._door.admit_id(asked.session.key_id, project, service, entities)
 
     def _log_in(self, form: Mapping[str, str]) -> Answer:
         session = self._sessions.begin(self._door.identify(form.get("key", "").strip()))
@@ -202,6 +206,8 @@ class Console:
         is_service = kind == "service"
         if of and (kind not in ("view", "service") or not name):
             raise InvalidRequest("choose a view or a service")
+        if of and not is_service:
+            asked.seen.views = [name[:SEEN_CHARACTERS]]
         caller = self._admit(asked, name if is_service else None, 1) if of else self._visitor(asked)
         wanted: Target | None = target(snapshot, caller, name, is_service) if of else None
         keys = {name.removeprefix("key."): value for name, value in asked.form.items() if name.startswith("key.")}
@@ -222,7 +228,7 @@ class Console:
         names: list[str] = []
         rows: list[list[str]] = []
         if asked.visit.method == "POST" and index is not None and texts is not None:
-            if not top.isdecimal() or not 1 <= int(top) <= TOP:
+            if not top.isdecimal() or len(top) > len(str(TOP)) or not 1 <= int(top) <= TOP:
                 raise InvalidRequest(f"a search shows 1 to {TOP} entities")
             asked.seen.views = [name[:SEEN_CHARACTERS]]
             wanted = searched(snapshot, caller, name, text)

@@ -13,6 +13,9 @@ from schemathesis import GenerationMode
 
 POSTS = ("/get-online-features", "/retrieve-online-documents", "/search")
 GETS = ("/health", "/ready", "/metrics", "/openapi.json", "/docs", "/console", "/console/lookup", "/console/style.css")
+NESTED: dict[str, Any] = {"type": "eq", "key": "size", "value": 1}
+for _ in range(160):
+    NESTED = {"type": "and", "filters": [NESTED]}
 VALID: tuple[dict[str, Any], ...] = (
     {"features": ["weather:temp", "airports:name"], "entities": {"origin": ["EWR", "JFK"]}},
     {"feature_service": "felt", "entities": {"origin": ["EWR"], "offset": [0.5]}, "full_feature_names": True},
@@ -42,6 +45,7 @@ ODD: tuple[Any, ...] = (
     "é" * 2_000,
     "weather:temp",
     "weather@v9:temp",
+    "weather@v" + "9" * 5_000 + ":temp",
     "::",
     "a:b:c",
     "../../etc/passwd",
@@ -56,6 +60,9 @@ ODD: tuple[Any, ...] = (
     ["weather:temp"] * 1_001,
     [1] * 10_001,
     ["EWR", 1, None, {}],
+    {"type": "gt", "key": "size", "value": None},
+    {"type": "in", "key": "size", "value": [1] * 70_000},
+    NESTED,
     "9999999-99-99",
     "1e400",
 )

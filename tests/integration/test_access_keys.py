@@ -67,6 +67,29 @@ def test_a_key_opens_what_it_was_made_for(keys: RedisKeys) -> None:
         access.admit_id(access.identify(model.text), "other", "delays", 1)
 
 
+def test_a_key_is_charged_apart_from_what_it_reaches(keys: RedisKeys) -> None:
+    model = make_key("model", services=("delays",), requests_per_second=3, entities_per_second=10)
+    keys.add(model.stored)
+    access = KeyedAccess(keys, "nyc")
+    access.refresh()
+    key_id = access.identify(model.text)
+    assert access.name(key_id) == "model"
+    for _ in range(50):
+        assert access.reach(key_id, "nyc", "delays") == Caller("model", personal=False)
+        with pytest.raises(Forbidden):
+            access.reach(key_id, "nyc", "prices")
+    access.charge(key_id, 0)
+    access.charge(key_id, 10)
+    for _ in range(3):
+        with pytest.raises(TooMany, match="key 'model' is limited to 3 requests a second and 10 entities") as refused:
+            access.charge(key_id, 1)
+        assert refused.value.caller == "model" and refused.value.retry_after > 0
+    assert keys.remove("model")
+    access.refresh()
+    assert access.name(key_id) == ""
+    access.charge(key_id, 1)
+
+
 def test_what_is_no_key_is_refused(keys: RedisKeys) -> None:
     model = make_key("model")
     keys.add(model.stored)

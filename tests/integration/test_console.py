@@ -11,7 +11,7 @@ import pytest
 from millrace.repo import open_repo
 from millrace.wiring import access_keys
 from serving.keys import make_key
-from tests.integration.serving_repo import Server, millrace
+from tests.integration.serving_repo import Server, millrace, until
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +177,21 @@ def test_a_key_sees_what_it_may_by_the_api_and_no_more(keyed_server: Server, rep
     assert scoped.ask("/console/letters")[0] == 403
     assert plain.ask("/console/logout", {})[0] == 303
     assert plain.ask("/console")[0] == 303
+
+
+def test_what_a_key_is_refused_on_a_page_is_in_the_audit_log(keyed_server: Server, repo: Path) -> None:
+    browser = Browser(keyed_server)
+    key = new_key(repo, "audited", ("felt",))
+    until_known(lambda: browser.enter(key))
+    assert browser.ask("/console/lookup?of=view:weather")[0] == 403
+    assert browser.ask("/console/lookup?of=service:departure")[0] == 403
+    assert browser.ask("/console/letters")[0] == 403
+    assert Browser(keyed_server).enter("mr_" + "1" * 16 + "_" + "y" * 43) == 401
+    for line in (
+        "msg=refused key=audited views=weather entities=1 status=403 protocol=http",
+        "msg=refused key=audited service=departure entities=1 status=403 protocol=http",
+        'msg=refused key=audited views="" entities=0 status=403 protocol=http',
+        'msg=refused key=- views="" entities=0 status=401 protocol=http',
+    ):
+        until(lambda line=line: line in keyed_server.output.read_text())
+    assert "y" * 43 not in keyed_server.output.read_text()

@@ -16,7 +16,7 @@ from tests.integration.serving_repo import Server, millrace, new_key
 
 @pytest.fixture(scope="module")
 def server(repo: Path) -> Iterator[Server]:
-    with millrace(repo, body_bytes=4096, header_seconds=0.5, entities=50, features=20) as running:
+    with millrace(repo, body_bytes=8192, header_seconds=0.5, entities=50, features=20) as running:
         yield running
 
 
@@ -52,6 +52,7 @@ REFUSED: list[tuple[Any, int, str]] = [
     ({"entities": EWR, "features": ["weather:tmp"]}, 404, "no feature 'tmp'; it has: temp, wind, sky"),
     ({"entities": EWR, "features": ["weather@v9:temp"]}, 404, "v9"),
     ({"entities": EWR, "features": ["weather@x:temp"]}, 404, "weather@x"),
+    ({"entities": EWR, "features": ["weather@v" + "9" * 5_000 + ":temp"]}, 422, "is no feature: write view:feature"),
     ({"entities": EWR, "features": TEMP * 2}, 422, "Duplicate features named temp"),
     ({"entities": EWR, "features": TEMP * 21}, 413, "at most 20"),
     ({"entities": EWR, "features": TEMP, "full_feature_names": "yes"}, 422, "true or false"),
@@ -75,7 +76,7 @@ REFUSED: list[tuple[Any, int, str]] = [
     ({"features": ["felt_python:felt"], "entities": {**EWR, "offset": ["a"]}}, 422, "felt_python failed"),
     ({"features": ["felt_pandas:felt_twice"], "entities": {**EWR, "offset": [{}]}}, 422, ""),
     ({"features": ["felt_python:felt"], "entities": {**EWR, "offset": [[1, "a", {}]]}}, 422, ""),
-    (b" " * 5000, 413, "the body has 5000 bytes; at most 4096"),
+    (b" " * 9000, 413, "the body has 9000 bytes; at most 8192"),
 ]
 
 
@@ -104,7 +105,7 @@ def test_a_search_without_a_vector_view_is_refused(server: Server) -> None:
 
 def test_a_body_without_a_length_is_bounded(server: Server) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-    connection.request("POST", "/get-online-features", iter([b" " * 3000] * 2), {"content-type": "application/json"})
+    connection.request("POST", "/get-online-features", iter([b" " * 5000] * 2), {"content-type": "application/json"})
     assert connection.getresponse().status == 413
 
 

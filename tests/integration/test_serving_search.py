@@ -12,13 +12,14 @@ import psycopg
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Int64, String
+from feast.types import Array, Bool, Int64, String
 
 from millrace.client import Client
 from streams.embedders import WordLlamaEmbedder
 from tests.fuzz.vectors import meaning
 from tests.integration.database import Database
 from tests.integration.serving_repo import MILLRACE, NOW, Server, millrace
+from tests.integration.test_console import Browser
 from tests.redis_server import RedisServer
 
 YAML = """
@@ -44,7 +45,9 @@ def folder(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iter
     (folder / "millrace.yaml").write_text(MILLRACE)
     store = FeatureStore(repo_path=str(folder))
     airport = Entity(name="airport", join_keys=["faa"], value_type=ValueType.STRING)
-    store.apply([airport, _view(airport, "texts", Field(name="text", dtype=String), meaning(EMBEDDER.model))])
+    others = Field(name="hub", dtype=Bool), Field(name="gates", dtype=Array(Int64))
+    texts_view = _view(airport, "texts", Field(name="text", dtype=String), *others, meaning(EMBEDDER.model))
+    store.apply([airport, texts_view])
     store.apply([_view(airport, "foreign", Field(name="text", dtype=String), meaning("another-model"))])
     store.apply([_view(airport, "facts", Field(name="altitude", dtype=Int64))])
     twice = RequestSource(name="number", schema=[Field(name="n", dtype=Int64)])
@@ -57,6 +60,7 @@ def folder(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iter
     faa, moments = list(TEXTS), [NOW] * 3
     vectors = [vector.tolist() for vector in EMBEDDER.embed(list(TEXTS.values()))]
     texts = pd.DataFrame({"faa": faa, "text": TEXTS.values(), "meaning": vectors, "event_timestamp": moments})
+    texts = texts.assign(hub=[True, False, None], gates=[[1, 2], [], [3]])
     store.write_to_online_store("texts", texts)
     facts = pd.DataFrame({"faa": faa, "altitude": [668, 13, 5431], "event_timestamp": moments})
     store.write_to_online_store("facts", facts)
@@ -138,6 +142,27 @@ def _filtered(kind: str, key: str, value: Any) -> dict[str, Any]:
     return {"features": ["texts:text"], "query_string": "x", "filters": {"type": kind, "key": key, "value": value}}
 
 
+def _nested(depth: int) -> dict[str, Any]:
+    body = _filtered("eq", "faa", "ORD")
+    for _ in range(depth):
+        body["filters"] = {"type": "and", "filters": [body["filters"]]}
+    return body
+
+
+def test_filters_on_every_kind_of_field(server: Server) -> None:
+    for filtered, found in (
+        (_filtered("eq", "hub", True), {"ORD"}),
+        (_filtered("in", "hub", [True, False]), {"ORD", "HNL"}),
+        (_filtered("eq", "hub", None), {"DEN"}),
+        (_filtered("eq", "gates", [1, 2]), {"ORD"}),
+        (_filtered("in", "gates", [[3], []]), {"DEN", "HNL"}),
+        (_nested(16), {"ORD"}),
+    ):
+        status, answer = server.ask("/search", filtered)
+        assert status == 200, answer
+        assert set(columns(answer)["faa"]) == found
+
+
 @pytest.mark.parametrize(
     ("body", "status", "detail"),
     [
@@ -157,12 +182,33 @@ def _filtered(kind: str, key: str, value: Any) -> dict[str, Any]:
         (_filtered("in", "faa", "ORD"), 422, "needs a list"),
         (_filtered("eq", "faa", {"a": [1]}), 422, "not of its field's type"),
         (_filtered("eq", "faa", "\0"), 422, "not of its field's type"),
+        (_filtered("gt", "faa", None), 422, "not of its field's type (faa)"),
+        (_filtered("lte", "hub", True), 422, "not of its field's type (hub)"),
+        (_filtered("eq", "hub", "true"), 422, "not of its field's type"),
+        (_filtered("eq", "hub", 5), 422, "not of its field's type"),
+        (_filtered("eq", "hub", [1]), 422, "not of its field's type (hub)"),
+        (_filtered("in", "hub", [True, "x"]), 422, "not of its field's type"),
+        (_filtered("eq", "gates", 5), 422, "not of its field's type"),
+        (_filtered("eq", "gates", ["x"]), 422, "not of its field's type"),
+        (_filtered("in", "gates", [[1], 5]), 422, "not of its field's type"),
+        (_nested(160), 413, "nested too deep"),
+        (_filtered("in", "faa", [1] * 70_000), 413, "at most 1000"),
     ],
 )
 def test_what_cannot_be_searched(server: Server, body: Any, status: int, detail: str) -> None:
     found, answer = server.ask("/search", body)
     assert found == status, answer
     assert detail in answer["detail"]
+
+
+def test_the_console_says_how_many_a_search_shows(server: Server) -> None:
+    browser = Browser(server)
+    browser.ask("/console/search")
+    asked = {"view": "texts", "text": "an island"}
+    assert browser.ask("/console/search", {**asked, "top": "3"})[0] == 200
+    for top in ("0", "101", "x", "9" * 5_000):
+        status, text = browser.ask("/console/search", {**asked, "top": top})
+        assert status == 422 and "a search shows 1 to 100 entities" in text
 
 
 def test_features_of_both_stores_in_one_answer(server: Server) -> None:

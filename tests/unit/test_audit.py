@@ -84,7 +84,7 @@ def test_a_name_of_any_length_is_cut() -> None:
     """What a request names is known to nobody yet, and lines that wait are kept in memory."""
 
     class Closed(OpenAccess):
-        def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
+        def reach(self, key_id: str, project: str, service: str | None) -> Caller:
             raise Forbidden("not for this", "model")
 
     registry: Any = SimpleNamespace(current=SimpleNamespace(config=SimpleNamespace(project="nyc")))

@@ -7,7 +7,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -55,6 +57,8 @@ class Script:
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     delay: float = 0.0
+    trickle: float = 0.0
+    """Seconds between the last bytes of a body."""
     url: str = ""
 
     def next(self) -> Answer:
@@ -85,7 +89,12 @@ def script() -> Iterator[Script]:
             for name, text in {**headers, "content-length": str(len(body))}.items():
                 self.send_header(name, text)
             self.end_headers()
-            self.wfile.write(body)
+            last = 25 if script.trickle else 0
+            self.wfile.write(body[: len(body) - last])
+            with suppress(OSError):  # the client has gone
+                for number in range(len(body) - last, len(body)):
+                    time.sleep(script.trickle)
+                    self.wfile.write(body[number : number + 1])
 
         def log_message(self, *_: object) -> None:
             pass
@@ -172,9 +181,18 @@ def test_every_other_failure_is_raised_at_once_in_the_servers_words(
 
 @both
 def test_a_time_out_is_not_repeated(script: Script, ask: Ask) -> None:
-    script.delay = 2.0
+    script.delay = 5.0
     with pytest.raises(TimedOut):
-        ask(script, timeout=0.2)
+        ask(script, timeout=1)
+    assert len(script.asked) == 1
+
+
+@both
+def test_an_answer_that_trickles_in_is_given_up_in_time(script: Script, ask: Ask) -> None:
+    """It would be whole after five seconds, and no byte takes as long as the time-out."""
+    script.trickle = 0.2
+    with pytest.raises(TimedOut):
+        ask(script, timeout=1)
     assert len(script.asked) == 1
 
 
@@ -251,6 +269,64 @@ def test_the_values_in_each_form() -> None:
     np.testing.assert_array_equal(found.to_numpy(["temp", "late", "odd"]), [[39.2, 1, np.nan], [np.nan, 0, 1.5]])
     with pytest.raises(ValueError, match="'faa' has values that are no numbers"):
         found.to_numpy()
+
+
+def test_what_json_has_no_type_for_comes_in_the_types_of_a_schema() -> None:
+    found = columns(
+        seen=[1_360_638_000, None],
+        days=[[0, 86_400], []],
+        raw=["AP8=", None],
+        parts=[["AP8=", ""], None],
+        text=["2013-02-12T03:00:00", None],
+        never=[None, None],
+    )
+    seen, utc = datetime(2013, 2, 12, 3, tzinfo=UTC), pa.timestamp("us", "UTC")
+    schema = pa.schema(
+        [
+            ("seen", utc),
+            ("days", pa.list_(pa.timestamp("ms"))),
+            ("raw", pa.binary()),
+            ("parts", pa.list_(pa.large_binary())),
+            ("text", pa.timestamp("ns")),
+            ("never", utc),
+        ]
+    )
+    table = found.to_arrow(schema)
+    assert table.schema == schema
+    assert table["seen"].to_pylist() == [seen, None]
+    assert table["days"].to_pylist() == [[datetime(1970, 1, 1), datetime(1970, 1, 2)], []]
+    assert table["raw"].to_pylist() == [b"\x00\xff", None]
+    assert table["parts"].to_pylist() == [[b"\x00\xff", b""], None]
+    assert table["text"].cast(pa.timestamp("us")).to_pylist() == [seen.replace(tzinfo=None), None]
+    assert table["never"].null_count == 2
+    for unit in ("s", "ns"):
+        (moment, _) = found.to_arrow(pa.schema([("seen", pa.timestamp(unit))]))["seen"].cast(utc).to_pylist()
+        assert moment == seen
+    with pytest.raises(ValueError, match="'text' is no base64"):
+        found.to_arrow(pa.schema([("text", pa.binary())]))
+
+
+MOMENT = datetime(2013, 2, 12, 3, 0, 0, 250_000, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.array(["2013-02-12T03:00:00.250"], "datetime64[ns]"),
+        np.array(["2013-02-12T03:00:00.250"], "datetime64[ms]"),
+        pd.Series([MOMENT.replace(tzinfo=None)]),
+        pd.Series([MOMENT]).dt.tz_convert("Asia/Tokyo"),
+        pa.array([MOMENT], pa.timestamp("ns", "UTC")),
+        pa.array([MOMENT], pa.timestamp("us", "UTC")),
+        [MOMENT],
+    ],
+)
+def test_moments_as_join_keys_are_sent_as_text(script: Script, column: Any) -> None:
+    with Client(script.url, timeout=30) as client:
+        client.get_online_features(feature_service="delays", entities={"seen": column})
+    (sent,) = script.asked[0]["entities"]["seen"]
+    read = datetime.fromisoformat(sent)
+    assert (read if read.tzinfo else read.replace(tzinfo=UTC)) == MOMENT
 
 
 def test_documents_are_put_in_the_order_of_their_distance() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import tracemalloc
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ from serving.gate import Gate, Overloaded
 from serving.moments import moments, rfc3339
 from serving.plan import InvalidRequest, Plan, PlannedFeature, PlannedView
 from serving.request import join_keys
-from stores.entity_keys import entity_keys
+from stores.entity_keys import UNIX_TIMESTAMP, entity_keys
 from stores.fields import fields_of
 from stores.hash_reads import HashRead
 from stores.view import Feature, View
@@ -155,6 +156,34 @@ def test_event_times_as_feast_writes_them(micros: int, shown: str) -> None:
     stored = Timestamp()
     stored.FromDatetime(moment)
     assert moments([stored.SerializeToString()]) == [(micros, f"1970-01-01T{shown}")]
+
+
+def test_an_early_year_has_four_digits() -> None:
+    """As RFC 3339 has it; Python's fromisoformat, and so the client, reads no other."""
+    moment = datetime(385, 7, 4, 12, 30, tzinfo=UTC)
+    micros = int(moment.timestamp()) * 1_000_000
+    assert rfc3339(micros) == "0385-07-04T12:30:00Z"
+    assert datetime.fromisoformat(rfc3339(micros + 500_000)) == moment.replace(microsecond=500_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-02T00:00:00Z", 86_400),
+        ("1970-01-01T00:00:01.999999+00:00", 1),
+        ("1969-12-31T23:59:59.5Z", -1),
+        ("1969-12-31T23:59:59", -1),
+        ("0385-07-04T12:30:00.25Z", -50_001_795_000),
+    ],
+)
+def test_the_moment_of_a_key_is_in_the_second_where_the_writer_puts_it(text: str, seconds: int) -> None:
+    keyed = replace(plan(), keys={"seen": UNIX_TIMESTAMP}, known_keys={"seen": UNIX_TIMESTAMP})
+    assert join_keys(keyed, {"seen": [text]}) == {"seen": [seconds]}
+    micros = pa.timestamp("us", "UTC")
+    written = pa.table({"seen": pa.array([datetime.fromisoformat(text)], micros)})
+    codec = entity_keys(View("nyc", "v", "v", "state", (Feature("seen", UNIX_TIMESTAMP, micros),), ()))
+    key = EntityKey(join_keys=["seen"], entity_values=[Value(unix_timestamp_val=seconds)])
+    assert codec.encode(written).to_pylist() == [serialize_entity_key(key, 3) + b"nyc"]
 
 
 async def fill(gate: Gate) -> list[str]:

@@ -9,7 +9,7 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, File
 from feast.types import Int64
 
 from serving import snapshot as bounds
-from serving.plan import NotDeclared
+from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.snapshot import Asked, Snapshot, take
 
@@ -47,6 +47,14 @@ def test_the_plan_that_was_asked_for_longest_ago_goes(snapshot: Snapshot, monkey
     snapshot.plan(asked(2))
     assert snapshot.plan(asked(0)) is first
     assert snapshot.plan(asked(1)) is not second
+
+
+def test_a_version_with_more_digits_than_python_reads(snapshot: Snapshot) -> None:
+    reference = "things@v" + "9" * 5_000 + ":f0"
+    with pytest.raises(InvalidRequest, match="is no feature: write view:feature"):
+        snapshot.plan(Asked((reference,), None, False))
+    with pytest.raises(InvalidRequest, match="is no feature"):
+        snapshot.check([reference])
 
 
 def test_a_new_snapshot_has_the_plans_in_use_and_those_of_the_services(snapshot: Snapshot) -> None:
