@@ -20,9 +20,10 @@ from serving.access import AccessRefused, Forbidden, TooMany, bearer
 from serving.audit import Audit, Request
 from serving.counts import GRPC_ROUTE, ProcessCounts
 from serving.gate import Gate
-from serving.http import GetOnlineFeatures, HttpLimits, Seen, charge_refused, refusal
+from serving.http import GetOnlineFeatures, HttpLimits, Seen, charge_refused
 from serving.messages import request_fields, response
 from serving.plan import InvalidRequest
+from serving.refusals import refusal
 from serving.request import checked
 from serving.tls import TlsFiles
 

@@ -2,36 +2,24 @@
 
 import asyncio
 import gc
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
 from time import perf_counter
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import orjson
-
-from serving.access import Access, AccessRefused, Forbidden, TooMany, Unauthorized, bearer, withhold
+from serving.access import Access, AccessRefused, Forbidden, bearer, withhold
 from serving.audit import Audit, Request
 from serving.compile import Compiled
 from serving.counts import ProcessCounts
 from serving.features import OnlineFeatures
 from serving.gate import Gate, Overloaded
-from serving.places import kind, places
-from serving.plan import InvalidRequest, NotDeclared
+from serving.plan import InvalidRequest
 from serving.refresh import Registry
+from serving.refusals import JSON, Answer, ClientLeft, refusal, refused
 from serving.request import FeaturesRequest, RequestLimits, TooLarge, features_request, within
-from stores.errors import StoreRefused, StoreUnavailable
-
-log = logging.getLogger("millrace")
-
-Headers = list[tuple[str, str]]
-
-JSON: Headers = [("content-type", "application/json")]
-RETRY: Headers = [*JSON, ("retry-after", "1")]
 
 COLLECT = (50_000, 20, 100)
 """Thresholds of the cyclic collector: a request makes many objects and no cycles."""
@@ -45,15 +33,6 @@ for: what is left unread there closes it, and the client may lose the answer."""
 
 OPEN = frozenset({"/health", "/ready", "/metrics"})
 """What probes and scrapers ask for without a key: it has counts, and names no feature. Every other page needs one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is sent back."""
-
-    status: int
-    body: bytes
-    headers: Headers
 
 
 @dataclass(slots=True)
@@ -155,10 +134,6 @@ class Beside:
         await self.reads.close()
         self.access.close()
         self.audit.close()
-
-
-class ClientLeft(Exception):
-    """A client that was gone before its request had come whole."""
 
 
 class Application:
@@ -364,42 +339,3 @@ def charge_refused(access: Access, key_id: str, seen: Seen) -> None:
     """A request that cannot be answered counts as one all the same, without its entities. Raises `TooMany`."""
     if not seen.charged:
         access.charge(key_id, 0)
-
-
-def refused(status: int, error: str, detail: str, headers: Headers = JSON) -> Answer:
-    """An answer that says what is wrong: `error` for programs, `detail` for people."""
-    return Answer(status, orjson.dumps({"error": error, "detail": detail}), headers)
-
-
-def refusal(error: Exception) -> Answer:
-    """What an error means to whoever asked."""
-    if isinstance(error, AccessRefused):
-        return _kept_out(error)
-    if isinstance(error, NotDeclared):
-        return refused(404, "not_declared", str(error))
-    if isinstance(error, TooLarge):
-        return refused(413, "too_large", str(error))
-    if isinstance(error, InvalidRequest):
-        return refused(422, "invalid_request", str(error))
-    if isinstance(error, Overloaded):
-        return refused(503, "overloaded", str(error), RETRY)
-    if isinstance(error, StoreUnavailable):
-        return refused(503, "store_unavailable", f"{error.store} is unavailable; try again", RETRY)
-    if isinstance(error, TimeoutError):
-        return refused(503, "timed_out", "the request took longer than the server allows", RETRY)
-    if isinstance(error, ClientLeft):
-        return refused(400, "client_left", "the request did not come whole")
-    if isinstance(error, StoreRefused):
-        log.error("%s", error, extra={"event": "store_refused"})
-        return refused(500, "store_refused", "a store holds what cannot be served; the server's log says what")
-    # Where it failed, and not the error's words: they may hold values.
-    log.error("a request failed", extra={"event": "request_failed", "error": kind(error), "at": places(error)})
-    return refused(500, "internal", "the server's log says what happened")
-
-
-def _kept_out(error: AccessRefused) -> Answer:
-    if isinstance(error, TooMany):
-        return refused(429, "too_many", str(error), [*JSON, ("retry-after", str(ceil(error.retry_after)))])
-    if isinstance(error, Unauthorized):
-        return refused(401, "unauthorized", str(error), [*JSON, ("www-authenticate", "Bearer")])
-    return refused(403, "forbidden", str(error))

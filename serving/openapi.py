@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from serving.http import JSON, Answer
 from serving.refresh import Registry
+from serving.refusals import JSON, Answer
 from serving.snapshot import Snapshot
 from stores.feast_protos import vector_field
 

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import orjson
 
-from serving.http import JSON, Answer, refused
 from serving.metrics import Metrics
 from serving.refresh import Registry
+from serving.refusals import JSON, Answer, refused
 from stores.errors import StoreUnavailable
 
 PING_SECONDS = 2.0

@@ -27,9 +27,10 @@ from serving.console.render import STYLE, page
 from serving.console.sessions import Session, Sessions, of_form, set_cookie
 from serving.console.views import view_rows
 from serving.features import OnlineFeatures
-from serving.http import SEEN_CHARACTERS, Answer, Headers, Seen, Visit, refusal
+from serving.http import SEEN_CHARACTERS, Seen, Visit
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
+from serving.refusals import Answer, Headers, refusal
 from serving.search import Texts, VectorIndex
 
 log = logging.getLogger("millrace")

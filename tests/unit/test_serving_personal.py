@@ -18,8 +18,9 @@ from serving.access import Caller, Forbidden, OpenAccess
 from serving.console.look_up import searched
 from serving.documents import RetrieveOnlineDocuments
 from serving.features import OnlineFeatures, vector_columns
-from serving.http import GetOnlineFeatures, Seen, refusal
+from serving.http import GetOnlineFeatures, Seen
 from serving.plan import InvalidRequest, PlannedView
+from serving.refusals import refusal
 from serving.request import RequestLimits, features_request
 from serving.snapshot import Snapshot
 from stores.view import Feature, View
