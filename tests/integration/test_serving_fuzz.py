@@ -11,7 +11,7 @@ from tests.integration.database import Database
 from tests.integration.serving_repo import Server, make_repo, millrace, new_key
 from tests.redis_server import RedisServer
 
-REQUESTS, WITH_KEYS = 200, 100
+REQUESTS, WITH_KEYS = 200, 200
 SEARCH = {"features": ["texts:text"], "query_string": "a storm"}
 
 
