@@ -200,7 +200,8 @@ class _Query:
             SELECT * FROM {self.rows} SEMI JOIN several ON hash(r) = several.h""")
         # A delete beside a live version at the same LSN is what a row left where it moved from.
         later = "ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING"
-        until = "lead(c) OVER version" if self.known else f"min(e) OVER (version {later})"
+        # Not that of the next version: a snapshot's row counts below changes that were committed before it was read.
+        until = f"min({'c' if self.known else 'e'}) OVER (version {later})"
         connection.execute(f"""
             CREATE TEMP TABLE versions AS
             SELECT *, {until} AS until

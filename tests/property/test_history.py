@@ -118,9 +118,7 @@ def event_value(history: Sequence[Change], entity: int, time: int, ttl: int, kno
         versions = [c for c in history if c.row == row]
         for place, version in enumerate(versions):
             later = versions[place + 1 :]
-            ends = (
-                [c.commit for c in later[:1]] if known else [c.commit if c.entity is None else c.event for c in later]
-            )
+            ends = [c.commit if known or c.entity is None else c.event for c in later]
             begun = version.event <= time and (not known or version.commit <= time)
             if version.entity == entity and begun and all(time < end for end in ends):
                 counting.append((version.event, version.lsn, version.row, version.value))
@@ -155,6 +153,10 @@ def joined(lake: MemoryLake, spine: Sequence[tuple[int | None, int]], ttl: int, 
     [
         pytest.param([Change(0, 0, 1, 1, 1), Change(0, 1, 1, 6, 2)], id="a row that moves"),
         pytest.param([Change(0, 0, 3, 4, 1), Change(1, 0, 1, 5, 2)], id="a late event"),
+        pytest.param(
+            [Change(0, 0, 1, 1, 1), Change(0, 1, 2, 8, 2), Change(0, 1, 2, 5, 3)],
+            id="a row that a snapshot read after a change that came beside it",
+        ),
         pytest.param([Change(0, 0, 3, 3, 1), Change(0, 0, 3, 6, 2)], id="a correction"),
         pytest.param([Change(0, 0, 3, 3, 1), Change(0, None, 6, 6, 2), Change(0, 0, 2, 8, 3)], id="a row again"),
         pytest.param(
