@@ -34,7 +34,7 @@ def test_nor_where_it_asks_for_keys(folder: Path) -> None:
     key = new_key(folder, "fuzz")
     with millrace(folder, "--with-keys") as server:
         fuzz = fuzzed(server, WITH_KEYS, 20_260_102, key)
-        assert {401, 403} <= fuzz.statuses.keys(), fuzz.statuses
+        assert 401 in fuzz.statuses, fuzz.statuses
         assert key not in server.output.read_text()
 
 
