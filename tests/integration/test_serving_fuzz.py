@@ -34,6 +34,8 @@ def test_nor_where_it_asks_for_keys(folder: Path) -> None:
     key = new_key(folder, "fuzz")
     with millrace(folder, "--with-keys") as server:
         fuzz = fuzzed(server, WITH_KEYS, 20_260_102, key)
+        personal = {"features": ["airports:name"], "entities": {"origin": ["EWR"]}}
+        assert server.ask("/get-online-features", personal, {"authorization": f"Bearer {key}"})[0] == 403
         assert 401 in fuzz.statuses, fuzz.statuses
         assert key not in server.output.read_text()
 
