@@ -4,9 +4,10 @@ import random
 import re
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, DeltaProtocolErr
 from deltalake.fs import DeltaStorageHandler
 
 from stores.errors import StoreRefused, StoreUnavailable
-from stores.lake import STORE, AppendResult, Snapshot, TableMissing, TopicPartition
+from stores.lake import STORE, AppendResult, CompactedByAnother, Snapshot, TableMissing, TopicPartition
 from stores.lake_schema import agreed_schema, check_name, conform, fresh_rows, is_name, stored_schema
 
 CHECKPOINT_INTERVAL = 50
@@ -32,8 +33,23 @@ DEFAULTS: Mapping[str, str] = {
     # lost by it: the tables are append-only, and their past is in their rows.
     "delta.logRetentionDuration": "interval 10 minutes",
     "delta.enableExpiredLogCleanup": "true",
+    # Every checkpoint remembers what was replaced for so long: 3,600 files an hour at a flush a second, and each costs
+    # it 10 us. `vacuum` looks for them in the folder, and needs no memory of them.
+    "delta.deletedFileRetentionDuration": "interval 1 hour",
     # delta.setTransactionRetentionDuration stays unset, so application transactions never expire.
 }
+
+REWRITER = "millrace.rewriter"
+"""Property: who rewrites files of the table, a number of its own, and until when others should leave it to that one
+(seconds since the epoch).
+
+delta-rs (1.6.6) lets two processes rewrite the same files at once, after which their rows stand twice. But it refuses a
+commit if the table's properties have changed since it was opened. So whoever rewrites sets this property first, and
+opens the table then: of two, the one that set it earlier either had committed by the time the other one opened the
+table, or is refused. The time is a courtesy: without it two would go on refusing each other."""
+
+REWRITE_SECONDS = 600.0
+"""How long a compaction may take before others begin their own, after which it is refused."""
 
 _ATTEMPTS = 5
 
@@ -114,16 +130,10 @@ class DeltaLake:
             raise self._unavailable(name, failure) from failure
 
     def describe(self, name: str, properties: Mapping[str, str]) -> None:
-        with self._guard(name):
-            table = self._open(name).table
-            changed = {k: v for k, v in properties.items() if table.metadata().configuration.get(k) != v}
-            if not changed:
-                return
-            try:
-                table.alter.set_table_properties(changed, raise_if_not_exists=False)
-            except (DeltaError, OSError) as error:
-                raise self._unavailable(name, error) from error
-            self._handles.pop(name, None)
+        try:
+            self._set(name, properties)
+        except (DeltaError, OSError) as error:
+            raise self._unavailable(name, error) from error
 
     def append(self, name: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> AppendResult:
         def write(handle: _Handle) -> AppendResult:
@@ -204,6 +214,17 @@ class DeltaLake:
                 raise self._unavailable(name, error) from error
             return Snapshot(name, table.version(), data.schema, properties, data)
 
+    def added(self, name: str, version: int) -> Snapshot:
+        now = self.snapshot(name)
+        try:
+            before = DeltaTable(self._uri(name), version=version, storage_options=self._options).file_uris()
+        except (DeltaError, OSError):
+            return now  # the log has forgotten that version
+        known = {_file_name(uri) for uri in before}
+        files = [fragment for fragment in now.data.get_fragments() if _file_name(fragment.path) not in known]
+        data = ds.FileSystemDataset(files, now.data.schema, now.data.format, now.data.filesystem)
+        return replace(now, data=data)
+
     def properties(self, name: str) -> Mapping[str, str]:
         with self._following(name) as table:
             configuration: Mapping[str, str] = table.metadata().configuration
@@ -227,17 +248,24 @@ class DeltaLake:
         return self.snapshot(name).rows(columns, filter)
 
     def compact(self, name: str) -> int:
-        table = self._open(name).table
+        if self._rewritten_by_another(name):
+            raise CompactedByAnother(f"{self.root}/{name}")
         try:
-            return int(table.optimize.compact(max_concurrent_tasks=1)["numFilesRemoved"])
+            table = self._claimed(name, time.time() + REWRITE_SECONDS).table
+            merged = int(table.optimize.compact(max_concurrent_tasks=1)["numFilesRemoved"])
+            self._set(name, {REWRITER: ""})
+        except CommitFailedError as error:
+            raise CompactedByAnother(f"{self.root}/{name}") from error
         except (DeltaError, OSError) as error:
             raise self._unavailable(name, error) from error
+        return merged
 
     def vacuum(self, name: str, retention: timedelta) -> int:
         hours = int(retention.total_seconds() // 3600)
         table = self._open(name).table
         try:
-            deleted = table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
+            # In full: what the log has forgotten, too.
+            deleted = table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False, full=True)
         except (DeltaError, OSError) as error:
             raise self._unavailable(name, error) from error
         return len(deleted)
@@ -308,9 +336,15 @@ class DeltaLake:
 
     def _agree(self, name: str, schema: pa.Schema, properties: Mapping[str, str]) -> None:
         handle = self._open(name)
+        lacking = {k: v for k, v in DEFAULTS.items() if k not in handle.table.metadata().configuration}
+        if lacking:  # it was made by an earlier version
+            self._set(name, lacking)
+            handle = self._open(name)
         merged = agreed_schema(handle.schema, handle.table.metadata().configuration, schema, properties, name)
         if any(not merged.field(i).type.equals(column.type) for i, column in enumerate(handle.schema)):
-            self._rewrite(handle, name, merged)
+            handle = self._claimed(name, until=0.0)
+            stored = handle.table.metadata().configuration
+            self._rewrite(handle, name, agreed_schema(handle.schema, stored, schema, properties, name))
             return
         added = [merged.field(i) for i in range(len(handle.schema), len(merged))]
         if added:
@@ -329,6 +363,27 @@ class DeltaLake:
             schema_mode="overwrite",
         )
         self._handles.pop(name, None)
+
+    def _set(self, name: str, properties: Mapping[str, str]) -> None:
+        with self._guard(name):
+            table = self._open(name).table
+            changed = {k: v for k, v in properties.items() if table.metadata().configuration.get(k) != v}
+            if changed:
+                table.alter.set_table_properties(changed, raise_if_not_exists=False)
+                self._handles.pop(name, None)
+
+    def _rewritten_by_another(self, name: str) -> bool:
+        claim = self._open(name).table.metadata().configuration.get(REWRITER) or "- 0"
+        return float(claim.split()[1]) > time.time()
+
+    def _claimed(self, name: str, until: float) -> _Handle:
+        """The table as of after this process set `REWRITER`. Raises `CommitFailedError` if another one has since."""
+        mine = f"{uuid.uuid4().hex} {until}"
+        self._set(name, {REWRITER: mine})
+        handle = self._open(name)
+        if handle.table.metadata().configuration.get(REWRITER) != mine:
+            raise CommitFailedError("another process has begun to rewrite its files")
+        return handle
 
     def _commit(self, handle: _Handle, name: str, rows: pa.Table, transactions: Mapping[str, int]) -> None:
         rows = conform(rows, handle.schema, name)
@@ -369,6 +424,11 @@ def _app_id(topic: str, partition: int) -> str:
 def _ahead(offsets: Mapping[TopicPartition, int], stored: Mapping[TopicPartition, int | None]) -> dict[str, int]:
     """The application transactions that raise what is stored; a version never goes back."""
     return {_app_id(*place): offset for place, offset in offsets.items() if offset > (stored[place] or 0)}
+
+
+def _file_name(path: str) -> str:
+    """The last part of a data file's path, which no other file has."""
+    return path.rpartition("/")[2]
 
 
 def _pause(attempt: int) -> None:

@@ -25,6 +25,13 @@ STORE = "the lake"
 TopicPartition = tuple[str, int]
 
 
+class CompactedByAnother(StoreUnavailable):
+    """Another process rewrites the table's files, or has meanwhile: this one changed nothing."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(STORE, f"{place}: another process compacts it")
+
+
 class TableMissing(LookupError):
     """The lake has no table of that name."""
 
@@ -126,6 +133,10 @@ class Lake(Protocol):
         """The newest version of a table. Raises `StoreRefused` if another tool turned on deletion vectors or
         column mapping, which this reader does not follow."""
 
+    def added(self, name: str, version: int) -> Snapshot:
+        """The newest version of a table, with no rows but those appended after an earlier one, and others that were
+        compacted together with them."""
+
     def properties(self, name: str) -> Mapping[str, str]:
         """What a table says of itself, as of its newest commit: cheap, for it is asked often."""
 
@@ -141,7 +152,8 @@ class Lake(Protocol):
         """`Snapshot.rows` of the newest version."""
 
     def compact(self, name: str) -> int:
-        """Rewrite small files as large ones; the number of files replaced. Safe beside appends."""
+        """Rewrite small files as large ones; the number of files replaced. Safe beside appends. One process does it
+        at a time: raises `CompactedByAnother` to the others."""
 
     def vacuum(self, name: str, retention: timedelta) -> int:
         """Delete files that the table has not used for `retention`; the number deleted. A retention shorter

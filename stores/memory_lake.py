@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pyarrow as pa
@@ -20,10 +20,16 @@ class _Table:
     version: int = 0
     offsets: dict[TopicPartition, int] = field(default_factory=dict)
     jobs: dict[str, int] = field(default_factory=dict)
+    counts: list[int] = field(init=False)
+    """How many rows each version had."""
+
+    def __post_init__(self) -> None:
+        self.counts = [self.rows.num_rows]
 
     def commit(self, rows: pa.Table) -> None:
         self.rows = rows
         self.version += 1
+        self.counts.append(rows.num_rows)
 
     def advance(self, offsets: Mapping[TopicPartition, int]) -> None:
         self.offsets |= {place: max(n, self.offsets.get(place, 0)) for place, n in offsets.items()}
@@ -110,6 +116,11 @@ class MemoryLake:
             table = self._table(name)
             data = ds.dataset(table.rows)
             return Snapshot(name, table.version, table.rows.schema, dict(table.properties), data)
+
+    def added(self, name: str, version: int) -> Snapshot:
+        with self._lock:
+            table = self._table(name)
+            return replace(self.snapshot(name), data=ds.dataset(table.rows.slice(table.counts[version])))
 
     def properties(self, name: str) -> Mapping[str, str]:
         return dict(self._table(name).properties)

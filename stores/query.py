@@ -65,6 +65,6 @@ def held(table: Snapshot, name: str) -> str:
     if name not in table.schema.names:
         raise StoreRefused(
             f"the lake's table {table.name} has no column {name}, only {', '.join(table.schema.names)}:"
-            " apply and run the worker, or backfill it"
+            " apply and run the worker, or backfill it; if the view is pushed to, push rows that have it"
         )
     return name

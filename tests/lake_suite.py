@@ -270,6 +270,24 @@ class LakeSuite:
         assert lake.snapshot(NAME).data.count_rows() == 4
         assert lake.version(NAME) > before.version
 
+    def test_nothing_was_added_to_a_table_since_it_was_replaced(self, lake: Lake) -> None:
+        lake.replace("datasets/a", pa.table({"v": [1, 2]}))
+        assert lake.added("datasets/a", lake.version("datasets/a")).rows().read_all().num_rows == 0
+
+    def test_what_was_added_after_a_version(self, lake: Lake) -> None:
+        append(lake, 0, 2)
+        version = lake.version(NAME)
+
+        def added() -> list[int]:
+            return sorted(lake.added(NAME, version).rows(["id"]).read_all()["id"].to_pylist())
+
+        assert added() == []
+        append(lake, 2, 4)
+        append(lake, 4, 5)
+        assert added() == [2, 3, 4]
+        lake.compact(NAME)
+        assert set(added()) >= {2, 3, 4}
+
     def test_compacting_and_vacuuming_keep_rows_and_offsets(self, lake: Lake) -> None:
         for start in range(0, 10, 2):
             append(lake, start, start + 2)

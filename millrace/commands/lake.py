@@ -5,20 +5,26 @@ from typing import Any
 
 import click
 
-from millrace.cli import Out, Places, shared
+from millrace.cli import Failed, Out, Places, shared
+from stores.lake import CompactedByAnother, Lake
 
 
 @click.command
 @click.option(
     "--table", "tables", multiple=True, help="Only this table, such as features/plane_facts; may be repeated."
 )
-@click.option("--keep-hours", default=24, show_default=True, help="Keep replaced files for so long.")
+@click.option(
+    "--keep-hours", type=click.IntRange(min=1), default=24, show_default=True, help="Keep replaced files for so long."
+)
 @shared
 def compact(places: Places, out: Out, tables: tuple[str, ...], keep_hours: int) -> None:
     """Merge the lake's small files into large ones, and delete those that were replaced long enough ago.
 
     Safe beside live workers, which merge their own files as they go but delete none. --keep-hours must be longer
     than the longest query over the lake: a shorter time takes files away under it. No row is ever removed.
+
+    A table that a worker merges just then is left to it, and tried once more at the end. Exit code 1 if one was merged
+    by another both times: run it again.
     """
     from rich.console import Console
     from rich.progress import track
@@ -28,10 +34,27 @@ def compact(places: Places, out: Out, tables: tuple[str, ...], keep_hours: int) 
 
     store = lake(open_repo(places.repo, places.stack))
     report: dict[str, Any] = {}
-    for name in track(tables or store.tables(), "compacting", console=Console(stderr=True), transient=True):
-        merged = store.compact(name)
-        report[name] = {"merged": merged, "deleted": store.vacuum(name, timedelta(hours=keep_hours))}
+    console = Console(stderr=True)
+    names = list(tables or store.tables())
+    put_off = [
+        n for n in track(names, "compacting", console=console, transient=True) if not _compacted(store, n, report)
+    ]
+    put_off = [name for name in put_off if not _compacted(store, name, report)]
+    for name in track(names, "deleting", console=console, transient=True):
+        report[name]["deleted"] = store.vacuum(name, timedelta(hours=keep_hours))
     out.result({"tables": report}, _show)
+    if put_off:
+        raise Failed(f"{', '.join(put_off)}: merged by another process meanwhile; run it again")
+
+
+def _compacted(store: Lake, name: str, report: dict[str, Any]) -> bool:
+    """Whether the table was merged; not while another process does it."""
+    report[name] = {"merged": 0}
+    try:
+        report[name]["merged"] = store.compact(name)
+    except CompactedByAnother:
+        return False
+    return True
 
 
 def _show(value: dict[str, Any]) -> str:

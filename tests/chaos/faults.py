@@ -1,5 +1,6 @@
 """The faults: what can strike, in which order for a seed, and how each is done to the real stack."""
 
+import json
 import os
 import random
 import resource
@@ -195,7 +196,13 @@ def _tail(ground: Ground, choose: random.Random) -> list[Message]:
     while not records or records[-1].offset() < end - 1:
         records += [m for m in consumer.consume(500, 1.0) if m.error() is None and m.offset() < end]
     consumer.close()
-    return records
+    return [record for record in records if not _read_beside(record)]
+
+
+def _read_beside(record: Message) -> bool:
+    """Whether it is a row of an incremental snapshot: a connector that died reads these anew, and sends no copies."""
+    value = json.loads(record.value()) if record.value() else {}
+    return value.get("op") == "r" and value["source"]["lsn"] is None
 
 
 def _produce(ground: Ground, records: list[Message]) -> None:
@@ -217,6 +224,11 @@ def new_snapshot(ground: Ground, choose: random.Random) -> None:
     connect.close()
 
 
+def resnapshot(ground: Ground, choose: random.Random) -> None:
+    """A table is read anew while everything runs."""
+    _run_and_kill(ground, choose, "resnapshot", choose.choice(list(TOPICS.values())), longest=8)
+
+
 def kill_backfill(ground: Ground, choose: random.Random) -> None:
     _run_and_kill(ground, choose, "backfill")
 
@@ -227,10 +239,15 @@ def kill_replay(ground: Ground, choose: random.Random) -> None:
     _run_and_kill(ground, choose, "letters", "replay", "--all", "--since", since)
 
 
-def _run_and_kill(ground: Ground, choose: random.Random, *command: str) -> None:
+def kill_compaction(ground: Ground, choose: random.Random) -> None:
+    """The lake's files are merged while workers merge them, too."""
+    _run_and_kill(ground, choose, "compact")
+
+
+def _run_and_kill(ground: Ground, choose: random.Random, *command: str, longest: float = 3) -> None:
     """Killed somewhere on its way, twice; half of the time it is left to its end afterwards."""
     for _ in range(2):
-        ground.workers.command(*command, killed_after=choose.uniform(0.3, 3))
+        ground.workers.command(*command, killed_after=choose.uniform(0.3, longest))
     if choose.random() < 0.5:
         ground.workers.command(*command)
 
@@ -251,6 +268,8 @@ KINDS: dict[str, tuple[Strike, int]] = {
     "deliver again": (deliver_again, 5),
     "deliver out of order": (deliver_out_of_order, 5),
     "new snapshot": (new_snapshot, 2),
+    "kill a resnapshot": (resnapshot, 2),
+    "kill a compaction": (kill_compaction, 2),
     "kill a backfill": (kill_backfill, 2),
     "kill a letters replay": (kill_replay, 2),
     **{f"die at {when}{step}": (die_at(f"{when}{step}"), 2) for step in STEPS for when in ("", "before_")},

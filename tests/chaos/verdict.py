@@ -91,7 +91,9 @@ def _changes(ground: Ground, ledger: Ledger, verdict: Verdict) -> None:
                 where = [(r["_partition"], r["_offset"]) for r in rows if (r[key], r["_lsn"]) == (k, lsn)]
                 verdict.add("doubled", f"{topic}: {op} of {key} {k} at LSN {lsn} stands {times} times: {where}")
         _written(ledger, table, [r for r in rows if r["_op"] in "cu"], letters[topic], verdict)
-        deleted = Counter(k for k, _ in {(r[key], r["_lsn"]) for r in rows if r["_op"] == "d"})
+        told = _reconciled(ground, topic, PARTITIONS[table])
+        deletes = {(r[key], r["_lsn"]) for r in rows if r["_op"] == "d" and (r["_partition"], r["_offset"]) not in told}
+        deleted = Counter(k for k, _ in deletes)
         _deletes(ledger.deletes(table), deleted, topic, verdict)
         _records(ground, topic, table, rows, letters[topic], verdict)
 
@@ -121,6 +123,13 @@ def _deletes(wanted: Counter[int], held: Counter[int], topic: str, verdict: Verd
             verdict.add("lost", f"{topic}: row {k} was deleted {wanted[k]} times, the changes hold {held[k]}")
         if held[k] > wanted[k]:
             verdict.add("foreign", f"{topic}: row {k} was deleted {wanted[k]} times, the changes hold {held[k]}")
+
+
+def _reconciled(ground: Ground, topic: str, partitions: int) -> set[tuple[int, int]]:
+    """Places of the deletes by which `resnapshot` and `recover` tell that a row has left an entity: PostgreSQL sent
+    none of them, and the row is there."""
+    records = _topic(ground, topic, partitions)
+    return {(r.partition(), r.offset()) for r in records if "millrace.reconciled" in dict(r.headers() or ())}
 
 
 def _records(

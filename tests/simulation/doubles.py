@@ -140,6 +140,9 @@ class Lake:
     def snapshot(self, name: str) -> Snapshot:
         return self._call(f"snapshot {name}", lambda: self.inner.snapshot(name))
 
+    def added(self, name: str, version: int) -> Snapshot:
+        return self._call(f"added to {name}", lambda: self.inner.added(name, version))
+
     def properties(self, name: str) -> Mapping[str, str]:
         return self._call(f"properties of {name}", lambda: self.inner.properties(name))
 

@@ -2,19 +2,25 @@
 
 import itertools
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, TableFeatures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stores.delta import CHECKPOINT_INTERVAL, DeltaLake
+from stores import delta
+from stores.delta import CHECKPOINT_INTERVAL, REWRITE_SECONDS, DeltaLake, _Handle
 from stores.errors import StoreRefused, StoreUnavailable
-from stores.lake import TableMissing
+from stores.lake import AppendResult, CompactedByAnother, TableMissing
 from tests.lake_suite import NAME, PROPERTIES, SCHEMA, TOPIC, LakeSuite, Open, append, each_record_stands_once, ids
 
 
@@ -156,6 +162,118 @@ def test_a_place_that_cannot_be_written_is_an_outage(root):
     (root / "features").write_text("a file where a folder must be")
     with pytest.raises(StoreUnavailable, match="features/a"):
         DeltaLake(str(root)).create("features/a", SCHEMA, {})
+
+
+class Meeting(DeltaLake):
+    """Lets something happen just before, or after, this process has opened a table to read all of it."""
+
+    before: Callable[[], object] | None = None
+    after: Callable[[], object] | None = None
+
+    def _claimed(self, name: str, until: float) -> _Handle:
+        if before := self.before:
+            self.before = None
+            before()
+        handle = super()._claimed(name, until)
+        if after := self.after:
+            self.after = None
+            after()
+        return handle
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_two_that_compact_a_table_at_once_double_nothing(root, when, monkeypatch):
+    """delta-rs lets both commit, and then each row that both have read would stand twice."""
+    monkeypatch.setattr(delta, "REWRITE_SECONDS", 0.0)  # nobody waits for anybody
+    ours, others = Meeting(str(root)), DeltaLake(str(root))
+    for start in range(0, 20, 2):
+        append(others, start, start + 2)
+    setattr(ours, when, lambda: others.compact(NAME))
+    if when == "after":
+        with pytest.raises(CompactedByAnother):
+            ours.compact(NAME)
+    else:
+        ours.compact(NAME)
+    assert ids(DeltaLake(str(root))) == list(range(20))
+    assert len(DeltaTable(str(root / NAME)).file_uris()) == 1
+    assert append(ours, 18, 22) == AppendResult(2, 2)
+
+
+def test_compactors_at_once_double_nothing(root, monkeypatch):
+    monkeypatch.setattr(delta, "REWRITE_SECONDS", 0.0)
+    lakes = [DeltaLake(str(root)) for _ in range(3)]
+    for start in range(0, 60, 2):
+        append(lakes[0], start, start + 2)
+
+    def compact(lake: DeltaLake) -> None:
+        for _ in range(5):
+            with suppress(CompactedByAnother):
+                lake.compact(NAME)
+
+    def write() -> None:
+        for start in range(60, 80):
+            append(lakes[0], start, start + 1)
+
+    in_threads(write, *(partial(compact, lake) for lake in lakes))
+    assert ids(DeltaLake(str(root))) == list(range(80))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_compaction_beside_a_column_that_is_widened_doubles_nothing(root, when):
+    ours, others = Meeting(str(root)), DeltaLake(str(root))
+    for start in range(0, 20, 2):
+        append(others, start, start + 2)
+    wider = pa.schema([pa.field(f.name, pa.int64()) if f.type == pa.int32() else f for f in SCHEMA])
+    assert wider != SCHEMA
+    setattr(ours, when, lambda: others.compact(NAME))
+    ours.create(NAME, wider, PROPERTIES)
+    assert ids(DeltaLake(str(root))) == list(range(20))
+    assert others.snapshot(NAME).schema.equals(wider)
+
+
+def test_a_table_that_another_process_compacts_is_left_to_it(root):
+    ours, others = Meeting(str(root)), DeltaLake(str(root))
+    append(ours, 0, 2)
+
+    def meanwhile() -> None:
+        with pytest.raises(CompactedByAnother, match="another process compacts it"):
+            others.compact(NAME)
+
+    ours.after = meanwhile
+    ours.compact(NAME)
+    others.compact(NAME)
+
+
+def test_the_time_of_a_compactor_that_died_runs_out(root, monkeypatch):
+    append(DeltaLake(str(root)), 0, 2)
+    DeltaLake(str(root))._claimed(NAME, time.time() + REWRITE_SECONDS)
+    lake = DeltaLake(str(root))
+    with pytest.raises(CompactedByAnother, match="another process compacts it"):
+        lake.compact(NAME)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + REWRITE_SECONDS + 1)
+    lake.compact(NAME)
+
+
+def test_a_table_of_an_earlier_version_gets_what_keeps_its_log_short(root):
+    DeltaTable.create(str(root / "features/old"), SCHEMA, configuration=PROPERTIES, raise_if_key_not_exists=False)
+    lake = DeltaLake(str(root))
+    lake.create("features/old", pa.schema([*SCHEMA, pa.field("more", pa.int64())]), PROPERTIES)
+    found = lake.snapshot("features/old")
+    assert found.schema.names[-1] == "more"
+    assert {key: found.properties[key] for key in delta.DEFAULTS} == delta.DEFAULTS
+
+
+def test_files_that_the_log_has_forgotten_are_deleted_too(root):
+    lake = DeltaLake(str(root))
+    lake.describe(NAME, {"delta.deletedFileRetentionDuration": "interval 0 seconds"})
+    for start in range(0, 20, 2):
+        append(lake, start, start + 2)
+    assert lake.compact(NAME) == 10
+    for start in range(20, 20 + CHECKPOINT_INTERVAL):
+        append(lake, start, start + 1)
+    assert lake.vacuum(NAME, timedelta(0)) == 10
+    assert ids(lake) == list(range(20 + CHECKPOINT_INTERVAL))
 
 
 def test_the_log_stays_short_and_forgets_no_offset(root):
