@@ -137,30 +137,34 @@ def current(
     *,
     start: datetime | None = None,
     end: datetime | None = None,
-    latest_by: Sequence[str] = (),
+    keys: Sequence[str] = (),
+    latest: bool = False,
 ) -> pa.Table:
     """The rows that a table holds now, newest event time first.
 
     Of `changes/<topic>` that is the newest version of each source row by its primary key, without the deleted
     and the truncated ones; of `features/<view>` the newest live rows (an event view's all, not one an entity);
     of any other table all rows. Rows are limited to `start <= time <= end`, `time` being a stored column of
-    timestamps or dates, and with `latest_by` (stored columns) to the newest of each group.
+    timestamps or dates; to those that belong to an entity, with no null in `keys` (stored columns); and with
+    `latest` to the newest of each entity.
     `columns` maps the names in the answer to stored columns, and fixes the order and the types.
     Raises `StoreUnavailable`, and `StoreRefused` if the table lacks a column or `time` is no time.
     """
     stored = [held(table, column) for column in columns.values()]
     schema = pa.schema([table.schema.field(c).with_name(n) for n, c in zip(columns, stored, strict=True)])
     micros = _micros(table, time)
-    bounds = [f"{micros} >= {_since_epoch(start)}"] if start else []
+    entity = [quoted(held(table, key)) for key in keys]
+    bounds = [f"{key} IS NOT NULL" for key in entity]
+    bounds += [f"{micros} >= {_since_epoch(start)}"] if start else []
     bounds += [f"{micros} <= {_since_epoch(end)}"] if end else []
     where = " AND ".join(bounds) or "TRUE"
     order = f"{micros} DESC" + (", _lsn DESC" if "_lsn" in table.schema.names else "")
     if "_row" in table.schema.names:
         order += ", _row DESC"
     query = f"SELECT {', '.join(map(quoted, stored))} FROM ({_live(table)}) WHERE {where}"
-    if latest_by:
-        groups = ", ".join(quoted(held(table, column)) for column in latest_by)
-        query += f" QUALIFY row_number() OVER (PARTITION BY {groups} ORDER BY {order}) = 1"
+    if latest:
+        by_entity = f"PARTITION BY {', '.join(entity)} " if entity else ""
+        query += f" QUALIFY row_number() OVER ({by_entity}ORDER BY {order}) = 1"
     with session(data=table.data) as connection:
         return answer(connection, f"{query} ORDER BY {order}", schema)
 

@@ -11,7 +11,7 @@ of, and the first step moves the view's offsets to those of the changes before i
 Beside another backfill of the same view: their commits are numbered, and the one that comes second gives up.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from connectors.table import Table
 from stores.history import before, newest
 from stores.lake import Lake, Snapshot, TopicPartition
-from stores.rows import TIMESTAMP, FeatureRows, FeatureWriter
+from stores.rows import TIMESTAMP, FeatureRows, FeatureWriter, WriteResult
 from streams.changes import Changes, changes_schema
 from streams.decide import changes_table, decide, features_table
 from streams.messages import Records
@@ -32,6 +32,15 @@ from streams.truncate import Truncated, Truncates, settle, with_deletes
 from streams.views import StreamView
 
 CHUNK = 20_000
+"""Changes that are processed, and entities that are written, at once."""
+
+QUERY_BYTES = 64 * 2**20
+"""Rows, in bytes, that one query of the lake is made for. Each reads a table whole: a few large ones cost less."""
+
+Places = npt.NDArray[np.int64]
+"""Partition and offset of some changes, each as one number."""
+
+OFFSET_BITS = 48
 
 JOB = "millrace.backfill"
 """The name under which the lake numbers the commits of backfills, table by table."""
@@ -106,35 +115,61 @@ class Backfill:
         self, flow: Flow, view: StreamView, truncated: Truncated, window: Window, advance: Advance, report: Report
     ) -> None:
         source, target = changes_table(flow.table.topic), features_table(view.view.name)
-        partitions = self.lake.scan(source, ["_partition"]).read_all()["_partition"].unique().to_pylist()
+        within = window.of("_commit_ts")
+        partitions = {
+            p for part in self.lake.scan(source, ["_partition"], within) for p in part[0].unique().to_pylist()
+        }
         held = {(flow.table.topic, p): self.lake.next_offset(source, flow.table.topic, p) for p in partitions}
         self.lake.advance(target, {place: offset for place, offset in held.items() if offset is not None})
         snapshot = self.lake.snapshot(source)  # after the offsets: what lies beyond them is the workers' own
         commits = self.lake.commits(target, JOB)  # before what is present: what another run adds after is a conflict
-        present = _places(self.lake.scan(target, ["_partition", "_offset"]).read_all())
-        total = max(1, snapshot.data.count_rows())
-        for batch in snapshot.rows(filter=window.of("_commit_ts"), most=CHUNK):
-            rows = pa.table(batch)
-            report["changes_read"] += rows.num_rows
-            missing = rows.filter(pa.array(~np.isin(_places(rows), present) & _below(rows, held)))
-            if missing.num_rows:
-                table = self._made_of(flow, view, snapshot, truncated, missing, report)
+        missing = self._missing(snapshot, target, within, held, report)
+        done = 0
+        for changes in _gathered(snapshot, within, missing):
+            old = _old(flow, view, snapshot, changes)
+            for start in range(0, changes.num_rows, CHUNK):
+                rows = changes.slice(start, CHUNK)
+                values = None if old is None else old.slice(start, CHUNK)
+                table = self._made_of(flow, view, truncated, rows, values, report)
                 if table.num_rows:
                     commits += 1
                     if not self.lake.append_once(target, table, JOB, commits):
                         raise AnotherBackfill(view.view.name)
                     report["rows_added"] += table.num_rows
-            advance(view.view.name, 0.5 * report["changes_read"] / total)
+                done += rows.num_rows
+                advance(view.view.name, 0.5 * done / len(missing))
+
+    def _missing(
+        self,
+        source: Snapshot,
+        target: str,
+        within: pc.Expression | None,
+        held: Mapping[TopicPartition, int | None],
+        report: Report,
+    ) -> Places:
+        """Where the changes stand, in order, that lie in the window and below the offsets, and not in the view's table.
+
+        They are known by their places alone: a row's time there need not be that of its change. Memory holds 8 bytes a
+        change of the window.
+        """
+        found = []
+        for part in source.rows(["_partition", "_offset"], within):
+            report["changes_read"] += part.num_rows
+            found.append(_places(part)[_below(part, held)])
+        places = np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
+        missing = np.ones(len(places), bool)
+        if len(places):
+            for part in self.lake.scan(target, ["_partition", "_offset"], _span(places)):
+                there = _places(part)
+                missing[np.searchsorted(places, there[_among(there, places)])] = False
+        return places[missing]
 
     def _made_of(
-        self, flow: Flow, view: StreamView, source: Snapshot, truncated: Truncated, rows: pa.Table, report: Report
+        self, flow: Flow, view: StreamView, truncated: Truncated, rows: pa.Table, old: pa.Table | None, report: Report
     ) -> pa.Table:
-        """The view's rows of some changes."""
+        """The view's rows of some changes, of which `old` has the values before."""
         schema = changes_schema(flow.table)
         only = Flow(flow.table, flow.contract, (view,))
-        old = None
-        if only.before:
-            old = before(source, rows, only.before).cast(pa.schema([schema.field(name) for name in only.before]))
         accepted = process(Changes(flow.table, rows.select(schema.names).cast(schema), old), only)
         report["rejected"] += len(accepted.bad)
         outcome = self.embedding(Outcome(_no_records(flow.table), only, with_deletes(accepted, truncated), (), 0))
@@ -144,30 +179,76 @@ class Backfill:
         names = [key.name for key in view.view.join_keys]
         touched = self.lake.scan(features_table(view.view.name), names, window.of("created_timestamp")).read_all()
         keys = touched.group_by(names).aggregate([])
-        for start in range(0, keys.num_rows, CHUNK):
-            part = keys.slice(start, CHUNK)
-            result = (
-                decide(self.lake, self.writer, view.view, part)
-                if view.view.kind == "event"
-                else self.writer.write([FeatureRows(view.view, newest(self.lake, view.view, part, deleted=True))])
-            )
+        at_once = CHUNK
+        while report["entities"] < keys.num_rows:
+            part = keys.slice(report["entities"], at_once)
+            if view.view.kind == "event":  # few at once: for those that change meanwhile it is asked again
+                results = [decide(self.lake, self.writer, view.view, part)]
+            else:
+                rows = newest(self.lake, view.view, part, deleted=True)
+                at_once = max(CHUNK, QUERY_BYTES * rows.num_rows // max(1, rows.nbytes))
+                results = self._written(view, rows)
             report["entities"] += part.num_rows
-            report["applied"] += result.applied
-            report["refused"] += result.refused
+            report["applied"] += sum(result.applied for result in results)
+            report["refused"] += sum(result.refused for result in results)
             advance(view.view.name, 0.5 + 0.5 * report["entities"] / keys.num_rows)
 
+    def _written(self, view: StreamView, rows: pa.Table) -> list[WriteResult]:
+        parts = (rows.slice(start, CHUNK) for start in range(0, rows.num_rows, CHUNK))
+        return [self.writer.write([FeatureRows(view.view, part)]) for part in parts]
 
-def _places(rows: pa.Table) -> npt.NDArray[np.int64]:
-    """Partition and offset of each row as one number."""
+
+def _gathered(source: Snapshot, within: pc.Expression | None, missing: Places) -> Iterator[pa.Table]:
+    """The changes at these places, as many at once as a query is made for."""
+    if not len(missing):
+        return
+    span = _span(missing)
+    gathered: list[pa.RecordBatch] = []
+    size = 0
+    for part in source.rows(filter=span if within is None else within & span, most=CHUNK):
+        rows = part.filter(pa.array(_among(_places(part), missing)))
+        if rows.num_rows:
+            gathered.append(rows)
+            size += rows.nbytes
+        if size >= QUERY_BYTES:
+            yield pa.Table.from_batches(gathered)
+            gathered, size = [], 0
+    if gathered:
+        yield pa.Table.from_batches(gathered)
+
+
+def _old(flow: Flow, view: StreamView, source: Snapshot, changes: pa.Table) -> pa.Table | None:
+    """What the columns held before each change whose old values the view needs."""
+    columns = Flow(flow.table, flow.contract, (view,)).before
+    if not columns:
+        return None
+    schema = changes_schema(flow.table)
+    return before(source, changes, columns).cast(pa.schema([schema.field(name) for name in columns]))
+
+
+def _places(rows: pa.RecordBatch) -> Places:
     partitions, offsets = (np.asarray(rows[name], np.int64) for name in ("_partition", "_offset"))
-    return partitions << 48 | offsets
+    return partitions << OFFSET_BITS | offsets
 
 
-def _below(rows: pa.Table, held: Mapping[TopicPartition, int | None]) -> npt.NDArray[np.bool_]:
+def _among(places: Places, known: Places) -> npt.NDArray[np.bool_]:
+    """Which of the places are known; `known` is sorted and not empty."""
+    return np.asarray(known.take(np.searchsorted(known, places), mode="clip") == places)
+
+
+def _span(places: Places) -> pc.Expression:
+    """A filter that lets rows through at no lower and no higher offset than these."""
+    offsets = places & (1 << OFFSET_BITS) - 1
+    return (pc.field("_offset") >= int(offsets.min())) & (pc.field("_offset") <= int(offsets.max()))
+
+
+def _below(rows: pa.RecordBatch, held: Mapping[TopicPartition, int | None]) -> npt.NDArray[np.bool_]:
     """Which rows lie below the offsets of their partitions."""
-    limits = {partition: offset or 0 for (_, partition), offset in held.items()}
-    limit = np.array([limits.get(p, 0) for p in rows["_partition"].to_pylist()], np.int64)
-    return np.asarray(np.asarray(rows["_offset"]) < limit)
+    partitions, offsets = (np.asarray(rows[name]) for name in ("_partition", "_offset"))
+    below = np.zeros(rows.num_rows, bool)
+    for (_, partition), limit in held.items():
+        below |= (partitions == partition) & (offsets < (limit or 0))
+    return below
 
 
 def _no_records(table: Table) -> Records:

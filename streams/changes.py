@@ -33,6 +33,11 @@ def changes_schema(table: Table) -> pa.Schema:
     return pa.schema([*carried(table), *META])
 
 
+def contract_schema(table: Table) -> pa.Schema:
+    """What the table's contract names, counts and lists: its own columns, without those of `META`."""
+    return pa.schema(carried(table))
+
+
 def plain(values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
     """A column of a primary key with values that can be grouped and counted: a list as its JSON."""
     if not pt.is_nested(values.type):

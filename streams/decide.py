@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stores.history import newest
-from stores.lake import Lake
+from stores.lake import Lake, Snapshot
 from stores.rows import FeatureRows, FeatureWriter, WriteResult, rows_schema
 from stores.view import View
 
@@ -33,19 +33,36 @@ def decide(lake: Lake, writer: FeatureWriter, view: View, keys: pa.Table) -> Wri
     """Write the newest remaining row of each entity in `keys` (join keys) by compare-and-set.
 
     What is online and not yet in the lake stays, and its entity is undecided: the flush of that row decides it.
-    What the lake knows to have changed since goes first; only a late writer leaves such a row behind. If the
-    view's table grew meanwhile, another worker may have deleted the row just chosen: read again until the
-    table held still around the write. Raises `StoreUnavailable`.
+    What the lake knows to have changed since goes first; only a late writer leaves such a row behind. If rows came
+    into the view's table meanwhile, another worker may have deleted the row just chosen: the entities that these rows
+    name, or of which they change the chosen row, are decided again, until the table held still for all of them.
+    Raises `StoreUnavailable`.
     """
     table = features_table(view.name)
-    while True:
+    applied = refused = 0
+    while keys.num_rows:
         version = lake.version(table)
-        result = writer.decide(FeatureRows(view, with_vanished(view, keys, newest(lake, view, keys))))
+        chosen = newest(lake, view, keys)
+        result = writer.decide(FeatureRows(view, with_vanished(view, keys, chosen)))
+        applied, refused = applied + result.applied, refused + result.refused
         outdated = _outdated(lake, view, keys, writer.inspect(view, keys)) if result.refused else None
         if outdated is not None and outdated.num_rows:
             writer.write([FeatureRows(view, outdated)])
         elif lake.version(table) == version:
-            return result
+            break
+        else:
+            keys = _touched(keys, chosen, lake.added(table, version))
+    return WriteResult(applied, refused)
+
+
+def _touched(keys: pa.Table, chosen: pa.Table, added: Snapshot) -> pa.Table:
+    """The entities that added rows name, or whose chosen row they change."""
+    names = keys.column_names
+    came = added.rows([*names, "_row"]).read_all()
+    types = pa.schema([came.schema.field(name) for name in names])
+    moved = chosen.filter(pc.is_in(chosen["_row"].cast(pa.binary()), came["_row"].cast(pa.binary()).combine_chunks()))
+    named = pa.concat_tables([rows.select(names).cast(types) for rows in (came, moved)]).group_by(names).aggregate([])
+    return keys.cast(types).join(named, names, join_type="left semi").cast(keys.schema)
 
 
 def _outdated(lake: Lake, view: View, keys: pa.Table, stored: pa.Table) -> pa.Table:

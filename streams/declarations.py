@@ -5,16 +5,21 @@ Everything here comes from plain Feast objects: a view's stream source is a `Kaf
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.types as pt
 from feast import Entity, FeatureView, Field, KafkaSource, StreamFeatureView, ValueType
+from feast.feature_view import DUMMY_ENTITY_NAME
 from feast.types import from_value_type
 
-from connectors.table import Table
-from stores.entity_keys import check_key_type
+from connectors.source import EXCLUDED
+from connectors.table import Column, Table
+from stores.entity_keys import UNIX_TIMESTAMP, check_key_type
+from stores.feast_lake import LakeSource
 from stores.personal import personal_fields
 from stores.values import arrow_type_of
 from stores.view import METRICS, Feature, Kind, Vector, View
@@ -31,6 +36,8 @@ TABLE_TAG = "table"
 
 COMMIT_TIME = "_commit_ts"
 RESERVED = frozenset({"event_timestamp", "created_timestamp"})
+
+_WHOLE_SECONDS = re.compile(r"timestamp\(0\) with(out)? time zone")
 
 
 class DeclarationError(Exception):
@@ -60,10 +67,13 @@ class Declared:
         return str(self.source.tags.get(TABLE_TAG) or self.topic.split(".", 1)[1])
 
 
-def captured_views(views: Iterable[FeatureView], entities: Sequence[Entity]) -> list[Declared]:
+def captured_views(
+    views: Iterable[FeatureView], entities: Sequence[Entity], sources: Collection[str]
+) -> list[Declared]:
     """The views that are fed by captured tables; views with other sources are Feast's own business.
 
-    Raises `DeclarationError`.
+    A table's source is known by its batch source, as `cdc_source` makes it: the table's changes in the lake. `sources`
+    are the names in `millrace.yaml`: on a topic of theirs another source is a mistake. Raises `DeclarationError`.
     """
     by_name = {entity.name: entity for entity in entities}
     declared = []
@@ -72,11 +82,19 @@ def captured_views(views: Iterable[FeatureView], entities: Sequence[Entity]) -> 
         if not isinstance(source, KafkaSource):
             continue
         topic = source.kafka_options.topic
-        if topic.count(".") < 2:
+        is_table = topic.count(".") > 1
+        if isinstance(source.batch_source, LakeSource) and source.batch_source.table.startswith("changes/"):
+            if not is_table:
+                raise DeclarationError(
+                    f"source {source.name}", f"topic {topic!r} is no table", "name it <source>.<schema>.<table>"
+                )
+            declared.append(Declared(view, topic, _join_keys(view, by_name)))
+        elif is_table and topic.split(".", 1)[0] in sources:
             raise DeclarationError(
-                f"source {source.name}", f"topic {topic!r} is no table", "name it <source>.<schema>.<table>"
+                f"source {source.name}",
+                f"topic {topic} is a captured table's, and its batch source is not the table's changes in the lake",
+                f'write cdc_source("{topic}")',
             )
-        declared.append(Declared(view, topic, _join_keys(view, by_name)))
     return declared
 
 
@@ -84,18 +102,21 @@ def compile_view(project: str, declared: Declared, table: Table, online_name: st
     """Bind a declared view to its table's columns. Raises `DeclarationError` naming view, column and type."""
     view, source = declared.view, declared.source
     renames = dict(source.field_mapping)
-    columns = {renames.get(c.name, c.name): c for c in table.columns}
+    columns = _named(f"source {source.name}", renames, table)
     where = f"view {view.name}"
     keys = tuple(_feature(where, key) for key in declared.join_keys)
     _check_primary_key(where, table)
     for key in keys:
         _check_key(where, key)
         _check_column(where, key, columns, table)
+        _check_seconds(where, key, columns[key.name], table)
     vector = _vector(where, view, table)
     function = _function(view)
     names = {key.name for key in keys}
     # A stream feature view read back from the registry lists its join keys among its features.
     features = tuple(_feature(where, field) for field in view.features if field.name not in names)
+    if not features:
+        raise DeclarationError(where, "it has no features", "list them in its schema, each with its type")
     if function is None:
         for feature in features:
             if vector is None or feature.name != vector.name:
@@ -118,10 +139,35 @@ def compile_view(project: str, declared: Declared, table: Table, online_name: st
     return StreamView(compiled, table, time, renames, _transform(compiled, function, view))
 
 
+def _named(where: str, renames: Mapping[str, str], table: Table) -> dict[str, Column]:
+    """The table's columns by their names in the views of a source."""
+    known = [column.name for column in table.columns]
+    for column, to in renames.items():
+        if column not in known:
+            close = difflib.get_close_matches(column, known, n=1)
+            instead = f"did you mean {close[0]}?" if close else f"its columns: {', '.join(known)}"
+            raise DeclarationError(
+                where, f"field_mapping renames {column}, which table {table.schema}.{table.name} has not", instead
+            )
+        if to.startswith("_"):
+            raise DeclarationError(
+                where, f"field_mapping renames {column} to {to}", "give it a name that does not begin with _"
+            )
+        (first, *more) = [other for other, name in renames.items() if name == to]
+        if more:
+            raise DeclarationError(
+                where, f"field_mapping renames {first} and {more[0]} to {to}", "give each a name of its own"
+            )
+    shadowed = set(renames.values()) - set(renames)
+    return {renames.get(c.name, c.name): c for c in table.columns if c.name not in shadowed}
+
+
 def _check_primary_key(where: str, table: Table) -> None:
     """Rows of a table are told apart by their keys, which have to come with each change."""
     come = {field.name for field in carried(table)}
     for column in table.columns:
+        if column.name in table.primary_key and column.excluded:
+            raise _excluded(where, column, table)
         if column.name in table.primary_key and column.name not in come:
             raise DeclarationError(
                 where,
@@ -158,6 +204,12 @@ def _join_keys(view: FeatureView, entities: Mapping[str, Entity]) -> tuple[Field
     typed = {field.name: field for field in view.entity_columns}
     keys = []
     for name in view.entities:
+        if name == DUMMY_ENTITY_NAME:
+            raise DeclarationError(
+                f"view {view.name}",
+                "it has no entity, and a view over a captured table needs one",
+                "add entities=[...]: their join keys say whose features a row holds",
+            )
         if name not in entities:
             close = difflib.get_close_matches(name, entities, n=1)
             instead = f"did you mean {close[0]}?" if close else "declare it as a module-level Entity"
@@ -191,7 +243,21 @@ def _check_key(where: str, key: Feature) -> None:
     try:
         check_key_type(key.name, key.value_type)
     except ValueError as error:
-        raise DeclarationError(where, str(error), "use String, Int32, Int64 or Bytes") from error
+        problem, _, instead = str(error).partition("; ")
+        raise DeclarationError(where, problem, instead) from error
+
+
+def _check_seconds(where: str, key: Feature, column: Column, table: Table) -> None:
+    """An entity key holds a UnixTimestamp in whole seconds: rows that differ by less would be one entity."""
+    if key.value_type != UNIX_TIMESTAMP or not pt.is_timestamp(column.arrow_type):
+        return
+    if not _WHOLE_SECONDS.fullmatch(column.sql_type):
+        raise DeclarationError(
+            where,
+            f"join key {key.name} is a UnixTimestamp, of whole seconds in an entity key, and column "
+            f"{table.schema}.{table.name}.{column.name} ({column.sql_type}) can hold fractions: rows would be mixed up",
+            "declare the key String, or make the column timestamp(0)",
+        )
 
 
 def _check_column(where: str, feature: Feature, columns: Mapping[str, Any], table: Table) -> None:
@@ -201,6 +267,8 @@ def _check_column(where: str, feature: Feature, columns: Mapping[str, Any], tabl
         instead = f"did you mean {close[0]}?" if close else f"its columns: {', '.join(columns)}"
         raise DeclarationError(where, f"table {name} has no column {feature.name}", instead)
     column = columns[feature.name]
+    if column.excluded:
+        raise _excluded(where, column, table)
     if column.generated:
         raise DeclarationError(
             where,
@@ -219,6 +287,15 @@ def _check_column(where: str, feature: Feature, columns: Mapping[str, Any], tabl
             f"column {name}.{column.name} ({column.sql_type}) cannot be carried as {feature.arrow_type}",
             f"declare a type that holds {column.arrow_type}",
         )
+
+
+def _excluded(where: str, column: Column, table: Table) -> DeclarationError:
+    return DeclarationError(
+        where,
+        f"column {table.schema}.{table.name}.{column.name} is left out of the changes by {EXCLUDED} of source "
+        f"{table.source}",
+        "take it out of that list, or do without it",
+    )
 
 
 def _vector(where: str, view: FeatureView, table: Table) -> Vector | None:

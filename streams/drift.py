@@ -8,13 +8,14 @@ the schema comes between two records, so that the last record of each tells whet
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from connectors.source import EXCLUDED
 from connectors.table import Column, Table
 from connectors.table_file import loads
 from stores.errors import StoreRefused
@@ -184,7 +185,9 @@ class Guard:
     def _judge(self, topic: str, flow: Flow, found: Drift) -> None:
         read = tuple(column for column in found.missing if users(flow, (column,)))
         applied, _ = applied_table(self._lake, topic)
-        columns = {column.name for column in applied.columns} if applied is not None else set()
+        columns = {field.name for field in carried(applied)} if applied is not None else set()
+        excluded = {column.name for column in applied.columns if column.excluded} if applied is not None else set()
+        new = tuple(name for name in found.unknown if name not in excluded)
         if found.key:
             self._hold(topic, _rekeyed(flow, found.key))
         elif read:
@@ -193,12 +196,15 @@ class Guard:
                 f"its records have no column {', '.join(read)} any more, which {', '.join(users(flow, read))} read: "
                 "take it out of them, name the new one (field_mapping), or bring it back, then run millrace apply",
             )
-        elif columns.issuperset(found.unknown) and found.unknown:
-            self._hold(topic, f"it was applied with new columns ({', '.join(found.unknown)}): its workers start anew")
+        elif columns.issuperset(new) and new:
+            self._hold(topic, f"it was applied with new columns ({', '.join(new)}): its workers start anew")
         else:
             self._said.add((topic, found))
-            if found.missing or found.before or found.unknown:
-                self._warn(topic, _columns_changed(found))
+            if found.missing or found.before or new:
+                self._warn(topic, _columns_changed(replace(found, unknown=new)))
+            if new != found.unknown:
+                left_out = ", ".join(name for name in found.unknown if name in excluded)
+                self._warn(topic, f"records hold {left_out}, which {EXCLUDED} leaves out: it is not taken from them")
             if found.key_before:
                 self._warn(topic, _was_rekeyed(topic, found.key_before))
 

@@ -11,11 +11,22 @@ Exposition = Callable[[str], tuple[bytes, str]]
 """The metrics for an Accept header, and their content type."""
 
 
+class CannotListen(Exception):
+    """The address of the health endpoint cannot be had."""
+
+
 class Health:
-    """An HTTP server on a thread of its own; `address` is where it listens, followed by the path."""
+    """An HTTP server on a thread of its own; `address` is where it listens, followed by the path. Raises
+    `CannotListen`."""
 
     def __init__(self, host: str, port: int, state: State, exposition: Exposition) -> None:
-        self._server = ThreadingHTTPServer((host, port), _handler(state, exposition))
+        try:
+            self._server = ThreadingHTTPServer((host, port), _handler(state, exposition))
+        except OSError as error:
+            raise CannotListen(
+                f"the worker's health cannot listen on {host}:{port}: {error.strerror}. Each worker of a machine needs "
+                "a worker.health_port of its own, or 0 for a free one; worker.health_host is an address of the machine"
+            ) from error
         self._server.daemon_threads = True
         self.address = f"http://{host}:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()

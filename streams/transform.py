@@ -5,13 +5,14 @@ rows but not invent them. `mode="python"`: dict of lists to dict of lists of the
 on-demand feature views of that mode.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from streams.decimals import as_nearest_floats
 from streams.overflow import overflowed
 
 Mode = Literal["pandas", "python"]
@@ -54,7 +55,10 @@ def transform(view: str, function: Callable[[Any], Any], mode: Mode, schema: Map
 
 
 class _Failed(Exception):
-    pass
+    """Says why; half a character, which the words of another's exception may hold, is spelled out."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason.encode(errors="backslashreplace").decode())
 
 
 Run = Callable[[str, Callable[[Any], Any], Mapping[str, pa.DataType], pa.Table], tuple[pa.Table, np.ndarray]]
@@ -87,11 +91,20 @@ def _pandas(
     result = _call(view, function, frame)
     if not isinstance(result, pd.DataFrame):
         raise _Failed(f"view {view}: its function returned {type(result).__name__}, not a DataFrame")
-    kept = result.index.to_numpy()
-    if len(set(kept)) != len(kept) or not result.index.isin(frame.index).all():
-        raise _Failed(f"view {view}: its function returned rows with an index that did not come in")
+    kept = _kept(view, result.index, rows.num_rows)
     columns = {name: _column(view, name, result.get(name), dtype) for name, dtype in schema.items()}
-    return pa.table(columns), kept.astype(np.int64)
+    return pa.table(columns), kept
+
+
+def _kept(view: str, index: "pd.Index[Any]", rows: int) -> np.ndarray:
+    """The positions that an index names. The frame that came in may have another one by now."""
+    try:
+        kept = pd.RangeIndex(rows).get_indexer(index).astype(np.int64)
+    except TypeError:  # It holds what cannot be hashed.
+        kept = np.full(len(index), -1)
+    if (kept < 0).any() or len(np.unique(kept)) != len(kept):
+        raise _Failed(f"view {view}: its function returned rows with an index that did not come in")
+    return kept
 
 
 def _python(
@@ -117,12 +130,18 @@ def _call(view: str, function: Callable[[Any], Any], rows: object) -> object:
 def _column(view: str, name: str, values: Any, dtype: pa.DataType) -> pa.Array:
     if values is None:
         raise _Failed(f"view {view}: its function returned no column {name}")
+    if isinstance(values, pd.DataFrame):
+        raise _Failed(f"view {view}: its function returned column {name} more than once")
+    if isinstance(values, str | bytes | int | float | Mapping | Set):
+        raise _Failed(f"view {view}: column {name} is of type {type(values).__name__}, not a list")
     try:
         given = pa.Array.from_pandas(values) if isinstance(values, pd.Series) else pa.array(values)
+        given = as_nearest_floats(given, dtype)
         cast = given.cast(dtype)
         beyond = overflowed(given, cast)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise _Failed(f"view {view}: column {name} does not fit {dtype}: {error}") from error
+    except Exception as error:  # Whatever Python raises of such a value, or of a generator's code.
+        why = error if isinstance(error, pa.ArrowException) else f"{type(error).__name__}: {error}"
+        raise _Failed(f"view {view}: column {name} does not fit {dtype}: {why}") from error
     if len(beyond):
         value = given[int(beyond[0])].as_py()
         raise _Failed(f"view {view}: column {name} does not fit {dtype}: {value!r:.80} is out of range")

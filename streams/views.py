@@ -14,6 +14,7 @@ from stores.rows import TIMESTAMP, FeatureRows, rows_schema
 from stores.values import as_stored
 from stores.view import Feature, View
 from streams.changes import Changes, at_lsns, plain
+from streams.decimals import as_nearest_floats
 from streams.overflow import overflowed
 from streams.transform import Transform, Untransformable
 
@@ -25,7 +26,8 @@ class StreamView:
     """A view with the way to it from its table's columns.
 
     `renames` is Feast's `field_mapping` (column to name): after it, a join key, a feature and the event
-    time are read from the column of their own name. `event_time` is None for the commit time.
+    time are read from the column of their own name, or of a column that was given it. `event_time` is None for the
+    commit time.
     """
 
     view: View
@@ -191,7 +193,10 @@ def _moved(stream_view: StreamView, changes: Changes) -> np.ndarray:
 
 
 def _renamed(table: pa.Table, renames: Mapping[str, str]) -> pa.Table:
-    return table.rename_columns([renames.get(n, n) for n in table.column_names]) if renames else table
+    """The table by the names of a view: a column of which another has taken the name is hidden by that."""
+    taken = set(renames.values())
+    seen = [name for name in table.column_names if name in renames or name not in taken]
+    return table.select(seen).rename_columns([renames.get(name, name) for name in seen]) if renames else table
 
 
 def _is_vector(view: View, feature: Feature) -> bool:
@@ -218,8 +223,7 @@ def _cast(column: pa.ChunkedArray, name: str, kind: pa.DataType, bad: dict[int, 
     go to `bad`."""
     if column.type.equals(kind):
         return column
-    if pt.is_decimal(column.type) and pt.is_floating(kind):
-        column = _nearest(column)
+    column = as_nearest_floats(column, kind)
     try:
         cast = column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -238,15 +242,6 @@ def _cast(column: pa.ChunkedArray, name: str, kind: pa.DataType, bad: dict[int, 
 
 def _misfit(value: pa.Scalar, name: str, kind: pa.DataType, why: str) -> str:
     return f"column {name}: {value.as_py()!r:.80} does not fit {kind}: {why}"
-
-
-def _nearest(decimals: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The doubles nearest to the decimals. Arrow's own cast multiplies by a power of ten, and 19.90 becomes
-    19.900000000000002. Up to 15 digits both sides of the division here are exact; above, text is slower."""
-    if decimals.type.precision > 15:
-        return decimals.cast(pa.string()).cast(pa.float64())
-    power = float(10**decimals.type.scale)
-    return pc.divide(pc.round(pc.multiply(decimals.cast(pa.float64()), power)), power)
 
 
 def _assemble(

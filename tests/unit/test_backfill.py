@@ -1,13 +1,21 @@
 """Backfills: a view's rows from the changes that the lake holds, once, whoever else is at it."""
 
+from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from stores.lake import Snapshot
+from streams import backfill as module
 from streams.backfill import AnotherBackfill, Backfill, Window
-from streams.decide import features_table
+from streams.decide import changes_table, features_table
 from tests.envelopes import envelope, key, row
-from tests.worker_platform import CUSTOMER, TOPIC, Platform
+from tests.worker_platform import CUSTOMER, ORDER, TOPIC, Platform
+
+ALL = Window()
 
 
 @pytest.fixture
@@ -15,10 +23,10 @@ def platform(tmp_path: Path) -> Platform:
     return Platform(tmp_path)
 
 
-def backfill(platform: Platform) -> None:
-    """Fill the event view, which nothing was ever streamed into."""
+def backfill(platform: Platform, view: str = CUSTOMER.name, window: Window = ALL) -> dict[str, int]:
+    """Fill a view, by default the event view, which nothing was ever streamed into."""
     job = Backfill({TOPIC: platform.flow}, platform.lake, platform.online, lambda outcome: outcome)
-    job.run([CUSTOMER.name], Window(), lambda view, share: None)
+    return job.run([view], window, lambda view, share: None)[view]
 
 
 def streamed_without_the_view(platform: Platform) -> None:
@@ -57,3 +65,72 @@ def test_two_at_once_add_no_row_twice(platform: Platform) -> None:
         (11, False),
         (12, True),
     ]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, tuple[str, ...] | None]]:
+    """How many rows are read of a table's columns, None standing for all."""
+    read: Counter[tuple[str, tuple[str, ...] | None]] = Counter()
+    rows = Snapshot.rows
+
+    def counted(self: Snapshot, columns: list[str] | None = None, *given: Any, **named: Any) -> pa.RecordBatchReader:
+        found = rows(self, columns, *given, **named).read_all()
+        read[self.name, columns and tuple(columns)] += found.num_rows
+        return found.to_reader()
+
+    monkeypatch.setattr(Snapshot, "rows", counted)
+    return read
+
+
+def at(hour: int) -> int:
+    """The commit time of that hour of 2026-01-01, in microseconds."""
+    return (int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) + 3_600 * hour) * 1_000_000
+
+
+def test_a_complete_view_costs_the_places_of_the_window_alone(
+    platform: Platform, read: Counter[tuple[str, tuple[str, ...] | None]]
+) -> None:
+    platform.produce(*((key(i), envelope("c", row(i), lsn=i, ts_us=at(i))) for i in range(10)))
+    platform.run()
+    read.clear()
+    report = backfill(platform, ORDER.name, Window(datetime(2026, 1, 1, 7)))
+    assert (report["changes_read"], report["rows_added"], report["entities"]) == (3, 0, 3)
+    changes, features = changes_table(TOPIC), features_table(ORDER.name)
+    assert read == {
+        (changes, ("_partition",)): 3,
+        (changes, ("_partition", "_offset")): 3,
+        (features, ("_partition", "_offset")): 3,
+        (features, ("id",)): 3,
+    }
+
+
+def test_tables_are_queried_by_what_fits_in_memory_not_chunk_by_chunk(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streamed_without_the_view(platform)
+    platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(20, 60)))
+    both = platform.flow.views
+    platform.flow = type(platform.flow)(platform.flow.table, platform.flow.contract, both[:1])
+    platform.run()
+    platform.flow = type(platform.flow)(platform.flow.table, platform.flow.contract, both)
+    queries: Counter[str] = Counter()
+
+    def counted(name: str) -> None:
+        query = getattr(module, name)
+
+        def ask(*given: Any, **named: Any) -> pa.Table:
+            queries[name] += 1
+            return query(*given, **named)
+
+        monkeypatch.setattr(module, name, ask)
+
+    counted("before")
+    counted("newest")
+    monkeypatch.setattr(module, "CHUNK", 2)
+    assert backfill(platform)["rows_added"] == 43
+    assert queries == {"before": 1}
+    assert backfill(platform, ORDER.name)["entities"] == 42
+    assert queries["newest"] == 2  # the first tells how wide the rows are
+    monkeypatch.setattr(module, "QUERY_BYTES", 1)
+    assert backfill(platform, ORDER.name)["entities"] == 42
+    assert queries["newest"] == 2 + 21

@@ -52,6 +52,31 @@ def test_the_newest_image_of_each_partition_tells() -> None:
     assert drift(records((key(1), more), (key(1), b"{oops"), (key(1), None)), ORDERS, 0) == Drift((), (), ("city",))
 
 
+def applied_with(platform: Platform, *columns: Column) -> None:
+    """As an apply notes it: the table with other columns, after those that its workers know."""
+    kept = dumps([replace(ORDERS, columns=(*ORDERS.columns, *columns))])
+    platform.lake.describe(changes_table(TOPIC), {TABLE_PROPERTY: kept, APPLIED_PROPERTY: "5"})
+
+
+def test_records_from_before_a_column_was_excluded_are_taken(
+    platform: Platform, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = replace(CITY, name="secret", arrow_type=pa.null(), encoding="none", excluded=True)
+    applied_with(platform, secret)
+    older = records((key(1), envelope("c", {**row(1), "secret": "s"}, lsn=1)))
+    assert not guard(platform).holds(older)
+    assert "records hold secret, which column.exclude.list leaves out" in caplog.text
+    assert "New, for the lake" not in caplog.text
+    applied_with(platform, secret, CITY)
+    both = records((key(1), envelope("c", {**row(1), "secret": "s", "city": "x"}, lsn=1)))
+    assert guard(platform).holds(both)  # of the other new column
+
+
+def test_records_from_before_a_column_got_a_type_that_is_not_carried_are_taken(platform: Platform) -> None:
+    applied_with(platform, replace(CITY, sql_type="polygon", arrow_type=pa.null(), encoding="none"))
+    assert not guard(platform).holds(records((key(1), envelope("c", {**row(1), "city": "x"}, lsn=1))))
+
+
 def test_a_row_of_an_incremental_snapshot_is_as_old_as_its_base() -> None:
     """Debezium gives it no LSN."""
     less = records((key(1), envelope("r", without("customer"), lsn=None)))

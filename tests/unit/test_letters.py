@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from streams.export import CHUNK, export
-from streams.letters import REPLAY_OF, DeadLetters, Letter, Rejection, read, replay
+from streams.letters import REPLAY_OF, DeadLetters, Letter, Rejection, one_of_each, read, replay
 from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.messages import Partition
 from tests.envelopes import TOPIC, records
@@ -133,3 +133,56 @@ def test_a_replay_is_the_record_as_it_came_and_says_what_it_repeats(
     assert (first.key, first.value) == (b"key", BYTES)
     assert first.headers == {"trace": b"\x01", REPLAY_OF: f"{TOPIC}/0/0".encode()}
     assert second.headers == {REPLAY_OF: f"{TOPIC}/0/1".encode()}
+
+
+def every(letter: Letter) -> bool:
+    return True
+
+
+def fail_again(broker: MemoryBroker, start: int) -> None:
+    """A worker that rejects what the table's topic holds from an offset on."""
+    letters = DeadLetters(MemoryProducer(broker), "letters")
+    for again in MemoryTopics(broker).read(TOPIC, start):
+        letters.send(again, [Rejection(i, "contract", ("odd still",)) for i in range(len(again))], "v2")
+    letters.flush()
+
+
+def test_what_fails_every_night_gets_a_letter_a_night(broker: MemoryBroker, letters: list[Letter]) -> None:
+    nights = []
+    for _ in range(5):
+        end = len(broker.log[Partition(TOPIC, 0)])
+        nights.append(replay(MemoryProducer(broker), one_of_each(lambda: read(MemoryTopics(broker), "letters"), every)))
+        fail_again(broker, end)
+    assert nights == [2] * 5
+
+
+def test_of_letters_that_the_options_leave_out_none_stands_for_a_chosen_one(
+    broker: MemoryBroker, letters: list[Letter]
+) -> None:
+    replay(MemoryProducer(broker), letters)
+    fail_again(broker, 0)
+
+    def all_of_them() -> Iterator[Letter]:
+        return read(MemoryTopics(broker), "letters")
+
+    assert [x.number for x in one_of_each(all_of_them, lambda letter: letter.stage == "decode")] == [0]
+    assert [x.number for x in one_of_each(all_of_them, lambda letter: letter.number < 2)] == [0, 1]
+    assert [x.number for x in one_of_each(all_of_them, every)] == [2, 3]
+
+
+def test_a_topic_made_anew_has_other_records_at_the_same_places(broker: MemoryBroker, letters: list[Letter]) -> None:
+    broker.log[Partition(TOPIC, 0)].clear()
+    broker.append(Partition(TOPIC, 0), b"key", b"of the new topic")
+    fail_again(broker, 0)
+    (new,) = list(read(MemoryTopics(broker), "letters"))[2:]
+    assert (new.place, new.number) == (letters[0].place, 2)
+    replay(MemoryProducer(broker), [new])
+    fail_again(broker, 1)
+    sent = one_of_each(lambda: read(MemoryTopics(broker), "letters"), every)
+    assert [(x.number, x.value) for x in sent] == [(0, BYTES), (1, None), (3, b"of the new topic")]
+
+
+def test_a_letter_whose_elders_are_gone_is_sent(broker: MemoryBroker, letters: list[Letter]) -> None:
+    replay(MemoryProducer(broker), letters)
+    fail_again(broker, 0)
+    assert [x.number for x in one_of_each(lambda: read(MemoryTopics(broker), "letters", 3), every)] == [3]

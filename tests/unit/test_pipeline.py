@@ -7,17 +7,18 @@ from pathlib import Path
 import pyarrow as pa
 
 from connectors.table import Column, Table
-from streams.changes import changes_schema
+from streams.changes import carried, contract_schema
 from streams.pipeline import Flow, take
 from tests.envelopes import ORDERS, envelope, key, records, row
 from validation.contract import load
+from validation.window import Window
 
 
 def flow(folder: Path, expectation: str, table: Table = ORDERS, **kwargs: object) -> Flow:
     path = folder / "public.orders.json"
     rule = {"type": expectation, "kwargs": kwargs, "severity": "critical", "meta": {}}
     path.write_text(json.dumps({"name": "orders", "expectations": [rule], "meta": {}}))
-    return Flow(table, load(path, changes_schema(table)), ())
+    return Flow(table, load(path, contract_schema(table)), ())
 
 
 def test_two_changes_of_one_row_are_no_duplicates(tmp_path: Path) -> None:
@@ -48,3 +49,11 @@ def test_a_delete_brings_no_values_to_check(tmp_path: Path) -> None:
     strict = flow(tmp_path, "expect_column_values_to_not_be_null", column="customer")
     outcome = take(records((key(1), envelope("d", None, before={"id": 1}, lsn=1))), strict, 100_000)
     assert not outcome.rejections and len(outcome.accepted.changes) == 1
+
+
+def test_the_columns_that_a_contract_counts_are_the_tables_own(tmp_path: Path) -> None:
+    counted = flow(tmp_path, "expect_table_column_count_to_equal", value=len(carried(ORDERS)))
+    outcome = take(records((key(1), envelope("c", row(1, "ann"), lsn=1))), counted, 100_000)
+    window = Window(counted.contract)
+    window.add(outcome.accepted.changes.rows)
+    assert [judged.success for judged in window.close()] == [True]

@@ -46,6 +46,15 @@ def test_init_leaves_a_folder_with_files_alone(repo: Path) -> None:
     assert "is not empty: name a new folder" in result.output
 
 
+def test_init_says_that_a_file_is_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    result = CliRunner().invoke(millrace, ["init", str(tmp_path / "file")])
+    assert result.exit_code == 2 and "is a file" in result.output
+    result = CliRunner().invoke(millrace, ["init", str(tmp_path / "file" / "new")])
+    assert result.exit_code == 1 and "Not a directory: name a folder that can be written" in result.output
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_its_settings_hold_as_they_are(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MILLRACE_POSTGRES", "MILLRACE_KAFKA", "MILLRACE_CONNECT"):
         monkeypatch.setenv(name, "x")

@@ -1,5 +1,6 @@
 """A stream feature view's own function: what goes in, what comes out, and which row is to blame."""
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -99,12 +100,85 @@ def test_rows_that_fail_only_together_are_all_blamed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "kind", "problem"),
+    [
+        (2**70, pa.int64(), "OverflowError"),
+        ("\ud800", pa.string(), "UnicodeEncodeError"),
+        (b"\xff", pa.string(), "Invalid UTF8"),
+        (Decimal("Infinity"), pa.float64(), "TypeError"),
+        ({1: 2}, pa.string(), "does not fit string"),
+    ],
+)
+def test_a_value_that_arrow_does_not_take_costs_its_own_row_alone(value: Any, kind: pa.DataType, problem: str) -> None:
+    fitting = {pa.int64(): 1, pa.string(): "a", pa.float64(): Decimal("1.5")}[kind]
+    schema = {"key": pa.string(), "double": kind}
+
+    def lists(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {"key": rows["key"], "double": [value if w == 2 else fitting for w in rows["whole"]]}
+
+    def frames(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(double=pd.Series(lists(frame.to_dict("list"))["double"], frame.index, dtype=object))
+
+    for run in (transform("v", lists, "python", schema), transform("v", frames, "pandas", schema)):
+        bad = blamed(run)
+        assert list(bad) == [1]
+        assert f"view v: column double does not fit {kind}: " in bad[1][0]
+        assert problem in bad[1][0]
+
+
+def test_a_function_that_fails_while_its_values_are_read_is_blamed() -> None:
+    def function(rows: dict[str, list[Any]]) -> dict[str, Any]:
+        return {"key": rows["key"], "double": (1 / (w - 3) for w in rows["whole"])}
+
+    bad = blamed(python(function))
+    assert list(bad) == [2]
+    assert "column double does not fit double: ZeroDivisionError: division by zero" in bad[2][0]
+
+
+def test_a_reason_can_be_written_down_whatever_was_raised() -> None:
+    def function(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        raise ValueError("half a character: \ud800")
+
+    for (reason,) in blamed(python(function)).values():
+        assert reason.encode().decode() == "view v: its function raised ValueError: half a character: \\ud800"
+
+
+def test_an_index_that_is_set_in_place_does_not_move_values_to_other_rows() -> None:
+    def function(frame: pd.DataFrame) -> pd.DataFrame:
+        frame["double"] = frame["value"]
+        frame.set_index("whole", inplace=True)
+        return frame
+
+    bad = blamed(pandas(function))
+    assert list(bad) == [0, 1, 2, 3]
+    assert "an index that did not come in" in bad[0][0]
+
+
+def test_decimals_that_pass_become_the_nearest_doubles() -> None:
+    prices = [Decimal("19.90"), None, Decimal("0.07"), Decimal("-99999999.99")]
+    rows = pa.table({"key": ["a", "b", "c", "d"], "double": pa.array(prices, pa.decimal128(10, 2))})
+    nearest = [19.9, None, 0.07, -99999999.99]
+    for mode in ("pandas", "python"):
+        run = transform("v", lambda rows: rows, mode, SCHEMA)  # type: ignore[arg-type] # both are modes
+        assert run(rows)[0]["double"].to_pylist() == nearest
+
+    def lists(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {"key": rows["key"], "double": [None if v is None else [v, None] for v in rows["double"]]}
+
+    table, _ = transform("v", lists, "python", {"key": pa.string(), "double": pa.list_(pa.float64())})(rows)
+    assert table["double"].to_pylist() == [None if v is None else [v, None] for v in nearest]
+
+
+@pytest.mark.parametrize(
     ("function", "problem"),
     [
         (lambda frame: frame, "returned no column double"),
         (lambda frame: None, "returned NoneType, not a DataFrame"),
         (lambda frame: doubled(frame).set_index(np.arange(len(frame)) + 100), "an index that did not come in"),
         (lambda frame: pd.concat([doubled(frame)] * 2), "an index that did not come in"),
+        (lambda frame: doubled(frame).set_index(["key", "whole"], drop=False), "an index that did not come in"),
+        (lambda frame: doubled(frame).set_index(pd.Index([[0]] * len(frame))), "an index that did not come in"),
+        (lambda frame: pd.concat([doubled(frame), frame[["key"]]], axis=1), "returned column key more than once"),
         (lambda frame: frame.assign(double="much"), "column double does not fit double"),
     ],
 )
@@ -118,6 +192,9 @@ def test_what_a_pandas_function_must_not_return(function: Any, problem: str) -> 
         (lambda rows: {"key": rows["key"]}, "returned no column double"),
         (lambda rows: [], "returned list, not a dict of lists"),
         (lambda rows: {"key": rows["key"], "double": [1.0] * 9}, "column double has 9 values for 1 rows"),
+        (lambda rows: {"key": rows["key"], "double": 5.0}, "column double is of type float, not a list"),
+        (lambda rows: {"key": "a", "double": [1.0] * len(rows["key"])}, "column key is of type str, not a list"),
+        (lambda rows: {"key": {"a": 1}, "double": [1.0] * len(rows["key"])}, "column key is of type dict, not a list"),
         (lambda rows: {"key": rows["key"], "double": [[]] * len(rows["key"])}, "column double does not fit double"),
     ],
 )
