@@ -13,6 +13,9 @@ from validation.errors import RuleError
 from validation.kinds import NUMBERS, Kind, kind_of
 from validation.rule import Rule
 
+_LONGEST = 2**30
+"""More characters than a text of PostgreSQL can have: it holds at most 1 GB."""
+
 
 def values_between(rule: Rule, types: list[pa.DataType]) -> Check | None:
     """`expect_column_values_to_be_between`."""
@@ -92,11 +95,13 @@ def _require_comparable(column: str, arrow_type: pa.DataType, kind: Kind, bound:
 
 def _whole(rule: Rule, key: str) -> int | None:
     value = rule.kwargs.get(key)
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    raise RuleError(f"{key} is {value!r}", "write a whole number")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise RuleError(f"{key} is {value!r}", "write a whole number")
+    if abs(value) > _LONGEST:
+        raise RuleError(f"{key} is {value!r}, and no text has more than {_LONGEST} characters", "leave it out")
+    return int(value)
 
 
 def _scalar(value: Bound | None, scalar_type: pa.DataType) -> pa.Scalar | None:

@@ -24,7 +24,7 @@ def is_missing(column: pa.Array) -> pa.BooleanArray:
 
 def flag(rule: Rule, key: str) -> bool:
     """A kwarg that is true, false or left out. Raises `RuleError`."""
-    value = rule.kwargs.get(key)
-    if value is None or isinstance(value, bool):
-        return bool(value)
+    value = rule.kwargs.get(key, False)
+    if isinstance(value, bool):
+        return value
     raise RuleError(f"{key} is {value!r}", "write true or false")

@@ -17,7 +17,7 @@ from validation.check import Check, is_missing
 from validation.errors import RuleError
 from validation.kinds import kind_of
 from validation.membership import in_set, not_in_set
-from validation.pairs import equal, greater
+from validation.pairs import all_equal, equal, greater
 from validation.regex import Pattern, PatternError
 from validation.rule import Rule
 from validation.typenames import in_type_list, of_type
@@ -27,12 +27,14 @@ from validation.uniqueness import compound_unique, unique
 def compile_rule(rule: Rule, schema: pa.Schema) -> Check | None:
     """The check of a row-level rule over columns of these types, or None if it is not compiled.
 
-    Raises `RuleError` if the rule's kwargs are wrong, or no value of such a column could ever pass it.
+    Raises `RuleError` if the rule's kwargs are wrong, no value of such a column could ever pass it, or Great
+    Expectations has no verdict on a row by itself.
     """
     compiler = _COMPILERS.get(rule.expectation)
-    if compiler is None or rule.kwargs.get("row_condition") is not None:
+    if compiler is None:
         return None
-    return compiler(rule, [schema.field(column).type for column in rule.columns])
+    check = compiler(rule, [schema.field(column).type for column in rule.columns])
+    return check if rule.kwargs.get("row_condition") is None else None
 
 
 def _not_null(_rule: Rule, types: list[pa.DataType]) -> Check:
@@ -81,7 +83,8 @@ _COMPILERS: Mapping[str, Callable[[Rule, list[pa.DataType]], Check | None]] = {
     "expect_column_pair_values_a_to_be_greater_than_b": greater,
     "expect_column_pair_values_to_be_equal": equal,
     "expect_compound_columns_to_be_unique": compound_unique,
+    "expect_multicolumn_values_to_be_equal": all_equal,
 }
 
 COMPILED: frozenset[str] = frozenset(_COMPILERS)
-"""The expectations that are compiled, for most types of columns."""
+"""The expectations that are compiled, for most types of columns, or at least checked against the types."""

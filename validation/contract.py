@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from validation import suite
+from validation import suite, trial
 from validation.catalogue import EXPECTATIONS
 from validation.check import Check
 from validation.compiled import compile_rule
@@ -66,11 +66,17 @@ class Contract:
         that are `hidden` without any value.
 
         `mostly` counts here: an expectation succeeds if enough rows pass it. An expectation that Great
-        Expectations cannot evaluate has an error, and never succeeds.
+        Expectations cannot evaluate has an error, and never succeeds. Raises `ContractError` for kwargs that it
+        does not accept, of a contract that was loaded without being verified.
         """
         from validation import gx
 
         rules = sorted((*self.rules, *self.table_rules), key=lambda rule: rule.index)
+        for rule in rules:
+            try:
+                gx.verify(rule)
+            except RuleError as error:
+                raise ContractError(self.file, rule.index, error.problem, error.instead, rule.expectation) from error
         return gx.run_suite(self.name, rules, table.select(self.schema.names), docs, hidden)
 
     def _compiled_failures(self, arrays: Mapping[str, pa.Array]) -> "list[Failure]":
@@ -180,9 +186,9 @@ def load(path: Path, schema: pa.Schema, *, verify: bool = True) -> Contract:
     """Read `contracts/<schema>.<table>.json`, a native suite, for a table of these Arrow columns.
 
     Everything that can be known beforehand is checked: columns, expectations, kwargs, types. Rules that
-    Great Expectations itself must evaluate are checked by it, which imports it and takes seconds: a worker,
-    whose contracts were verified when they were applied, goes without (`verify` False). Raises
-    `ContractError`.
+    Great Expectations itself must evaluate are checked by it, and tried over a few made-up rows, which imports
+    it and takes seconds: a worker, whose contracts were verified when they were applied, goes without
+    (`verify` False). Raises `ContractError`.
     """
     parsed = suite.read(path, schema)
     compiled: list[tuple[Rule, Check]] = []
@@ -198,6 +204,10 @@ def load(path: Path, schema: pa.Schema, *, verify: bool = True) -> Contract:
             compiled.append((rule, check))
         elif _level(rule) == "row":
             by_gx.append(rule)
+    table_rules = tuple(rule for rule in parsed.rules if _level(rule) == "table")
+    if verify and (refused := trial.first_refused([*by_gx, *table_rules], schema)) is not None:
+        rule, why = refused
+        raise ContractError(path, rule.index, why.problem, why.instead, rule.expectation) from why
     rules = tuple(rule for rule in parsed.rules if _level(rule) == "row")
     return Contract(
         file=path,
@@ -205,7 +215,7 @@ def load(path: Path, schema: pa.Schema, *, verify: bool = True) -> Contract:
         version=parsed.version,
         schema=schema,
         rules=rules,
-        table_rules=tuple(rule for rule in parsed.rules if _level(rule) == "table"),
+        table_rules=table_rules,
         _compiled=tuple(compiled),
         _by_gx=tuple(by_gx),
         _columns=tuple(dict.fromkeys(column for rule in rules for column in rule.columns)),

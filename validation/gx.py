@@ -81,6 +81,20 @@ def outcomes(rules: Sequence[Rule], table: pa.Table) -> list[Outcome]:
     return [_outcome(rule, result, table) for rule, result in zip(rules, results, strict=True)]
 
 
+def errors(rules: Sequence[Rule], table: pa.Table) -> list[str | None]:
+    """What each rule raises over these rows, in the order of the rules; None of one that can be evaluated."""
+    by_row = [rule for rule in rules if EXPECTATIONS[rule.expectation].level == "row"]
+    try:
+        found = {rule.index: _error(r) for rule, r in zip(by_row, _validate(by_row, table, _ROWS_FORMAT), strict=True)}
+        by_table = [rule for rule in rules if rule.index not in found]
+        found |= {outcome.rule.index: outcome.error for outcome in outcomes(by_table, table)}
+    except Exception as error:  # noqa: BLE001  # some rules raise beside what is caught, and take the others with them
+        if len(rules) == 1:
+            return [f"{type(error).__name__}: {_in_one_line(error)}"]
+        return [one for rule in rules for one in errors([rule], table)]
+    return [found[rule.index] for rule in rules]
+
+
 def run_suite(
     name: str, rules: Sequence[Rule], table: pa.Table, docs: Path, hidden: Callable[[str], bool]
 ) -> SuiteReport:
@@ -155,8 +169,7 @@ def _by_reading(rules: Sequence[Rule]) -> dict[Reading, list[Rule]]:
 
 
 def _columns(rules: Sequence[Rule], table: pa.Table) -> list[str]:
-    """The columns that the rules read: all of them for a rule on the table, or with a row condition."""
-    if any(not rule.columns or rule.kwargs.get("row_condition") is not None for rule in rules):
+    if any(rule.reads_all_columns for rule in rules):
         return list(table.column_names)
     return list(dict.fromkeys(column for rule in rules for column in rule.columns))
 

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from validation.check import Check, flag, is_missing
 from validation.errors import RuleError
-from validation.kinds import NUMBERS, Kind, kind_of
+from validation.kinds import NUMBERS, kind_of
 from validation.rule import Rule
 
 Comparison = Callable[[pa.Array, pa.Array], pa.BooleanArray]
@@ -15,7 +15,9 @@ Comparison = Callable[[pa.Array, pa.Array], pa.BooleanArray]
 
 def greater(rule: Rule, types: list[pa.DataType]) -> Check | None:
     """`expect_column_pair_values_a_to_be_greater_than_b`."""
-    return _compared(rule, types, pc.greater_equal if flag(rule, "or_equal") else pc.greater)
+    # Of all flags this is the one that Great Expectations lets be null.
+    or_equal = rule.kwargs.get("or_equal") is not None and flag(rule, "or_equal")
+    return _compared(rule, types, pc.greater_equal if or_equal else pc.greater)
 
 
 def equal(rule: Rule, types: list[pa.DataType]) -> Check | None:
@@ -48,18 +50,29 @@ _IGNORED: dict[str, Comparison | None] = {
 }
 
 
-_RELATED: tuple[frozenset[Kind], ...] = (NUMBERS | {"bool"}, frozenset({"date", "timestamp"}))
+def all_equal(rule: Rule, types: list[pa.DataType]) -> None:
+    """`expect_multicolumn_values_to_be_equal`, which is not compiled: only checked. Great Expectations compares a date
+    with a timestamp by converting all dates of the batch, or none if one of them is before 1677 or after 2262: a row's
+    verdict would hang on its neighbours."""
+    kinds = list(map(kind_of, types))
+    if "date" in kinds and "timestamp" in kinds:
+        a, b = kinds.index("date"), kinds.index("timestamp")
+        raise _incomparable(rule.columns[a], types[a], rule.columns[b], types[b])
 
 
 def _require_comparable(rule: Rule, type_a: pa.DataType, type_b: pa.DataType) -> None:
     a, b = kind_of(type_a), kind_of(type_b)
-    related = a == b or "other" in (a, b) or any({a, b} <= group for group in _RELATED)
+    related = a == b or "other" in (a, b) or {a, b} <= NUMBERS | {"bool"}
     zones_differ = a == b == "timestamp" and (type_a.tz is None) != (type_b.tz is None)
     if a == "nested" or not related or zones_differ:
-        raise RuleError(
-            f"{rule.columns[0]} is {type_a} and {rule.columns[1]} is {type_b}, which cannot be compared",
-            "name two columns of one type",
-        )
+        raise _incomparable(rule.columns[0], type_a, rule.columns[1], type_b)
+
+
+def _incomparable(a: str, type_a: pa.DataType, b: str, type_b: pa.DataType) -> RuleError:
+    return RuleError(
+        f"{a} is {type_a} and {b} is {type_b}, which cannot be compared",
+        "name two columns of one type",
+    )
 
 
 def _settled(type_a: pa.DataType, type_b: pa.DataType) -> bool:

@@ -34,6 +34,12 @@ class Rule:
         return ", ".join(f"{key}={value!r}" for key, value in self.kwargs.items() if key not in _DOMAIN)
 
     @property
+    def reads_all_columns(self) -> bool:
+        """Whether it looks beyond `columns`: at the table, by a condition, which may name any column, or at its place
+        among the columns."""
+        return not self.columns or any(self.kwargs.get(key) is not None for key in ("row_condition", "column_index"))
+
+    @property
     def needs_whole_batch(self) -> bool:
         """Whether a row's verdict depends on other rows of the batch."""
         return self.expectation in _ACROSS_ROWS

@@ -28,6 +28,8 @@ _EXPECTATION_KEYS = (
     "rendered_content",
 )
 _SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+_PARSERS = ("pandas", "great_expectations", "great_expectations__experimental__")
+"""Of a `row_condition`: what Great Expectations takes besides is for Spark."""
 _VERSION_DIGITS = 12
 _MOST_NAMES = 40
 """How many known names an error shows where none is like the unknown one."""
@@ -60,6 +62,8 @@ def _content(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ContractError(path, None, "there is no such file", "write the suite, or name another") from None
+    except RecursionError:
+        raise _too_deep(path) from None
     except ValueError as error:
         raise ContractError(
             path, None, f"it is not JSON: {error}", "correct it, or write it anew with suite.to_json_dict()"
@@ -84,13 +88,19 @@ def _require_suite(content: Any) -> None:
 
 
 def _version(path: Path, content: Mapping[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     try:
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:_VERSION_DIGITS]
     except UnicodeEncodeError as error:
         raise ContractError(
             path, None, f"it holds half a character: {error}", "write both halves of the \\u escape"
         ) from error
+    except RecursionError:
+        raise _too_deep(path) from None
+
+
+def _too_deep(path: Path) -> ContractError:
+    return ContractError(path, None, "its JSON is nested too deeply", "write it flatter")
 
 
 def _rule(index: int, entry: Any, schema: pa.Schema) -> Rule:
@@ -108,15 +118,24 @@ def _rule(index: int, entry: Any, schema: pa.Schema) -> Rule:
     signature = EXPECTATIONS[expectation]
     _require_kwargs(expectation, kwargs, signature)
     columns = _columns(kwargs, signature, schema)
+    named, notes = entry.get("id"), entry.get("notes")
+    if named is not None and not isinstance(named, str):
+        raise RuleError(f"its id is {named!r}", "write a text, or leave it out")
+    if not (notes is None or isinstance(notes, str) or (isinstance(notes, list) and _all_texts(notes))):
+        raise RuleError(f"its notes are {notes!r}", "write a text, or a list of texts")
     return Rule(
-        id=entry.get("id") or f"{','.join(columns)}:{expectation}".lstrip(":"),
+        id=named or f"{','.join(columns)}:{expectation}".lstrip(":"),
         index=index,
         expectation=expectation,
         columns=columns,
         kwargs=kwargs,
         severity=_severity(entry),
-        notes=tuple(entry["notes"]) if isinstance(entry.get("notes"), list) else entry.get("notes"),
+        notes=tuple(notes) if isinstance(notes, list) else notes,
     )
+
+
+def _all_texts(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _severity(entry: Mapping[str, Any]) -> Severity:
@@ -141,6 +160,9 @@ def _require_kwargs(expectation: str, kwargs: Mapping[str, Any], signature: Sign
     for key, value in kwargs.items():
         if isinstance(value, dict) and "$PARAMETER" in value:
             raise RuleError(f"{key} is a suite parameter, which nothing fills", "write the value itself")
+    parser = kwargs.get("condition_parser")
+    if parser is not None and parser not in _PARSERS:
+        raise RuleError(f"condition_parser is {parser!r}", f"write one of {', '.join(_PARSERS)}")
     mostly = kwargs.get("mostly", 1)
     if isinstance(mostly, bool) or not isinstance(mostly, int | float) or not 0 <= mostly <= 1:
         raise RuleError(f"mostly is {mostly!r}", "write a share between 0 and 1")

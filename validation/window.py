@@ -80,7 +80,6 @@ def evaluate(rules: Sequence[Rule], rows: pa.Table) -> list[Outcome]:
 
 
 def _columns(contract: Contract) -> list[str]:
-    """All columns where a rule is about the table, or has a row condition, which may name any."""
-    if any(not rule.columns or rule.kwargs.get("row_condition") for rule in contract.table_rules):
+    if any(rule.reads_all_columns for rule in contract.table_rules):
         return list(contract.schema.names)
     return list(dict.fromkeys(column for rule in contract.table_rules for column in rule.columns))

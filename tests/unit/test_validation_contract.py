@@ -260,11 +260,31 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("column_values_to_match_regex", {"column": "origin", "regex": 1}, "regex is 1", "in quotes"),
     ("column_value_lengths_to_equal", {"column": "origin", "value": 1.5}, "value is 1.5", "whole number"),
     ("column_value_lengths_to_be_between", {"column": "origin"}, "neither", "at least one"),
+    ("column_value_lengths_to_be_between", {"column": "origin", "max_value": 1e30}, "no text has", "leave it out"),
+    ("column_value_lengths_to_be_between", {"column": "origin", "max_value": 10**30}, "no text has", "leave it out"),
+    ("column_value_lengths_to_equal", {"column": "origin", "value": 10**400}, "no text has", "leave it out"),
+    ("column_value_lengths_to_equal", {"column": "origin", "value": float("inf")}, "value is inf", "whole number"),
+    ("column_values_to_be_between", {"column": "temp", "min_value": 1, "strict_min": None}, "strict_min", "true"),
+    (
+        "column_values_to_not_be_null",
+        {"column": "temp", "condition_parser": "junk"},
+        "condition_parser is 'junk'",
+        "pandas, great_expectations",
+    ),
     ("column_values_to_be_of_type", {"column": "wind_dir", "type_": "INTEGER"}, "every row", "int or int64"),
     ("column_values_to_be_in_type_list", {"column": "origin", "type_list": ["int"]}, "every row", "str"),
     ("column_values_to_be_unique", {"column": "tags"}, "told apart", "leave it out"),
     ("column_pair_values_to_be_equal", {"column_A": "day", "column_B": "origin"}, "compared", "of one type"),
     ("column_pair_values_to_be_equal", {"column_A": "at", "column_B": "local"}, "compared", "of one type"),
+    ("column_pair_values_to_be_equal", {"column_A": "day", "column_B": "local"}, "compared", "of one type"),
+    ("column_pair_values_a_to_be_greater_than_b", {"column_A": "at", "column_B": "day"}, "compared", "of one type"),
+    ("multicolumn_values_to_be_equal", {"column_list": ["temp", "local", "day"]}, "day is date32", "of one type"),
+    (
+        "column_values_to_be_between",
+        {"column": "origin", "min_value": 1, "row_condition": "temp > 1", "condition_parser": "pandas"},
+        "origin is string",
+        "lengths",
+    ),
     (
         "column_pair_values_a_to_be_greater_than_b",
         {"column_A": "temp", "column_B": "temp", "ignore_row_if": "never"},
@@ -301,6 +321,7 @@ def test_a_mistake_in_a_rule_says_where_what_and_what_to_write(
         ('{"name": "x", "expectation": []}', None, "unknown key 'expectation'"),
         ('{"expectation_suite_name": "x", "expectations": []}', None, "0.x"),
         ('{"name": "\\ud800", "expectations": []}', None, "half a character"),
+        ('{"name": "x", "expectations": ' + "[" * 100_000, None, "nested too deeply"),
         ('{"name": "x", "expectations": [1]}', 0, "no JSON object"),
         ('{"name": "x", "expectations": [{"kwargs": {}}]}', 0, "no type"),
         ('{"name": "x", "expectations": [{"expectation_type": "expect_x"}]}', 0, "0.x"),
@@ -315,6 +336,20 @@ def test_a_mistake_in_the_file(tmp_path: Path, content: str, index: int | None, 
         load(path, SCHEMA)
     assert raised.value.index == index
     assert problem in raised.value.problem
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ({"id": ["a"]}, r"its id is \['a'\]; write a text"),
+        ({"id": 5}, "its id is 5; write a text"),
+        ({"notes": {"a": 1}}, r"its notes are \{'a': 1\}; write a text, or a list of texts"),
+        ({"notes": ["a", 1]}, "its notes are"),
+    ],
+)
+def test_a_mistake_beside_the_kwargs(write: Write, entry: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ContractError, match=problem):
+        load(write(expect("column_values_to_not_be_null", column="temp") | entry), SCHEMA)
 
 
 def test_an_unknown_severity(write: Write) -> None:

@@ -15,7 +15,7 @@ from validation import gx
 from validation.catalogue import DOMAIN_KWARGS, EXPECTATIONS, IGNORE_ROW_IF
 from validation.compiled import COMPILED, compile_rule
 from validation.contract import Contract, load
-from validation.errors import EvaluationFailed, RuleError
+from validation.errors import ContractError, EvaluationFailed, RuleError
 from validation.rule import Rule
 
 SCHEMA = pa.schema([("id", pa.int64()), ("text", pa.string()), ("amount", pa.decimal128(10, 2))])
@@ -27,11 +27,11 @@ def rule(expectation: str, index: int = 0, **kwargs: Any) -> Rule:
     return Rule(f"{expectation}{index}", index, f"expect_{expectation}", columns, kwargs, "critical")
 
 
-def contract(tmp_path: Path, *expectations: tuple[str, dict[str, Any]]) -> Contract:
+def contract(tmp_path: Path, *expectations: tuple[str, dict[str, Any]], verify: bool = True) -> Contract:
     path = tmp_path / "public.payments.json"
     entries = [{"type": f"expect_{name}", "kwargs": kwargs} for name, kwargs in expectations]
     path.write_text(json.dumps({"name": "public.payments", "expectations": entries}))
-    return load(path, SCHEMA)
+    return load(path, SCHEMA, verify=verify)
 
 
 def batch(*texts: str | None) -> pa.Table:
@@ -96,7 +96,7 @@ def test_one_value_that_cannot_be_evaluated_does_not_save_the_others(tmp_path: P
 
 
 def test_a_rule_across_rows_that_cannot_be_evaluated_stops(tmp_path: Path) -> None:
-    made = contract(tmp_path, ("column_values_to_be_increasing", {"column": "text"}))
+    made = contract(tmp_path, ("column_values_to_be_increasing", {"column": "text"}), verify=False)
     with pytest.raises(EvaluationFailed, match="cannot evaluate expect_column_values_to_be_increasing on text"):
         made.check(batch("a", "b"))
 
@@ -208,6 +208,25 @@ def test_great_expectations_never_passes_what_is_refused(refused: Rule) -> None:
     assert not outcome.success
 
 
+@pytest.mark.parametrize("name", sorted(COMPILED))
+def test_a_kwarg_that_is_null_is_taken_where_great_expectations_takes_it(tmp_path: Path, name: str) -> None:
+    """A suite that Great Expectations writes can hold nulls; one that it does not take fails in `millrace validate`."""
+    column = {"column": "text"} if EXPECTATIONS[name].domain == "column" else {"column_A": "id", "column_B": "id"}
+    column = {"column_list": ["id", "text"]} if EXPECTATIONS[name].domain == "columns" else column
+    column = {"column": "id"} if name == "expect_column_values_to_be_between" else column
+    needed = {"value_set": ["a"], "regex": "a", "value": 1, "type_": "str", "min_value": 1, "max_value": 2}
+    given = {key: needed[key] for key in needed if key in EXPECTATIONS[name].required | EXPECTATIONS[name].optional}
+    for key in EXPECTATIONS[name].optional:
+        kwargs = column | given | {key: None}
+        try:
+            gx.verify(rule(name.removeprefix("expect_"), **kwargs))
+        except RuleError:
+            with pytest.raises(ContractError, match=key):
+                contract(tmp_path, (name.removeprefix("expect_"), kwargs), verify=False)
+        else:
+            contract(tmp_path, (name.removeprefix("expect_"), kwargs), verify=False)
+
+
 # A whole suite
 
 
@@ -226,6 +245,7 @@ def test_a_suite_is_evaluated_and_written_as_data_docs(tmp_path: Path) -> None:
         ("column_mean_to_be_between", {"column": "text", "min_value": 0}),
         ("column_values_to_be_of_type", {"column": "id", "type_": "int64"}),
         ("column_pair_values_to_be_equal", {"column_A": "id", "column_B": "id"}),
+        verify=False,
     )
     amounts = pa.array([Decimal("0.10"), Decimal("1.00"), None, Decimal("1.01")], SCHEMA.types[2])
     table = pa.table([pa.array([1, 2, 3, None]), pa.array(["a", None, "b", "c"]), amounts], schema=SCHEMA)
@@ -251,6 +271,7 @@ def test_of_a_hidden_column_no_value_is_told(tmp_path: Path) -> None:
         ("column_most_common_value_to_be_in_set", {"column": "text", "value_set": ["a"]}),
         ("column_mean_to_be_between", {"column": "text", "min_value": 0}),
         ("column_values_to_be_between", {"column": "id", "min_value": 70}),
+        verify=False,
     )
     amounts = pa.array([None, None, None], SCHEMA.types[2])
     table = pa.table([pa.array([61, 62, 63]), pa.array(["Zoe", "Zoe", "a"]), amounts], schema=SCHEMA)
@@ -262,6 +283,13 @@ def test_of_a_hidden_column_no_value_is_told(tmp_path: Path) -> None:
     pages = "".join(page.read_text() for page in (tmp_path / "docs").rglob("*.html"))
     assert "Zoe" not in pages
     assert "61" in pages, "of other columns the unexpected values are shown"
+
+
+def test_kwargs_that_nobody_verified_are_one_line_of_validate(tmp_path: Path) -> None:
+    kwargs = {"column": "id", "threshold": "high", "double_sided": True}
+    made = contract(tmp_path, ("column_value_z_scores_to_be_less_than", kwargs), verify=False)
+    with pytest.raises(ContractError, match=r"expectations\[0\] .*does not accept it: .*threshold"):
+        made.validate(batch("a"), tmp_path / "docs", shown)
 
 
 def test_a_suite_that_holds(tmp_path: Path) -> None:

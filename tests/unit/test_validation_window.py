@@ -23,11 +23,11 @@ class Clock:
         return self.now
 
 
-def contract(tmp_path: Path, *expectations: tuple[str, dict[str, Any]]) -> Contract:
+def contract(tmp_path: Path, *expectations: tuple[str, dict[str, Any]], verify: bool = True) -> Contract:
     path = tmp_path / "public.weather.json"
     entries = [{"type": f"expect_{name}", "kwargs": kwargs} for name, kwargs in expectations]
     path.write_text(json.dumps({"name": "public.weather", "expectations": entries}))
-    return load(path, SCHEMA)
+    return load(path, SCHEMA, verify=verify)
 
 
 def batch(*temps: float | None) -> pa.Table:
@@ -85,7 +85,8 @@ def test_memory_is_bounded_by_rows(tmp_path: Path) -> None:
 
 
 def test_an_expectation_that_cannot_be_evaluated_is_an_error_not_a_pass(tmp_path: Path) -> None:
-    window = Window(contract(tmp_path, ("column_mean_to_be_between", {"column": "origin", "min_value": 0})))
+    rule = ("column_mean_to_be_between", {"column": "origin", "min_value": 0})
+    window = Window(contract(tmp_path, rule, verify=False))
     window.add(batch(1.0))
     (outcome,) = window.close()
     assert not outcome.success
@@ -112,3 +113,12 @@ def test_a_row_condition_may_name_any_column(tmp_path: Path, ceiling: int) -> No
     window = Window(contract(tmp_path, ("table_row_count_to_be_between", kwargs)))
     window.add(batch(1.0, 7.0, 8.0))
     assert [outcome.success for outcome in window.close()] == [ceiling == 2]
+
+
+@pytest.mark.parametrize(
+    ("column", "index", "success"), [("wind_dir", 2, True), ("wind_dir", 1, False), ("temp", 1, True)]
+)
+def test_a_column_stands_where_the_table_has_it(tmp_path: Path, column: str, index: int, success: bool) -> None:
+    window = Window(contract(tmp_path, ("column_to_exist", {"column": column, "column_index": index})))
+    window.add(batch(1.0).append_column("_lsn", pa.array([1])))
+    assert [outcome.success for outcome in window.close()] == [success]
