@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import requests
 from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
@@ -16,6 +16,10 @@ from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
 Applied = Literal["created", "updated", "unchanged"]
 
 _TRACE_LINES = 6
+
+_CREDENTIALS = "; look at the user and the password in connect.url of millrace.yaml, http://USER:PASSWORD@HOST:PORT"
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 # What passes by itself: PostgreSQL, Kafka or the network was away, or another connection still holds the slot.
 _RETRIABLE = re.compile(
@@ -128,7 +132,7 @@ class ConnectorState:
 
 
 class Connect:
-    """A client of the Kafka Connect cluster at `url`.
+    """A client of the Kafka Connect cluster at `url`, which may carry a user and a password; no text shows them.
 
     Every call waits out rebalances (409), time-outs and a worker that is away, with backoff, for `patience`
     seconds, and then raises `ConnectUnavailable`. Anything else that Connect refuses is `ConnectRefused`.
@@ -137,11 +141,12 @@ class Connect:
     def __init__(
         self, url: str, *, patience: float = 30.0, timeout: float = 20.0, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        self._url = url.rstrip("/")
+        self._url, credentials = _split(url.rstrip("/"))
         self._patience = patience
         self._timeout = timeout
         self._sleep = sleep
         self._session = requests.Session()
+        self._session.auth = credentials
 
     def close(self) -> None:
         """Close the connections."""
@@ -318,7 +323,8 @@ class Connect:
         if response.status_code in (409, 503) or (response.status_code == 500 and "timed out" in message.lower()):
             raise _Busy(f"Kafka Connect at {self._url} is busy: {message}")
         failure = _Missing if response.status_code == 404 else ConnectRefused
-        raise failure(f"Kafka Connect refused {method} {path}: {response.status_code} {message}")
+        advice = _CREDENTIALS if response.status_code in (401, 403) else ""
+        raise failure(f"Kafka Connect at {self._url} refused {method} {path}: {response.status_code} {message}{advice}")
 
 
 def _snapshot(offset: Mapping[str, Any]) -> Literal["initial", "incremental"] | None:
@@ -327,6 +333,18 @@ def _snapshot(offset: Mapping[str, Any]) -> Literal["initial", "incremental"] | 
     if offset.get("snapshot") and not offset.get("snapshot_completed"):
         return "initial"
     return "incremental" if any(key.startswith("incremental_snapshot") for key in offset) else None
+
+
+def _split(url: str) -> tuple[str, tuple[str, str] | None]:
+    """A URL without its user and password, and those two apart: requests repeats in its errors the URL that it is
+    given. Up to the last "@", for not everybody quotes a slash in a password."""
+    before, at, place = url.rpartition("@")
+    if not at:
+        return url, None
+    scheme = _SCHEME.match(before)
+    start = scheme.end() if scheme else 0
+    user, _, password = before[start:].partition(":")
+    return before[:start] + place, (unquote(user), unquote(password))
 
 
 def _path(name: str) -> str:
@@ -342,10 +360,12 @@ class _Missing(ConnectRefused):
 
 
 def _message(response: requests.Response) -> str:
+    """What an answer tells; of a page, such as a proxy answers, only its status."""
     try:
         return str(response.json()["message"])
     except (requests.JSONDecodeError, KeyError, TypeError):
-        return response.text[:500]
+        text = " ".join(response.text.split())
+        return response.reason if text.startswith("<") else text[:500]
 
 
 def _cause(error: BaseException) -> str:

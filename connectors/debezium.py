@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from connectors.encodings import PLACEHOLDER
-from connectors.source import Source, quoted
+from connectors.source import EXCLUDED, Source, quoted
 from connectors.table import Table
 
 CONNECTOR_CLASS = "io.debezium.connector.postgresql.PostgresConnector"
@@ -93,11 +93,17 @@ def connector_config(source: Source, tables: Sequence[Table]) -> dict[str, str]:
     """The connector's configuration; `source.overrides` win.
 
     Only `tables`, and of them only columns that can be carried, are captured, so that a value of any other
-    type can never stop the connector. Raises `ValueError` for an override that a field of the source sets.
+    type can never stop the connector. Raises `ValueError` for an override that a field of the source sets, or of the
+    form that `connectors.encodings` reads.
     """
     for name in source.overrides:
         if name in _FIELDS:
             raise ValueError(f"connector property {name} of source {source.name} is set by {_FIELDS[name]}")
+        if name in _ENCODINGS:
+            raise ValueError(
+                f"connector property {name} of source {source.name} cannot be overridden: it gives the form in which "
+                f"changes are read ({name}={_ENCODINGS[name]}); take it out of sources.{source.name}.connector"
+            )
     return {
         "connector.class": CONNECTOR_CLASS,
         "plugin.name": "pgoutput",
@@ -145,12 +151,12 @@ def _database(source: Source) -> dict[str, str]:
 def _columns(source: Source, tables: Sequence[Table]) -> dict[str, str]:
     """Which columns Debezium reads: those that are carried, or, as it takes one list only, all but those that
     are not and those that the user excludes."""
-    excluded = source.overrides.get("column.exclude.list")
+    excluded = source.overrides.get(EXCLUDED)
     if excluded is None:
         own = _pattern(source.signal_table, ["id", "type", "data"])
         return {"column.include.list": ",".join([*(_select(table, carried=True) for table in tables), own])}
     unfit = [table for table in tables if any(column.encoding == "none" for column in table.columns)]
-    return {"column.exclude.list": ",".join([excluded, *(_select(table, carried=False) for table in unfit)])}
+    return {EXCLUDED: ",".join([excluded, *(_select(table, carried=False) for table in unfit)])}
 
 
 def _select(table: Table, *, carried: bool) -> str:

@@ -103,7 +103,7 @@ def reflect(engine: Engine, source: Source, tables: Sequence[str]) -> tuple[Tabl
     """The tables, each "schema.name", with their columns in the database's order.
 
     A table without a primary key has an empty one. A column of a type that cannot be carried, or generated,
-    has the encoding "none" and the Arrow type null. Raises `TableNotFound`
+    or excluded by the source, has the encoding "none" and the Arrow type null. Raises `TableNotFound`
     and `SourceUnavailable`.
     """
     with connected(engine, source) as connection:
@@ -167,13 +167,16 @@ def _table(
         schema=schema,
         name=name,
         topic=topic(source.name, schema, name),
-        columns=tuple(_column(types[name], nullable, generated) for name, nullable, generated in columns),
+        columns=tuple(
+            _column(types[column], nullable, generated, excluded=source.excludes(f"{table}.{column}"))
+            for column, nullable, generated in columns
+        ),
         primary_key=primary_key,
     )
 
 
-def _column(row: Row[tuple[object, ...]], nullable: bool, generated: bool) -> Column:
-    encoding, arrow_type, element = ("none", pa.null(), None) if generated else _carried(row)
+def _column(row: Row[tuple[object, ...]], nullable: bool, generated: bool, *, excluded: bool) -> Column:
+    encoding, arrow_type, element = ("none", pa.null(), None) if generated or excluded else _carried(row)
     return Column(
         name=row.name,
         sql_type=row.sql_type,
@@ -183,6 +186,7 @@ def _column(row: Row[tuple[object, ...]], nullable: bool, generated: bool) -> Co
         element=element,
         toastable=row.toastable and encoding != "none",
         generated=generated,
+        excluded=excluded,
     )
 
 

@@ -4,8 +4,6 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from sqlalchemy.exc import DBAPIError
-
 from connectors.health import SlotHealth, slot_health
 from connectors.source import Source, SourceUnavailable
 
@@ -58,7 +56,7 @@ def _look(source: Source) -> SlotHealth | str:
     engine = source.engine()
     try:
         health = slot_health(engine, source)
-    except (SourceUnavailable, DBAPIError) as error:
+    except SourceUnavailable as error:
         return str(error)
     finally:
         engine.dispose()

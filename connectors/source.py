@@ -1,13 +1,14 @@
 """A source database of `millrace.yaml`, and what the declarations ask of its tables."""
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.dialects.postgresql.base import PGDialect
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 
 # Kafka allows these in a topic name; a dot would make `<source>.<schema>.<table>` ambiguous.
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -16,9 +17,19 @@ _SLOT = re.compile(r"[a-z0-9_]{1,63}")
 # Named, because for other styles of parameters SQLAlchemy doubles the percent signs in names.
 _PREPARER = PGDialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy's
 
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_TO_DO = {
+    "42501": "grant the user that, then try again",
+    "42P01": "run millrace apply, which names what is missing",
+    "42703": "run millrace apply, which names what is missing",
+}
+
+EXCLUDED = "column.exclude.list"
+"""Debezium's property: the columns that do not leave the database."""
+
 
 class SourceUnavailable(Exception):
-    """A source database does not answer, or refuses the user."""
+    """A source database does not answer, or refuses the user or what is asked of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +64,36 @@ class Source:
         for table in (self.heartbeat_table, self.signal_table):
             split(table)
         self.address()
+        self._exclusions()
 
     @property
     def notifications_topic(self) -> str:
         """Where Debezium tells of its snapshots; one partition. No table's topic has two parts."""
         return f"{self.name}.notifications"
+
+    def excludes(self, column: str) -> bool:
+        """Whether a column, "schema.table.column", is left out of the changes by the override `column.exclude.list`."""
+        return any(pattern.fullmatch(column) for pattern in self._exclusions())
+
+    def _exclusions(self) -> list[re.Pattern[str]]:
+        """The regular expressions of `column.exclude.list`, as Debezium reads them (`io.debezium.util.Strings`): at
+        commas without a backslash, trimmed, for whole names, and without case, but of ASCII alone.
+
+        Raises `ValueError` for one that Python reads otherwise than Java, or not at all.
+        """
+        items = re.findall(r"(?:[^,\\]|\\.?)+", self.overrides.get(EXCLUDED, ""), re.DOTALL)
+        patterns = []
+        for item in filter(None, map(str.strip, items)):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")  # of what means another thing in Java, as && in a set
+                    patterns.append(re.compile(item.replace("\\,", ","), re.IGNORECASE | re.ASCII))
+            except (re.error, ValueError, FutureWarning) as error:
+                raise ValueError(
+                    f"{EXCLUDED} of source {self.name}: {item!r} cannot be read here: {error}; use plain regular "
+                    r"expressions of schema\.table\.column, separated by commas"
+                ) from error
+        return patterns
 
     def address(self) -> URL:
         """The parsed `url`. Raises `ValueError`, without the password, if it is not a usable URL."""
@@ -90,13 +126,28 @@ class Capture:
 
 @contextmanager
 def connected(engine: Engine, source: Source) -> Iterator[Connection]:
-    """A connection to the source database. Raises `SourceUnavailable`."""
+    """A connection to the source database. Raises `SourceUnavailable`, also for an error of the database in the block,
+    without the statement and its values."""
     try:
         connection = engine.connect()
-    except OperationalError as error:
+    except DBAPIError as error:
         raise SourceUnavailable(f"source {source.name} is unavailable: {error.orig}") from error
-    with connection:
-        yield connection
+    try:
+        with connection:
+            yield connection
+    except DBAPIError as error:
+        raise SourceUnavailable(_refusal(source, error)) from error
+
+
+def _refusal(source: Source, error: DBAPIError) -> str:
+    """What a database said instead of an answer, and what to do."""
+    url = source.address()
+    place = f"{url.host}:{url.port or 5432}/{url.database or url.username}"
+    said = getattr(getattr(error.orig, "diag", None), "message_primary", None) or str(error.orig).split("\n", 1)[0]
+    if isinstance(error, OperationalError | InterfaceError):
+        return f"source {source.name} is unavailable: {place}: {said}; try again once it answers"
+    todo = _TO_DO.get(getattr(error.orig, "sqlstate", None) or "", "the log of PostgreSQL has the statement")
+    return f"source {source.name} refuses: {place}, user {url.username}: {said}; {todo}"
 
 
 def default_slot(name: str) -> str:

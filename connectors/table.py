@@ -27,7 +27,8 @@ class Column:
     """One column; `sql_type` is PostgreSQL's own name of its type, `arrow_type` what it decodes to.
 
     `element` is the encoding of the elements of an array. `toastable` columns can arrive as Debezium's
-    placeholder for an unchanged value. `generated` columns are not replicated.
+    placeholder for an unchanged value. `generated` columns are not replicated; `excluded` ones are left out by
+    the source's `column.exclude.list`. Neither are carried: both are encoded as "none".
     """
 
     name: str
@@ -38,6 +39,7 @@ class Column:
     element: Encoding | None = None
     toastable: bool = False
     generated: bool = False
+    excluded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ def _column(column: Column) -> dict[str, Any]:
         "element": column.element,
         "toastable": column.toastable,
         "generated": column.generated,
+        "excluded": column.excluded,
     }
 
 

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from connectors.connect import Connect, ConnectRefused, ConnectUnavailable
+from connectors.connect import Connect, ConnectorState, ConnectRefused, ConnectUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -13,7 +13,7 @@ SECONDS = 10.0
 
 class Watch:
     """Looks at connectors every `seconds` on a thread of its own, and restarts those of their tasks whose
-    failure passes by itself. What remains is logged once, until it changes."""
+    failure passes by itself. What keeps one from running is logged once, until it changes."""
 
     def __init__(self, connect: Connect, names: Sequence[str], seconds: float = SECONDS) -> None:
         self._connect = connect
@@ -33,16 +33,30 @@ class Watch:
             for name in self._names:
                 self._say(name, self._look(name))
 
-    def _look(self, name: str) -> str:
+    def _look(self, name: str) -> str | None:
+        """What keeps a connector from running, empty if it runs; None while it starts."""
         try:
-            remaining = self._connect.restart_failed(name)
+            self._connect.restart_failed(name)
+            return _trouble(self._connect.state(name))
         except (ConnectUnavailable, ConnectRefused) as error:
             return str(error)
-        return "; ".join(failure.reason for failure in remaining)
 
-    def _say(self, name: str, trouble: str) -> None:
+    def _say(self, name: str, trouble: str | None) -> None:
+        if trouble is None:
+            return
         before, self._said[name] = self._said.get(name, ""), trouble
         if trouble and trouble != before:
             log.error("connector %s: %s", name, trouble, extra={"event": "connector_failed", "connector": name})
         elif before and not trouble:
             log.info("connector %s runs again", name, extra={"event": "connector_back", "connector": name})
+
+
+def _trouble(state: ConnectorState | None) -> str | None:
+    """See `Watch._look`. A rebalance or a restart of Connect's passes through states that are no news."""
+    if state is None:
+        return "it does not exist: run millrace apply"
+    if state.state in ("STOPPED", "PAUSED"):
+        return f"it is {state.state}: millrace apply has it run again, unless a recover of the source is under way"
+    if state.failures:
+        return "; ".join(failure.reason for failure in state.failures)
+    return "" if state.running else None

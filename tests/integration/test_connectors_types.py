@@ -14,6 +14,7 @@ import pytest
 from psycopg import sql
 
 from connectors.encodings import Undecodable, decode
+from streams.changes import changes_schema
 from tests.integration.capturing import Captured, captured, new_source
 
 # citext is not among the extensions of every PostgreSQL: where it is not, the same type by the same name,
@@ -304,11 +305,17 @@ def test_columns_that_cannot_be_carried_break_nothing(stack: Any, database: Any)
 
 def test_a_column_that_the_user_excludes_does_not_leave_the_database(stack: Any, database: Any) -> None:
     with psycopg.connect(database.dsn, autocommit=True) as connection:
-        connection.execute("create table person (id int primary key, name text, secret text, odd numeric[])")
-        connection.execute("insert into person values (1, 'a', 's', '{NaN}')")
-        source = new_source(database.dsn, overrides={"column.exclude.list": r"public\.person\.secret"})
+        connection.execute(
+            'create table person (id int primary key, name text, secret text, odd numeric[], "Hid,den" text)'
+        )
+        connection.execute("insert into person values (1, 'a', 's', '{NaN}', 'S')")
+        source = new_source(
+            database.dsn, overrides={"column.exclude.list": r"public\.person\.secret, PUBLIC.\w+.hid\,DEN"}
+        )
         with captured(stack, source, ["public.person"], full_identity=True) as running:
             assert [r.value["after"] for r in running.records("person", 1)] == [{"id": 1, "name": "a"}]
+            assert changes_schema(running.table("person")).names[:3] == ["id", "name", "_op"]
+            assert [c.name for c in running.table("person").columns if c.excluded] == ["secret", "Hid,den"]
 
 
 def test_names_need_no_care(stack: Any, database: Any) -> None:

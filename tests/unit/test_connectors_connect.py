@@ -2,6 +2,7 @@
 
 import json
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +32,8 @@ class Peer:
     puts: list[int] = field(default_factory=list)
     restarts_needed: int = 0
     requests: list[str] = field(default_factory=list)
+    page: str = ""
+    authorizations: list[str | None] = field(default_factory=list)
     offset: dict[str, Any] = field(default_factory=lambda: {"lsn": 5, "lsn_commit": 7})
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
@@ -63,6 +66,8 @@ class Peer:
                 if self.restarts_needed <= 0:
                     self.tasks = [{"id": 0, "state": "RUNNING", "worker_id": "w"}]
                 return 202, {}
+            case "PUT", "stop":
+                return 204, None
             case "PUT", "resume":
                 self.state = "RUNNING"
                 return 202, None
@@ -82,8 +87,11 @@ def peer() -> Iterator[Peer]:
         def handle_any(self) -> None:
             size = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(size)) if size else None
+            peer.authorizations.append(self.headers.get("Authorization"))
             status, answer = peer.answer(self.command, self.path, body)
             content = b"" if answer is None else json.dumps(answer).encode()
+            if peer.page:
+                status, content = 403, peer.page.encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -187,6 +195,50 @@ def test_other_refusals_are_not_repeated(peer: Peer, connect: Connect, pauses: l
 def test_an_address_of_something_else() -> None:
     with pytest.raises(ConnectRefused, match="not Kafka Connect"):
         Connect("127.0.0.1:8083").state("c")
+
+
+@pytest.mark.parametrize("trouble", [[], [503] * 9, [401], [400]])
+def test_a_password_in_the_url_is_sent_and_never_shown(peer: Peer, trouble: list[int]) -> None:
+    peer.trouble = trouble
+    url = peer.url.replace("://", "://ops:s3%2Fcret@") if trouble else "http://ops:s3%2Fcret@127.0.0.1:1"
+    connect = Connect(url, patience=0)
+    with pytest.raises((ConnectUnavailable, ConnectRefused)) as caught:
+        connect.state("c")
+    assert "Kafka Connect at http://127.0.0.1:" in str(caught.value)
+    assert not {word for word in ("ops", "s3", "cret") if word in str(caught.value)}
+    if trouble:
+        assert set(peer.authorizations) == {f"Basic {b64encode(b'ops:s3/cret').decode()}"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ops:s3cret@127.0.0.1:8083",
+        "ftp://ops:s3cret@x",
+        "http://ops:s3cret@",
+        "http://ops:s3cret@x:port",
+        "http://ops:cret/cret://cret@cret@x:port",
+    ],
+)
+def test_an_address_that_cannot_be_used_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(ConnectRefused, match="not Kafka Connect") as caught:
+        Connect(url).state("c")
+    assert "cret" not in str(caught.value)
+
+
+def test_a_connector_that_does_not_stop_is_told_without_the_password(peer: Peer, pauses: list[float]) -> None:
+    peer.config, peer.tasks = {"name": "c"}, [{"id": 0, "state": "RUNNING", "worker_id": "w"}]
+    connect = Connect(peer.url.replace("://", "://ops:s3cret@"), patience=0.1, sleep=pauses.append)
+    with pytest.raises(ConnectUnavailable, match="does not stop") as caught:
+        connect.stop("c")
+    assert "cret" not in str(caught.value)
+
+
+def test_a_page_of_a_proxy_is_told_by_its_status(peer: Peer, connect: Connect) -> None:
+    peer.page = "<html>\n<h1>Forbidden</h1></html>"
+    with pytest.raises(ConnectRefused, match=r"GET /connectors/c/status: 403 Forbidden; .*connect.url") as caught:
+        connect.state("c")
+    assert "<" not in str(caught.value)
 
 
 def failed(trace: str) -> dict[str, Any]:

@@ -75,6 +75,28 @@ def test_what_a_field_sets_is_not_overridden(name: str) -> None:
         connector_config(source(overrides={name: "x"}), [])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("time.precision.mode", "adaptive"),
+        ("decimal.handling.mode", "double"),
+        ("unavailable.value.placeholder", "x"),
+        ("binary.handling.mode", "hex"),
+        ("interval.handling.mode", "numeric"),
+        ("value.converter", "io.confluent.connect.avro.AvroConverter"),
+        ("key.converter.schemas.enable", "true"),
+        ("tombstones.on.delete", "false"),
+        ("skipped.operations", "t"),
+        ("event.converting.failure.handling.mode", "skip"),
+        ("extended.headers.enabled", "true"),
+    ],
+)
+def test_the_form_that_the_decoder_reads_is_not_overridden(name: str, value: str) -> None:
+    given = connector_config(source(), [])[name]
+    with pytest.raises(ValueError, match=rf"{name} of source shop cannot be overridden: .* \({name}={given}\)"):
+        connector_config(source(overrides={name: value}), [])
+
+
 def test_only_carried_columns_of_declared_tables_are_captured() -> None:
     tables = [table("public", "flights", id="plain", gone="none"), table("odd", 'a,b "C".d', **{"id": "plain"})]
     config = connector_config(source(), tables)

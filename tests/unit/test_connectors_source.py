@@ -29,12 +29,39 @@ def test_the_password_is_never_shown() -> None:
         ({"partitions": 0}, "1 or more"),
         ({"heartbeat_table": "beat"}, "schema.table"),
         ({"url": "nonsense"}, "not a URL"),
+        ({"overrides": {"column.exclude.list": r"public\.a\.\p{L}+"}}, r"cannot be read here: bad escape \\p"),
+        ({"overrides": {"column.exclude.list": "a,public.a.[a-z&&[^b]]"}}, r"a-z&&.*cannot be read here"),
+        ({"overrides": {"column.exclude.list": "public.a.b{1,2}, public.a.(c"}}, r"'public.a.\(c' cannot be read here"),
         ({"url": "postgresql:///shop"}, "USER:PASSWORD@HOST"),
     ],
 )
 def test_what_cannot_be_used_is_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         source(**fields)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "excluded"),
+    [  # as Debezium 3.6.3's own filter answers (io.debezium.relational.Tables.ColumnNameFilterFactory)
+        (r"public\.orders\.amount", ["amount", "Amount"]),
+        ("PUBLIC.orders.AMOUNT", ["amount", "Amount"]),
+        ("amount", []),
+        (r".*\.amount", ["amount", "Amount"]),
+        (r"public.orders.\w+mount", ["amount", "Amount"]),
+        ("public.orders.Ämount", []),
+        (r"public.orders.a\,b", ["a,b"]),
+        (" public.orders.a b , x", ["a b"]),
+        (r"public\.orders\.(a.*|b)$", ["amount", "Amount", "amount2", "a,b", "a b"]),
+        ("^public.orders.amount$,, public.orders.amount2", ["amount", "Amount", "amount2"]),
+        (r"(?-i:public\.orders\.(?:amount))", ["amount"]),
+        ("", []),
+    ],
+)
+def test_columns_are_excluded_as_debezium_excludes_them(patterns: str, excluded: list[str]) -> None:
+    with_list = source(overrides={"column.exclude.list": patterns})
+    names = ["amount", "Amount", "amount2", "ämount", "a,b", "a b"]
+    assert [name for name in names if with_list.excludes(f"public.orders.{name}")] == excluded
+    assert not any(source().excludes(f"public.orders.{name}") for name in names)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])

@@ -18,6 +18,7 @@ TABLE = Table(
         Column("words", "text[]", pa.list_(pa.string()), "array", True, "plain", toastable=True),
         Column("v", "vector(3)", pa.list_(pa.float32()), "vector", True, toastable=True),
         Column("sum", "integer", pa.null(), "none", True, generated=True),
+        Column("secret", "text", pa.null(), "none", True, excluded=True),
     ),
     primary_key=("id",),
 )
