@@ -50,7 +50,7 @@ def asof(lake: Lake, entities: pa.Table, times: pa.ChunkedArray, join: Join, *, 
     until the commit time of the row's delete: as the online store served it, if changes arrive in time; one
     that a later version moved to the same time or before was corrected, and does not count. With `known` a
     version counts from its commit time at the earliest, and a row has at each time the newest version
-    committed by then.
+    committed by then. A version was committed no later than those above it, whatever a snapshot's row says.
 
     Raises `StoreUnavailable`, `TableMissing`, `StoreRefused` if the table lacks a column, and `ValueError` if
     a key is missing in `entities` or cannot be read as the join key's type.
@@ -95,20 +95,27 @@ class _Query:
     @property
     def rows(self) -> str:
         """The feature table under the names of the query, with `s`, the time from which a version counts."""
+        return f"(SELECT *, {'greatest(e, c)' if self.known else 'e'} AS s FROM {self._named_rows()})"
+
+    def _named_rows(self) -> str:
         return f"""(
-            SELECT *, {"greatest(e, c)" if self.known else "e"} AS s FROM (
-                SELECT {self._named_keys()}, epoch_us(event_timestamp) AS e, epoch_us(created_timestamp) AS c,
-                       _lsn AS l, _row AS r, _deleted AS d, _offset AS o
-                FROM data))"""
+            SELECT {self._named_keys()}, epoch_us(event_timestamp) AS e, epoch_us(created_timestamp) AS c,
+                   _lsn AS l, _row AS r, _deleted AS d, _offset AS o
+            FROM data)"""
 
     def state(self) -> str:
+        order = f"PARTITION BY {self.by_key} ORDER BY l, d DESC, o ROWS"
+        # What a snapshot told stands below changes that were committed before it was read, and does not put them off.
+        heard = f"min(c) OVER ({order} BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)"
         return f"""
             WITH versions AS (
+                SELECT *, {"greatest(h, if(e = c, h, e))" if self.known else "if(e = c, h, e)"} AS s
+                FROM (SELECT *, {heard} AS h FROM {self._named_rows()} SEMI JOIN spine USING ({self.by_key}))
+            ), monotone AS (
                 SELECT * REPLACE (max(s) OVER version AS s), lead(s) OVER version AS following
-                FROM {self.rows} SEMI JOIN spine USING ({self.by_key})
-                WINDOW version AS (PARTITION BY {self.by_key} ORDER BY l, d DESC, o ROWS UNBOUNDED PRECEDING)
+                FROM versions WINDOW version AS ({order} UNBOUNDED PRECEDING)
             ), steps AS (
-                SELECT * FROM versions WHERE following IS NULL OR following > s
+                SELECT * FROM monotone WHERE following IS NULL OR following > s
             ), found AS ({self._last("steps", "LEFT")})
             {self._values()}"""
 

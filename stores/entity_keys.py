@@ -38,6 +38,13 @@ def check_key_type(join_key: str, value_type: int) -> None:
         )
 
 
+def with_dummy(table: pa.Table) -> pa.Table:
+    """The table with the column of `DUMMY`, which its rows share."""
+    if DUMMY.name in table.schema.names:
+        return table
+    return table.append_column(DUMMY.name, pa.repeat("", table.num_rows))
+
+
 @dataclass(frozen=True, slots=True)
 class EntityKeys:
     """The codec of the entity keys of one set of join keys in one project.

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from feast.feature_view import FeatureView
 
 from stores.asof import Join, asof
+from stores.entity_keys import DUMMY, with_dummy
 from stores.lake import Lake
 from stores.rows import META, TIMESTAMP
 
@@ -36,6 +37,8 @@ def request(view: FeatureView, features: Sequence[str], full_feature_names: bool
             f"{projection.name_to_use()}: the lake holds the current version of a view, ask for {view.name}"
         )
     keys = {column.name: projection.join_key_map.get(column.name, column.name) for column in view.entity_columns}
+    if not keys:  # Feast hides the join key of a view without entities
+        keys = {DUMMY.name: DUMMY.name}
     prefix = f"{projection.name_to_use()}__" if full_feature_names else ""
     join = Join(f"features/{view.name}", keys, tuple(features), view.ttl)
     return Request(view.name, join, tuple(prefix + feature for feature in features))
@@ -76,16 +79,17 @@ def at_end(lake: Lake, requests: Sequence[Request], start: datetime | None, end:
     wanted = has_value[0]
     for mask in has_value[1:]:
         wanted = pc.or_kleene(wanted, mask)
-    return answer.filter(wanted).drop_columns(marks)
+    dummy = [name for name in answer.schema.names if name == DUMMY.name]
+    return answer.filter(wanted).drop_columns([*marks, *dummy])
 
 
 def _joined(lake: Lake, requests: Sequence[Request], frame: pa.Table, times: pa.ChunkedArray, known: bool) -> pa.Table:
-    answer = frame
+    answer, entities = frame, with_dummy(frame)
     for asked in requests:
         for column in asked.columns:
             if column in answer.schema.names:
                 raise ValueError(f"{column} is twice in the answer: ask with full_feature_names=True, or rename it")
-        found = asof(lake, frame, times, asked.join, known=known)
+        found = asof(lake, entities, times, asked.join, known=known)
         for column, values in zip(asked.columns, found.columns, strict=True):
             answer = answer.append_column(column, values)
     return answer

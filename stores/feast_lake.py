@@ -24,7 +24,7 @@ from feast.type_map import pa_to_feast_value_type
 from feast.value_type import ValueType
 
 from stores.delta import DeltaLake
-from stores.lake import Snapshot
+from stores.entity_keys import DUMMY
 from stores.lake_schema import check_name
 from stores.rows import EMBEDDING, META
 
@@ -127,28 +127,26 @@ class LakeSource(DataSource):
     def get_table_column_names_and_types(self, config: RepoConfig) -> Iterable[tuple[str, str]]:
         """The columns that a user may name, with their Arrow types.
 
-        Feast asks for them only to infer what a view does not declare, and on a push. Of a feature table
-        that no row was pushed to yet they are those of the view. Raises `ValueError` if neither is there.
+        Feast asks for them only to infer what a view does not declare, and on a push. Of a feature table they
+        are those of its view in the registry: the next rows that are pushed bring the table's. Raises
+        `ValueError` if neither view nor table is there.
         """
-        lake = lake_of(config)
-        if lake.exists(self.table):
-            return self._columns(lake.snapshot(self.table))
         kind, owner = self.table.split("/", 1)
-        declared = _declared(config, owner) if kind == "features" else None
-        if declared is None:
+        columns = _declared(config, owner) if kind == "features" else None
+        if columns is None:
+            columns = self._stored(lake_of(config))
+        times = [name for name in (self.timestamp_field, self.created_timestamp_column) if name]
+        taken = {name for name, _ in columns}
+        return columns + [(name, str(META[0].type)) for name in times if name not in taken]
+
+    def _stored(self, lake: DeltaLake) -> list[tuple[str, str]]:
+        if not lake.exists(self.table):
             raise ValueError(
                 f"source {self.name}: the lake has no table {self.table} to infer columns from yet: declare the"
                 " schema of the view with all its fields, and the value_type of its entities"
             )
-        return [*declared, *((column, str(META[0].type)) for column in self._times())]
-
-    def _columns(self, table: Snapshot) -> list[tuple[str, str]]:
-        columns = [(f.name, _feast_name(f.type)) for f in table.schema if f.name not in ADDED]
-        taken = {name for name, _ in columns}
-        return columns + [(name, str(META[0].type)) for name in self._times() if name not in taken]
-
-    def _times(self) -> list[str]:
-        return [name for name in (self.timestamp_field, self.created_timestamp_column) if name]
+        schema = lake.snapshot(self.table).schema
+        return [(f.name, _feast_name(f.type)) for f in schema if f.name not in ADDED]
 
     @staticmethod
     def source_datatype_to_feast_value_type() -> Callable[[str], ValueType]:
@@ -160,7 +158,7 @@ def _options(table: str) -> DataSourceProto.CustomSourceOptions:
 
 
 def _declared(config: RepoConfig, view: str) -> list[tuple[str, str]] | None:
-    """The join keys and features of a view in the registry; None if it is not there."""
+    """The join keys and features of a view in the registry, as they are pushed; None if it is not there."""
     store = FeatureStore(config=config)
     if config.repo_path is not None:
         store.repo_path = Path(config.repo_path)  # a relative path of the registry counts from there
@@ -169,7 +167,7 @@ def _declared(config: RepoConfig, view: str) -> list[tuple[str, str]] | None:
     except FeastObjectNotFoundException:
         return None
     fields = {field.name: field for field in (*found.entity_columns, *found.features)}
-    return [(name, field.dtype.to_value_type().name) for name, field in fields.items()]
+    return [(name, field.dtype.to_value_type().name) for name, field in fields.items() if name != DUMMY.name]
 
 
 def _feast_name(type_: pa.DataType) -> str:

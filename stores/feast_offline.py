@@ -7,7 +7,7 @@ applies the view's own transform to it.
 
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from feast.utils import (
 )
 from pydantic import Field, StrictStr
 
+from stores.entity_keys import DUMMY, with_dummy
 from stores.feast_history import EVENT_TIME, at_end, at_entities, request
 from stores.feast_lake import ADDED, LakeLoggingDestination, LakeSource, lake_of
 from stores.feast_push import pushed_rows, pushed_view
@@ -78,9 +79,9 @@ class LakeOfflineStore(OfflineStore):
         requests = [request(view, features, full_feature_names) for view, features in views.items()]
         known = filter_by_created_timestamp
         if entity_df is None:
-            end = make_tzaware(end_date or datetime.now())
+            end = make_tzaware(end_date) if end_date else datetime.now(UTC)
             start = make_tzaware(start_date) if start_date else None
-            keys = [key for asked in requests for key in asked.join.join_keys.values()]
+            keys = [key for asked in requests for key in asked.join.join_keys.values() if key != DUMMY.name]
             earliest, latest = start or end, end
 
             def retrieve() -> pa.Table:
@@ -116,7 +117,10 @@ class LakeOfflineStore(OfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Of the rows that the source holds now, with an event time in the window, the newest an entity."""
+        """Of the rows that the source holds now, with an event time in the window, the newest an entity.
+
+        A row with a null join key belongs to no entity.
+        """
         columns = (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         return LakeRetrievalJob(config, lambda: _pull(config, data_source, *columns, start_date, end_date, latest=True))
 
@@ -133,8 +137,8 @@ class LakeOfflineStore(OfflineStore):
     ) -> RetrievalJob:
         """The rows that the source holds now, with an event time in the window, newest first.
 
-        Each source row once, in its newest version, and none that is deleted. With no feature names, as for a
-        view with a transform, all columns of the source.
+        Each source row once, in its newest version, and none that is deleted or has a null join key. With no
+        feature names, as for a view with a transform, all columns of the source.
         """
         columns = (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         return LakeRetrievalJob(
@@ -213,14 +217,16 @@ def _pull(
     stored = {name: _stored(table, name, timestamp_field, created) for name in wanted}
     if not {stored[key] for key in join_keys} <= set(table.schema.names):
         raise FeastJoinKeysDuringMaterialization(table.name, set(join_keys), set(table.schema.names))
-    return current(
+    rows = current(
         table,
         stored,
         stored[timestamp_field],
         start=start and make_tzaware(start),
         end=end and make_tzaware(end),
-        latest_by=[stored[key] for key in join_keys] if latest else [],
+        keys=[stored[key] for key in join_keys],
+        latest=latest,
     )
+    return rows if join_keys else with_dummy(rows)
 
 
 def _table(config: RepoConfig, source: DataSource) -> Snapshot:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
+import pandas as pd
 import pyarrow as pa
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
@@ -279,14 +280,27 @@ class MillraceOnlineStore(RedisOnlineStore):
 
 
 def _plain_rows(config: RepoConfig, table: FeatureView, data: Sequence[Row]) -> tuple[View, pa.Table]:
-    """Rows as Feast hands them over, as a table: join keys, features, `event_timestamp`."""
+    """Rows as Feast hands them over, as a table: join keys, features, `event_timestamp`.
+
+    Of rows with one event time the store keeps the last, so they are in the order of their creation.
+    """
+    data = sorted(data, key=_creation)
     join_keys, rows = entity_table([key for key, _, _, _ in data])
     view = stored_view(config, table, join_keys)
     for feature in view.features:
         values = [values.get(feature.name) for _, values, _, _ in data]
         rows = rows.append_column(feature.name, column(values, feature))
-    times = [time if time.tzinfo else time.replace(tzinfo=UTC) for _, _, time, _ in data]
+    times = [_aware(time) for _, _, time, _ in data]
     return view, rows.append_column("event_timestamp", pa.array(times, TIMESTAMP))
+
+
+def _creation(row: Row) -> datetime:
+    created = row[3]
+    return NEVER if pd.isna(created) else _aware(created)
+
+
+def _aware(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _rows(view: View, found: pa.Table, names: Sequence[str] | None) -> list[Values]:

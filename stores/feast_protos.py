@@ -35,6 +35,7 @@ def carries(view: FeatureView) -> bool:
 def stored_view(config: RepoConfig, view: FeatureView, join_keys: Sequence[Feature]) -> View:
     """A Feast view as the stores see it, as far as Feast knows it: as a state view, its texts not named.
 
+    The registry lists the join keys of a stream view among its features too; they are none.
     Raises `ValueError` for a type without a column form and for an unknown metric.
     """
     field, vector = vector_field(view), None
@@ -46,13 +47,14 @@ def stored_view(config: RepoConfig, view: FeatureView, join_keys: Sequence[Featu
                 f"one of {', '.join(name for name in METRICS if name)}"
             )
         vector = Vector(field.name, field.vector_length, METRICS[metric], ())
+    keys = {field.name for field in view.entity_columns}
     return View(
         project=config.project,
         name=view.name,
         online_name=compute_versioned_name(view, config.registry.enable_online_feature_view_versioning),
         kind="state",
         join_keys=tuple(join_keys),
-        features=tuple(_feature(field) for field in view.features),
+        features=tuple(_feature(field) for field in view.features if field.name not in keys),
         vector=vector,
     )
 
@@ -65,7 +67,8 @@ def declared_keys(view: FeatureView) -> list[Feature]:
 def entity_table(keys: Sequence[EntityKey]) -> tuple[list[Feature], pa.Table]:
     """The join keys of some entities of one kind and their values, a column each.
 
-    Raises `ValueError` if the entities are not of one kind, or of a type that cannot be a key.
+    Without join keys, as Feast pushes to a view without entities, the one column is that of `DUMMY`, by which it reads.
+    Raises `ValueError` if the entities are not of one kind, of a type that cannot be a key, or if a key is null.
     """
     names = list(keys[0].join_keys)
     values: dict[str, list[Value]] = {name: [] for name in names}
@@ -74,9 +77,14 @@ def entity_table(keys: Sequence[EntityKey]) -> tuple[list[Feature], pa.Table]:
             raise ValueError(f"entity keys of {names} and of {list(key.join_keys)} in one call")
         for name, value in zip(names, key.entity_values, strict=True):
             values[name].append(value)
+    if not names:
+        return [], pa.table({DUMMY.name: pa.repeat("", len(keys))})
     features = []
     for name in names:
-        kind = values[name][0].WhichOneof("val")
+        kinds = [value.WhichOneof("val") for value in values[name]]
+        if None in kinds:
+            raise ValueError(f"join key {name!r} is null in {kinds.count(None)} of {len(kinds)} rows")
+        kind = kinds[0]
         if kind not in _KEY_TYPES:
             raise ValueError(f"join key {name!r} has a value of type {kind}, which cannot be part of an entity key")
         features.append(Feature(name, _KEY_TYPES[kind], arrow_type_of(_KEY_TYPES[kind])))

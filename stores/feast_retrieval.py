@@ -5,8 +5,10 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+import pyarrow.types as pt
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
@@ -70,7 +72,7 @@ class LakeRetrievalJob(RetrievalJob):  # type: ignore[misc]
         lake = lake_of(self._config)
         if lake.exists(table) and not allow_overwrite:
             raise SavedDatasetLocationAlreadyExists(location=table)
-        lake.replace(table, self.to_arrow())
+        lake.replace(table, _in_microseconds(self.to_arrow()))
 
     def _persist_as_parquet(self, source: FileSource, allow_overwrite: bool) -> None:
         filesystem, path = location(self._config, source.path, source.file_options.s3_endpoint_override)
@@ -84,6 +86,15 @@ class LakeRetrievalJob(RetrievalJob):  # type: ignore[misc]
         if present:
             filesystem.delete_dir_contents(path)
         pq.write_to_dataset(rows, path, filesystem=filesystem)
+
+
+def _in_microseconds(rows: pa.Table) -> pa.Table:
+    """The rows as the lake can hold them; the times of an entity frame may have nanoseconds."""
+    for place, field in enumerate(rows.schema):
+        if pt.is_timestamp(field.type) and field.type.unit == "ns":
+            floored = pc.floor_temporal(rows.column(place), unit="microsecond")
+            rows = rows.set_column(place, field.name, floored.cast(pa.timestamp("us", field.type.tz)))
+    return rows
 
 
 def location(config: RepoConfig, path: str, endpoint: str | None) -> tuple[Any, str]:

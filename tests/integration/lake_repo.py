@@ -24,10 +24,12 @@ CONFIG = """
 project: shop
 provider: local
 registry: registry.db
-online_store: {type: sqlite, path: online.db}
+online_store: ONLINE
 offline_store: {type: stores.feast_offline.LakeOfflineStore, path: lake}
 entity_key_serialization_version: 3
 """
+
+SQLITE = "{type: sqlite, path: online.db}"
 
 DECLARATIONS = """
 from datetime import timedelta
@@ -97,10 +99,10 @@ def at(hours: float) -> datetime:
     return START + timedelta(hours=hours)
 
 
-def make(folder: Path, declarations: str = DECLARATIONS, config: str = "") -> Path:
+def make(folder: Path, declarations: str = DECLARATIONS, config: str = "", online_store: str = SQLITE) -> Path:
     """A repo folder with an empty lake; `config` is added to feature_store.yaml."""
     folder.mkdir(exist_ok=True)
-    (folder / "feature_store.yaml").write_text(CONFIG + config)
+    (folder / "feature_store.yaml").write_text(CONFIG.replace("ONLINE", online_store) + config)
     (folder / "definitions.py").write_text(declarations)
     (folder / "lake").mkdir()
     return folder

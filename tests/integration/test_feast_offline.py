@@ -1,5 +1,10 @@
 """The stock Feast SDK and command line over the lake: apply, materialize, push, retrieve, save, log."""
 
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
@@ -11,11 +16,14 @@ from feast.feature_logging import LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
 
 from stores.delta import DeltaLake
+from stores.errors import StoreRefused
 from stores.feast_lake import LakeLoggingDestination, SavedDatasetLakeStorage
+from stores.feast_offline import LakeOfflineStore
 from stores.history import feature_properties
 from stores.rows import rows_schema
 from stores.view import Feature, View
-from tests.integration.lake_repo import applied, at, feast, fill_orders, make, online
+from tests.integration.lake_repo import SQLITE, applied, at, feast, fill_orders, make, online
+from tests.redis_server import RedisServer
 
 ORDERS = [
     {"id": 1, "buyer": 7, "amount": 1.5, "status": "new", "placed": at(1)},
@@ -61,8 +69,17 @@ def in_minutes(inputs):
 """
 
 
-def test_the_command_line_applies_before_any_change_and_materializes_after(tmp_path):
-    repo = make(tmp_path / "repo")
+@pytest.fixture
+def redis() -> Iterator[str]:
+    """The online store plug-in over a Redis, for feature_store.yaml."""
+    server = RedisServer().start()
+    yield f"{{type: stores.feast_online.MillraceOnlineStore, connection_string: '{server.connection_string}'}}"
+    server.stop()
+
+
+@pytest.mark.parametrize("plug_in", [False, True])
+def test_the_command_line_applies_before_any_change_and_materializes_after(tmp_path, redis, plug_in):
+    repo = make(tmp_path / "repo", online_store=redis if plug_in else SQLITE)
     feast(repo, "apply")
     fill_orders(repo, ORDERS)
     feast(repo, "materialize", at(0).isoformat(), at(30).isoformat())
@@ -87,6 +104,38 @@ def test_pulling_the_latest_materializes_the_same(tmp_path):
     applied(repo).materialize(at(0), at(30))
     found = online(repo, ["last_order:amount", "last_order_cents:cents"], [{"customer_id": 7}, {"customer_id": 8}])
     assert (found["amount"], found["cents"]) == ([2.75, None], [275, None])
+
+
+def test_a_stream_view_is_written_through_feast(tmp_path, redis):
+    """Its registry entry lists the join key among the features."""
+    repo = make(tmp_path / "repo", online_store=redis)
+    store = applied(repo)
+    row = {"customer_id": [70], "cents": [11], "placed": [at(1)], "_commit_ts": [at(1)]}
+    store.write_to_online_store("last_order_cents", pd.DataFrame(row))
+    assert online(repo, ["last_order_cents:cents"], [{"customer_id": 70}])["cents"] == [11]
+
+
+@pytest.mark.parametrize("latest", ["true", "false"])
+def test_rows_without_an_entity_are_not_materialized(tmp_path, redis, latest):
+    config = f"materialization: {{pull_latest_features: {latest}}}"
+    repo = make(tmp_path / "repo", config=config, online_store=redis)
+    nobody = {"id": 9, "buyer": None, "amount": 1.0, "status": "new", "placed": at(4)}
+    fill_orders(repo, [nobody, *ORDERS, {**nobody, "id": 10}])
+    applied(repo).materialize(at(0), at(30))
+    found = online(repo, ["last_order:amount", "last_order_cents:cents"], [{"customer_id": 7}, {"customer_id": 8}])
+    assert (found["amount"], found["cents"]) == ([2.75, None], [275, None])
+
+
+def test_a_pushed_row_without_an_entity_is_refused_online_and_not_materialized(tmp_path, redis):
+    store = applied(make(tmp_path / "repo", PUSHED, online_store=redis))
+    rows = {"customer_id": pd.array([None, 77], "Int64"), "page": ["a", "b"], "seconds": [1.0, 2.0]}
+    frame = pd.DataFrame({**rows, "at": [at(1)] * 2, "made": [at(1)] * 2})
+    for one in (frame, frame[::-1]):
+        with pytest.raises(ValueError, match="join key 'customer_id' is null in 1 of 2 rows"):
+            store.push("clicks", one, to=PushMode.ONLINE)
+    store.push("clicks", frame, to=PushMode.OFFLINE)
+    store.materialize(at(0), at(10))
+    assert online(tmp_path / "repo", ["last_click:page"], [{"customer_id": 77}])["page"] == ["b"]
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path):
@@ -148,6 +197,122 @@ def test_pushed_rows_are_kept_once_and_can_be_corrected(tmp_path):
     assert online(tmp_path / "repo", ["last_click:page"], [{"customer_id": 7}])["page"] == ["pay"]
 
 
+def test_of_corrections_in_one_push_the_latest_created_counts(tmp_path, redis):
+    store = applied(make(tmp_path / "repo", PUSHED, online_store=redis))
+    rows = {"customer_id": [7, 7, 7], "page": ["second", "third", "first"], "seconds": [1.0] * 3, "at": [at(1)] * 3}
+    frame = pd.DataFrame({**rows, "made": [at(3), at(4), at(2)]})
+    store.push("clicks", frame, to=PushMode.ONLINE_AND_OFFLINE)
+    assert online(tmp_path / "repo", ["last_click:page"], [{"customer_id": 7}])["page"] == ["third"]
+    asked = pd.DataFrame({"customer_id": [7], "event_timestamp": [at(9)]})
+    assert store.get_historical_features(asked, ["last_click:page"]).to_df()["page"].tolist() == ["third"]
+
+
+def test_a_pushed_view_can_change_its_fields(tmp_path):
+    repo = make(tmp_path / "repo", PUSHED)
+    row = {"customer_id": [7], "seconds": [1.0], "at": [at(1)], "made": [at(1)]}
+    applied(repo).push("clicks", pd.DataFrame({**row, "page": ["home"]}), to=PushMode.OFFLINE)
+    (repo / "definitions.py").write_text(PUSHED.replace('Field(name="page"', 'Field(name="device"'))
+    store = applied(repo)
+    frame = pd.DataFrame({"customer_id": [7, 7], "event_timestamp": [at(1), at(3)]})
+    job = store.get_historical_features(frame, ["last_click:device", "last_click:seconds"])
+    with pytest.raises(StoreRefused, match=r"has no column device, .* push rows that have it"):
+        job.to_df()
+    with pytest.raises(ValueError, match=r"missing_expected_columns: \['device'\].* \['page'\]"):
+        store.push("clicks", pd.DataFrame({**row, "page": ["home"]}), to=PushMode.OFFLINE)
+    later = {**row, "at": [at(2)], "made": [at(2)], "seconds": [2.0], "device": ["phone"]}
+    store.push("clicks", pd.DataFrame(later), to=PushMode.OFFLINE)
+    found = job.to_df()
+    assert (found["device"].tolist(), found["seconds"].tolist()) == ([None, "phone"], [1.0, 2.0])
+
+
+WITHOUT_ENTITIES = """
+from feast import FeatureView, Field, PushSource
+from feast.types import Int64
+
+from stores.feast_lake import LakeSource
+
+totals = FeatureView(
+    name="totals",
+    entities=[],
+    source=PushSource(name="sums", batch_source=LakeSource(name="l", table="features/totals", timestamp_field="at")),
+    schema=[Field(name="total", dtype=Int64)],
+)
+"""
+
+
+@pytest.mark.parametrize("latest", ["true", "false"])
+def test_a_pushed_view_without_entities(tmp_path, redis, latest):
+    config = f"materialization: {{pull_latest_features: {latest}}}"
+    repo = make(tmp_path / "repo", WITHOUT_ENTITIES, config=config, online_store=redis)
+    store = applied(repo)
+    everyone = [{"__dummy_id": ""}]  # what Feast itself asks for, beside views with entities
+    rows = pd.DataFrame({"total": [5, 6], "at": [at(1), at(2)]})
+    store.push("sums", rows, to=PushMode.ONLINE_AND_OFFLINE)
+    assert online(repo, ["totals:total"], everyone)["total"] == [6]
+    frame = pd.DataFrame({"event_timestamp": [at(0), at(1), at(9)]})
+    found = store.get_historical_features(frame, ["totals:total"]).to_arrow()
+    assert (found.column_names, found["total"].to_pylist()) == (["event_timestamp", "total"], [None, 5, 6])
+    job = store.get_historical_features(None, ["totals:total"], start_date=at(0), end_date=at(9))
+    assert (job.metadata.keys, job.to_arrow().to_pylist()) == ([], [{"event_timestamp": at(9), "total": 6}])
+    store.push("sums", rows.assign(total=[7, 8], at=[at(3), at(4)]), to=PushMode.OFFLINE)
+    assert online(repo, ["totals:total"], everyone)["total"] == [6]
+    store.materialize(at(0), at(9))
+    assert online(repo, ["totals:total"], everyone)["total"] == [8]
+
+
+EVERY_TYPE = """
+from feast import Entity, FeatureView, Field, PushSource, ValueType
+from feast.types import Array, Bytes, Decimal, Float32, Int64, Json, String, UnixTimestamp, Uuid
+
+from stores.feast_lake import LakeSource
+
+customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
+types = {
+    "number": Float32, "seen": UnixTimestamp, "seen_by_clock": UnixTimestamp, "settings": Json, "device": Uuid,
+    "price": Decimal, "pages": Array(String), "counts": Array(Int64), "visits": Array(UnixTimestamp),
+    "raw": Array(Bytes),
+}
+last_visit = FeatureView(
+    name="last_visit",
+    entities=[customer],
+    source=PushSource(
+        name="visits", batch_source=LakeSource(name="lake", table="features/last_visit", timestamp_field="at")
+    ),
+    schema=[Field(name="customer_id", dtype=Int64), *(Field(name=n, dtype=t) for n, t in types.items())],
+)
+"""
+
+
+def test_what_was_pushed_is_trained_on_as_it_is_served(tmp_path, redis):
+    repo = make(tmp_path / "repo", EVERY_TYPE, online_store=redis)
+    store = applied(repo)
+    moment = at(1).replace(microsecond=999_999)
+    rows = {
+        "number": [0.1, None],
+        "seen": [moment, None],
+        "seen_by_clock": [pd.Timestamp(moment) + pd.Timedelta(1, "ns"), pd.Timestamp(at(-40 * 365 * 24.7))],
+        "settings": [{"a": 1}, {"b": "x"}],
+        "device": ["6ba7b810-9dad-11d1-80b4-00c04fd430c8", None],
+        "price": [Decimal("1.50"), None],
+        "pages": [["home", None], None],
+        "counts": [[1, 3], []],
+        "visits": [[moment], []],
+        "raw": [[b"\x00", None], []],
+    }
+    store.push(
+        "visits", pd.DataFrame({"customer_id": [7, 8], **rows, "at": [at(2)] * 2}), to=PushMode.ONLINE_AND_OFFLINE
+    )
+    features = [f"last_visit:{name}" for name in rows]
+    served = online(repo, features, [{"customer_id": 7}, {"customer_id": 8}])
+    frame = pd.DataFrame({"customer_id": [7, 8], "event_timestamp": [at(3)] * 2})
+    trained = store.get_historical_features(frame, features).to_arrow().to_pydict()
+    trained["settings"] = [json.loads(text) for text in trained["settings"]]
+    assert [None if value is None else str(value) for value in served["device"]] == trained["device"]
+    assert [None if value is None else str(value) for value in served["price"]] == trained["price"]
+    for name in rows.keys() - {"device", "price"}:
+        assert served[name] == trained[name], name
+
+
 def test_a_push_with_a_wrong_column_says_which(tmp_path):
     store = applied(make(tmp_path / "repo", PUSHED))
     row = {"customer_id": ["x"], "page": ["home"], "seconds": [1.0], "at": [at(1)], "made": [at(1)]}
@@ -181,6 +346,34 @@ def test_a_dataset_is_saved_and_read_back(pushed, tmp_path, place):
         job.persist(storage)
     job.persist(storage, allow_overwrite=True)
     assert len(pushed.get_saved_dataset("saved").to_df()) == 2
+
+
+def test_a_dataset_of_times_in_nanoseconds_is_saved_in_microseconds(pushed):
+    times = pd.to_datetime([at(2)] * 2).as_unit("ns") + pd.to_timedelta([1_999, 1_000], "ns")
+    job = pushed.get_historical_features(
+        pd.DataFrame({"customer_id": [7, 8], "event_timestamp": times}), ["last_click:page"]
+    )
+    pushed.create_saved_dataset(job, "precise", SavedDatasetLakeStorage("datasets/precise"))
+    saved = pushed.get_saved_dataset("precise").to_df().sort_values("customer_id")
+    assert saved["event_timestamp"].tolist() == [at(2) + timedelta(microseconds=1)] * 2
+    assert saved["page"].tolist() == ["a", "b"]
+
+
+def test_without_an_end_all_that_is_known_now_counts(pushed, monkeypatch):
+    """Asked of the store itself: the SDK fills in the local time, without a zone."""
+    recent = datetime.now(UTC) - timedelta(minutes=30)
+    row = {"customer_id": [99], "page": ["now"], "seconds": [1.0], "at": [recent], "made": [recent]}
+    pushed.push("clicks", pd.DataFrame(row), to=PushMode.OFFLINE)
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        job = LakeOfflineStore.get_historical_features(
+            pushed.config, [pushed.get_feature_view("last_click")], ["last_click:page"], None, pushed.registry, "shop"
+        )
+        assert job.to_df()["page"].tolist() == ["now"]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("place", ["folder", "lake"])

@@ -27,6 +27,7 @@ from streams.personal import HIDDEN, NOTHING, PersonalColumns
 from streams.pipeline import Flow, take
 from streams.windows import Windows
 from tests.envelopes import ORDERS, TOPIC, envelope, key, records, row
+from tests.unit.command_repo import command_repo
 from tests.worker_platform import Platform
 from validation.contract import load
 from validation.rule import Outcome
@@ -82,9 +83,9 @@ def people(*, whole: bool = False) -> list[Any]:
 
 def test_the_columns_that_personal_features_read() -> None:
     order, source, view = people()
-    assert personal_columns(captured_views([view], [order])) == PersonalColumns(frozenset({"customer"}))
+    assert personal_columns(captured_views([view], [order], [])) == PersonalColumns(frozenset({"customer"}))
     whole = people(whole=True)[2]
-    assert personal_columns(captured_views([whole], [order])).columns == {"id", "amount", "customer"}
+    assert personal_columns(captured_views([whole], [order], [])).columns == {"id", "amount", "customer"}
 
     vector = Field(
         name="about",
@@ -94,7 +95,7 @@ def test_the_columns_that_personal_features_read() -> None:
         tags={"embeds": "customer, area", **PERSONAL},
     )
     search = FeatureView(name="search", entities=[order], source=source, schema=[Field(name="id", dtype=Int64), vector])
-    assert personal_columns(captured_views([search], [order])).columns == {"customer", "area"}
+    assert personal_columns(captured_views([search], [order], [])).columns == {"customer", "area"}
 
     @stream_feature_view(
         entities=[order],
@@ -106,7 +107,7 @@ def test_the_columns_that_personal_features_read() -> None:
     def computed(df: pd.DataFrame) -> pd.DataFrame:
         return df
 
-    assert personal_columns(captured_views([computed], [order])).every
+    assert personal_columns(captured_views([computed], [order], [])).every
 
 
 def test_a_worker_writes_no_personal_data_into_letters_and_log(
@@ -163,16 +164,7 @@ Letters = Callable[..., Result]
 @pytest.fixture
 def letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Letters:
     """`millrace letters` over a broker in memory, and a registry in which one column is personal."""
-    (tmp_path / "millrace.yaml").write_text(
-        "sources: {shop: {url: 'postgresql://nowhere/shop'}}\n"
-        "kafka: {bootstrap_servers: 'nowhere:9092'}\nconnect: {url: 'http://nowhere'}\n"
-    )
-    (tmp_path / "feature_store.yaml").write_text(
-        f"project: shop\nprovider: local\nregistry: {tmp_path}/registry.db\n"
-        f"online_store: {{type: sqlite, path: {tmp_path}/online.db}}\n"
-        f"offline_store: {{type: stores.feast_offline.LakeOfflineStore, path: {tmp_path}/lake}}\n"
-        "entity_key_serialization_version: 3\n"
-    )
+    command_repo(tmp_path)
     store = FeatureStore(repo_path=str(tmp_path))
     store.apply(people())
     assert personal_features(store.list_feature_views()) == {"orders": {"email"}}

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, RequestSource, ValueType
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float32, String
 
@@ -24,6 +24,7 @@ from serving.refusals import refusal
 from serving.request import RequestLimits, features_request
 from serving.snapshot import Snapshot
 from stores.view import Feature, View
+from tests.unit.local_feast import local_feast
 
 SECRET = "annabel@example.com"
 PERSONAL = {"personal": "true"}
@@ -49,14 +50,7 @@ def customers(vector: dict[str, str], key: dict[str, str] | None = None) -> list
 
 
 def snapshot(folder: Path, objects: list[Any]) -> Snapshot:
-    config = RepoConfig(
-        project="shop",
-        provider="local",
-        registry={"path": str(folder / "registry.db"), "enable_online_feature_view_versioning": True},
-        online_store={"type": "sqlite", "path": str(folder / "online.db")},
-        offline_store={"type": "dask"},
-        entity_key_serialization_version=3,
-    )
+    config = local_feast(folder)
     store = FeatureStore(config=config)
     store.apply(objects)
     return Snapshot(config, store.registry)

@@ -12,18 +12,12 @@ from serving import snapshot as bounds
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.snapshot import Asked, Snapshot, take
+from tests.unit.local_feast import local_feast
 
 
 @pytest.fixture
 def snapshot(tmp_path: Path) -> Snapshot:
-    config = RepoConfig(
-        project="shop",
-        provider="local",
-        registry={"path": str(tmp_path / "registry.db")},
-        online_store={"type": "sqlite", "path": str(tmp_path / "online.db")},
-        offline_store={"type": "dask"},
-        entity_key_serialization_version=3,
-    )
+    config = local_feast(tmp_path)
     return Snapshot(config, applied(config, 8).registry)
 
 

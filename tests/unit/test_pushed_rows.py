@@ -1,0 +1,55 @@
+"""Rows that applications push, as feature rows: the values that Feast's own push would serve."""
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from stores.feast_push import pushed_rows
+from stores.values import arrow_type_of
+from stores.view import Feature, View
+
+NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
+STRING, INT64, UNIX_TIMESTAMP, JSON, UUID = 2, 4, 8, 32, 36
+STRING_LIST, INT64_LIST, UNIX_TIMESTAMP_LIST, JSON_LIST = 12, 14, 18, 33
+
+
+def pushed(value_type: int, values: list[Any]) -> list[Any]:
+    """What is kept of a feature's values, one pushed row each."""
+    x = Feature("x", value_type, arrow_type_of(value_type))
+    view = View("shop", "v", "v", "event", (Feature("k", INT64, pa.int64()),), (x,))
+    frame = pd.DataFrame({"k": [7] * len(values), "x": values, "at": [NOON] * len(values)})
+    return pushed_rows(view, pa.Table.from_pandas(frame), "at", "").column("x").to_pylist()
+
+
+def test_timestamps_are_kept_in_whole_seconds_as_they_are_served():
+    assert pushed(UNIX_TIMESTAMP, [NOON.replace(microsecond=999_999), None]) == [NOON, None]
+    assert pushed(UNIX_TIMESTAMP, [pd.Timestamp(NOON) + pd.Timedelta(1, "ns")]) == [NOON]
+    assert pushed(UNIX_TIMESTAMP_LIST, [[NOON.replace(microsecond=5), None], []]) == [[NOON, None], []]
+    assert pushed(UNIX_TIMESTAMP_LIST, [[pd.Timestamp(NOON) + pd.Timedelta(1, "ns")]]) == [[NOON]]
+
+
+def test_nulls_in_lists_are_kept_as_the_stand_ins_that_are_served():
+    assert pushed(STRING_LIST, [["a", None], None]) == [["a", ""], None]
+    assert pushed(INT64_LIST, [[None, 3]]) == [[0, 3]]
+
+
+def test_uuid_objects_are_kept_as_their_text():
+    """Of any version: Arrow stores their 16 bytes, and takes some of these for text."""
+    ids = [uuid.UUID(int=5), uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8"), None]
+    texts = [str(ids[0]), str(ids[1]), None]
+    assert pushed(UUID, ids) == texts
+    assert pushed(STRING, ids) == texts
+    assert pushed(UUID, texts) == texts
+
+
+def test_objects_are_kept_as_json():
+    assert pushed(JSON, [{"a": 1, "b": [True, None]}, None]) == ['{"a": 1, "b": [true, null]}', None]
+    assert pushed(JSON, ['{"a":1}', None]) == ['{"a":1}', None]
+    assert pushed(JSON_LIST, [[{"a": 1}], [], None]) == [['{"a": 1}'], [], None]
+    assert pushed(JSON_LIST, [['{"a":1}', None]]) == [['{"a":1}', "null"]]
+    with pytest.raises(ValueError, match=r"column x of the pushed rows does not read as JSON: .*bytes"):
+        pushed(JSON, [b"\xff"])
