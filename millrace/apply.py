@@ -8,6 +8,7 @@ repeatable: the source databases, the topics, the lake, Feast's own apply, the c
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.types as pt
@@ -19,7 +20,7 @@ from connectors.connect import Connect
 from connectors.debezium import connector_config
 from connectors.reflect import TableNotFound, reflect
 from connectors.snapshots import base
-from connectors.source import Capture, Source
+from connectors.source import EXCLUDED, Capture, Source
 from connectors.table import Column, Table
 from connectors.table_file import dumps
 from millrace.made_again import dropped, note_oids
@@ -31,7 +32,7 @@ from stores.lake import Lake
 from stores.lake_schema import agreed_schema, stored_schema
 from stores.rows import EMBEDDING, rows_schema
 from stores.view import View
-from streams.changes import changes_schema
+from streams.changes import changes_schema, contract_schema
 from streams.decide import LakeTableName, changes_table, features_table
 from streams.declarations import DeclarationError, Declared, captured_views, compile_view
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY
@@ -39,6 +40,7 @@ from streams.kafka import MAX_MESSAGE_BYTES
 from streams.snapshots import begin_first
 from streams.views import StreamView
 from validation.contract import load
+from validation.errors import ContractError
 
 Say = Callable[[str], None]
 
@@ -137,7 +139,8 @@ def _checked(repo: Repo) -> Plan:
 def _plan(repo: Repo) -> Plan:
     contents = parse(repo)
     _check_names(contents)
-    declared = captured_views([*contents.feature_views, *contents.stream_feature_views], contents.entities)
+    applied = [*contents.feature_views, *contents.stream_feature_views]
+    declared = captured_views(applied, contents.entities, repo.settings.sources)
     if not declared:
         raise DeclarationError(
             str(repo.path), "no view has a captured table as its source", "declare one: millrace init"
@@ -146,7 +149,7 @@ def _plan(repo: Repo) -> Plan:
     tables = _by_topic(captured)
     views = tuple(compile_view(repo.project, d, tables[d.topic], d.view.name) for d in declared)
     for table in tables.values():
-        load(repo.contract_path(table), changes_schema(table))
+        _check_contract(repo.contract_path(table), table)
         stored_schema(changes_schema(table), changes_table(table.topic))
     for view in views:
         stored_schema(feature_schema(view.view), features_table(view.view.name))
@@ -154,6 +157,17 @@ def _plan(repo: Repo) -> Plan:
     _check_vectors(repo, [v.view for v in views if v.view.vector is not None])
     rehearse(repo, contents)
     return Plan(contents, tuple(_with_identities(c, views) for c in captured), views)
+
+
+def _check_contract(path: Path, table: Table) -> None:
+    try:
+        load(path, contract_schema(table))
+    except ContractError as error:
+        if error.problem not in {f"unknown column {column.name!r}" for column in table.columns if column.excluded}:
+            raise
+        problem = f"{error.problem}: {EXCLUDED} of source {table.source} leaves it out of the changes"
+        instead = "take it out of that list, or out of the contract"
+        raise ContractError(path, error.index, problem, instead, error.expectation) from error
 
 
 def _check_names(contents: RepoContents) -> None:

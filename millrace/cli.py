@@ -3,9 +3,10 @@
 import importlib
 import json
 import logging
+import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,16 @@ class Out:
 
     def result(self, value: dict[str, Any], show: Callable[[dict[str, Any]], str]) -> None:
         """The result: one JSON object on the last line, or what `show` makes of it."""
-        click.echo(json.dumps(value, default=str) if self.as_json else show(value))
+        click.echo(json.dumps(_finite(value), default=str, allow_nan=False) if self.as_json else show(value))
+
+
+def _finite(value: Any) -> Any:
+    """A value with the numbers that JSON does not know as text, the same as in the answers of `millrace serve`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {_finite(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class Repo:
 
     def _captured(self) -> list[Declared]:
         views = [*self.store.list_feature_views(), *self.store.list_stream_feature_views()]
-        return captured_views({v.name: v for v in views}.values(), self.store.list_entities())
+        return captured_views({v.name: v for v in views}.values(), self.store.list_entities(), self.settings.sources)
 
     def online_name(self, view: str) -> str:
         """Feast's name of a view inside the online store: with its version where versioning is on."""
@@ -115,9 +115,13 @@ def parse(repo: Repo) -> RepoContents:
         raise DeclarationError(place, f"SyntaxError: {error.msg}", "mend it") from error
     except Exception as error:
         raise DeclarationError(_raised_in(repo.path, error), f"{type(error).__name__}: {error}", "mend it") from error
-    except SystemExit as error:  # how Feast refuses a Project object
+    except SystemExit as error:
+        place = _raised_in(repo.path, error)
+        if place != str(repo.path):
+            raise DeclarationError(place, f"SystemExit: {error}", "take out what ends the process") from error
+        # How Feast refuses a Project object.
         raise DeclarationError(
-            str(repo.path), "its Project object does not suit feature_store.yaml", f'name it "{repo.project}"'
+            place, "its Project object does not suit feature_store.yaml", f'name it "{repo.project}"'
         ) from error
     finally:
         os.chdir(before)
@@ -147,7 +151,8 @@ def declared_at(folder: Path, kind: str, name: str) -> str | None:
         "source": rf"(?:cdc_source|Source)\([^()]*?{quoted}",
     }
     for path in sorted(folder.rglob("*.py")) if kind in patterns else ():
-        text = path.read_text()
+        # Of any encoding: it is read for names alone, and may be of no module that Feast imports.
+        text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
         if found := re.search(patterns[kind], text):
             line = text.count("\n", 0, found.start()) + 1
             return f"{path.relative_to(folder)}, line {line}"
@@ -162,7 +167,7 @@ def register(repo: Repo, contents: RepoContents) -> None:
         )
 
 
-def _raised_in(folder: Path, error: Exception) -> str:
+def _raised_in(folder: Path, error: BaseException) -> str:
     """The innermost line of the repo's own files on the way to the error."""
     place, traceback = str(folder), error.__traceback__
     while traceback is not None:

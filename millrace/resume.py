@@ -18,7 +18,8 @@ class UnknownTable(Exception):
 def resume_table(repo: Repo, table: str, workers: Path, wait: float) -> dict[str, Any]:
     """Ask all workers of the group, and wait up to `wait` seconds for those of this machine that have paused it.
 
-    `resumed` and `silent` name them by process. Raises `UnknownTable` and `BrokerUnavailable`.
+    `resumed` names by process those that say they went on, `silent` those that answer and did not, `gone` those that
+    answer no more. Raises `UnknownTable` and `BrokerUnavailable`.
     """
     tables = sorted({declared.topic for declared in repo.declared()})
     if table not in tables:
@@ -30,12 +31,17 @@ def resume_table(repo: Repo, table: str, workers: Path, wait: float) -> dict[str
     }
     ask_to_resume(producer(repo), repo.control_topic, table)
     deadline = time.monotonic() + wait
-    silent = set(before)
-    while silent and time.monotonic() < deadline:
+    waited_for, now = set(before), {}
+    while waited_for and time.monotonic() < deadline:
         time.sleep(0.05)
         now = running_workers(workers)
-        silent = {name for name in silent if name in now and _times(now[name], table) == before[name]}
-    return {"table": table, "resumed": sorted(set(before) - silent), "silent": sorted(silent)}
+        waited_for -= {name for name in waited_for & set(now) if _times(now[name], table) != before[name]}
+    return {
+        "table": table,
+        "resumed": sorted(set(before) - waited_for),
+        "silent": sorted(waited_for & set(now)),
+        "gone": sorted(waited_for - set(now)),
+    }
 
 
 def _times(state: dict[str, Any], table: str) -> int:

@@ -142,8 +142,20 @@ def publish(variables: Mapping[str, str]) -> None:
 
 def load(repo: Path, stack_folder: Path) -> Settings:
     """Read `<repo>/millrace.yaml`. Raises `SettingsError`."""
-    path = repo / "millrace.yaml"
-    variables = environment(stack_folder)
+    return _read(repo / "millrace.yaml", environment(stack_folder))
+
+
+def stands_alone(repo: Path) -> bool:
+    """Whether `<repo>/millrace.yaml` and the environment of the process name every address, so that the repo needs
+    nothing of a local stack."""
+    try:
+        _read(repo / "millrace.yaml", os.environ)
+    except SettingsError:
+        return False
+    return True
+
+
+def _read(path: Path, variables: Mapping[str, str]) -> Settings:
     try:
         document = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:

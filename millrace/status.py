@@ -1,20 +1,21 @@
 """`millrace status`: the services, the connectors, the workers and how far behind they are, in one screen."""
 
 import json
+from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from connectors.connect import ConnectUnavailable
+from connectors.connect import ConnectRefused, ConnectUnavailable
 from connectors.health import slot_health
 from connectors.slots import no_slot, slot_problems
 from connectors.snapshot_lock import snapshot_holder
 from connectors.source import SourceUnavailable
 from millrace.made_again import Dropped, dropped
 from millrace.repo import Repo
-from millrace.wiring import connect, lake, online, source, topics, vectors
+from millrace.wiring import connect, lake, no_source, online, source, topics, vectors
 from stores.errors import StoreRefused, StoreUnavailable
 from streams.broker import BrokerUnavailable
 from streams.snapshots import unreconciled
@@ -37,20 +38,24 @@ def repo_status(repo: Repo, workers: Path) -> dict[str, Any]:
         "workers": _workers(workers, problems),
         "lag": _lag(repo, problems),
     }
-    state["snapshots"] = _snapshots(repo, problems)
-    tables = _dropped(repo, problems)
+    views = _views(repo, problems)
+    state["snapshots"] = _snapshots(repo, sorted(views), problems)
+    tables = _dropped(repo, views, problems)
     return {**state, "made_again": tables.made_again, "gone": tables.gone, "problems": problems}
 
 
 def _connectors(repo: Repo, problems: list[str]) -> dict[str, str]:
     client = connect(repo)
-    states = {}
-    for name in repo.settings.sources:
+    states = dict.fromkeys(repo.settings.sources, "unknown")
+    for name in states:
         try:
             state = client.state(name)
         except ConnectUnavailable as error:
             problems.append(str(error))
-            return {}
+            return states
+        except ConnectRefused as error:
+            problems.append(f"connector {name}: {error}")
+            continue
         running = state is not None and state.running
         states[name] = "RUNNING" if running else state.state if state is not None else "absent"
         if state is None:
@@ -141,13 +146,28 @@ def _get(address: str) -> bytes:
         return waiting.read()
 
 
-def _snapshots(repo: Repo, problems: list[str]) -> dict[str, list[str]]:
+def _views(repo: Repo, problems: list[str]) -> dict[str, list[str]]:
+    """The views over each captured table whose source database is named. One that is not cannot be asked: the repo is
+    not as it was applied."""
+    views: dict[str, list[str]] = {}
+    for declared in repo.declared():
+        views.setdefault(declared.topic, []).append(declared.view.name)
+    for name in sorted({_source_of(topic) for topic in views} - set(repo.settings.sources)):
+        problems.append(no_source(repo, name))
+    return {topic: names for topic, names in views.items() if _source_of(topic) in repo.settings.sources}
+
+
+def _source_of(topic: str) -> str:
+    return topic.split(".", 1)[0]
+
+
+def _snapshots(repo: Repo, captured: Sequence[str], problems: list[str]) -> dict[str, list[str]]:
     """The tables of each source that are being read anew. One that nobody is at any more was not reconciled."""
     begun: dict[str, list[str]] = {}
-    for topic in sorted({declared.topic for declared in repo.declared()}):
+    for topic in captured:
         try:
             if unreconciled(lake(repo), topic) is not None:
-                begun.setdefault(topic.split(".", 1)[0], []).append(topic)
+                begun.setdefault(_source_of(topic), []).append(topic)
         except StoreUnavailable:
             return {}  # told of above
     for name, tables in begun.items():
@@ -155,8 +175,9 @@ def _snapshots(repo: Repo, problems: list[str]) -> dict[str, list[str]]:
         engine = database.engine()
         try:
             under_way = snapshot_holder(engine, database) is not None
-        except SourceUnavailable:
-            continue  # told of above
+        except SourceUnavailable as error:
+            _tell(str(error), problems)
+            continue
         finally:
             engine.dispose()
         if not under_way:
@@ -168,15 +189,21 @@ def _snapshots(repo: Repo, problems: list[str]) -> dict[str, list[str]]:
     return begun
 
 
-def _dropped(repo: Repo, problems: list[str]) -> Dropped:
+def _tell(problem: str, problems: list[str]) -> None:
+    """Once: a database that does not answer is asked several things."""
+    if problem not in problems:
+        problems.append(problem)
+
+
+def _dropped(repo: Repo, views: dict[str, list[str]], problems: list[str]) -> Dropped:
     """Tables that were dropped since they were captured: no change tells of what became of their rows."""
-    views: dict[str, list[str]] = {}
-    for declared in repo.declared():
-        views.setdefault(declared.topic, []).append(declared.view.name)
     try:
         found = dropped(repo, sorted(views))
-    except (SourceUnavailable, StoreUnavailable):
+    except StoreUnavailable:
         return Dropped([], [])  # told of above, and by the workers
+    except SourceUnavailable as error:
+        _tell(str(error), problems)
+        return Dropped([], [])
     problems += [
         f"{topic} was dropped and made again: run millrace apply, then millrace resnapshot {topic}; until then "
         f"{', '.join(views[topic])} serve its old rows, and new ones are not captured"

@@ -3,13 +3,14 @@
 What PostgreSQL holds goes through the same contract, transforms and casts as a change, and must come out as
 what the online store serves and what the lake holds as newest. Rows that the contract or any view of the table
 rejects have no known feature: for their entities only online and lake are compared. No text is embedded: a row that
-the model alone refuses is a mismatch. A view is looked at again while it differs and changes may be in flight; what
-still differs then is a mismatch.
+the model alone refuses is a mismatch. What differs is looked at again while changes may be in flight; what still
+differs then is a mismatch.
 """
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -94,34 +95,59 @@ class Verifier:
     patience_seconds: float
 
     def view(self, flow: Flow, stream_view: StreamView, database: Database, sample: int | None) -> ViewReport:
-        """Compare one view, or `sample` of its entities, again and again until it agrees or patience ends."""
+        """Compare all entities of one view, or `sample` of them, drawn once; then again and again those that differed,
+        until all have agreed at some look or patience ends."""
         deadline = time.monotonic() + self.patience_seconds
-        report = ViewReport()
+        held = self._look(flow, stream_view, database)
+        keys = held.keys()
+        if sample is not None and sample < len(keys):
+            keys = random.sample(keys, sample)
+        report = ViewReport(entities=len(keys))
         while True:
-            report = self._look(flow, stream_view, database, sample, report.looks + 1)
-            if not report.mismatches or time.monotonic() > deadline:
+            report.looks, report.rejected = report.looks + 1, held.rejected
+            differing = held.differing(keys, _comparable_to_postgres(stream_view))
+            if not differing or time.monotonic() > deadline:
+                report.mismatches = [held.mismatch(stream_view.view, key) for key in differing]
                 return report
             time.sleep(INTERVAL_SECONDS)
+            keys, held = differing, self._look(flow, stream_view, database)
 
-    def _look(
-        self, flow: Flow, stream_view: StreamView, database: Database, sample: int | None, looks: int
-    ) -> ViewReport:
+    def _look(self, flow: Flow, stream_view: StreamView, database: Database) -> "Held":
         view = stream_view.view
         truth, free, rejected = _postgres(flow, stream_view, database)
         online = {key: values for table in self.scan(view) for key, values in _entities(view, _present(table))}
-        lake = dict(_entities(view, newest(self.lake, view)))
-        keys = sorted(set(truth) | set(online) | set(lake), key=repr)
-        if sample is not None and sample < len(keys):
-            keys = random.sample(keys, sample)
-        report = ViewReport(entities=len(keys), rejected=rejected, looks=looks)
-        told = _comparable_to_postgres(stream_view)
-        for key in keys:
-            wanted, served, kept = truth.get(key, []), online.get(key), lake.get(key)
-            if served != kept or not (key in free or _right(told, wanted, served)):
-                entity = {k.name: v for k, v in zip(view.join_keys, key, strict=True)}
-                first = _named(view, wanted[0]) if wanted else None
-                report.mismatches.append(Mismatch(view.name, entity, first, _named(view, served), _named(view, kept)))
-        return report
+        return Held(truth, free, rejected, online, dict(_entities(view, newest(self.lake, view))))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the three places hold of a view at one look; `truth`, `free` and `rejected` as of `_postgres`."""
+
+    truth: Mapping[Key, Sequence[Values]]
+    free: AbstractSet[Key]
+    rejected: int
+    online: Mapping[Key, Values]
+    lake: Mapping[Key, Values]
+
+    def keys(self) -> list[Key]:
+        """The entities that any place knows, in an order of their own."""
+        return sorted(set(self.truth) | set(self.online) | set(self.lake), key=repr)
+
+    def differing(self, keys: Iterable[Key], told: Sequence[int]) -> list[Key]:
+        """Those of the entities that are not the same everywhere; PostgreSQL counts for the features `told`."""
+        return [
+            key
+            for key in keys
+            if self.online.get(key) != self.lake.get(key)
+            or not (key in self.free or _right(told, self.truth.get(key, []), self.online.get(key)))
+        ]
+
+    def mismatch(self, view: View, key: Key) -> Mismatch:
+        """One entity, side by side."""
+        first = next(iter(self.truth.get(key, [])), None)
+        entity = {k.name: value for k, value in zip(view.join_keys, key, strict=True)}
+        postgres, online, lake = (_named(view, v) for v in (first, self.online.get(key), self.lake.get(key)))
+        return Mismatch(view.name, entity, postgres, online, lake)
 
 
 def _postgres(flow: Flow, stream_view: StreamView, database: Database) -> tuple[dict[Key, list[Values]], set[Key], int]:
@@ -192,7 +218,7 @@ def _comparable_to_postgres(stream_view: StreamView) -> tuple[int, ...]:
     return tuple(told)
 
 
-def _right(told: tuple[int, ...], wanted: Sequence[Values], online: Values | None) -> bool:
+def _right(told: Sequence[int], wanted: Sequence[Values], online: Values | None) -> bool:
     """Whether the online value is what PostgreSQL holds, or one of several that tie."""
     if online is None or not wanted:
         return online is None and not wanted

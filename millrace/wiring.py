@@ -7,7 +7,6 @@ from functools import partial
 
 from feast.infra.online_stores.redis import RedisType
 from feast.repo_config import RepoConfig, load_repo_config
-from sqlalchemy.exc import DBAPIError
 
 from connectors.connect import Connect
 from connectors.reflect import TableNotFound, reflect
@@ -50,7 +49,7 @@ from stores.vectors import PgVectors
 from stores.writers import ByView
 from streams.backfill import Backfill
 from streams.breaker import Breaker, BreakerSettings
-from streams.changes import changes_schema
+from streams.changes import contract_schema
 from streams.clock import SystemClock
 from streams.control import Control
 from streams.decide import changes_table
@@ -68,8 +67,10 @@ from validation.contract import load
 
 
 def source(repo: Repo, name: str) -> Source:
-    """One source database of `millrace.yaml`. Raises `SettingsError`."""
-    settings = repo.settings.sources[name]
+    """One source database of `millrace.yaml`. Raises `SettingsError`, also if it names none."""
+    settings = repo.settings.sources.get(name)
+    if settings is None:
+        raise SettingsError(no_source(repo, name))
     slot = settings.slot or default_slot(f"{repo.project}_{name}")
     try:
         return Source(
@@ -82,6 +83,14 @@ def source(repo: Repo, name: str) -> Source:
         )
     except ValueError as error:
         raise SettingsError(f"{repo.path / 'millrace.yaml'}: sources.{name}: {error}") from error
+
+
+def no_source(repo: Repo, name: str) -> str:
+    """What to do about a source that `millrace.yaml` has no more, or not yet."""
+    return (
+        f"{repo.path / 'millrace.yaml'} has no source {name}, which the applied views read: name it again, or run "
+        "millrace apply with views that read another"
+    )
 
 
 def lake(repo: Repo) -> DeltaLake:
@@ -293,7 +302,7 @@ def flows(repo: Repo) -> Flows:
         view = compile_view(repo.project, declared, tables[topic], repo.online_name(name))
         by_topic.setdefault(topic, []).append(view)
     contracts = {
-        topic: load(repo.contract_path(table), changes_schema(table), verify=False) for topic, table in tables.items()
+        topic: load(repo.contract_path(table), contract_schema(table), verify=False) for topic, table in tables.items()
     }
     personal = repo.personal()
     return {
@@ -336,11 +345,13 @@ def worker(repo: Repo) -> Worker:
 
 def _source_table(repo: Repo, table: Table) -> Table | None:
     """A table as its database has it now; None if that cannot be known."""
+    if table.source not in repo.settings.sources:
+        return None
     database = source(repo, table.source)
     engine = database.engine(connect_seconds=2)
     try:
         return reflect(engine, database, [f"{table.schema}.{table.name}"])[0]
-    except (SourceUnavailable, TableNotFound, DBAPIError):
+    except (SourceUnavailable, TableNotFound):
         return None
     finally:
         engine.dispose()

@@ -16,6 +16,8 @@ from stores.errors import StoreUnavailable
 
 PING_SECONDS = 2.0
 KEPT_SECONDS = 1.0
+HUNG_SECONDS, HUNG = 10.0, 4
+"""After so long a ping is left to itself, and another one tried on another connection; so many may hang."""
 
 
 class Reads(Protocol):
@@ -32,19 +34,21 @@ async def health(accept: str) -> Answer:
 
 
 class Answers:
-    """Whether a store answers. However many ask, it is asked once at a time, on a thread of its own: one that hangs
-    takes none from the requests. `ping` raises `StoreUnavailable`. May be used by one event loop."""
+    """Whether a store answers. However many ask, it is asked once at a time, on threads of its own: one that hangs
+    takes none from the requests, and one on a connection that nobody ends does not hang for ever. `ping` raises
+    `StoreUnavailable`. May be used by one event loop."""
 
     def __init__(self, ping: Callable[[], None]) -> None:
         self._ping = ping
-        self._thread = ThreadPoolExecutor(1, "ping")
+        self._threads = ThreadPoolExecutor(HUNG, "ping")
         self._asked: asyncio.Future[bool] | None = None
         self._at = 0.0
 
     async def now(self) -> bool:
         """Within `PING_SECONDS`, as it was at most `KEPT_SECONDS` before."""
-        if self._asked is None or (self._asked.done() and time.monotonic() - self._at >= KEPT_SECONDS):
-            self._asked = asyncio.get_running_loop().run_in_executor(self._thread, self._ask)
+        kept = KEPT_SECONDS if self._asked is not None and self._asked.done() else HUNG_SECONDS
+        if self._asked is None or time.monotonic() - self._at >= kept:
+            self._asked = asyncio.get_running_loop().run_in_executor(self._threads, self._ask)
             self._at = time.monotonic()
         await asyncio.wait({self._asked}, timeout=PING_SECONDS)
         return self._asked.done() and self._asked.result()

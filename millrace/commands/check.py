@@ -10,15 +10,23 @@ from millrace.cli import Failed, Out, Places, shared
 
 @click.command
 @click.option("--view", "views", multiple=True, help="Only this view; may be given several times.")
-@click.option("--sample", type=int, help="Compare only so many entities of each view, chosen at random.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    help="Compare only so many entities of each view, drawn at random. All are read all the same.",
+)
 @click.option("--wait", default=10.0, show_default=True, help="Seconds that changes in flight have to arrive.")
 @shared
 def verify(places: Places, out: Out, views: tuple[str, ...], sample: int | None, wait: float) -> None:
     """Compare PostgreSQL, the online store and the lake, entity by entity. Exit code 1 if any differs."""
     from millrace.repo import open_repo
     from millrace.verify import verify_views
+    from millrace.wiring import source
 
-    value = verify_views(open_repo(places.repo, places.stack), views, sample, wait, out.say)
+    repo = open_repo(places.repo, places.stack)
+    for declared in repo.declared():
+        source(repo, declared.topic.partition(".")[0])  # raises if it is not named any more
+    value = verify_views(repo, views, sample, wait, out.say)
     out.result(value, show_verify)
     if value["mismatches"]:
         raise Failed(f"{value['mismatches']} entities differ")

@@ -29,15 +29,18 @@ def _show(done: dict[str, Any]) -> str:
 
 
 @click.command
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @shared
 def init(places: Places, out: Out, folder: Path) -> None:
     """Make a commented starting feature repo in FOLDER, which applies and runs on the local stack."""
     from millrace.template import write
 
-    if folder.exists() and any(folder.iterdir()):
-        raise Failed(f"{folder} is not empty: name a new folder")
-    files = write(folder)
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise Failed(f"{folder} is not empty: name a new folder")
+        files = write(folder)
+    except OSError as error:
+        raise Failed(f"{folder} cannot be made: {error.strerror}: name a folder that can be written") from error
     out.result(
         {"folder": str(folder), "files": [str(f) for f in files]},
         lambda done: "\n".join(["made", *(f"  {f}" for f in done["files"]), f"next: read {folder}/README.md"]),

@@ -41,7 +41,9 @@ def filtered(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @letters.command("list")
-@click.option("--limit", default=50, show_default=True, help="Show at most this many, the newest.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most this many, the newest."
+)
 @filtered
 @shared
 def list_(places: Places, out: Out, limit: int, **wanted: Any) -> None:
@@ -110,20 +112,24 @@ def export(places: Places, out: Out, file: Path, personal: bool, **wanted: Any) 
 def replay(places: Places, out: Out, numbers: tuple[int, ...], everything: bool, **wanted: Any) -> None:
     """Send letters through the ordinary way again, after their contract or their data was mended.
 
-    A change that was accepted meanwhile is not doubled, and a newer value is never overwritten.
+    A change that was accepted meanwhile is not doubled, and a newer value is never overwritten. Of several letters of
+    one record, as replays that failed again leave them, --all sends the newest that the options choose.
     """
     from millrace.wiring import producer
+    from streams.letters import one_of_each
     from streams.letters import replay as send
 
     if bool(numbers) == everything:
         raise click.UsageError("name the letters to replay, or say --all")
     repo = _open(places)
-    chosen = _read(repo, **wanted)
+    chosen: Iterator[Letter]
     if numbers:
-        named = [letter for letter in chosen if letter.number in numbers]
+        named = [letter for letter in _read(repo, **wanted) if letter.number in numbers]
         if missing := set(numbers) - {letter.number for letter in named}:
             raise Failed(f"there is no letter {min(missing)}: millrace letters list shows the numbers")
         chosen = iter(named)
+    else:
+        chosen = one_of_each(lambda: _all(repo, 0), _wanted(**wanted))
     sent = send(producer(repo), _counted(out, chosen, "sent"))
     out.result({"replayed": sent}, lambda value: f"{value['replayed']:,} letters sent again")
 
@@ -142,34 +148,44 @@ def _open(places: Places) -> "Repo":
     return open_repo(places.repo, places.stack)
 
 
-def _read(
-    repo: "Repo",
-    *,
-    start: int = 0,
-    table: str | None = None,
-    stage: str | None = None,
-    reason: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> "Iterator[Letter]":
-    """The chosen letters, their reasons without personal data: neither shown nor to be guessed by --reason."""
+def _read(repo: "Repo", start: int = 0, **wanted: Any) -> "Iterator[Letter]":
+    """The chosen letters from number `start` on."""
+    return filter(_wanted(**wanted), _all(repo, start))
+
+
+def _all(repo: "Repo", start: int) -> "Iterator[Letter]":
+    """Letters with their reasons without personal data: neither shown nor to be guessed by --reason."""
     from millrace.wiring import topics
     from streams.letters import read
     from streams.personal import NOTHING
 
     personal = repo.personal()
-    earliest = since.replace(tzinfo=UTC).timestamp() if since else 0.0
-    latest = until.replace(tzinfo=UTC).timestamp() if until else float("inf")
     for letter in read(topics(repo), repo.letters_topic, start):
         hide = personal.get(letter.origin.topic, NOTHING).reason
-        reasons = tuple(map(hide, letter.reasons))
-        if (
+        yield replace(letter, reasons=tuple(map(hide, letter.reasons)))
+
+
+def _wanted(
+    *,
+    table: str | None = None,
+    stage: str | None = None,
+    reason: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> "Callable[[Letter], bool]":
+    """Whether the options of `filtered` choose a letter."""
+    earliest = since.replace(tzinfo=UTC).timestamp() if since else 0.0
+    latest = until.replace(tzinfo=UTC).timestamp() if until else float("inf")
+
+    def chosen(letter: "Letter") -> bool:
+        return (
             table in (None, letter.origin.topic)
             and stage in (None, letter.stage)
-            and (reason is None or any(reason in text for text in reasons))
+            and (reason is None or any(reason in text for text in letter.reasons))
             and earliest <= letter.time < latest
-        ):
-            yield replace(letter, reasons=reasons)
+        )
+
+    return chosen
 
 
 def _whole(repo: "Repo", letters: "Iterator[Letter]", personal: bool) -> "Iterator[Letter]":

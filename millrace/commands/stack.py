@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from millrace.cli import Failed, Out, Places, shared
-from millrace.settings import java_home
+from millrace.settings import java_home, stands_alone
 from millrace.stack.jars import default_jars
 from millrace.stack.stack import Stack
 from millrace.stack.supervisor import supervise
@@ -57,7 +57,8 @@ def status(places: Places, out: Out) -> None:
     services = [asdict(service) for service in open_stack(places).status()]
     value: dict[str, Any] = {"services": services, "problems": []}
     value["problems"] += [f"{s['name']} died; see {s['log']}" for s in services if s["state"] == "dead"]
-    if any(service["state"] == "running" for service in services) or not (places.stack / "stack.json").exists():
+    runs = any(service["state"] == "running" for service in services)
+    if runs or not (places.stack / "stack.json").exists() or stands_alone(places.repo):
         from millrace.repo import open_repo
         from millrace.status import repo_status
 

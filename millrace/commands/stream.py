@@ -39,7 +39,7 @@ def run(places: Places, out: Out) -> None:
     from millrace.anew import AppliedWatch
     from millrace.repo import open_repo
     from millrace.wiring import connect, flows, lake, source, worker
-    from streams.health import Health
+    from streams.health import CannotListen, Health
     from streams.metrics import Metrics
 
     stop = threading.Event()
@@ -49,18 +49,25 @@ def run(places: Places, out: Out) -> None:
     waiting = Patience(partial(_wait, stop))
     try:
         declared, member = waiting(partial(flows, repo)), waiting(partial(worker, repo))
+        applied = waiting(partial(AppliedWatch, lake(repo), member.tables, stop, lambda: member.paused))
     except Abandoned:
         log.info("stopped before its stores answered", extra={"event": "stopped"})
+        value = {"waiting_for": waiting.waiting_for, "rows": {"applied": 0, "refused": 0}}
+        out.result(value, lambda _: "stopped before its stores answered; no rows written")
         return
     for topic, flow in sorted(declared.items()):
         kinds = ", ".join(f"{v.view.name} ({v.view.kind})" for v in flow.views)
         told = {"event": "serves", "table": topic, "contract": flow.contract.version}
         log.info("%s -> %s", topic, kinds, extra=told)
-    applied = AppliedWatch(lake(repo), member.tables, stop, lambda: member.paused)
     slots = SlotWatch([source(repo, name) for name in sorted(repo.settings.sources)])
     metrics = Metrics(member, slots.slots)
     settings = repo.settings.worker
-    health = Health(settings.health_host, settings.health_port, member.state, metrics.exposition)
+    try:
+        health = Health(settings.health_host, settings.health_port, member.state, metrics.exposition)
+    except CannotListen:
+        stop.set()
+        slots.close()
+        raise
     log.info("health and metrics: %s", health.address, extra={"event": "listening", "address": health.address})
     watch = Watch(connect(repo), sorted(repo.settings.sources))
     note = _announce(places.stack / WORKERS, f"{health.address}/health")
@@ -99,13 +106,18 @@ def resume(places: Places, out: Out, table: str, wait: float) -> None:
 
     value = resume_table(open_repo(places.repo, places.stack), table, places.stack / WORKERS, wait)
     out.result(value, _show_resume)
-    if value["silent"]:
-        raise Failed(f"workers {', '.join(value['silent'])} did not go on within {wait:g} s: millrace status")
+    not_on = [f"workers {', '.join(value['silent'])} did not go on within {wait:g} s"] if value["silent"] else []
+    if value["gone"]:
+        not_on.append(f"workers {', '.join(value['gone'])} had paused it and answer no more: were they killed?")
+    if not_on:
+        raise Failed(f"{'; '.join(not_on)}; see millrace status")
 
 
 def _show_resume(value: dict[str, Any]) -> str:
     if value["resumed"]:
         return f"{value['table']} goes on, at workers {', '.join(value['resumed'])}"
+    if value["silent"] or value["gone"]:
+        return f"asked all workers to go on with {value['table']}; none of this machine says that it does"
     return f"asked all workers to go on with {value['table']}; none of this machine had paused it"
 
 
