@@ -15,7 +15,7 @@ from stores.memory_lake import MemoryLake
 from stores.rows import WriteResult, rows_schema
 from stores.view import Feature, Kind, View
 from streams.breaker import Breaker, BreakerSettings
-from streams.changes import changes_schema
+from streams.changes import changes_schema, contract_schema
 from streams.clock import Clock, SystemClock
 from streams.control import Control
 from streams.decide import changes_table, features_table
@@ -106,7 +106,7 @@ class Platform:
         contract = self.folder / "public.orders.json"
         contract.write_text(json.dumps(SUITE))
         views = (StreamView(ORDER, ORDERS), StreamView(CUSTOMER, ORDERS, "placed_at"))
-        self.flow = Flow(ORDERS, load(contract, changes_schema(ORDERS)), views)
+        self.flow = Flow(ORDERS, load(contract, contract_schema(ORDERS)), views)
         self.lake.create(changes_table(TOPIC), changes_schema(ORDERS), change_properties(TOPIC, ("id",)))
         for v in (ORDER, CUSTOMER):
             self.lake.create(features_table(v.name), rows_schema(v), feature_properties(v, TOPIC))
@@ -174,7 +174,7 @@ class Platform:
     def take_the_rule_back(self) -> None:
         contract = self.folder / "public.orders.json"
         contract.write_text(json.dumps({**SUITE, "expectations": []}))
-        self.flow = Flow(ORDERS, load(contract, changes_schema(ORDERS)), self.flow.views)
+        self.flow = Flow(ORDERS, load(contract, contract_schema(ORDERS)), self.flow.views)
 
     def _read(self, v: View, keys: pa.Table) -> Any:
         (table,) = self.online.read([v], keys)

@@ -40,6 +40,18 @@ offline_store:
   type: dask
 entity_key_serialization_version: 3
 """
+SEARCHED = """
+project: {project}
+provider: local
+registry: {folder}/registry.db
+online_store:
+  type: stores.feast_online.MillraceOnlineStore
+  connection_string: {redis}
+  vectors: {vectors}
+offline_store: {{type: dask}}
+entity_key_serialization_version: 3
+"""
+"""Of a repo with vectors in PostgreSQL."""
 MILLRACE = """
 sources: {}
 kafka: {bootstrap_servers: nowhere:9}

@@ -114,6 +114,19 @@ def test_an_unknown_column(draft: Draft, refused: Callable[[], str]) -> None:
     assert refused() == line(draft, FACTS) + expected
 
 
+def test_a_mistake_beside_a_module_that_is_not_in_utf_8(draft: Draft, refused: Callable[[], str]) -> None:
+    latin = b"# -*- coding: latin-1 -*-\nname = '\xe9'\n"
+    (draft.path / f"a_{draft.name}.py").write_bytes(latin)
+    (draft.path / "notes.py").mkdir()
+    draft.write('Field(name="tier"', 'Field(name="teir"')
+    assert refused().startswith(line(draft, FACTS) + "view customer_facts: table public.customers has no column teir")
+
+
+def test_a_project_of_another_name(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write("model = ", 'from feast import Project\n\nother = Project(name="other")\nmodel = ')
+    assert refused() == (f'{draft.path}: its Project object does not suit feature_store.yaml; name it "{draft.name}"')
+
+
 def test_an_unknown_column_of_the_event_time(draft: Draft, refused: Callable[[], str]) -> None:
     draft.write('event_time="placed_at"', 'event_time="placed"')
     source = f"source {draft.name}.public.orders"
@@ -142,13 +155,20 @@ def test_a_key_that_does_not_exist(draft: Draft, refused: Callable[[], str]) -> 
     assert error.startswith(line(draft, FACTS) + "view customer_facts: table public.customers has no column ident; ")
 
 
+def test_a_name_that_two_columns_would_have(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write('field_mapping={"customer_id": "id"}', 'field_mapping={"customer_id": "id", "order_id": "id"}')
+    source = f"source {draft.name}.public.orders"
+    expected = f"{source}: field_mapping renames customer_id and order_id to id; give each a name of its own"
+    assert refused() == line(draft, "orders = cdc") + expected
+
+
 def test_a_key_of_a_type_that_cannot_be_one(draft: Draft, refused: Callable[[], str]) -> None:
     draft.write("ValueType.INT64", "ValueType.DOUBLE")
     for _ in range(2):
         draft.write('Field(name="id", dtype=Int64)', 'Field(name="id", dtype=Float64)')
     error = refused()
     assert error.startswith(line(draft, FACTS) + "view customer_facts: join key 'id' is of type DOUBLE")
-    assert error.endswith("use String, Int32, Int64 or Bytes")
+    assert error.endswith("give its entity one of the types BYTES, STRING, INT32, INT64, UNIX_TIMESTAMP")
 
 
 def test_a_key_of_two_types(draft: Draft, refused: Callable[[], str]) -> None:
@@ -267,6 +287,7 @@ def test_a_vector_of_another_length_than_the_models(draft: Draft, refused: Calla
         ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
         ("feature = (", "SyntaxError: '(' was never closed"),
         ('feature = Entity(name="x", join_keys=["a", "b"])', "ValueError: An entity may only have a single join key"),
+        ("raise SystemExit(3)", "SystemExit: 3; take out what ends the process"),
         ('feature = cdc_source("orders")', "ValueError: cdc_source('orders'): write <source>.<schema>.<table>"),
     ],
 )
@@ -300,6 +321,37 @@ def test_features_that_the_lake_cannot_tell_apart(draft: Draft, refused: Callabl
 def test_a_connector_property_that_debezium_refuses(draft: Draft, refused: Callable[[], str]) -> None:
     draft.write("    partitions:", "    connector: {snapshot.mode: sometimes}\n    partitions:", "millrace.yaml")
     assert "snapshot.mode" in refused()
+
+
+def test_a_connector_property_that_changes_the_form_of_values(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write("    partitions:", "    connector: {time.precision.mode: adaptive}\n    partitions:", "millrace.yaml")
+    assert f"time.precision.mode of source {draft.name} cannot be overridden" in refused()
+
+
+def excluding(draft: Draft, pattern: str) -> None:
+    connector = f"    connector: {{column.exclude.list: '{pattern}'}}\n    partitions:"
+    draft.write("    partitions:", connector, "millrace.yaml")
+
+
+def test_a_view_over_an_excluded_column(draft: Draft, refused: Callable[[], str]) -> None:
+    excluding(draft, r"public\.customers\.(tier|x)")
+    told = f"column public.customers.tier is left out of the changes by column.exclude.list of source {draft.name}"
+    assert refused().startswith(line(draft, FACTS) + f"view customer_facts: {told}; take it out of that list")
+
+
+def test_a_contract_over_an_excluded_column(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.execute("alter table orders add column secret int")
+    draft.write('"amount"', '"secret"', "contracts/public.orders.json")
+    excluding(draft, "PUBLIC.ORDERS.SECRET")
+    error = refused()
+    assert error.startswith(f"{draft.path}/contracts/public.orders.json, expectations[")
+    assert f"unknown column 'secret': column.exclude.list of source {draft.name} leaves it out" in error
+
+
+def test_excluded_columns_in_an_expression_that_only_java_reads(draft: Draft, refused: Callable[[], str]) -> None:
+    excluding(draft, r"public\.customers\.\p{Lower}+")
+    place = f"{draft.path}/millrace.yaml: sources.{draft.name}: column.exclude.list of source {draft.name}: "
+    assert refused().startswith(place)
 
 
 def test_a_lake_that_is_not_there(draft: Draft, refused: Callable[[], str]) -> None:

@@ -170,7 +170,7 @@ def test_resume_knows_the_tables(market: Bazaar, worker: Running, orders: str) -
 
     with pytest.raises(UnknownTable, match=f"did you mean {orders}"):
         market.repo.command("resume", f"{orders}x")
-    assert market.repo.command("resume", orders) == {"table": orders, "resumed": [], "silent": []}
+    assert market.repo.command("resume", orders) == {"table": orders, "resumed": [], "silent": [], "gone": []}
 
 
 def test_letters_are_chosen_and_exported(market: Bazaar, worker: Running, orders: str) -> None:

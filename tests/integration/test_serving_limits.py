@@ -18,7 +18,7 @@ from millrace.stack.ports import choose_ports
 from stores.online import RedisAddress
 from tests.integration.asking import asking, told
 from tests.integration.serving_repo import Server, millrace, new_key
-from tests.redis_proxy import RedisProxy
+from tests.tcp_proxy import TcpProxy
 
 RATE, ENTITIES, PROCESSES, SECONDS = 200, 10, 2, 4.0
 ASKED = {"features": ["weather:temp"], "entities": {"origin": ["EWR"] * ENTITIES}}
@@ -63,7 +63,7 @@ def test_a_process_alone_holds_the_limit_while_the_redis_of_the_keys_is_silent(r
     """It neither refuses nor answers: the key keeps its rate, and the server ends as ever."""
     key = new_key(repo, "limited-alone", "--entities-per-second", str(RATE))
     behind = RedisAddress.parse(open_repo(repo, repo / "no-stack").config.online_store.connection_string)
-    proxy = RedisProxy(behind.port).start()
+    proxy = TcpProxy(behind.port).start()
     try:
         with millrace(repo, "--with-keys", keys=f"127.0.0.1:{proxy.port}") as server:
             with asking(server, 2, ASKED, {"authorization": f"Bearer {key}"}) as answers:

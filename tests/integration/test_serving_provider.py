@@ -17,21 +17,10 @@ from tests import embedding_server
 from tests.embedding_server import in_order, vector_of
 from tests.fuzz.vectors import meaning
 from tests.integration.database import Database
-from tests.integration.serving_repo import MILLRACE, NOW, Server, millrace, until
+from tests.integration.serving_repo import MILLRACE, NOW, SEARCHED, Server, millrace, until
 from tests.integration.test_console import Browser
 from tests.redis_server import RedisServer
 
-YAML = """
-project: provided
-provider: local
-registry: {folder}/registry.db
-online_store:
-  type: stores.feast_online.MillraceOnlineStore
-  connection_string: {redis}
-  vectors: {vectors}
-offline_store: {{type: dask}}
-entity_key_serialization_version: 3
-"""
 EMBEDDINGS = "embeddings: [{type: http, url: URL, model: a-model, length: 256, timeout: 60}]\n"
 SECRET = "annabel@example.com"
 SEARCH = {"features": ["notes:text"], "query_string": SECRET}
@@ -61,7 +50,7 @@ def folder(
     database: Database, provider: embedding_server.Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
     folder, redis = tmp_path_factory.mktemp("provided"), RedisServer().start()
-    yaml = YAML.format(folder=folder, redis=redis.connection_string, vectors=database.url)
+    yaml = SEARCHED.format(project="provided", folder=folder, redis=redis.connection_string, vectors=database.url)
     (folder / "feature_store.yaml").write_text(yaml)
     (folder / "millrace.yaml").write_text(MILLRACE + EMBEDDINGS.replace("URL", provider.url))
     store = FeatureStore(repo_path=str(folder))

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import psycopg
 import pytest
+import sqlalchemy as sa
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Bool, Int64, String
@@ -18,21 +19,11 @@ from millrace.client import Client
 from streams.embedders import WordLlamaEmbedder
 from tests.fuzz.vectors import meaning
 from tests.integration.database import Database
-from tests.integration.serving_repo import MILLRACE, NOW, Server, millrace
+from tests.integration.serving_repo import MILLRACE, NOW, SEARCHED, Server, millrace, until
 from tests.integration.test_console import Browser
 from tests.redis_server import RedisServer
+from tests.tcp_proxy import TcpProxy
 
-YAML = """
-project: searched
-provider: local
-registry: {folder}/registry.db
-online_store:
-  type: stores.feast_online.MillraceOnlineStore
-  connection_string: {redis}
-  vectors: {vectors}
-offline_store: {{type: dask}}
-entity_key_serialization_version: 3
-"""
 TEXTS = {"ORD": "international airport in Chicago", "HNL": "beach of Honolulu, Hawaii", "DEN": "mountains of Colorado"}
 EMBEDDER = WordLlamaEmbedder()
 
@@ -40,7 +31,7 @@ EMBEDDER = WordLlamaEmbedder()
 @pytest.fixture(scope="module")
 def folder(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder, redis = tmp_path_factory.mktemp("searched"), RedisServer().start()
-    yaml = YAML.format(folder=folder, redis=redis.connection_string, vectors=database.url)
+    yaml = SEARCHED.format(project="searched", folder=folder, redis=redis.connection_string, vectors=database.url)
     (folder / "feature_store.yaml").write_text(yaml)
     (folder / "millrace.yaml").write_text(MILLRACE)
     store = FeatureStore(repo_path=str(folder))
@@ -82,6 +73,44 @@ def _view(airport: Entity, name: str, *fields: Field) -> FeatureView:
 def server(folder: Path) -> Iterator[Server]:
     with millrace(folder) as running:
         yield running
+
+
+def test_a_vector_store_that_hangs_or_is_away(folder: Path, database: Database, tmp_path: Path) -> None:
+    """`/ready` says so, searches are refused, other views are answered; all as before once it is back."""
+    place = sa.make_url(database.url)
+    assert place.port is not None
+    proxy = TcpProxy(place.port).start()
+    through = place.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+    yaml = (folder / "feature_store.yaml").read_text()
+    (tmp_path / "feature_store.yaml").write_text(yaml.replace(database.url, through))
+    (tmp_path / "millrace.yaml").write_text(MILLRACE)
+    search = {"features": ["texts:text"], "query_string": "an island in the ocean", "top_k": 1}
+
+    def works(server: Server) -> bool:
+        return server.ask("/ready")[0] == server.ask("/search", search)[0] == 200
+
+    def refused(server: Server) -> bool:
+        """While it is away; `/ready` has looked at it by then."""
+        status, answer = server.ask("/ready")
+        assert server.ask("/health")[0] == 200
+        assert server.features(features=["facts:altitude"], entities={"faa": ["HNL"]})[0] == 200
+        return status == 503 and "pgvector" in answer["detail"] and server.ask("/search", search)[0] == 503
+
+    with millrace(tmp_path) as server:
+        try:
+            assert works(server)
+            proxy.silent = True
+            until(lambda: refused(server))
+            proxy.silent = False
+            until(lambda: works(server))
+        finally:
+            proxy.stop()
+        until(lambda: refused(server))
+        back = TcpProxy(place.port, port=proxy.port).start()
+        try:
+            until(lambda: works(server))
+        finally:
+            back.stop()
 
 
 def columns(answer: Any) -> dict[str, list[Any]]:

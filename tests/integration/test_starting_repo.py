@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from millrace.cli import millrace
 from millrace.stack.endpoints import Endpoints
+from streams.decide import changes_table
 from tests.integration.database import Database
 from tests.integration.deployed import Deployed, deployed, own_copy, waited
 from tests.redis_server import RedisServer
@@ -31,6 +32,7 @@ def shop(stack: Endpoints, database: Database, redis: RedisServer, tmp_path: Pat
     path = tmp_path / "repo"
     name = own_copy(tmp_path / "init", path, "shop")
     with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute("drop schema public cascade; create schema public")
         connection.execute((path / "schema.sql").read_text())
     with deployed(stack, path, name, redis, {f"MILLRACE__SOURCES__{name.upper()}__URL": database.dsn}) as repo:
         yield repo
@@ -53,3 +55,27 @@ def test_the_starting_repo_applies_and_runs(shop: Deployed, database: Database) 
         verified = shop.command("verify")
         assert (verified["entities"], verified["mismatches"]) == (4, 0)
         assert worker.terminate()[0] == 0
+
+
+def test_a_renamed_column_hides_the_primary_key_and_an_excluded_one_stays_at_home(
+    shop: Deployed, database: Database
+) -> None:
+    settings = shop.path / "millrace.yaml"
+    excluding = "    connector: {column.exclude.list: 'public.orders.note'}\n    partitions: "
+    settings.write_text(settings.read_text().replace("    partitions: ", excluding, 1))
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute("alter table orders rename order_id to id")
+        connection.execute("alter table orders add column note text default 'secret'")
+        assert shop.apply()["views"] == {"customer_facts": "state", "last_order": "event"}
+        with shop.worker() as worker:
+            waited(lambda: shop.read("last_order", ["amount"], [{"id": 1}]) == [{"amount": 12.0}], "the snapshot")
+            connection.execute("delete from orders where id = 11")
+            waited(lambda: shop.read("last_order", ["amount"], [{"id": 1}]) == [{"amount": 25.5}], "the order before")
+            connection.execute("update orders set customer_id = 1 where id = 12")
+            waited(lambda: shop.read("last_order", ["amount"], [{"id": 1}]) == [{"amount": 80.0}], "the order moved")
+            assert shop.read("last_order", ["amount"], [{"id": 2}]) == [{"amount": None}]
+            shop.drain()
+            verified = shop.command("verify")
+            assert (verified["entities"], verified["mismatches"]) == (3, 0)
+            assert "note" not in shop.lake().snapshot(changes_table(f"{shop.project}.public.orders")).schema.names
+            assert worker.terminate()[0] == 0

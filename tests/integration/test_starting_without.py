@@ -1,5 +1,6 @@
 """A worker that starts while its lake is away: it waits and says so, can be stopped, and goes on by itself."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ def test_a_worker_waits_for_its_lake(market: Shop, tmp_path: Path) -> None:
             assert str(lake) in worker.log.read_text()
             code, _ = worker.terminate()
             assert code == 0 and "event=stopped" in worker.log.read_text()
+            result = json.loads(worker.log.read_text().splitlines()[-1])
+            assert str(lake) in result["waiting_for"] and result["rows"] == {"applied": 0, "refused": 0}
         with started(market, tmp_path / "patient.log") as worker:
             waited(lambda: "event=waiting" in worker.log.read_text(), "a worker that waits")
             (tmp_path / "away").rename(lake)

@@ -1,15 +1,23 @@
 """`millrace verify` over a real table: what a row counts for that not every view takes."""
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pyarrow as pa
+import pytest
+from click.testing import CliRunner
 
 from connectors.reflect import reflect
 from connectors.source import Source
+from connectors.table import Table
+from millrace import verify
+from millrace.cli import millrace
 from millrace.verify import Database as Captured
-from millrace.verify import Verifier
+from millrace.verify import Verifier, ViewReport
 from stores.history import feature_properties, newest
 from stores.memory_lake import MemoryLake
 from stores.rows import rows_schema
@@ -31,6 +39,13 @@ NOW = View("p", "price_now", "price_now", "state", (ID,), (PRICE,))
 SHARE = View("p", "vendor_share", "vendor_share", "event", (VENDOR,), (PRICE,))
 
 
+def captured_table(database: Database, name: str) -> tuple[Captured, Table]:
+    source = Source("verified", database.url, "verified", "verified")
+    captured = Captured(source, source.engine())
+    (table,) = reflect(captured.engine, source, [f"public.{name}"])
+    return captured, table
+
+
 def share(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {**rows, "price": [1 / price for price in rows["price"]]}
 
@@ -39,9 +54,7 @@ def test_a_row_that_another_view_rejects_is_no_mismatch(database: Database, tmp_
     with psycopg.connect(database.dsn) as sql:
         sql.execute("create table goods (id int primary key, vendor text, price float)")
         sql.execute("insert into goods values (1, 'ann', 2), (2, 'bob', 0), (3, 'cleo', 4)")
-    source = Source("verified", database.url, "verified", "verified")
-    captured = Captured(source, source.engine())
-    (table,) = reflect(captured.engine, source, ["public.goods"])
+    captured, table = captured_table(database, "goods")
     function = transform("vendor_share", share, "python", {f.name: f.arrow_type for f in (VENDOR, PRICE)})
     views = (StreamView(NOW, table), StreamView(SHARE, table, transform=function))
     contract = tmp_path / "public.goods.json"
@@ -62,3 +75,68 @@ def test_a_row_that_another_view_rejects_is_no_mismatch(database: Database, tmp_
     (missing,) = verifier.view(flow, views[0], captured, None).mismatches
     assert (missing.entity, missing.postgres, missing.online) == ({"id": 4}, {"price": 5.0}, None)
     captured.engine.dispose()
+
+
+@contextmanager
+def numbered(database: Database, tmp_path: Path) -> Iterator[tuple[Flow, Captured, pa.Table]]:
+    """A table of 20 rows, its flow, and the rows of `price_now` that belong to it."""
+    with psycopg.connect(database.dsn) as sql:
+        sql.execute("create table numbered (id int primary key, price float)")
+        sql.execute("insert into numbered select i, i from generate_series(1, 20) i")
+    captured, table = captured_table(database, "numbered")
+    contract = tmp_path / "public.numbered.json"
+    contract.write_text('{"name": "numbered", "expectations": [], "meta": {}}')
+    flow = Flow(table, load(contract, changes_schema(table)), (StreamView(NOW, table),))
+    values = pa.table({"id": pa.array(range(1, 21), pa.int32()), "price": [float(i) for i in range(1, 21)]})
+    ((_, projected),) = process(as_snapshot(table, values), flow).projected
+    yield flow, captured, projected.rows.table
+    captured.engine.dispose()
+    with psycopg.connect(database.dsn) as sql:
+        sql.execute("drop table numbered")
+
+
+def lake_of(flow: Flow, rows: pa.Table) -> MemoryLake:
+    lake = MemoryLake()
+    name = features_table(NOW.name)
+    lake.create(name, rows_schema(NOW), feature_properties(NOW, flow.table.topic))
+    lake.append(name, rows, {(flow.table.topic, 0): 20})
+    return lake
+
+
+def test_a_sample_is_drawn_once_and_a_difference_that_it_shows_stays_one(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "INTERVAL_SECONDS", 0.01)
+    with numbered(database, tmp_path) as (flow, captured, rows):
+        lake = lake_of(flow, rows)
+
+        def report(seed: int, patience: float) -> ViewReport:
+            """One entity of twenty is not online; one of twenty is looked at."""
+            random.seed(seed)
+            return Verifier(lake, lambda view: iter([rows.slice(1)]), patience).view(flow, flow.views[0], captured, 1)
+
+        seed = next(seed for seed in range(1_000) if report(seed, -1.0).mismatches)
+        patient = report(seed, 0.5)
+        assert [m.entity for m in patient.mismatches] == [{"id": rows["id"][0].as_py()}]
+        assert (patient.entities, patient.looks > 1) == (1, True)
+
+
+def test_a_difference_that_goes_away_is_none_whatever_changes_meanwhile(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "INTERVAL_SECONDS", 0.01)
+    with numbered(database, tmp_path) as (flow, captured, rows):
+        on_their_way = iter([(0, 1), (1, 2), (2, 3)])  # at each look another entity's change is not there yet
+
+        def online(view: View) -> Iterator[pa.Table]:
+            late = next(on_their_way)
+            return iter([rows.take([i for i in range(20) if i not in late])])
+
+        report = Verifier(lake_of(flow, rows), online, 60.0).view(flow, flow.views[0], captured, None)
+        assert (report.mismatches, report.looks, report.entities) == ([], 3, 20)
+
+
+@pytest.mark.parametrize("sample", ["0", "-1"])
+def test_a_sample_of_nothing_is_refused(sample: str) -> None:
+    answer = CliRunner().invoke(millrace, ["verify", "--sample", sample])
+    assert (answer.exit_code, "--sample" in answer.output) == (2, True)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Float32, Int64, String
 
 from serving.access import OpenAccess
@@ -15,19 +15,13 @@ from serving.http import Seen
 from serving.plan import InvalidRequest
 from serving.request import RequestLimits, TooLarge
 from serving.snapshot import Snapshot
+from tests.unit.local_feast import local_feast
 
 
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     folder = tmp_path_factory.mktemp("texts")
-    config = RepoConfig(
-        project="nyc",
-        provider="local",
-        registry={"path": str(folder / "registry.db")},
-        online_store={"type": "sqlite", "path": str(folder / "online.db")},
-        offline_store={"type": "dask"},
-        entity_key_serialization_version=3,
-    )
+    config = local_feast(folder)
     fields = [
         Field(name="faa", dtype=String),
         Field(name="size", dtype=Int64),

@@ -1,6 +1,7 @@
 """`/ready` before a vector store that hangs, fails and comes back."""
 
 import asyncio
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -60,6 +61,31 @@ def test_a_store_that_hangs_takes_no_thread_from_the_requests(
     statuses, computed, pings = asyncio.run(probed())
     assert statuses == [503] * 6 and computed == 42
     assert pings == 1
+
+
+def test_a_ping_on_a_connection_that_nobody_ends_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, seconds in (("PING_SECONDS", 0.05), ("KEPT_SECONDS", 0.0), ("HUNG_SECONDS", 0.2)):
+        monkeypatch.setattr(pages, name, seconds)
+    never, pings = threading.Event(), itertools.count()
+
+    def ping() -> None:
+        if next(pings) == 0:
+            never.wait(60)
+
+    answers = Answers(ping)
+
+    async def probed() -> None:
+        assert not await answers.now()
+        async with asyncio.timeout(30):
+            while not await answers.now():
+                await asyncio.sleep(0.01)
+
+    try:
+        asyncio.run(probed())
+    finally:
+        never.set()
 
 
 def test_probes_at_once_are_one_question_and_its_answer_is_kept(ready: Ready, vectors: Vectors) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from millrace.settings import Settings, SettingsError, environment, load
+from millrace.settings import Settings, SettingsError, environment, load, stands_alone
 
 MINIMAL = "sources: {shop: {url: 'postgresql://u:p@h/shop'}}\n"
 
@@ -53,6 +53,16 @@ def test_a_variable_comes_from_the_process_then_from_the_stack_then_from_its_def
     monkeypatch.setenv("SHOP", "of the process")
     assert loaded(repo, text, "stack").sources["shop"].url == "of the process"
     assert environment(repo / "stack")["SHOP"] == "of the process"
+
+
+def test_a_repo_stands_alone_if_nothing_of_it_is_the_stacks(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (repo / "millrace.yaml").write_text(MINIMAL)
+    assert stands_alone(repo)
+    monkeypatch.delenv("MILLRACE_CONNECT")
+    assert not stands_alone(repo)
+    (repo / "millrace.yaml").write_text(MINIMAL + "connect: {url: 'http://connect:8083'}\n")
+    assert stands_alone(repo)
+    assert not stands_alone(repo / "nowhere")
 
 
 def test_a_number_may_come_from_a_variable(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

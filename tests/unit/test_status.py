@@ -2,14 +2,20 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import millrace.resume
+from millrace.resume import resume_table
 from millrace.status import running_workers
-from streams.health import Health
+from streams.health import CannotListen, Health
+from streams.memory import MemoryBroker, MemoryProducer
+from tests.envelopes import TOPIC
 from tests.worker_platform import Platform
 
 HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
@@ -69,3 +75,47 @@ def test_a_note_that_is_being_written_names_no_worker(tmp_path: Path, worker: st
     (notes / "1").write_text("")
     (notes / "2").write_text(worker)
     assert list(running_workers(notes)) == ["2"]
+
+
+def test_the_port_of_another_worker_is_named_with_its_setting(worker: str) -> None:
+    port = int(worker.removesuffix("/health").rsplit(":", 1)[1])
+    with pytest.raises(CannotListen, match=rf"127.0.0.1:{port}: Address already in use.*worker\.health_port"):
+        Health("127.0.0.1", port, dict, lambda accept: (b"", ""))
+
+
+class Asked(MemoryProducer):
+    """Does what the workers do of which the test is, once they are asked to resume."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        super().__init__(MemoryBroker({"p.control": 1}))
+        self._then = then
+
+    def flush(self) -> None:
+        super().flush()
+        self._then()
+
+
+def test_a_worker_that_is_gone_did_not_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "platform").mkdir()
+    state = {**Platform(tmp_path / "platform").start().state(), "paused": {TOPIC: "bad"}}
+    states = {name: {**state, "resumed": {TOPIC: 1}} for name in ("goes_on", "silent", "gone")}
+    workers = {
+        name: Health("127.0.0.1", 0, partial(states.__getitem__, name), lambda accept: (b"", "")) for name in states
+    }
+    notes = tmp_path / "workers"
+    notes.mkdir()
+    for name, health in workers.items():
+        (notes / name).write_text(f"{health.address}/health")
+
+    def then() -> None:
+        states["goes_on"] = {**state, "resumed": {TOPIC: 2}}
+        workers.pop("gone").close()
+
+    monkeypatch.setattr(millrace.resume, "producer", lambda repo: Asked(then))
+    repo = SimpleNamespace(declared=lambda: [SimpleNamespace(topic=TOPIC)], control_topic="p.control")
+    try:
+        told = resume_table(repo, TOPIC, notes, 0.5)  # type: ignore[arg-type]  # as much of a repo as it asks for
+    finally:
+        for health in workers.values():
+            health.close()
+    assert told == {"table": TOPIC, "resumed": ["goes_on"], "silent": ["silent"], "gone": ["gone"]}

@@ -1,4 +1,4 @@
-"""A TCP proxy before a Redis server of a test's own: it counts what is asked, and can be slow or silent."""
+"""A TCP proxy before a store: it counts what is asked, and can be slow, silent or away."""
 
 import asyncio
 import threading
@@ -9,10 +9,10 @@ from millrace.stack.ports import choose_ports
 
 
 @dataclass
-class RedisProxy:
-    """Forwards connections to the Redis on loopback at `behind`, from a thread of its own.
+class TcpProxy:
+    """Forwards connections to the server on loopback at `behind`, from a thread of its own.
 
-    `received` is every byte that clients sent to Redis, `connections` how many they made. Each part of a reply is held
+    `received` is every byte that clients sent, `connections` how many they made. Each part of a reply is held
     back for `delay` seconds, beside the others; none is passed on while `silent`.
     """
 
@@ -25,7 +25,7 @@ class RedisProxy:
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     _thread: threading.Thread | None = None
 
-    def start(self) -> "RedisProxy":
+    def start(self) -> "TcpProxy":
         """Returns once it accepts connections."""
         listens = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(listens,), daemon=True)
@@ -55,22 +55,24 @@ class RedisProxy:
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
-            from_redis, to_redis = await asyncio.open_connection("127.0.0.1", self.behind)
+            from_server, to_server = await asyncio.open_connection("127.0.0.1", self.behind)
         except OSError:
             writer.close()
             return
-        replies = asyncio.create_task(self._reply(from_redis, writer))
-        with suppress(OSError):
-            while data := await reader.read(65_536):
-                self.received += data
-                to_redis.write(data)
-        replies.cancel()
-        for end in (to_redis, writer):
-            end.close()
+        replies = asyncio.create_task(self._reply(from_server, writer))
+        try:
+            with suppress(OSError):
+                while data := await reader.read(65_536):
+                    self.received += data
+                    to_server.write(data)
+        finally:
+            replies.cancel()
+            for end in (to_server, writer):
+                end.close()
 
-    async def _reply(self, from_redis: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _reply(self, from_server: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
-            while data := await from_redis.read(65_536):
+            while data := await from_server.read(65_536):
                 while self.silent:
                     await asyncio.sleep(0.01)
                 self._loop.call_later(self.delay, writer.write, data)

@@ -1,0 +1,156 @@
+"""What operators are told when a part refuses, or the repo is not as it was applied: a problem or an error in one line,
+and the rest of the screen."""
+
+import json
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from connectors.snapshots import unfinished
+from connectors.source import Source, SourceUnavailable, connected
+from millrace.repo import open_repo
+from millrace.stack.endpoints import Endpoints
+from millrace.stack.record import Record
+from millrace.wiring import source
+from tests.integration.shop import Shop, shop
+
+
+@pytest.fixture(scope="module")
+def market(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with shop(stack, tmp_path_factory.mktemp("shop"), partitions=1) as made:
+        made.repo.apply()
+        yield made
+
+
+def status(market: Shop) -> dict[str, Any]:
+    """Of a repo with something wrong."""
+    return market.repo.command("status", code=1)
+
+
+@pytest.fixture(params=[(401, b'{"message": "Unauthorized"}'), (403, b"<html><h1>No</h1></html>"), (500, b"broken")])
+def refusing(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
+    """The address of a Kafka Connect that refuses everything, and its answer's status."""
+    code, body = request.param
+
+    class Refuses(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refuses)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}", code
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_connect_that_refuses_is_a_problem(
+    market: Shop, refusing: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, code = refusing
+    monkeypatch.setenv("MILLRACE__CONNECT__URL", f"http://ops:s3cret@{place}")
+    value = status(market)
+    (told,) = [problem for problem in value["problems"] if "Kafka Connect" in problem]
+    path = f"/connectors/{market.name}/status"
+    assert told.startswith(f"connector {market.name}: Kafka Connect at http://{place} refused GET {path}: {code} ")
+    assert "s3cret" not in json.dumps(value) and "<" not in told
+    assert value["connectors"] == {market.name: "unknown"}
+    assert value["slots"][market.name]["active"] and value["stores"]["online"] == "answers" and value["lag"]
+
+
+def test_a_source_that_was_renamed_is_a_problem(market: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    yaml = market.repo.path / "millrace.yaml"
+    before = yaml.read_text()
+    monkeypatch.delenv(f"MILLRACE__SOURCES__{market.name.upper()}__URL")
+    monkeypatch.setenv("MILLRACE__SOURCES__OTHER__URL", market.database.dsn)
+    yaml.write_text(before.replace(f"  {market.name}:", "  other:"))
+    told = f"{yaml} has no source {market.name}, which the applied views read: name it again"
+    try:
+        value = status(market)
+        assert [problem for problem in value["problems"] if problem.startswith(told)]
+        assert set(value["lag"]) == {f"{market.name}.public.customers", f"{market.name}.public.orders"}
+        for command in (["verify"], ["resnapshot", f"{market.name}.public.orders"], ["recover", market.name]):
+            assert market.repo.refused(*command).startswith(f"error: {told}")
+    finally:
+        yaml.write_text(before)
+
+
+def test_a_worker_whose_health_port_is_taken_says_so(market: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("MILLRACE__WORKER__HEALTH_PORT", str(port))
+        done = subprocess.run(market.repo.process("run"), capture_output=True, text=True, check=False)
+    told = f"error: the worker's health cannot listen on 127.0.0.1:{port}: Address already in use."
+    assert done.returncode == 1 and f"\n{told}" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and "leaked" not in done.stderr, done.stderr
+
+
+def test_a_stopped_local_stack_hides_no_deployment(market: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = market.repo.stack_folder
+    Record(folder).begin({"kafka": 9})
+    try:
+        value = status(market)
+        assert {service["state"] for service in value["services"]} == {"stopped"}
+        assert value["connectors"] == {market.name: "RUNNING"} and value["lag"]
+        assert "the local stack is stopped: millrace up" not in value["problems"]
+        (folder / "env").write_text("export MILLRACE_KAFKA=127.0.0.1:9\n")
+        monkeypatch.delenv("MILLRACE_KAFKA")
+        assert status(market)["problems"] == ["the local stack is stopped: millrace up"]
+    finally:
+        for file in ("stack.json", "env"):
+            (folder / file).unlink(missing_ok=True)
+
+
+REFUSALS: dict[str, tuple[str, str]] = {
+    "no such table": ("select :value from nowhere", 'relation "nowhere" does not exist; run millrace apply'),
+    "no privilege": ("select :value from millrace_refused", "permission denied for table millrace_refused; grant"),
+    "a wrong value": ("select cast(:value as int)", "invalid input syntax for type integer: "),
+    "cut off": ("select pg_terminate_backend(pg_backend_pid()), :value", "terminating connection due to administrator"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_a_database_refuses_is_told_in_one_line(market: Shop, case: str) -> None:
+    statement, words = REFUSALS[case]
+    dsn = market.database.dsn
+    reader = f"reader_{market.name}"
+    market.sql.execute("create table if not exists millrace_refused (id int)")
+    market.sql.execute(f"create role {reader} login password 's3cret'")
+    try:
+        info = psycopg.conninfo.conninfo_to_dict(dsn)
+        url = f"postgresql://{reader}:s3cret@{info['host']}:{info['port']}/{info['dbname']}"
+        database = Source(name="shop", url=url, slot="s", publication="s")
+        engine = database.engine()
+        with pytest.raises(SourceUnavailable) as caught, connected(engine, database) as connection:
+            connection.execute(text(statement), {"value": "a-value"})
+        engine.dispose()
+    finally:
+        market.sql.execute(f"drop role {reader}")
+    said = str(caught.value)
+    assert said.startswith(("source shop refuses: ", "source shop is unavailable: ")) and words in said
+    assert f"{info['host']}:{info['port']}/{info['dbname']}" in said
+    assert "\n" not in said and "select" not in said and "s3cret" not in said
+
+
+def test_a_signal_table_that_is_gone_is_told_with_what_to_do(market: Shop) -> None:
+    database = source(open_repo(market.repo.path, market.repo.stack_folder), market.name)
+    engine = database.engine()
+    market.sql.execute("alter table millrace_signal rename to millrace_signal_away")
+    try:
+        with pytest.raises(SourceUnavailable, match="does not exist; run millrace apply"):
+            unfinished(engine, database)
+    finally:
+        market.sql.execute("alter table millrace_signal_away rename to millrace_signal")
+        engine.dispose()

@@ -1,0 +1,77 @@
+"""`millrace letters` over a broker in memory: what `replay` sends, and what `list` shows."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from feast import FeatureStore
+
+import millrace.wiring
+from millrace.cli import millrace as command_line
+from streams.letters import DeadLetters, Rejection
+from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
+from streams.messages import Partition
+from tests.envelopes import TOPIC, records
+from tests.unit.command_repo import command_repo
+
+Letters = Callable[..., Result]
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    broker = MemoryBroker({TOPIC: 1, "shop.letters": 1})
+    for i in range(2):
+        broker.append(Partition(TOPIC, 0), b"key", b"bad %d" % i)
+    return broker
+
+
+@pytest.fixture
+def letters(tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> Letters:
+    command_repo(tmp_path)
+    FeatureStore(repo_path=str(tmp_path)).apply([])
+    written = DeadLetters(MemoryProducer(broker), "shop.letters")
+    bad = records((b"key", b"bad 0"), (b"key", b"bad 1"))
+    written.send(bad, [Rejection(i, "contract", (f"odd: {i}",)) for i in range(2)], "v1")
+    written.flush()
+    monkeypatch.setattr(millrace.wiring, "topics", lambda repo: MemoryTopics(broker))
+    monkeypatch.setattr(millrace.wiring, "producer", lambda repo: MemoryProducer(broker))
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(command_line, ["letters", *arguments, "--repo", str(tmp_path), "--json"])
+
+    return run
+
+
+def replayed(broker: MemoryBroker, result: Result) -> list[Any]:
+    """The bytes that a replay sent, all of which are rejected again."""
+    assert result.exit_code == 0, result.output
+    sent = broker.log[Partition(TOPIC, 0)][-json.loads(result.stdout)["replayed"] :]
+    again = next(iter(MemoryTopics(broker).read(TOPIC, len(broker.log[Partition(TOPIC, 0)]) - len(sent))))
+    written = DeadLetters(MemoryProducer(broker), "shop.letters")
+    written.send(again, [Rejection(i, "contract", ("odd still",)) for i in range(len(again))], "v2")
+    written.flush()
+    return [record.value for record in sent]
+
+
+def test_all_sends_each_record_once_however_often_it_failed(broker: MemoryBroker, letters: Letters) -> None:
+    for _ in range(3):
+        assert replayed(broker, letters("replay", "--all")) == [b"bad 0", b"bad 1"]
+    assert replayed(broker, letters("replay", "--all", "--reason", "odd: 1")) == [b"bad 1"]
+    assert replayed(broker, letters("replay", "--all", "--reason", "odd still")) == [b"bad 0", b"bad 1"]
+
+
+def test_a_letter_that_is_named_is_sent_whatever_came_of_it(broker: MemoryBroker, letters: Letters) -> None:
+    for _ in range(2):
+        assert replayed(broker, letters("replay", "0")) == [b"bad 0"]
+    assert replayed(broker, letters("replay", "0", "2", "3")) == [b"bad 0"] * 3
+    assert replayed(broker, letters("replay", "--all")) == [b"bad 1", b"bad 0"]
+
+
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_a_list_of_nothing_is_refused(letters: Letters, limit: str) -> None:
+    refused = letters("list", "--limit", limit)
+    assert (refused.exit_code, "--limit" in refused.output) == (2, True)
+    assert [x["letter"] for x in json.loads(letters("list", "--limit", "1").stdout)["letters"]] == [1]
