@@ -11,6 +11,8 @@ log = logging.getLogger(__name__)
 
 SECONDS = 10.0
 
+CLOSE_SECONDS = 1.0
+
 Slots = Callable[[], Mapping[str, SlotHealth | str]]
 """The last known state of each source's slot, or why there is none."""
 
@@ -25,15 +27,18 @@ class SlotWatch:
         self._seen: dict[str, SlotHealth | str] = {}
         self._said: dict[str, str] = {}
         self._stop = threading.Event()
-        threading.Thread(target=self._run, name="slots", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="slots", daemon=True)
+        self._thread.start()
 
     def slots(self) -> Mapping[str, SlotHealth | str]:
         """See `Slots`."""
         return dict(self._seen)
 
     def close(self) -> None:
-        """Stop looking; a look under way ends by itself."""
+        """Stop looking. A look under way is waited for, but not long: a process that ends beside one prints what of its
+        native modules it could not free."""
         self._stop.set()
+        self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
         while True:

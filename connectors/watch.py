@@ -10,6 +10,8 @@ log = logging.getLogger(__name__)
 
 SECONDS = 10.0
 
+CLOSE_SECONDS = 1.0
+
 
 class Watch:
     """Looks at connectors every `seconds` on a thread of its own, and restarts those of their tasks whose
@@ -25,8 +27,10 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop looking; a look under way ends by itself."""
+        """Stop looking. A look under way is waited for, but not long: a process that ends beside one prints what of its
+        native modules it could not free."""
         self._stop.set()
+        self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
         while not self._stop.wait(self._seconds):

@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 SECONDS = 5.0
 
+CLOSE_SECONDS = 1.0
+
 
 class AppliedWatch:
     """Looks every `seconds`, on a thread of its own, whether a topic's table is still the one that the worker
@@ -32,7 +34,13 @@ class AppliedWatch:
         self._stop = stop
         self._seconds = seconds
         self.seen: str | None = None
-        threading.Thread(target=self._run, name="applied", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="applied", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop looking, and set `stop`. A look under way is waited for, but not long."""
+        self._stop.set()
+        self._thread.join(CLOSE_SECONDS)
 
     def _changed(self, topic: str) -> bool:
         (table, applied), (table_now, applied_now) = self._tables[topic], applied_table(self._lake, topic)

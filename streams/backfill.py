@@ -27,6 +27,7 @@ from stores.rows import TIMESTAMP, FeatureRows, FeatureWriter, WriteResult
 from streams.changes import Changes, changes_schema
 from streams.decide import changes_table, decide, features_table
 from streams.messages import Records
+from streams.missing import JOB, Places, absent, among, places, span
 from streams.pipeline import Embedding, Flow, Flows, Outcome, process
 from streams.truncate import Truncated, Truncates, settle, with_deletes
 from streams.views import StreamView
@@ -36,14 +37,6 @@ CHUNK = 20_000
 
 QUERY_BYTES = 64 * 2**20
 """Rows, in bytes, that one query of the lake is made for. Each reads a table whole: a few large ones cost less."""
-
-Places = npt.NDArray[np.int64]
-"""Partition and offset of some changes, each as one number."""
-
-OFFSET_BITS = 48
-
-JOB = "millrace.backfill"
-"""The name under which the lake numbers the commits of backfills, table by table."""
 
 Advance = Callable[[str, float], None]
 """Progress: a view, and how much of it is done, 0 to 1."""
@@ -155,14 +148,9 @@ class Backfill:
         found = []
         for part in source.rows(["_partition", "_offset"], within):
             report["changes_read"] += part.num_rows
-            found.append(_places(part)[_below(part, held)])
-        places = np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
-        missing = np.ones(len(places), bool)
-        if len(places):
-            for part in self.lake.scan(target, ["_partition", "_offset"], _span(places)):
-                there = _places(part)
-                missing[np.searchsorted(places, there[_among(there, places)])] = False
-        return places[missing]
+            found.append(places(part)[_below(part, held)])
+        asked = np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
+        return asked[absent(self.lake, target, asked)]
 
     def _made_of(
         self, flow: Flow, view: StreamView, truncated: Truncated, rows: pa.Table, old: pa.Table | None, report: Report
@@ -202,11 +190,11 @@ def _gathered(source: Snapshot, within: pc.Expression | None, missing: Places) -
     """The changes at these places, as many at once as a query is made for."""
     if not len(missing):
         return
-    span = _span(missing)
+    between = span(missing)
     gathered: list[pa.RecordBatch] = []
     size = 0
-    for part in source.rows(filter=span if within is None else within & span, most=CHUNK):
-        rows = part.filter(pa.array(_among(_places(part), missing)))
+    for part in source.rows(filter=between if within is None else within & between, most=CHUNK):
+        rows = part.filter(pa.array(among(places(part), missing)))
         if rows.num_rows:
             gathered.append(rows)
             size += rows.nbytes
@@ -224,22 +212,6 @@ def _old(flow: Flow, view: StreamView, source: Snapshot, changes: pa.Table) -> p
         return None
     schema = changes_schema(flow.table)
     return before(source, changes, columns).cast(pa.schema([schema.field(name) for name in columns]))
-
-
-def _places(rows: pa.RecordBatch) -> Places:
-    partitions, offsets = (np.asarray(rows[name], np.int64) for name in ("_partition", "_offset"))
-    return partitions << OFFSET_BITS | offsets
-
-
-def _among(places: Places, known: Places) -> npt.NDArray[np.bool_]:
-    """Which of the places are known; `known` is sorted and not empty."""
-    return np.asarray(known.take(np.searchsorted(known, places), mode="clip") == places)
-
-
-def _span(places: Places) -> pc.Expression:
-    """A filter that lets rows through at no lower and no higher offset than these."""
-    offsets = places & (1 << OFFSET_BITS) - 1
-    return (pc.field("_offset") >= int(offsets.min())) & (pc.field("_offset") <= int(offsets.max()))
 
 
 def _below(rows: pa.RecordBatch, held: Mapping[TopicPartition, int | None]) -> npt.NDArray[np.bool_]:

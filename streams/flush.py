@@ -3,7 +3,8 @@
 Order, and why a crash after any step loses and doubles nothing:
 1. letters are durable;
 2. each lake table gets one commit, which carries the offsets: a replay of the batch is dropped there.
-   The tables of the views come before the changes they were made of (see `Worker._stage`);
+   The tables of the views come before the changes they were made of (see `Worker._stage`); what those of a
+   batch that ended in between lack, since a contract was mended, is added (`streams.missing`);
 3. event views are made to agree with the lake: rows are offered once more, entities decided anew;
 4. what lies below a truncate is deleted (`streams.truncate`): if this batch brought the truncate, or older
    rows that did not know it, or was flushed before by a worker that may not have come so far;
@@ -27,6 +28,7 @@ from streams.compact import Compactor
 from streams.decide import decide, features_table, is_changes_table
 from streams.letters import DeadLetters
 from streams.messages import Partition
+from streams.missing import add_missing
 from streams.patience import Abandoned, Patience
 from streams.redelivered import heights
 from streams.stage import Batch, LakeTable
@@ -118,6 +120,8 @@ class Flusher:
                 offsets |= heights(rows, topic)
             if self._patience(partial(self._append, table, rows, offsets)):
                 replayed.add(table)
+                if not is_changes_table(table):
+                    self._patience(partial(add_missing, self._lake, table, topic, rows))
             if is_changes_table(table) and truncates(rows):
                 self._patience(partial(self._truncates.place, topic))
         decided = self._settle(batch, replayed)

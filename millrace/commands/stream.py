@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,7 @@ def run(places: Places, out: Out) -> None:
     from millrace.anew import AppliedWatch
     from millrace.repo import open_repo
     from millrace.wiring import connect, flows, lake, source, worker
-    from streams.health import CannotListen, Health
+    from streams.health import Health
     from streams.metrics import Metrics
 
     stop = threading.Event()
@@ -59,31 +60,23 @@ def run(places: Places, out: Out) -> None:
         kinds = ", ".join(f"{v.view.name} ({v.view.kind})" for v in flow.views)
         told = {"event": "serves", "table": topic, "contract": flow.contract.version}
         log.info("%s -> %s", topic, kinds, extra=told)
-    slots = SlotWatch([source(repo, name) for name in sorted(repo.settings.sources)])
-    metrics = Metrics(member, slots.slots)
-    settings = repo.settings.worker
-    try:
+    with ExitStack() as ending:
+        ending.callback(applied.close)
+        slots = SlotWatch([source(repo, name) for name in sorted(repo.settings.sources)])
+        ending.callback(slots.close)
+        settings = repo.settings.worker
+        metrics = Metrics(member, slots.slots)
         health = Health(settings.health_host, settings.health_port, member.state, metrics.exposition)
-    except CannotListen:
-        stop.set()
-        slots.close()
-        raise
-    log.info("health and metrics: %s", health.address, extra={"event": "listening", "address": health.address})
-    watch = Watch(connect(repo), sorted(repo.settings.sources))
-    note = _announce(places.stack / WORKERS, f"{health.address}/health")
-    # What start-up made lives as long as the process: keep the collector from walking it again and again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT)
-    try:
+        ending.callback(health.close)
+        log.info("health and metrics: %s", health.address, extra={"event": "listening", "address": health.address})
+        ending.callback(Watch(connect(repo), sorted(repo.settings.sources)).close)
+        ending.enter_context(_announced(places.stack / WORKERS, f"{health.address}/health"))
+        # What start-up made lives as long as the process: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        ending.callback(gc.unfreeze)  # what native modules hold must be freed by it before they are unloaded
+        gc.set_threshold(*COLLECT)
         member.run(stop)
-    finally:
-        gc.unfreeze()  # what native modules hold must be freed by the collector before they are unloaded
-        watch.close()
-        slots.close()
-        health.close()
-        if note is not None:
-            note.unlink(missing_ok=True)
     if applied.seen is not None and not asked.is_set():
         os.execv(sys.executable, sys.orig_argv)
     log.info("stopped", extra={"event": "stopped", **member.tally.stores})
@@ -176,11 +169,15 @@ def _stop_on_signals(*stops: threading.Event) -> None:
     signal.signal(signal.SIGINT, ask)
 
 
-def _announce(folder: Path, address: str) -> Path | None:
-    """Leave the health address where `millrace status` on this machine finds it."""
+@contextmanager
+def _announced(folder: Path, address: str) -> Iterator[None]:
+    """Leave the health address where `millrace status` on this machine finds it, while the block runs."""
+    note = folder / str(os.getpid())
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        note = folder / str(os.getpid())
         note.write_text(address)
-        return note
-    return None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            note.unlink(missing_ok=True)

@@ -296,6 +296,28 @@ def test_what_was_rejected_stays_a_letter_when_it_is_read_again_under_another_co
     assert (platform.order(1), platform.customer("ann")) == (-1.0, -1.0)
 
 
+@pytest.mark.parametrize("kills", [1, 2])
+def test_what_is_accepted_only_when_it_is_read_again_stands_in_the_tables_of_the_views_too(
+    platform: Platform, kills: int
+) -> None:
+    platform.produce(
+        (key(1), envelope("c", row(1, "ann", 1.0), lsn=10)),
+        (key(1), envelope("u", row(1, "ann", -1.0), before=row(1, "ann", 1.0), lsn=11)),
+        (key(2), envelope("c", row(2, "bob", 2.0), lsn=12)),
+    )
+    for _ in range(kills):
+        platform.lake.before[changes_table(TOPIC)] = [Killed()]
+        with pytest.raises(Killed):
+            platform.run()
+        platform.take_the_rule_back()
+    platform.run()
+    assert platform.changes() == [(10, "c"), (11, "u"), (12, "c")]
+    for table in ("order_now", "customer_last"):
+        rows = platform.lake.scan(features_table(table), ["_lsn", "amount"]).read_all()
+        assert sorted(zip(*rows.to_pydict().values(), strict=True)) == [(10, 1.0), (11, -1.0), (12, 2.0)]
+    assert (platform.order(1), platform.customer("ann")) == (-1.0, -1.0)
+
+
 def test_a_row_that_moved_back_on_its_way_to_the_lake_is_not_overtaken_by_a_decision(platform: Platform) -> None:
     """The decision of one batch finds the row in the lake as it was, while the next batch is already online."""
     early, middle, late, latest = (f"2024-01-0{day}T00:00:00Z" for day in (1, 2, 3, 4))

@@ -1,0 +1,73 @@
+"""Rows that a view's table in the lake lacks, though it holds the offsets of their changes.
+
+Offsets tell what was written, not what of it was accepted then: a view may have been added after the changes, and a
+contract or a transform may have been mended since. Rows are compared by the places of their changes, and what is
+added beyond the offsets goes in numbered commits, so that of two processes that add the same rows one gives up.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stores.lake import Lake, TopicPartition
+from streams.decide import LakeTableName, changes_table
+
+JOB = "millrace.backfill"
+"""The name under which the lake numbers these commits, table by table."""
+
+OFFSET_BITS = 48
+
+Places = npt.NDArray[np.int64]
+"""Partition and offset of some changes, each as one number."""
+
+Mask = npt.NDArray[np.bool_]
+
+
+def places(rows: pa.RecordBatch | pa.Table) -> Places:
+    """Where the changes of these rows stand."""
+    partitions, offsets = (np.asarray(rows[name], np.int64) for name in ("_partition", "_offset"))
+    return partitions << OFFSET_BITS | offsets
+
+
+def among(asked: Places, known: Places) -> Mask:
+    """Which places are known; `known` is sorted and not empty."""
+    return np.asarray(known.take(np.searchsorted(known, asked), mode="clip") == asked)
+
+
+def span(asked: Places) -> pc.Expression:
+    """A filter that lets rows through at no lower and no higher offset than these."""
+    offsets = asked & (1 << OFFSET_BITS) - 1
+    return (pc.field("_offset") >= int(offsets.min())) & (pc.field("_offset") <= int(offsets.max()))
+
+
+def absent(lake: Lake, table: LakeTableName, asked: Places) -> Mask:
+    """Which of the places, sorted and each once, no row of a view's table stands at."""
+    lacking = np.ones(len(asked), bool)
+    if len(asked):
+        for part in lake.scan(table, ["_partition", "_offset"], span(asked)):
+            there = places(part)
+            lacking[np.searchsorted(asked, there[among(there, asked)])] = False
+    return lacking
+
+
+def add_missing(lake: Lake, table: LakeTableName, topic: str, rows: pa.Table) -> None:
+    """Add those of a view's rows that its table lacks and whose changes are not in the lake yet.
+
+    So it is where a worker ended between the two, and what it had rejected is accepted when it is read again. Below
+    the offsets that `changes/` holds a change stays what it was when that was written. Raises `StoreUnavailable`.
+    """
+    partitions = np.asarray(rows["_partition"])
+    held: dict[TopicPartition, int | None] = {
+        (topic, p): lake.next_offset(changes_table(topic), topic, p) for p in np.unique(partitions).tolist()
+    }
+    limits = np.array([held[topic, p] or 0 for p in partitions.tolist()], np.int64)
+    torn = rows.filter(pa.array(np.asarray(rows["_offset"]) >= limits))
+    asked = np.unique(places(torn))
+    while True:
+        commits = lake.commits(table, JOB)  # before the table is read: what another adds after is a conflict
+        lacking = asked[absent(lake, table, asked)]
+        if not len(lacking):
+            return
+        if lake.append_once(table, torn.filter(pa.array(among(places(torn), lacking))), JOB, commits + 1):
+            return
