@@ -25,7 +25,8 @@ ASK_SECONDS = 1.0
 
 # KIP-345 and librdkafka's CONFIGURATION.md name the settings; these differ from the defaults for a reason:
 # a broker answers a fetch at its first record, fetch.wait.max.ms is how long it may wait for one (and a partition that
-# is assigned meanwhile for its first fetch); the queue bounds what a backlog adds to memory.
+# is assigned meanwhile for its first fetch); the queue bounds what a backlog adds to memory, and once it was full the
+# next fetch waits for fetch.queue.backoff.ms: by default a second, three times as long as the queue lasts.
 CONSUMER = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
@@ -34,7 +35,8 @@ CONSUMER = {
     "fetch.wait.max.ms": 100,
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     "fetch.max.bytes": 2 * MAX_MESSAGE_BYTES,
-    "queued.max.messages.kbytes": 24 * 1024,
+    "queued.max.messages.kbytes": 12 * 1024,
+    "fetch.queue.backoff.ms": 10,
     "session.timeout.ms": 10_000,
     "max.poll.interval.ms": 300_000,
     "topic.metadata.refresh.interval.ms": 5_000,
