@@ -185,10 +185,13 @@ def create_table(connection: sa.Connection, vectors: VectorTable, model: str) ->
 
 def held_model(connection: sa.Connection, vectors: VectorTable) -> str | None:
     """The model whose vectors the table holds; None if there is no table."""
-    inspector, table = sa.inspect(connection), vectors.table
-    if not inspector.has_table(table.name, schema=table.schema):
-        return None
-    return str(_held_columns(inspector, table)["_model"]["comment"])
+    name = (sa.cast(part, sa.Text) for part in (vectors.table.schema, vectors.table.name))
+    table = sa.func.to_regclass(sa.func.format("%I.%I", *name))
+    columns = sa.table("pg_attribute", sa.column("attrelid"), sa.column("attnum"), sa.column("attname"))
+    comment = sa.func.col_description(columns.c.attrelid, columns.c.attnum)
+    of_model = (columns.c.attrelid == table, columns.c.attname == "_model")
+    model: str | None = connection.execute(sa.select(comment).where(*of_model)).scalar()
+    return model
 
 
 def _held_columns(inspector: sa.Inspector, table: sa.Table) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+import sqlalchemy as sa
 from feast.filter_models import ComparisonFilter, CompoundFilter
 
 from serving.search import search
-from stores.vectors import PgVectors
+from stores.vectors import PgVectors, _set
 from stores.view import Metric
 from streams.embedders import WordLlamaEmbedder
 from tests.integration.database import Database
@@ -42,6 +43,16 @@ def test_search_finds_the_true_neighbours(vectors: PgVectors, metric: Metric) ->
     assert found["distance"].to_pylist() == pytest.approx(distances[nearest].tolist(), rel=1e-4)
     assert found.column_names == ["faa", "runway", "state", "altitude", "opened", "event_timestamp", "distance"]
     assert vectors.search(view, query, 1, features=["v"])["v"].to_pylist()[0] == stored[nearest[0]].tolist()
+
+
+def test_a_search_goes_by_its_own_settings_and_leaves_none(database: Database) -> None:
+    shown = sa.func.current_setting("hnsw.ef_search")
+    rows = sa.select(shown).select_from(sa.func.generate_series(1, 3).alias()).where(_set({"hnsw.ef_search": "123"}))
+    engine = sa.create_engine(database.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        assert connection.execute(rows).scalars().all() == ["123"] * 3
+        assert connection.execute(sa.select(shown)).scalar() != "123"
+    engine.dispose()
 
 
 def test_recall_of_the_index(vectors: PgVectors, database: Database) -> None:
