@@ -41,6 +41,7 @@ from stores.view import View
 ROWS = 10_000
 FLOOR_SECONDS = 15.0
 POLL_SECONDS = 0.001
+SELECT_SECONDS = 0.005  # between two looks into PostgreSQL, of which each takes a millisecond of the machine
 PATIENCE_SECONDS = 10.0
 WARM_SECONDS = 10.0
 WARM_STACK_SECONDS = 60.0  # of the same commits: a Java machine that has just started still compiles what it runs
@@ -201,8 +202,13 @@ def from_vectors(target: Platform) -> Iterator[Look]:
     names = _entity_keys(view, TEXTS)
     seen = f"SELECT id, text FROM {vector_table(view).name} WHERE _entity_key = ANY(%s) AND embedding IS NOT NULL"
     with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
+        next_look = 0.0
 
         def look(awaited: dict[int, Sent]) -> Iterator[int]:
+            nonlocal next_look
+            if time.monotonic() < next_look:
+                return
+            next_look = time.monotonic() + SELECT_SECONDS
             for row, found in connection.execute(seen, [[names[row] for row in awaited]], prepare=True).fetchall():
                 if float(found.split()[-1]) >= awaited[row][1]:
                     yield row
