@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,7 +26,7 @@ from stores.rows import TIMESTAMP, FeatureRows, FeatureWriter, WriteResult
 from streams.changes import Changes, changes_schema
 from streams.decide import changes_table, decide, features_table
 from streams.messages import Records
-from streams.missing import JOB, Places, absent, among, places, span
+from streams.missing import JOB, Places, absent, among, below, places, span
 from streams.pipeline import Embedding, Flow, Flows, Outcome, process
 from streams.truncate import Truncated, Truncates, settle, with_deletes
 from streams.views import StreamView
@@ -148,7 +147,7 @@ class Backfill:
         found = []
         for part in source.rows(["_partition", "_offset"], within):
             report["changes_read"] += part.num_rows
-            found.append(places(part)[_below(part, held)])
+            found.append(places(part)[below(part, held)])
         asked = np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
         return asked[absent(self.lake, target, asked)]
 
@@ -212,15 +211,6 @@ def _old(flow: Flow, view: StreamView, source: Snapshot, changes: pa.Table) -> p
         return None
     schema = changes_schema(flow.table)
     return before(source, changes, columns).cast(pa.schema([schema.field(name) for name in columns]))
-
-
-def _below(rows: pa.RecordBatch, held: Mapping[TopicPartition, int | None]) -> npt.NDArray[np.bool_]:
-    """Which rows lie below the offsets of their partitions."""
-    partitions, offsets = (np.asarray(rows[name]) for name in ("_partition", "_offset"))
-    below = np.zeros(rows.num_rows, bool)
-    for (_, partition), limit in held.items():
-        below |= (partitions == partition) & (offsets < (limit or 0))
-    return below
 
 
 def _no_records(table: Table) -> Records:

@@ -5,6 +5,8 @@ contract or a transform may have been mended since. Rows are compared by the pla
 added beyond the offsets goes in numbered commits, so that of two processes that add the same rows one gives up.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -41,6 +43,15 @@ def span(asked: Places) -> pc.Expression:
     return (pc.field("_offset") >= int(offsets.min())) & (pc.field("_offset") <= int(offsets.max()))
 
 
+def below(rows: pa.RecordBatch | pa.Table, held: Mapping[TopicPartition, int | None]) -> Mask:
+    """Which rows lie below the offsets of their partitions."""
+    partitions, offsets = (np.asarray(rows[name]) for name in ("_partition", "_offset"))
+    found = np.zeros(rows.num_rows, bool)
+    for (_, partition), limit in held.items():
+        found |= (partitions == partition) & (offsets < (limit or 0))
+    return found
+
+
 def absent(lake: Lake, table: LakeTableName, asked: Places) -> Mask:
     """Which of the places, sorted and each once, no row of a view's table stands at."""
     lacking = np.ones(len(asked), bool)
@@ -57,12 +68,10 @@ def add_missing(lake: Lake, table: LakeTableName, topic: str, rows: pa.Table) ->
     So it is where a worker ended between the two, and what it had rejected is accepted when it is read again. Below
     the offsets that `changes/` holds a change stays what it was when that was written. Raises `StoreUnavailable`.
     """
-    partitions = np.asarray(rows["_partition"])
     held: dict[TopicPartition, int | None] = {
-        (topic, p): lake.next_offset(changes_table(topic), topic, p) for p in np.unique(partitions).tolist()
+        (topic, p): lake.next_offset(changes_table(topic), topic, p) for p in rows["_partition"].unique().to_pylist()
     }
-    limits = np.array([held[topic, p] or 0 for p in partitions.tolist()], np.int64)
-    torn = rows.filter(pa.array(np.asarray(rows["_offset"]) >= limits))
+    torn = rows.filter(pa.array(~below(rows, held)))
     asked = np.unique(places(torn))
     while True:
         commits = lake.commits(table, JOB)  # before the table is read: what another adds after is a conflict
