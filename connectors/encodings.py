@@ -80,7 +80,7 @@ def decode(values: Sequence[object], column: Column) -> pa.Array:
     try:
         return from_json(_read(values, column), column)
     except MISFITS:
-        arrays, bad = _bisect(values, column, 0)
+        arrays, bad = _told_apart(values, column)
     if bad:
         reason = f"expected {_expected(column)}"
         raise Undecodable(column, [(i, values[i], reason) for i in bad])
@@ -104,7 +104,8 @@ def from_json(raw: pa.Array, column: Column) -> pa.Array:
 
 
 def misfits(raw: pa.Array, column: Column) -> pa.BooleanArray | None:
-    """Where values of `json_type(column)` do not fit; None for an encoding of which no look at a whole column tells.
+    """Where values of `json_type(column)` surely do not fit; None for an encoding of which no look at a whole column
+    tells.
 
     `from_json` may still raise for one that is not marked.
     """
@@ -115,7 +116,7 @@ def misfits(raw: pa.Array, column: Column) -> pa.BooleanArray | None:
         outside = pc.invert(pc.match_substring_regex(raw, _FOUR_DIGIT_YEAR))
     elif column.encoding == "decimal" and pa.types.is_decimal(column.arrow_type):
         whole = column.arrow_type.precision - column.arrow_type.scale
-        fits = rf"^-?0*[0-9]{{0,{whole}}}(\.[0-9]{{0,{column.arrow_type.scale}}}0*)?$"
+        fits = rf"^[+-]?0*[0-9]{{0,{whole}}}(\.[0-9]{{0,{column.arrow_type.scale}}}0*)?$|[0-9.][eE]"
         outside = pc.invert(pc.match_substring_regex(raw, fits))
     else:
         return None
@@ -166,6 +167,24 @@ def _placeholder(column: Column) -> object | None:
     if pa.types.is_int32(kind) or pa.types.is_int64(kind) or pa.types.is_date32(kind):
         return list(_TOKEN)
     return None
+
+
+def _told_apart(values: list[object], column: Column) -> tuple[list[pa.Array], list[int]]:
+    try:
+        return [], _seen(values, column)
+    except MISFITS:
+        return _bisect(values, column, 0)
+
+
+def _seen(values: list[object], column: Column) -> list[int]:
+    """The indexes of the values that do not fit, if a look at the whole column tells them all. Raises one of `MISFITS`
+    if it does not."""
+    raw = _read(values, column)
+    bad = misfits(raw, column)
+    if bad is None:
+        raise _Misfit
+    from_json(pc.if_else(bad, None, raw), column)
+    return np.flatnonzero(bad).tolist()
 
 
 def _bisect(values: list[object], column: Column, start: int) -> tuple[list[pa.Array], list[int]]:

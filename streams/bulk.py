@@ -5,11 +5,12 @@ columns must have. It is as strict as `streams.decode`: the odd records that it 
 by record, which tells what is wrong; all of them where the reader itself fails, for it does not say at which.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
@@ -110,13 +111,16 @@ def _decode(
         pa.array(np.asarray(records.partitions, np.int32)[positions]),
         pa.array(np.asarray(records.offsets, np.int64)[positions]),
     ]
+    _suspect_infinite(images, values, odd)
     decoded = [_converted(image, column, odd) for image, column in zip(images, columns, strict=True)]
     rows = pa.table([*decoded, *meta], schema=changes_schema(table))
     for name in table.primary_key:
         odd.unless(pc.or_(rows[name].is_valid(), pc.equal(ops, "t")))
     old = None
     if before:
-        arrays = [_converted(a, c, odd) for a, c in zip(envelopes["before"].flatten(), before, strict=True)]
+        earlier = envelopes["before"].flatten()
+        _suspect_infinite(earlier, values, odd)
+        arrays = [_converted(image, column, odd) for image, column in zip(earlier, before, strict=True)]
         old = pa.table(arrays, names=[column.name for column in before])
     return _without_odd(rows, old, positions, odd.marked, present[~plain])
 
@@ -139,16 +143,51 @@ def _parse(values: list[bytes], images: dict[str, Sequence[Column]]) -> dict[str
     text = b"\n".join(values)
     kinds = {name: pa.struct([pa.field(c.name, json_type(c)) for c in columns]) for name, columns in images.items()}
     schema = pa.schema({"op": pa.string(), "source": _SOURCE, **kinds})
-    parsed = pj.read_json(
-        pa.BufferReader(text),
-        pj.ReadOptions(block_size=max(BLOCK_BYTES, max(map(len, values)) + 1)),
-        pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-    )
+    block = max(BLOCK_BYTES, max(map(len, values)) + 1)
+    try:
+        parsed = _read(text, schema, block)
+    except pa.ArrowInvalid:
+        bare = _unquoted(text, {c.name for columns in images.values() for c in columns if c.encoding == "float"})
+        if bare == text:
+            raise
+        parsed = _read(bare, schema, block)
     if parsed.num_rows != len(values):
         raise _NotOrdinary
     if not text.isascii():
         parsed.validate(full=True)  # the reader takes bytes that are no UTF-8
     return {name: _joined(parsed[name]) for name in parsed.column_names}
+
+
+def _read(text: bytes, schema: pa.Schema, block: int) -> pa.Table:
+    options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    return pj.read_json(pa.BufferReader(text), pj.ReadOptions(block_size=block), options)
+
+
+def _unquoted(text: bytes, floats: Collection[str]) -> bytes:
+    """The same with the strings that stand for NaN and the infinities of these columns as the bare words that the
+    reader takes. Within a string a quote is escaped, so that only members of an object are found."""
+    for word in (b"NaN", b"Infinity", b"-Infinity"):
+        quoted = b'"' + word + b'"'
+        for member in [orjson.dumps(name) + b":" for name in floats if quoted in text]:
+            text = text.replace(member + quoted, member + word)
+    return text
+
+
+def _suspect_infinite(images: Sequence[pa.Array], values: Sequence[bytes], odd: _Odd) -> None:
+    """Mark the records that are no JSON for a bare word, or for a number beyond a double, that the reader takes."""
+    infinite = np.zeros(len(values), bool)
+    for image in images:
+        if pt.is_floating(image.type) and pc.all(pc.is_finite(image)).as_py() is False:
+            infinite |= ~np.asarray(pc.fill_null(pc.is_finite(image), True))
+    odd.marked[[i for i in np.flatnonzero(infinite).tolist() if not _is_json(values[i])]] = True
+
+
+def _is_json(value: bytes) -> bool:
+    try:
+        orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def _with_deleted(
@@ -180,11 +219,9 @@ def _restored(image: pa.Array, column: Column, values: list[bytes], ops: pa.Arra
 
 
 def _converted(image: pa.Array, column: Column, odd: _Odd) -> pa.Array:
-    if _holds_floats(image.type):
-        # NaN and Infinity are strings in JSON; the reader takes them as bare words, too.
-        numbers = image.flatten() if pt.is_list(image.type) else image
-        if pc.all(pc.is_finite(numbers)).as_py() is False:
-            raise _NotOrdinary
+    floats = pt.is_list(image.type) and pt.is_floating(image.type.value_type)
+    if floats and pc.all(pc.is_finite(image.flatten())).as_py() is False:
+        raise _NotOrdinary  # a bare word, as in `_suspect_infinite`
     try:
         return from_json(image, column)
     except MISFITS:
@@ -193,10 +230,6 @@ def _converted(image: pa.Array, column: Column, odd: _Odd) -> pa.Array:
             raise
         odd.unless(pc.invert(bad))
         return from_json(pc.if_else(bad, None, image), column)
-
-
-def _holds_floats(kind: pa.DataType) -> bool:
-    return bool(pt.is_floating(kind) or (pt.is_list(kind) and pt.is_floating(kind.value_type)))
 
 
 def _joined(column: pa.ChunkedArray) -> pa.Array:

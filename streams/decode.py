@@ -63,14 +63,17 @@ def decode_records(records: Records, table: Table, before: Sequence[str], max_by
 
 def _merged(most: Decoded, rest: Decoded, places: np.ndarray) -> Decoded:
     """Both in one; record `i` of the rest stood at `places[i]`."""
+    rejections = [replace(rejection, position=int(places[rejection.position])) for rejection in rest.rejections]
+    ignored = most.ignored + rest.ignored
+    if not len(rest.changes):
+        return Decoded(most.changes, most.positions, rejections, ignored)
     positions = np.concatenate([most.positions, places[rest.positions]])
     order = np.argsort(positions)
     rows, old = pa.concat_tables([most.changes.rows, rest.changes.rows]), None
     if most.changes.before is not None and rest.changes.before is not None:
         old = pa.concat_tables([most.changes.before, rest.changes.before])
     changes = Changes(most.changes.table, rows, old).take(order)
-    rejections = [replace(rejection, position=int(places[rejection.position])) for rejection in rest.rejections]
-    return Decoded(changes, positions[order], rejections, most.ignored + rest.ignored)
+    return Decoded(changes, positions[order], rejections, ignored)
 
 
 def _decode_each(records: Records, table: Table, before: Sequence[str], max_bytes: int) -> Decoded:

@@ -151,6 +151,18 @@ def test_ordinary_records_need_no_second_look(operation: str) -> None:
     assert bulk.rows["text"].to_pylist() == [None if operation == "t" else "ä"] * LEAST
 
 
+@pytest.mark.parametrize("good", [b"1.5", b'"NaN"'])
+def test_floats_that_json_has_no_number_for_need_no_second_look(good: bytes) -> None:
+    ordinary = b'{"op":"c","after":{"id":1,"text":"\\"double\\":\\"NaN\\"","double":%b},"source":{"lsn":1,"ts_us":1}}'
+    values: list[bytes | None] = [ordinary % good] * LEAST
+    values[3:6] = [ordinary % b'"NaN"', ordinary % b'"Infinity"', ordinary % b'"-Infinity"']
+    bulk = decode_in_bulk(records(values), TABLE, BEFORE, LIMIT)
+    assert bulk is not None and not len(bulk.odd)
+    np.testing.assert_equal(bulk.rows["double"].to_pylist()[3:6], [float("nan"), float("inf"), float("-inf")])
+    assert bulk.rows["text"].to_pylist() == ['"double":"NaN"'] * LEAST
+    assert_same(values)
+
+
 ODD = {
     "no JSON": b"oops",
     "too large": b'{"op":"c","after":{"id":1,"text":"' + b"x" * LIMIT + b'"},"source":{"lsn":1,"ts_us":1}}',
@@ -163,6 +175,10 @@ ODD = {
     b'"source":{"lsn":1,"ts_us":1}}',
     "an infinite date": b'{"op":"c","after":{"id":1,"date":2147483647},"source":{"lsn":1,"ts_us":1}}',
     "an infinite time": b'{"op":"c","after":{"id":1,"timestamptz":"294247-01-10T04:00:54.775807Z"},'
+    b'"source":{"lsn":1,"ts_us":1}}',
+    "a bare NaN": b'{"op":"c","after":{"id":1,"double":NaN},"source":{"lsn":1,"ts_us":1}}',
+    "a bare infinity": b'{"op":"c","after":{"id":1,"real":-Infinity},"source":{"lsn":1,"ts_us":1}}',
+    "a number beyond a double": b'{"op":"c","after":{"id":1,"double":1' + b"0" * 400 + b"},"
     b'"source":{"lsn":1,"ts_us":1}}',
     "an unsent TOASTed value": b'{"op":"u","before":null,"after":{"id":1,"text":"' + PLACEHOLDER.encode() + b'"},'
     b'"source":{"lsn":1,"ts_us":1}}',

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from connectors.encodings import PLACEHOLDER, Undecodable, decode, is_placeholder
+from connectors.encodings import MISFITS, PLACEHOLDER, Undecodable, decode, from_json, is_placeholder, misfits
 from connectors.table import Column
 from connectors.to_json import encode
 
@@ -127,6 +127,22 @@ def test_a_batch_is_as_good_as_its_values(name: str, rows: list[Any]) -> None:
         assert not bad
     except Undecodable as error:
         assert [index for index, _, _ in error.bad] == bad
+
+
+DECIMALS = st.from_regex(r"[+-]?[0-9]{0,4}(\.[0-9]{0,4})?([eE][+-]?[0-9])?", fullmatch=True) | st.just("NAN")
+
+
+@given(DECIMALS)
+@example("1E+2")
+@example("+.5")
+def test_what_a_look_at_a_column_marks_does_not_fit(written: str) -> None:
+    column = of(pa.decimal128(5, 2), "decimal")
+    raw = pa.array([written])
+    marked = misfits(raw, column)
+    assert marked is not None
+    if marked[0].as_py():
+        with pytest.raises(MISFITS):
+            from_json(raw, column)
 
 
 @given(st.lists(st.none() | st.just(PLACEHOLDER) | TEXT))
