@@ -19,6 +19,7 @@ from streams.drift import Guard, SourceTable, unasked
 from streams.flush import Flusher
 from streams.key_changes import KeyChanges
 from streams.letters import DeadLetters
+from streams.membership import Membership
 from streams.messages import Partition, Records, joined
 from streams.patience import Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
@@ -88,12 +89,8 @@ class Worker:
         self._consumer = parts.consumer
         self.tally = parts.tally
         self._clock = parts.clock
-        self._owned: set[Partition] = set()
-        self._unchecked: set[Partition] = set()
-        self._left: set[Partition] = set()
-        self._resting: set[Partition] = set()
+        self._members = Membership(parts.consumer, lambda: self.paused)
         self._safe: dict[Partition, int] = {}
-        self._pending: list[Records] = []
         self._texts: list[Records] = []
         self._batch = self._fresh()
         self._truncates = Truncates(parts.lake)
@@ -131,15 +128,13 @@ class Worker:
     def run(self, stop: threading.Event) -> None:
         """Consume until `stop` is set, then flush and commit what is staged and leave the group."""
         self._stop = stop
-        self._consumer.subscribe(sorted(self._flows), self._assigned, self._revoked, self._lost)
+        self._members.join(self.topics, self._revoked, self._lost)
         try:
             while not stop.is_set():
                 self._commit(self._flusher.collect())
                 self._resume_asked()
-                self._go_on()
-                polled = self._pending or self._consumer.poll(self._poll_seconds(), self._settings.poll_records)
-                self._pending = []
-                self._left.clear()
+                self._members.go_on()
+                polled = self._members.poll(self._poll_seconds(), self._settings.poll_records)
                 if polled:
                     self._check_positions()
                     self._positions.follow(polled)
@@ -175,7 +170,7 @@ class Worker:
         other tables need not."""
         ready = [records for records in polled if not self._flows[records.topic].embeds]
         texts = [records for records in polled if self._flows[records.topic].embeds]
-        self._texts += [records.without(self._gone(texts)) for records in texts]
+        self._texts += [records.without(self._members.gone(texts)) for records in texts]
         if not self._writes.embeds or sum(map(len, self._texts)) >= self._settings.poll_records:
             ready += joined(self._texts)
             self._texts = []
@@ -187,18 +182,13 @@ class Worker:
         for records in polled:
             outcome = None if self._patience(partial(self._guard.holds, records)) else self._processed(records)
             if outcome is None or self._guard.retyped(outcome):
-                self._consumer.pause([p for p in self._owned if p.topic == records.topic])
+                self._members.pause(records.topic)
             else:
                 outcomes.append(self._with_history(outcome, outcomes))
         more = sum(map(len, polled)) >= min(MANY, self._settings.poll_records)
         self._deliver([o for o in outcomes if not o.flow.embeds], more)
         self._deliver([o for o in outcomes if o.flow.embeds], beside=True)
-        self._forget(self._gone(polled))
-
-    def _gone(self, polled: list[Records]) -> set[Partition]:
-        """The partitions of these records that were lost meanwhile, even those that are owned again: they are read
-        from their commit on."""
-        return {p for records in polled for p in records.next_offsets()} - (self._owned - self._left)
+        self._forget(self._members.gone(polled))
 
     def _processed(self, records: Records) -> Outcome:
         base = partial(self._patience, partial(snapshot_base, self._parts.lake, records.topic))
@@ -234,17 +224,16 @@ class Worker:
                 self._patience(partial(send, outcome.records, rejections, suite, outcome.base))
             if self._parts.breaker.trips(topic, len(outcome.records), rejections):
                 log.error("%s", self._parts.breaker.paused[topic], extra={"event": "paused", "table": topic})
-                self._consumer.pause([p for p in self._owned if p.topic == topic])
+                self._members.pause(topic)
 
     def _resume_asked(self) -> None:
         """Go on with the paused tables that people have mended, from where they stopped."""
         for topic in self._parts.control.resumes():
             if self._parts.breaker.resume(topic):
                 log.info("%s goes on: it was resumed", topic, extra={"event": "resumed", "table": topic})
-                paused = sorted(p for p in self._owned if p.topic == topic)
-                for partition in paused:
+                for partition in self._members.of(topic):
                     self._positions.refuse_gap(partition)
-                self._consumer.resume(paused)
+                self._members.resume(topic)
 
     def _with_history(self, outcome: Outcome, before: list[Outcome]) -> Outcome:
         """What came before: replays, and what a connector sent again, need what the lake holds, what is staged for
@@ -328,7 +317,7 @@ class Worker:
             self._idle(0.0)
 
     def _commit(self, offsets: dict[Partition, int]) -> None:
-        self._safe |= {p: offset for p, offset in offsets.items() if p in self._owned}
+        self._safe |= {p: offset for p, offset in offsets.items() if p in self._members.owned}
         if self._safe:
             with self.tally.timed("commit"):
                 self._patience(lambda: self._consumer.commit(self._safe))
@@ -351,23 +340,7 @@ class Worker:
             self._deadline = self._clock.monotonic() + self._settings.stop_seconds
         if self._clock.monotonic() > self._deadline:
             raise Abandoned
-        flowing = self._owned - self._resting
-        if flowing:
-            self._consumer.pause(flowing)
-            self._resting |= flowing
-        self._pending += self._consumer.poll(seconds, 1)  # of a partition that was assigned just now
-
-    def _go_on(self) -> None:
-        """Take records again after a wait, but for tables that are paused."""
-        if self._resting:
-            self._consumer.resume([p for p in self._resting if p.topic not in self.paused])
-            self._resting.clear()
-
-    def _assigned(self, partitions: Collection[Partition]) -> None:
-        log.info("assigned", extra={"event": "assigned", "partitions": sorted(map(str, partitions))})
-        self._owned |= set(partitions)
-        self._unchecked |= set(partitions)
-        self._consumer.pause([p for p in partitions if p.topic in self.paused])
+        self._members.rest(seconds)
 
     def _revoked(self, partitions: Collection[Partition]) -> None:
         """Commit what can be committed before another member reads on; drop the rest, it will be read again."""
@@ -392,13 +365,9 @@ class Worker:
             self._safe = {}
 
     def _lost(self, partitions: Collection[Partition]) -> None:
-        self._owned -= set(partitions)
-        self._unchecked -= set(partitions)
-        self._left |= set(partitions)
-        self._resting -= set(partitions)
-        self._pending = [records.without(partitions) for records in self._pending]
+        self._members.lose(partitions)
         self._texts = [records.without(partitions) for records in self._texts]
-        self._safe = {p: offset for p, offset in self._safe.items() if p in self._owned}
+        self._safe = {p: offset for p, offset in self._safe.items() if p in self._members.owned}
         self._forget(partitions)
 
     def _forget(self, partitions: Collection[Partition]) -> None:
@@ -407,9 +376,7 @@ class Worker:
         self._writes.lose(partitions)
 
     def _check_positions(self) -> None:
-        while self._unchecked:  # more can be assigned while a store is waited for
-            partition = min(self._unchecked)
-            self._unchecked.discard(partition)
+        for partition in self._members.unchecked():
             self._positions.check(partition)
 
     @property
@@ -439,7 +406,7 @@ class Worker:
 
     def lag(self) -> Mapping[Partition, int]:
         """Records of each of its partitions that it has not read."""
-        return self._consumer.lag()
+        return self._members.lag()
 
     def state(self) -> dict[str, object]:
         """What `millrace status` and the health check show of this worker; safe to call from another thread."""
@@ -448,7 +415,7 @@ class Worker:
             "paused": dict(self.paused),
             "key_changes_lost": dict(self._key_changes.lost),
             "resumed": dict(self._parts.breaker.resumed),
-            "partitions": [str(p) for p in sorted(self._owned)],
+            "partitions": [str(p) for p in sorted(self._members.owned)],
             "lag": {str(p): behind for p, behind in self.lag().items()},
             "staged_rows": self.staged_rows,
             "table_expectations": dict(self._parts.windows.results),

@@ -42,13 +42,13 @@ class Member:
         self.worker = self.platform.start()
         assert self.platform.consumer is not None
         self.consumer = self.platform.consumer
-        self.consumer.subscribe([TOPIC], self.worker._assigned, self.worker._revoked, self.worker._lost)
+        self.worker._members.join([TOPIC], self.worker._revoked, self.worker._lost)
         self.consumer.assign([self.partition])
         self.worker._check_positions()
 
     def take(self, limit: int = 100) -> None:
         """Read records: online at once, staged for the lake."""
-        self.worker._go_on()
+        self.worker._members.go_on()
         if polled := self.consumer.poll(0, limit):
             self.worker._take(polled)
 

@@ -331,7 +331,7 @@ def test_a_row_that_moved_back_on_its_way_to_the_lake_is_not_overtaken_by_a_deci
     consumer = platform.consumer
     assert consumer is not None
     platform.produce((key(2), envelope("d", None, before=row(2, "ann", 2.0, latest), lsn=13)))
-    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    worker._members.join([TOPIC], worker._revoked, worker._lost)
     consumer.assign([P0, P1])
     worker._take(consumer.poll(0, 100))
     first, worker._batch = worker._batch, worker._fresh()

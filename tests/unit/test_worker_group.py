@@ -40,7 +40,7 @@ def test_a_partition_that_is_lost_and_given_back_while_a_store_is_away_loses_not
     platform.produce(*((key(i), envelope("c", row(i, amount=float(i)), lsn=10 + i)) for i in range(1, 4)))
     consumer = platform.consumer
     assert consumer is not None
-    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    worker._members.join([TOPIC], worker._revoked, worker._lost)
     consumer.assign([P0, P1])
     worker._take(consumer.poll(0, 2))
     platform.online.faults = [StoreUnavailable("Redis", "connection refused")]
@@ -59,7 +59,7 @@ def test_a_partition_that_is_lost_while_a_write_beside_the_loop_is_tried_again_i
     platform.produce(*((key(i), envelope("c", row(i, amount=float(i)), lsn=10 + i)) for i in range(1, 4)))
     consumer = platform.consumer
     assert consumer is not None
-    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    worker._members.join([TOPIC], worker._revoked, worker._lost)
     consumer.assign([P0, P1])
     platform.online.faults = [StoreUnavailable("Redis", "connection refused")] * 2
     worker._take(consumer.poll(0, 2))
@@ -75,7 +75,7 @@ def test_offsets_that_could_not_be_handed_over_are_committed_later(platform: Pla
     platform.produce((key(1), envelope("c", row(1, amount=1.0), lsn=10)))
     consumer = platform.consumer
     assert consumer is not None
-    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    worker._members.join([TOPIC], worker._revoked, worker._lost)
     consumer.assign([P0, P1])
     worker._take(consumer.poll(0, 100))
     commit = consumer.commit
@@ -97,7 +97,7 @@ def test_a_member_that_checks_its_positions_beside_a_late_writer_goes_on(platfor
     worker = platform.start()
     consumer = platform.consumer
     assert consumer is not None
-    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    worker._members.join([TOPIC], worker._revoked, worker._lost)
     consumer.assign([P0])
     span = consumer.span
 
@@ -121,7 +121,7 @@ def test_one_word_reaches_every_worker_of_the_group(platform: Platform) -> None:
         )
         worker, consumer = platform.start(), platform.consumer
         assert consumer is not None
-        consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+        worker._members.join([TOPIC], worker._revoked, worker._lost)
         consumer.assign([partition])
         worker._take(consumer.poll(0, 99))
         assert consumer.poll(0, 1_000) == []
@@ -138,7 +138,7 @@ def test_a_paused_table_stays_paused_when_more_of_it_is_assigned(platform: Platf
     worker = platform.start()
     consumer = platform.consumer
     assert consumer is not None
-    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    worker._members.join([TOPIC], worker._revoked, worker._lost)
     consumer.assign([P0])
     worker._take(consumer.poll(0, 1_000))
     assert TOPIC in worker.paused
@@ -170,7 +170,7 @@ def test_partitions_are_handed_over_without_loss(platform: Platform) -> None:
     platform.produce((key(2), envelope("c", row(2, amount=2.0), lsn=11)), to=P1)
     consumer = platform.consumer
     assert consumer is not None
-    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    worker._members.join([TOPIC], worker._revoked, worker._lost)
     consumer.assign([P0, P1])
     worker._take(consumer.poll(0, 100))
     consumer.revoke([P1], lost=True)
@@ -215,7 +215,7 @@ def test_a_hole_is_a_gap_if_the_topic_begins_after_it(platform: Platform, first:
     platform.broker.expired[P0] = first
     whole = records(*((key(i), envelope("c", row(i), lsn=i)) for i in range(8)))
     polled = whole.take([0, 1, 2, 5, 6])
-    worker._consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    worker._members.join([TOPIC], worker._revoked, worker._lost)
     with pytest.raises(RecordsExpired, match="read up to 3 only") if first else nullcontext():
         worker._positions.follow([polled])
     with pytest.raises(RecordsExpired, match="read up to 7 only") if first else nullcontext():
@@ -239,11 +239,11 @@ def test_a_partition_that_is_assigned_while_another_is_checked_is_checked_too(pl
     platform.broker.expired[P1] = 2
     consumer, next_offset = platform.consumer, platform.lake.next_offset
     assert consumer is not None
-    consumer.subscribe([TOPIC], worker._assigned, worker._revoked, worker._lost)
+    worker._members.join([TOPIC], worker._revoked, worker._lost)
     consumer.assign([P0])
 
     def away_once(*place: Any) -> int | None:
-        if P1 in worker._owned:
+        if P1 in worker._members.owned:
             return next_offset(*place)
         consumer.assign([P1])  # as a poll that waits for the lake may find
         raise StoreUnavailable("the lake", "slow")

@@ -1,0 +1,110 @@
+"""What a member takes of its partitions: nothing at rest, nothing that is another's, nothing of a paused table."""
+
+from collections.abc import Collection
+
+import pytest
+
+from streams.membership import Membership
+from streams.memory import MemoryBroker, MemoryConsumer
+from streams.messages import Partition, Records
+from tests.envelopes import TOPIC
+from tests.worker_platform import GROUP, P0, P1
+
+OTHER = Partition("shop.public.stock", 0)
+
+
+class Member:
+    """A member of the topics of two tables, whose partitions the test gives and takes."""
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker({TOPIC: 2, OTHER.topic: 1})
+        self.consumer = MemoryConsumer(self.broker, GROUP, lambda seconds: None)
+        self.paused: set[str] = set()
+        self.members = Membership(self.consumer, lambda: self.paused)
+        self.members.join([TOPIC, OTHER.topic], self.members.lose, self.members.lose)
+
+    def put(self, *partitions: Partition) -> None:
+        for partition in partitions:
+            self.broker.append(partition, b"{}", b"{}")
+
+    def at_next_poll(self, *, lost: Collection[Partition] = (), given: Collection[Partition] = ()) -> None:
+        poll = self.consumer.poll
+
+        def rebalanced(timeout: float, limit: int) -> list[Records]:
+            self.consumer.poll = poll  # type: ignore[method-assign]
+            self.consumer.revoke(lost, lost=True)
+            self.consumer.assign(given)
+            return poll(timeout, limit)
+
+        self.consumer.poll = rebalanced  # type: ignore[method-assign]
+
+    def polled(self) -> list[tuple[str, int, int]]:
+        return [
+            (records.topic, number, offset)
+            for records in self.members.poll(0, 10)
+            for number, offset in zip(records.partitions, records.offsets, strict=True)
+        ]
+
+
+@pytest.fixture
+def member() -> Member:
+    return Member()
+
+
+def test_what_came_at_rest_comes_first_and_once(member: Member) -> None:
+    member.put(P1, P1)
+    member.at_next_poll(given=[P1])
+    member.members.rest(0)
+    member.members.rest(0)
+    member.members.go_on()
+    assert member.polled() == [(TOPIC, 1, 0)]
+    assert member.polled() == [(TOPIC, 1, 1)]
+    assert member.polled() == []
+
+
+def test_what_came_at_rest_of_a_partition_that_is_lost_at_the_next_rest_is_left_to_whoever_has_it(
+    member: Member,
+) -> None:
+    member.put(P0, P0)
+    member.at_next_poll(given=[P0])
+    member.members.rest(0)
+    member.at_next_poll(lost=[P0])
+    member.members.rest(0)
+    member.members.go_on()
+    assert member.polled() == []
+
+
+def test_a_paused_table_stays_paused_after_a_rest_and_when_more_of_it_is_assigned(member: Member) -> None:
+    member.consumer.assign([P0, OTHER])
+    member.paused.add(TOPIC)
+    member.members.pause(TOPIC)
+    member.members.rest(0)
+    member.consumer.assign([P1])
+    member.put(P0, P1, OTHER)
+    member.members.go_on()
+    assert member.polled() == [(OTHER.topic, 0, 0)]
+    member.paused.clear()
+    member.members.resume(TOPIC)
+    assert member.polled() == [(TOPIC, 0, 0), (TOPIC, 1, 0)]
+
+
+def test_each_partition_is_told_once_as_unchecked_those_assigned_meanwhile_too(member: Member) -> None:
+    member.consumer.assign([P0])
+    told = []
+    for partition in member.members.unchecked():
+        told.append(partition)
+        if partition == P0:
+            member.consumer.assign([P1])
+    assert told == [P0, P1]
+    assert list(member.members.unchecked()) == []
+
+
+def test_records_of_a_partition_that_was_lost_and_given_back_since_their_poll_are_gone(member: Member) -> None:
+    member.consumer.assign([P0, P1])
+    member.put(P0, P1)
+    polled = member.members.poll(0, 10)
+    assert member.members.gone(polled) == set()
+    member.consumer.revoke([P0], lost=True)
+    member.consumer.assign([P0])
+    assert member.members.gone(polled) == {P0}
+    assert member.members.gone(member.members.poll(0, 10)) == set()
