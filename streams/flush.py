@@ -92,15 +92,14 @@ class Flusher:
         if self._running is None:
             return {}
         try:
-            offsets = self._running.result(timeout)
+            error = self._running.exception(timeout)  # not `result`: the flush may have failed for a time-out, too
         except TimeoutError:
             return {}
-        except BaseException:
-            self._running = None  # it is over, and nobody is to wait for it again
-            raise
-        self._running = None
+        running, self._running = self._running, None
+        if error is not None:
+            raise error
         self._batch = None
-        return offsets
+        return running.result()
 
     def close(self) -> None:
         """Call off a flush that waits for a store. What it has not written is read again from Kafka."""

@@ -175,6 +175,19 @@ def test_a_flush_comes_sooner_while_an_entity_waits_for_it_to_be_decided_anew(pl
     assert (seen[-1], clock.now) == (5.0, 30.0)
 
 
+def test_a_flush_that_fails_for_a_time_out_is_not_taken_for_one_under_way(platform: Platform) -> None:
+    platform.produce((key(1), envelope("c", row(1, amount=5.0), lsn=10)))
+    platform.lake.before[changes_table(TOPIC)] = [TimeoutError("of its own")]
+    worker = platform.start()
+    consumer = platform.consumer
+    assert consumer is not None
+    worker._members.join([TOPIC], worker._revoked, worker._lost)
+    worker._take(consumer.poll(0, 10))
+    worker._start_flush()
+    with pytest.raises(TimeoutError, match="of its own"):
+        worker._flusher.collect(timeout=30)
+
+
 def test_a_row_without_an_entity_is_a_counted_skip(platform: Platform) -> None:
     platform.produce((key(1), envelope("c", row(1, None, 1.0), lsn=10)))
     worker = platform.run()
