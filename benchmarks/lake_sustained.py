@@ -44,13 +44,13 @@ def rows(seconds: int = 600) -> Iterator[Row]:
             for name in TABLES:
                 lake.append(name, numbered, {("t", 0): (flush + 1) * A_FLUSH})
             taken.append(1_000 * (time.perf_counter() - before))
-            compactor.flushed(TABLES)
+            compactor.flushed(TABLES, ())
             memory.append(psutil.Process().memory_info().rss / 1e6)
         compactor.collect()
         files = lake.files(TABLES[0])
     minutes = [float(np.median(taken[start : start + EDGE])) for start in range(0, len(taken), EDGE)]
-    before = {"first minute": minutes[0], "median of all minutes": float(np.median(minutes))}
-    yield Row("lake, a flush of 10,000 rows, last minute", minutes[-1], "ms", "no growth over the first minute", before)
+    others = {"first minute": minutes[0], "median of all minutes": float(np.median(minutes))}
+    yield Row("lake, a flush of 10,000 rows, last minute", minutes[-1], "ms", "no growth over the first minute", others)
     yield Row("lake, the slowest flush", max(taken), "ms", "", {"p99": float(np.percentile(taken, 99))})
     yield Row("lake, data files of a table at the end", files, "files", "bounded", {"flushes": seconds})
     early, late = np.median(memory[EDGE : 2 * EDGE]), np.median(memory[-EDGE:])
