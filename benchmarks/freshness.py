@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -116,7 +117,8 @@ def from_redis(target: Platform) -> Look:
     field = fields_of(view).features[[f.name for f in view.features].index("amount")]
     # Packed ahead, and without redis-py's pipeline: what the reader takes of the machine, the platform lacks.
     asked = {row: command(b"HGET", name, field) for row, name in _entity_keys(view, ROWS).items()}
-    connection = redis.Redis.from_url(f"redis://{target.stack.endpoints().redis}").connection_pool.get_connection()
+    client = redis.Redis.from_url(f"redis://{target.stack.endpoints().redis}")
+    connection: Any = client.connection_pool.get_connection()  # redis-py's connections have no types
 
     def look(awaited: dict[int, Sent]) -> Iterator[int]:
         connection.send_packed_command([b"".join(map(asked.__getitem__, awaited))])

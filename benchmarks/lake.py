@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def appends(folder: Path, batch: int = 5_000, commits: int = 200) -> None:
     for i in range(commits):
         offsets = pa.array(np.arange(i * batch, (i + 1) * batch))
         numbered = table.set_column(table.schema.get_field_index("_offset"), "_offset", offsets)
-        seconds.append(timed(lambda n=numbered, i=i: lake.append("features/v", n, {("t", 0): (i + 1) * batch}))[0])
+        seconds.append(timed(partial(lake.append, "features/v", numbered, {("t", 0): (i + 1) * batch}))[0])
     milliseconds = np.array(seconds) * 1_000
     report(
         "append",
@@ -125,11 +126,11 @@ def joins(folder: Path, kind: Kind, count: int, entities: int) -> None:
     for versions in (1, 3) if kind == "event" else (1,):
         lake = lake_with(folder / str(versions), view, rows(view, count, 1, versions=versions), 20)
         for known in (False, True):
-            seconds = best(lambda lake=lake, known=known: asof(lake, spine, times, join, known=known))
+            seconds = best(partial(asof, lake, spine, times, join, known=known))
             report("asof", kind=kind, rows=count, entities=entities, versions=versions, known=known, seconds=seconds)
-        report("newest", kind=kind, rows=count, versions=versions, seconds=best(lambda lake=lake: newest(lake, view)))
+        report("newest", kind=kind, rows=count, versions=versions, seconds=best(partial(newest, lake, view)))
         few = spine.slice(0, 10)
-        seconds = best(lambda lake=lake, few=few: newest(lake, view, few))
+        seconds = best(partial(newest, lake, view, few))
         report("newest of 10 entities", kind=kind, rows=count, versions=versions, seconds=seconds)
 
 
@@ -144,14 +145,18 @@ def beside_feast(folder: Path, count: int, entities: int) -> None:
     frame = pd.DataFrame({"k": random.integers(0, count // 20, entities), "event_timestamp": moments})
     asked = [f"v:{name}" for name in FEATURES]
     lake = {"type": "stores.feast_offline.LakeOfflineStore", "path": str(folder / "lake")}
-    times = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created_timestamp"}
+    times: dict[str, Any] = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created_timestamp"}
     for store, source in (
         (lake, LakeSource(name="v", table="features/v", **times)),
         ({"type": "file"}, FileSource(name="v", path=str(folder / "v.parquet"), **times)),
     ):
         feast = feature_store(folder, store, source)
-        seconds = best(lambda feast=feast: feast.get_historical_features(frame, asked).to_df())
+        seconds = best(partial(answered, feast, frame, asked))
         report("get_historical_features", store=store["type"], rows=count, entities=entities, seconds=seconds)
+
+
+def answered(feast: FeatureStore, frame: pd.DataFrame, features: list[str]) -> pd.DataFrame:
+    return feast.get_historical_features(frame, features).to_df()
 
 
 def feature_store(folder: Path, offline: dict[str, str], source: Any) -> FeatureStore:

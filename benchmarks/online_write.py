@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,15 +96,16 @@ class Meter:
         print(json.dumps({"what": what, "rows": rows, **best}), flush=True)
 
     def _redis_seconds(self) -> float:
-        usage = self._client.info("cpu")
+        usage: Any = self._client.info("cpu")  # redis-py's types let it be one to await
         return float(usage["used_cpu_user"]) + float(usage["used_cpu_sys"])
 
 
 def floors(client: redis.Redis, port: int, meter: Meter, count: int) -> None:
     """Packed beforehand: what Redis alone takes."""
     fields = fields_of(VIEW)
-    (connection := redis.Connection(port=port)).connect()
-    sha = client.script_load(LEAST_SCRIPT).encode()
+    connection: Any = redis.Connection(port=port)  # type: ignore[no-untyped-call]  # redis-py's have no types
+    connection.connect()
+    sha = client.script_load(LEAST_SCRIPT).encode()  # type: ignore[union-attr]  # redis-py: one to await, or not
     version, stamp, value = bytes(33), b"\x08\x80\xe5\xe7\x88\x05", b"\x29" + bytes(8)
     pairs = [argument for field in fields.features for argument in (field, value)]
     for what, head in (

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -182,8 +183,8 @@ def _in_process(repo: Path) -> Iterator[Row]:
     for count, goal in ((1, "p50 < 0.15, p99 < 0.5"), (100, "< 2 times a raw HMGET")):
         drawn = [{"driver_id": [rng.randrange(ENTITIES) for _ in range(count)]} for _ in range(1_000)]
         packed = [_commands(lookup, wanted, entities) for entities in drawn]
-        ours = _timed([lambda e=entities: lookup.get(e, wanted) for entities in drawn])
-        raw = _timed([lambda c=commands: store.ask(c) for commands in packed])
+        ours = _timed([partial(lookup.get, entities, wanted) for entities in drawn])
+        raw = _timed([partial(store.ask, commands) for commands in packed])
         beside = {"p99": ours["p99"], "raw p50": raw["p50"], "raw p99": raw["p99"], "times": ours["p50"] / raw["p50"]}
         yield Row(f"in process {count} x 30, decoded, p50", ours["p50"], "ms", goal, beside)
     gc.unfreeze()  # what native modules hold must be freed by the collector before they are unloaded

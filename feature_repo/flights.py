@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import pandas as pd
 from feast import Entity, FeatureService, FeatureView, Field, ValueType
 from feast.stream_feature_view import stream_feature_view
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
@@ -84,7 +85,7 @@ weather_now = FeatureView(
     ],
     source=flights,
 )
-def plane_last_flight(df):
+def plane_last_flight(df: pd.DataFrame) -> pd.DataFrame:
     df = df[df["status"] == "arrived"].copy()
     df["route"] = df["origin"] + "-" + df["dest"]
     df["made_up"] = df["dep_delay"] - df["arr_delay"]

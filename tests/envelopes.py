@@ -45,9 +45,9 @@ def key(id_: int) -> bytes:
 
 
 def row(
-    id_: int, customer: str | None = "ann", amount: Any = 1.5, placed_at: str | None = "2024-01-01T00:00:00Z"
+    id_: int, customer: str | int | None = "ann", amount: Any = 1.5, placed_at: str | None = "2024-01-01T00:00:00Z"
 ) -> dict[str, Any]:
-    """A row image."""
+    """A row image; its values need not be what their columns take."""
     return {"id": id_, "customer": customer, "amount": amount, "placed_at": placed_at}
 
 

@@ -100,7 +100,7 @@ def cut(draw: st.DrawFn, changes: Sequence[Change]) -> list[list[Change]]:
     """The changes in batches, in their order."""
     parts: list[list[Change]] = [[]]
     for change in changes:
-        if parts[-1] and draw(st.booleans()):
+        if parts[-1] != [] and draw(st.booleans()):
             parts.append([])
         parts[-1].append(change)
     return parts

@@ -51,7 +51,7 @@ class Store:
     def x(self, view: View, entity: int) -> int | None:
         """The feature `x` of an entity; None if it has no features."""
         features, _ = self.one(view, entity)
-        return features and features["x"]
+        return None if features is None else features["x"]
 
 
 def by_inspection(writer: Any) -> Read:

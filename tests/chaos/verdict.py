@@ -21,6 +21,7 @@ from tests.chaos.history import wrong_joins
 from tests.chaos.ledger import PRIMARY_KEY, Ledger, Row
 from tests.chaos.served import VECTOR_VIEW, VIEWS
 
+KINDS = ("lost", "stale", "undead", "doubled", "foreign", "misjoined")
 SHOWN = 12
 
 
@@ -50,9 +51,6 @@ class Verdict:
                 yield f"{kind}: and {len(found) - SHOWN} more"
 
 
-KINDS = ("lost", "stale", "undead", "doubled", "foreign", "misjoined")
-
-
 def judge(ground: Ground, ledger: Ledger) -> Verdict:
     """Compare everything with the ledger. Nothing may be in flight."""
     verdict = Verdict()
@@ -70,7 +68,7 @@ def _postgres(ground: Ground, ledger: Ledger, verdict: Verdict) -> None:
     """The ledger itself is right."""
     with psycopg.connect(ground.database) as connection:
         for table, key in PRIMARY_KEY.items():
-            held = dict(connection.execute(f"select {key}, v from {table}").fetchall())
+            held: dict[int, int] = dict(connection.execute(f"select {key}, v from {table}").fetchall())
             wanted = {k: row["v"] for k, row in ledger.rows(table).items()}
             if held != wanted:
                 raise AssertionError(f"the ledger of {table} is not what PostgreSQL holds: {held} != {wanted}")
@@ -230,8 +228,8 @@ def _vectors(ground: Ground, ledger: Ledger, verdict: Verdict) -> None:
     """pgvector holds the vector of each article's text as it is now, and of no other."""
     rows = ledger.accepted_rows("articles")
     keys = sorted(rows)
-    vectors = WordLlamaEmbedder().embed([f"{rows[k]['title']}\n{rows[k]['body']}" for k in keys]) if keys else []
-    wanted = dict(zip(keys, vectors, strict=True))
+    texts = [f"{rows[k]['title']}\n{rows[k]['body']}" for k in keys]
+    wanted = dict(zip(keys, WordLlamaEmbedder().embed(texts) if texts else (), strict=True))
     dsn = ground.endpoints.environment()["MILLRACE_VECTORS"].replace("postgresql+psycopg", "postgresql")
     with psycopg.connect(dsn) as connection:
         query = f"select article, title, v, meaning::text from features_{PROJECT}.article_search where not _deleted"

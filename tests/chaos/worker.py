@@ -161,7 +161,7 @@ def run(order: Mapping[str, Any]) -> None:
         return Worker(flows, watched(parts, fate.reach, counts), settings)
 
     streams.kafka.CONSUMER["session.timeout.ms"] = 1_000 * SESSION_SECONDS
-    millrace.wiring.Worker = build  # type: ignore[misc, assignment]
+    millrace.wiring.Worker = build  # type: ignore[assignment, attr-defined]  # what the command makes it by
     sys.argv = ["millrace", *order["arguments"]]
     code = 1
     try:

@@ -74,7 +74,7 @@ class Planner:
         """The next transaction; the planner takes it as committed, unless it is to be rolled back."""
         before = {table: dict(rows) for table, rows in self._rows.items()}
         made = Transaction()
-        kinds: list[tuple[Callable[[Transaction], None], int]] = [
+        kinds: list[tuple[Callable[[Transaction], object], int]] = [
             (self._insert, 10),
             (self._update, 14),
             (self._update_often, 4),

@@ -10,6 +10,7 @@ from typing import Any
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 
 POSTS = ("/get-online-features", "/retrieve-online-documents", "/search")
 GETS = ("/health", "/ready", "/metrics", "/openapi.json", "/docs", "/console", "/console/lookup", "/console/style.css")
@@ -97,6 +98,7 @@ def by_schema(document: dict[str, Any], number: int, send: Callable[[Sent], None
     modes = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
     schema = schemathesis.openapi.from_dict(document)
     for found in schema.get_all_operations():
+        assert isinstance(found, Ok)
         operation = found.ok()
         if operation.method.upper() != "POST":
             continue

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from sqlalchemy import Engine
 
 from connectors.checks import check
-from connectors.connect import Connect
+from connectors.connect import Connect, Failure
 from connectors.debezium import connector_config
 from connectors.reflect import reflect
 from connectors.source import Capture, Source
@@ -46,6 +46,12 @@ class Captured:
     def records(self, name: str, count: int) -> list[Record]:
         """The first `count` messages of a table's topic."""
         return read(self.kafka, self.table(name).topic, count)
+
+    def failures(self) -> tuple[Failure, ...]:
+        """Of the connector's tasks."""
+        state = self.connect.state(self.source.name)
+        assert state is not None
+        return state.failures
 
 
 def new_source(url: str, **fields: Any) -> Source:

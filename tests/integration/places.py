@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from stores.rows import EMBEDDING, TIMESTAMP, FeatureRows, rows_schema
@@ -27,7 +28,7 @@ def place_view(name: str, metric: Metric = "cosine", length: int = 3) -> View:
 
 def place_rows(
     view: View,
-    vectors: Sequence[Any],
+    vectors: Sequence[Any] | np.ndarray,
     *,
     lsn: int = 1,
     deleted: bool = False,

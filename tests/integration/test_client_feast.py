@@ -78,7 +78,9 @@ def test_a_feature_service_with_full_names_async(url: str) -> None:
         async with AsyncClient(url, timeout=30) as client:
             many = [
                 client.get_online_features(
-                    feature_service="delays", entities={"faa": pd.Series(["JFK"])}, full_feature_names=True
+                    feature_service="delays",
+                    entities={"faa": pd.Series(["JFK"])},  # type: ignore[dict-item]  # no Sequence to pandas' types
+                    full_feature_names=True,
                 )
                 for _ in range(5)
             ]

@@ -207,7 +207,7 @@ def test_what_has_no_placeholder_stops_the_task(stack: Any, database: Any, conne
         assert is_placeholder([[1.0]], running.table("unnamed").column("v")) is None
         connection.execute(f"insert into unnamed values (1, 0, {WITHOUT_PLACEHOLDER['vector']})")
         connection.execute("update unnamed set x = 1")
-        failures = eventually(lambda: running.connect.state(running.source.name).failures)
+        failures = eventually(running.failures)
         assert not failures[0].retriable
         assert "public.unnamed.v" in failures[0].reason
         assert running.connect.restart_failed(running.source.name) == failures

@@ -94,7 +94,9 @@ def test_a_fit_source_is_mended_once(database: Any, admin: psycopg.Connection) -
     assert len(messages(mended, "fixed")) == len(messages(wrong))
     again = run(source, captures, fix=True)
     assert {finding.severity for finding in again} == {"ok"}
-    identities = dict(admin.execute("select relname, relreplident from pg_class where relname in ('a','b')").fetchall())
+    identities: dict[str, str] = dict(
+        admin.execute("select relname, relreplident from pg_class where relname in ('a','b')").fetchall()
+    )
     assert identities == {"a": "f", "b": "d"}
     members = admin.execute(
         "select tablename from pg_publication_tables where pubname = %s order by 1", [source.publication]
@@ -281,7 +283,8 @@ def test_a_source_that_is_away(database: Any) -> None:
     source = new_source(away)
     with pytest.raises(SourceUnavailable, match=f"source {source.name} is unavailable: .*refused") as caught:
         run(source, [], fix=False)
-    assert make_url(away).password not in str(caught.value)
+    password = make_url(away).password
+    assert password is not None and password not in str(caught.value)
 
 
 def test_reflecting_a_table_that_is_not_there(database: Any, admin: psycopg.Connection) -> None:
@@ -312,7 +315,7 @@ def replica_server() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    initdb = [programs / "initdb", "--no-sync", "--auth=trust", "--username=postgres", "-D", data]
+    initdb: list[str | Path] = [programs / "initdb", "--no-sync", "--auth=trust", "--username=postgres", "-D", data]
     subprocess.run(initdb, user=user, cwd="/", check=True, stdout=subprocess.DEVNULL)
     flags = ["-h", "127.0.0.1", "-p", str(port), "-c", "unix_socket_directories=", "-c", "max_replication_slots=1"]
     with (folder / "log").open("wb") as log:

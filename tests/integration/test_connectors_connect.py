@@ -97,7 +97,7 @@ def test_a_failure_that_passes_is_restarted(running: Captured, connection: psyco
     name, slot = running.source.name, running.source.slot
     assert eventually(lambda: reader_pid(connection, slot))
     connection.execute("select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = %s", [slot])
-    failures = eventually(lambda: running.connect.state(name).failures)
+    failures = eventually(running.failures)
     assert [failure.retriable for failure in failures] == [True], failures
     state = running.connect.state(name)
     assert state is not None
@@ -115,7 +115,7 @@ def test_a_failure_for_good_is_reported(running: Captured, connection: psycopg.C
     connection.execute(f"drop publication {running.source.publication}")
     connection.execute("insert into item values (3, 3)")
     connection.execute("select pg_terminate_backend(%s)", [pid])
-    eventually(lambda: running.connect.state(name).failures)
+    eventually(running.failures)
     running.connect.restart_failed(name)
     failures = eventually(lambda: [f for f in running.connect.restart_failed(name) if not f.retriable])
     assert "Publication autocreation is disabled" in failures[0].reason.splitlines()[0]

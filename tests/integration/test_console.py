@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from urllib.parse import urlencode
@@ -187,11 +188,15 @@ def test_what_a_key_is_refused_on_a_page_is_in_the_audit_log(keyed_server: Serve
     assert browser.ask("/console/lookup?of=service:departure")[0] == 403
     assert browser.ask("/console/letters")[0] == 403
     assert Browser(keyed_server).enter("mr_" + "1" * 16 + "_" + "y" * 43) == 401
+
+    def said(line: str) -> bool:
+        return line in keyed_server.output.read_text()
+
     for line in (
         "msg=refused key=audited views=weather entities=1 status=403 protocol=http",
         "msg=refused key=audited service=departure entities=1 status=403 protocol=http",
         'msg=refused key=audited views="" entities=0 status=403 protocol=http',
         'msg=refused key=- views="" entities=0 status=401 protocol=http',
     ):
-        until(lambda line=line: line in keyed_server.output.read_text())
+        until(partial(said, line))
     assert "y" * 43 not in keyed_server.output.read_text()

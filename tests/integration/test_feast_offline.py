@@ -78,7 +78,9 @@ def redis() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("plug_in", [False, True])
-def test_the_command_line_applies_before_any_change_and_materializes_after(tmp_path, redis, plug_in):
+def test_the_command_line_applies_before_any_change_and_materializes_after(
+    tmp_path: Path, redis: str, plug_in: bool
+) -> None:
     repo = make(tmp_path / "repo", online_store=redis if plug_in else SQLITE)
     feast(repo, "apply")
     fill_orders(repo, ORDERS)
@@ -97,7 +99,7 @@ def test_the_command_line_applies_before_any_change_and_materializes_after(tmp_p
     assert online(repo, features, [{"customer_id": 8}])["cents"] == [900]
 
 
-def test_pulling_the_latest_materializes_the_same(tmp_path):
+def test_pulling_the_latest_materializes_the_same(tmp_path: Path) -> None:
     """`pull_latest_features`, Feast's other way to materialize."""
     repo = make(tmp_path / "repo", config="materialization: {pull_latest_features: true}")
     fill_orders(repo, ORDERS)
@@ -106,7 +108,7 @@ def test_pulling_the_latest_materializes_the_same(tmp_path):
     assert (found["amount"], found["cents"]) == ([2.75, None], [275, None])
 
 
-def test_a_stream_view_is_written_through_feast(tmp_path, redis):
+def test_a_stream_view_is_written_through_feast(tmp_path: Path, redis: str) -> None:
     """Its registry entry lists the join key among the features."""
     repo = make(tmp_path / "repo", online_store=redis)
     store = applied(repo)
@@ -116,7 +118,7 @@ def test_a_stream_view_is_written_through_feast(tmp_path, redis):
 
 
 @pytest.mark.parametrize("latest", ["true", "false"])
-def test_rows_without_an_entity_are_not_materialized(tmp_path, redis, latest):
+def test_rows_without_an_entity_are_not_materialized(tmp_path: Path, redis: str, latest: str) -> None:
     config = f"materialization: {{pull_latest_features: {latest}}}"
     repo = make(tmp_path / "repo", config=config, online_store=redis)
     nobody = {"id": 9, "buyer": None, "amount": 1.0, "status": "new", "placed": at(4)}
@@ -126,7 +128,7 @@ def test_rows_without_an_entity_are_not_materialized(tmp_path, redis, latest):
     assert (found["amount"], found["cents"]) == ([2.75, None], [275, None])
 
 
-def test_a_pushed_row_without_an_entity_is_refused_online_and_not_materialized(tmp_path, redis):
+def test_a_pushed_row_without_an_entity_is_refused_online_and_not_materialized(tmp_path: Path, redis: str) -> None:
     store = applied(make(tmp_path / "repo", PUSHED, online_store=redis))
     rows = {"customer_id": pd.array([None, 77], "Int64"), "page": ["a", "b"], "seconds": [1.0, 2.0]}
     frame = pd.DataFrame({**rows, "at": [at(1)] * 2, "made": [at(1)] * 2})
@@ -138,7 +140,7 @@ def test_a_pushed_row_without_an_entity_is_refused_online_and_not_materialized(t
     assert online(tmp_path / "repo", ["last_click:page"], [{"customer_id": 77}])["page"] == ["b"]
 
 
-def test_a_table_that_is_not_there_is_named(tmp_path):
+def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
     store = applied(make(tmp_path / "repo"))
     with pytest.raises(LookupError, match=r"has no table changes/shop\.public\.orders"):
         store.materialize(at(0), at(30))
@@ -147,14 +149,14 @@ def test_a_table_that_is_not_there_is_named(tmp_path):
         store.get_historical_features(frame, ["order_now:status"]).to_df()
 
 
-def test_the_worker_alone_writes_the_views_of_captured_tables(tmp_path):
+def test_the_worker_alone_writes_the_views_of_captured_tables(tmp_path: Path) -> None:
     store = applied(make(tmp_path / "repo"))
     view = store.get_feature_view("order_now")
     with pytest.raises(ValueError, match="leave offline=False"):
         store._get_provider().offline_write_batch(store.config, view, pa.table({"id": [1]}), None)
 
 
-def test_a_deleted_row_is_seen_until_its_delete(tmp_path):
+def test_a_deleted_row_is_seen_until_its_delete(tmp_path: Path) -> None:
     repo = make(tmp_path / "repo")
     store = applied(repo)
     view = View("shop", "order_now", "order_now", "state", (Feature("id", 4, pa.int64()),), (STATUS,))
@@ -170,7 +172,7 @@ def test_a_deleted_row_is_seen_until_its_delete(tmp_path):
     assert found["status"].tolist() == [None, "new", "new", "paid", "paid", None, None, "again", "again"]
 
 
-def test_pushed_rows_are_kept_once_and_can_be_corrected(tmp_path):
+def test_pushed_rows_are_kept_once_and_can_be_corrected(tmp_path: Path) -> None:
     store = applied(make(tmp_path / "repo", PUSHED))
     first = pd.DataFrame(
         {
@@ -197,7 +199,7 @@ def test_pushed_rows_are_kept_once_and_can_be_corrected(tmp_path):
     assert online(tmp_path / "repo", ["last_click:page"], [{"customer_id": 7}])["page"] == ["pay"]
 
 
-def test_of_corrections_in_one_push_the_latest_created_counts(tmp_path, redis):
+def test_of_corrections_in_one_push_the_latest_created_counts(tmp_path: Path, redis: str) -> None:
     store = applied(make(tmp_path / "repo", PUSHED, online_store=redis))
     rows = {"customer_id": [7, 7, 7], "page": ["second", "third", "first"], "seconds": [1.0] * 3, "at": [at(1)] * 3}
     frame = pd.DataFrame({**rows, "made": [at(3), at(4), at(2)]})
@@ -207,7 +209,7 @@ def test_of_corrections_in_one_push_the_latest_created_counts(tmp_path, redis):
     assert store.get_historical_features(asked, ["last_click:page"]).to_df()["page"].tolist() == ["third"]
 
 
-def test_a_pushed_view_can_change_its_fields(tmp_path):
+def test_a_pushed_view_can_change_its_fields(tmp_path: Path) -> None:
     repo = make(tmp_path / "repo", PUSHED)
     row = {"customer_id": [7], "seconds": [1.0], "at": [at(1)], "made": [at(1)]}
     applied(repo).push("clicks", pd.DataFrame({**row, "page": ["home"]}), to=PushMode.OFFLINE)
@@ -241,7 +243,7 @@ totals = FeatureView(
 
 
 @pytest.mark.parametrize("latest", ["true", "false"])
-def test_a_pushed_view_without_entities(tmp_path, redis, latest):
+def test_a_pushed_view_without_entities(tmp_path: Path, redis: str, latest: str) -> None:
     config = f"materialization: {{pull_latest_features: {latest}}}"
     repo = make(tmp_path / "repo", WITHOUT_ENTITIES, config=config, online_store=redis)
     store = applied(repo)
@@ -283,7 +285,7 @@ last_visit = FeatureView(
 """
 
 
-def test_what_was_pushed_is_trained_on_as_it_is_served(tmp_path, redis):
+def test_what_was_pushed_is_trained_on_as_it_is_served(tmp_path: Path, redis: str) -> None:
     repo = make(tmp_path / "repo", EVERY_TYPE, online_store=redis)
     store = applied(repo)
     moment = at(1).replace(microsecond=999_999)
@@ -313,7 +315,7 @@ def test_what_was_pushed_is_trained_on_as_it_is_served(tmp_path, redis):
         assert served[name] == trained[name], name
 
 
-def test_a_push_with_a_wrong_column_says_which(tmp_path):
+def test_a_push_with_a_wrong_column_says_which(tmp_path: Path) -> None:
     store = applied(make(tmp_path / "repo", PUSHED))
     row = {"customer_id": ["x"], "page": ["home"], "seconds": [1.0], "at": [at(1)], "made": [at(1)]}
     with pytest.raises(ValueError, match="missing_expected_columns: \\['made'\\]"):
@@ -323,7 +325,7 @@ def test_a_push_with_a_wrong_column_says_which(tmp_path):
 
 
 @pytest.fixture
-def pushed(tmp_path) -> FeatureStore:
+def pushed(tmp_path: Path) -> FeatureStore:
     store = applied(make(tmp_path / "repo", PUSHED))
     rows = {"customer_id": [7, 8], "page": ["a", "b"], "seconds": [1.0, 2.0], "at": [at(1)] * 2, "made": [at(1)] * 2}
     store.push("clicks", pd.DataFrame(rows), to=PushMode.OFFLINE)
@@ -331,7 +333,7 @@ def pushed(tmp_path) -> FeatureStore:
 
 
 @pytest.mark.parametrize("place", ["file", "folder", "lake"])
-def test_a_dataset_is_saved_and_read_back(pushed, tmp_path, place):
+def test_a_dataset_is_saved_and_read_back(pushed: FeatureStore, tmp_path: Path, place: str) -> None:
     storage = {
         "file": SavedDatasetFileStorage(str(tmp_path / "saved.parquet")),
         "folder": SavedDatasetFileStorage(str(tmp_path / "saved")),
@@ -348,7 +350,7 @@ def test_a_dataset_is_saved_and_read_back(pushed, tmp_path, place):
     assert len(pushed.get_saved_dataset("saved").to_df()) == 2
 
 
-def test_a_dataset_of_times_in_nanoseconds_is_saved_in_microseconds(pushed):
+def test_a_dataset_of_times_in_nanoseconds_is_saved_in_microseconds(pushed: FeatureStore) -> None:
     times = pd.to_datetime([at(2)] * 2).as_unit("ns") + pd.to_timedelta([1_999, 1_000], "ns")
     job = pushed.get_historical_features(
         pd.DataFrame({"customer_id": [7, 8], "event_timestamp": times}), ["last_click:page"]
@@ -359,7 +361,7 @@ def test_a_dataset_of_times_in_nanoseconds_is_saved_in_microseconds(pushed):
     assert saved["page"].tolist() == ["a", "b"]
 
 
-def test_without_an_end_all_that_is_known_now_counts(pushed, monkeypatch):
+def test_without_an_end_all_that_is_known_now_counts(pushed: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked of the store itself: the SDK fills in the local time, without a zone."""
     recent = datetime.now(UTC) - timedelta(minutes=30)
     row = {"customer_id": [99], "page": ["now"], "seconds": [1.0], "at": [recent], "made": [recent]}
@@ -377,7 +379,7 @@ def test_without_an_end_all_that_is_known_now_counts(pushed, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["folder", "lake"])
-def test_served_features_are_logged_and_read_back(pushed, tmp_path, place):
+def test_served_features_are_logged_and_read_back(pushed: FeatureStore, tmp_path: Path, place: str) -> None:
     destination = {
         "folder": FileLoggingDestination(path=str(tmp_path / "logs")),
         "lake": LakeLoggingDestination(table="logs/pages"),
@@ -404,7 +406,7 @@ def test_served_features_are_logged_and_read_back(pushed, tmp_path, place):
     assert job.to_df()["last_click__page"].tolist() == ["a", "a"]
 
 
-def test_an_entity_frame_that_cannot_be_joined_is_refused(pushed):
+def test_an_entity_frame_that_cannot_be_joined_is_refused(pushed: FeatureStore) -> None:
     frame = pd.DataFrame({"customer_id": [7], "event_timestamp": [at(2)]})
     wrong = {
         "SQL": "select 1",

@@ -36,6 +36,10 @@ def view_of(name: str) -> View:
     return View("p", name, name, "state" if name == "facts" else "event", (Feature("k", 4, pa.int64()),), FEATURES)
 
 
+Tables = dict[str, list[dict[str, Any]]]
+"""By view, its rows."""
+
+
 class Stores:
     """The same declarations over the lake and over Feast's files."""
 
@@ -73,7 +77,7 @@ class Stores:
         store.apply([entity, *views, FeatureService(name="both", features=[views[0], other])])
         return store
 
-    def fill(self, tables: dict[str, list[dict[str, Any]]]) -> None:
+    def fill(self, tables: Tables) -> None:
         """Give both stores the rows, and no others."""
         lake = DeltaLake(str(self.folder / "lake"))
         shutil.rmtree(self.folder / "lake" / "features", ignore_errors=True)
@@ -85,16 +89,16 @@ class Stores:
             pq.write_table(rows, self._file(name))
 
 
-TIMES = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created_timestamp"}
+TIMES: dict[str, Any] = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created_timestamp"}
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory) -> Stores:
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
     return Stores(tmp_path_factory.mktemp("equal"))
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> dict[str, list[dict[str, Any]]]:
+def tables(draw: st.DrawFn) -> Tables:
     """Rows of every view in commit order; a state view's event times do not go back."""
     filled = {}
     for name in VIEWS:
@@ -128,7 +132,9 @@ few = settings(
 
 @few
 @given(tables(), spines, st.booleans(), st.booleans())
-def test_entity_frames(stores, rows, spine, known, full):
+def test_entity_frames(
+    stores: Stores, rows: Tables, spine: list[tuple[int, int, int]], known: bool, full: bool
+) -> None:
     stores.fill(rows)
     frame = pd.DataFrame(
         [
@@ -164,7 +170,7 @@ def test_entity_frames(stores, rows, spine, known, full):
 
 @few
 @given(tables(), st.sampled_from(["ageless", "aging"]), st.integers(0, 15), st.booleans())
-def test_all_entities_at_an_end(stores, rows, view, end, known):
+def test_all_entities_at_an_end(stores: Stores, rows: Tables, view: str, end: int, known: bool) -> None:
     stores.fill(rows)
     answers = [
         store.get_historical_features(

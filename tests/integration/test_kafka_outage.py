@@ -16,6 +16,7 @@ from millrace.stack.kafka import Kafka
 from millrace.stack.ports import choose_ports
 from streams.broker import Consumer
 from streams.kafka import KafkaConsumer, KafkaFollower, KafkaProducer, KafkaTopics
+from streams.messages import Records
 
 SECONDS = 60.0
 
@@ -92,7 +93,7 @@ def test_an_idle_consumer_sees_its_broker_go_and_come_back(broker: Broker) -> No
         producer.send("control", b"t", b"go on", {})
         producer.flush()
         deadline = time.monotonic() + SECONDS
-        records, words = [], []
+        records, words = list[Records](), list[Records]()
         while not (records and words):
             assert time.monotonic() < deadline
             records += consumer.poll(0.1, 100)

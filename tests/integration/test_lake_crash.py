@@ -57,12 +57,12 @@ print(append(5, 20).written)
 
 
 @pytest.fixture
-def root(tmp_path) -> Path:
+def root(tmp_path: Path) -> Path:
     DeltaLake(str(tmp_path)).create(NAME, SCHEMA, PROPERTIES)
     return tmp_path
 
 
-def test_a_killed_writer_leaves_each_record_once_after_a_replay(root):
+def test_a_killed_writer_leaves_each_record_once_after_a_replay(root: Path) -> None:
     committed = end = 0
     for confirmed in (1, 3):
         command = [sys.executable, "-c", WRITER, str(root), str(committed)]
@@ -79,7 +79,7 @@ def test_a_killed_writer_leaves_each_record_once_after_a_replay(root):
     assert ids(lake) == list(range(last + 50))
 
 
-def test_a_full_disk_is_an_outage_and_leaves_nothing_half_done(root):
+def test_a_full_disk_is_an_outage_and_leaves_nothing_half_done(root: Path) -> None:
     command = [sys.executable, "-c", FULL, str(root)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     message, written = done.stdout.splitlines()

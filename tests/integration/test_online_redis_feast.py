@@ -219,7 +219,7 @@ def test_composite_keys_of_every_type(feast: FeatureStore, online: RedisOnline) 
         "big": ValueType.INT64,
     }
     view = declare(feast, "composite", kinds, [Field(name="x", dtype=Int64)])
-    entities = [
+    entities: list[dict[str, Any]] = [
         {"z_text": "ž", "m_small": -5, "a_time": MOMENT, "b_bytes": b"\x00\x01", "big": 2**40},
         {"z_text": "", "m_small": 5, "a_time": BEFORE, "b_bytes": b"*", "big": -1},
     ]

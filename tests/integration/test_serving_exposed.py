@@ -82,7 +82,7 @@ def test_the_console_over_tls_and_no_second_protocol(repo: Path, tmp_path: Path,
         assert answer.status == 200 and re.search(r"weather", answer.read().decode())
 
 
-def half_a_request(server: Server, path: str, length: int = 1000, **headers: str) -> socket.socket:
+def half_a_request(server: Server, path: str, length: int = 1000, /, **headers: str) -> socket.socket:
     """A request whose body does not come."""
     client = socket.create_connection(("127.0.0.1", server.port), 10)
     lines = [f"POST {path} HTTP/1.1", "host: 127.0.0.1", f"content-length: {length}"]
@@ -150,9 +150,9 @@ def test_the_session_is_looked_at_before_the_form(keyed: Server, key: str) -> No
 
 
 def test_forms_are_bounded(keyed: Server, key: str) -> None:
-    with half_a_request(keyed, "/console/login", length=1 << 20) as client:
+    with half_a_request(keyed, "/console/login", 1 << 20) as client:
         assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
-    with half_a_request(keyed, "/console/lookup", length=(64 << 10) + 1, cookie=session(keyed, key)) as client:
+    with half_a_request(keyed, "/console/lookup", (64 << 10) + 1, cookie=session(keyed, key)) as client:
         assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 

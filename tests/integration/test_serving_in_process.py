@@ -1,6 +1,7 @@
 """Online features in process: what `millrace serve` would answer, from the same repo."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_in_process(tmp_path: Path) -> None:
         assert found.event_times["name"][1:] == [None, None]
         felt = lookup.get({"origin": ["EWR"], "offset": [1.5]}, feature_service="felt")
         assert felt.values == {"temp": [39.25], "felt": [40.75], "felt_twice": [80.0]}
-        trip = {"origin": ["EWR"], "flight": [1]}
+        trip: dict[str, list[Any]] = {"origin": ["EWR"], "flight": [1]}
         for asked in (["weather:temp", "cabin_kelvin:kelvin"], ["cabin_kelvin:kelvin", "weather:temp"]):
             assert lookup.get(trip, asked).values == {"temp": [39.25], "kelvin": [294.5]}
         with pytest.raises(NotDeclared, match="no feature 'tmp'"):

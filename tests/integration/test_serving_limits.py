@@ -16,7 +16,7 @@ from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 from millrace.repo import open_repo
 from millrace.stack.ports import choose_ports
 from stores.online import RedisAddress
-from tests.integration.asking import asking, told
+from tests.integration.asking import Answered, asking, told
 from tests.integration.serving_repo import Server, millrace, new_key
 from tests.tcp_proxy import TcpProxy
 
@@ -39,7 +39,7 @@ def test_entities_a_second_hold_over_the_processes_of_a_server(repo: Path) -> No
     each connection, which may stand in two of its seconds."""
     key = new_key(repo, "limited", "--entities-per-second", str(RATE))
     with millrace(repo, "--with-keys", "--workers", str(PROCESSES)) as server:
-        began, clients = time.monotonic(), []
+        began, clients = time.monotonic(), list[list[Answered]]()
         with ExitStack() as running:
             while len(processes := connected(server, server.port)) < PROCESSES:
                 assert len(clients) < 10, processes

@@ -46,7 +46,8 @@ def store(proxy: TcpProxy, tmp_path_factory: pytest.TempPathFactory) -> FeatureS
 def test_a_view_that_is_changed_is_answered_as_one_of_its_versions(store: FeatureStore) -> None:
     """The view changes there and back between two versions with other types and other values, under requests: each
     answer is wholly one of the two, the new one is there within 5 seconds of the apply, and no request fails."""
-    for number, (dtype, values) in enumerate(((Int64, [1, 1]), (String, ["one", "one"]))):
+    versions: tuple[tuple[Any, list[Any]], ...] = ((Int64, [1, 1]), (String, ["one", "one"]))
+    for number, (dtype, values) in enumerate(versions):
         fields = [Field(name="gust", dtype=dtype), Field(name="level", dtype=dtype)]
         if number:
             fields.append(Field(name="more", dtype=Int64))

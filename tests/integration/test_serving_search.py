@@ -51,7 +51,8 @@ def folder(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iter
     faa, moments = list(TEXTS), [NOW] * 3
     vectors = [vector.tolist() for vector in EMBEDDER.embed(list(TEXTS.values()))]
     texts = pd.DataFrame({"faa": faa, "text": TEXTS.values(), "meaning": vectors, "event_timestamp": moments})
-    texts = texts.assign(hub=[True, False, None], gates=[[1, 2], [], [3]])
+    columns: dict[str, Any] = {"hub": [True, False, None], "gates": [[1, 2], [], [3]]}
+    texts = texts.assign(**columns)
     store.write_to_online_store("texts", texts)
     facts = pd.DataFrame({"faa": faa, "altitude": [668, 13, 5431], "event_timestamp": moments})
     store.write_to_online_store("facts", facts)

@@ -21,7 +21,7 @@ from tests.integration import serving_definitions as declared
 from tests.integration.serving_repo import NOW, Server, make_repo, millrace, until, write_rows
 from tests.redis_server import RedisServer
 
-TEMP = {"features": ["weather:temp"], "entities": {"origin": ["EWR"]}}
+TEMP: dict[str, Any] = {"features": ["weather:temp"], "entities": {"origin": ["EWR"]}}
 
 
 @pytest.fixture(scope="module")

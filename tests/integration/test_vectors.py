@@ -238,7 +238,7 @@ def test_writers_side_by_side_leave_the_newest(vectors: PgVectors) -> None:
 
     def work(seed: int) -> list[tuple[int, int]]:
         random = np.random.default_rng(seed)
-        written = []
+        written: list[tuple[int, int]] = []
         for _ in range(15):
             chosen = random.permutation(40)[:20]
             lsns = pa.array(random.integers(1, 1_000, 20))

@@ -112,7 +112,8 @@ def test_filters(vectors: PgVectors) -> None:
 def test_what_a_query_vector_must_be(vectors: PgVectors) -> None:
     view = place_view("query")
     vectors.create(view, MODEL)
-    for wrong in ([1.0, 2.0], [1.0, 2.0, float("nan")], [[1.0, 2.0, 3.0]]):
+    wrongs: tuple[list[Any], ...] = ([1.0, 2.0], [1.0, 2.0, float("nan")], [[1.0, 2.0, 3.0]])
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="3 finite numbers"):
             vectors.search(view, wrong, 1)
     with pytest.raises(ValueError, match="no feature sate; it has state"):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores.batches import versioned
-from stores.few import chunk_of, operations_of
+from stores.few import Operation, chunk_of, operations_of
 from stores.operations import chunk
 from stores.rows import FeatureRows, rows_schema
 from stores.view import Feature, View
@@ -54,7 +54,7 @@ def test_the_same_commands(state: FeatureRows, event: FeatureRows, marking: bool
     batch = versioned([state, event])
     if not batch.changes:
         return
-    few = []
+    few: list[Operation] = []
     for number, each in enumerate(batch.changes):
         assert each.stamps is not None
         mark = marking and each.view.kind == "event"

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
+from random import Random
 
 import pyarrow as pa
 import pytest
@@ -65,6 +66,9 @@ def view_of(kind: Kind, keys: Sequence[str] = ("k",)) -> View:
     return View("p", "v", "v", kind, tuple(Feature(key, 4, pa.int64()) for key in keys), features)
 
 
+SCHEMA = rows_schema(view_of("event"))
+
+
 @dataclass
 class Rows:
     """Rows of a feature table, as the worker writes them: a move leaves a delete at the same LSN."""
@@ -73,16 +77,14 @@ class Rows:
 
     def add(self, entity: int, change: Change, row: int | None, *, deleted: bool, event: int) -> None:
         value = None if deleted else change.value
-        values = [entity, value, None if value is None else str(value), event * SECOND, change.commit * SECOND]
-        values += [change.lsn, None if row is None else bytes([row] * 16), deleted, 0, len(self.columns["k"])]
+        values: list[object] = [entity, value, None if value is None else str(value)]
+        values += [event * SECOND, change.commit * SECOND, change.lsn]
+        values += [None if row is None else bytes([row] * 16), deleted, 0, len(self.columns["k"])]
         for name, cell in zip(SCHEMA.names, values, strict=True):
             self.columns[name].append(cell)
 
     def table(self) -> pa.Table:
         return pa.table({n: pa.array(c, SCHEMA.field(n).type) for n, c in self.columns.items()})
-
-
-SCHEMA = rows_schema(view_of("event"))
 
 
 def event_rows(history: Sequence[Change]) -> pa.Table:
@@ -176,7 +178,7 @@ def joined(lake: MemoryLake, spine: Sequence[tuple[int | None, int]], ttl: int, 
     ],
 )
 @pytest.mark.parametrize("known", [False, True])
-def test_an_event_view_over_time(history, known):
+def test_an_event_view_over_time(history: list[Change], known: bool) -> None:
     spine = [(entity, time) for entity in (0, 1) for time in range(12)]
     expected = [event_value(history, entity, time, 0, known) for entity, time in spine]
     assert joined(filled(view_of("event"), event_rows(history)), spine, 0, known) == expected
@@ -188,7 +190,9 @@ ttls = st.sampled_from([0, 0, 2, 5])
 
 @settings(deadline=None, max_examples=25)
 @given(histories(), spines, ttls, st.booleans(), st.randoms())
-def test_an_event_view_has_at_each_time_what_the_rules_say(history, spine, ttl, known, random):
+def test_an_event_view_has_at_each_time_what_the_rules_say(
+    history: list[Change], spine: list[tuple[int, int]], ttl: int, known: bool, random: Random
+) -> None:
     rows = event_rows(history)
     order = list(range(rows.num_rows))
     random.shuffle(order)
@@ -199,14 +203,16 @@ def test_an_event_view_has_at_each_time_what_the_rules_say(history, spine, ttl, 
 
 @settings(deadline=None, max_examples=25)
 @given(histories(), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 14)), max_size=12), ttls, st.booleans())
-def test_a_state_view_has_at_each_time_what_the_rules_say(history, spine, ttl, known):
+def test_a_state_view_has_at_each_time_what_the_rules_say(
+    history: list[Change], spine: list[tuple[int, int]], ttl: int, known: bool
+) -> None:
     lake = filled(view_of("state"), state_rows(history))
     expected = [state_value(history, entity, time, ttl, known) for entity, time in spine]
     assert joined(lake, spine, ttl, known) == expected
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_a_row_that_a_snapshot_read_does_not_put_off_a_change_that_came_beside_it(known):
+def test_a_row_that_a_snapshot_read_does_not_put_off_a_change_that_came_beside_it(known: bool) -> None:
     """The change at 5 was committed before the snapshot read the row at 8, and is newer than what it read."""
     event = 1 if known else None
     history = [Change(0, 0, event or commit, commit, lsn) for lsn, commit in ((1, 2), (2, 8), (3, 5))]
@@ -214,14 +220,14 @@ def test_a_row_that_a_snapshot_read_does_not_put_off_a_change_that_came_beside_i
     assert joined(filled(view_of("state"), state_rows(history)), spine, 0, known) == [None, 10, 10, 30, 30]
 
 
-def test_an_entity_without_a_key_has_no_features():
+def test_an_entity_without_a_key_has_no_features() -> None:
     lake = filled(view_of("event"), event_rows([Change(1, 1, 1, 1, 1)]))
     assert joined(lake, [(None, 5), (1, 5)], 0, False) == [None, 11]
 
 
 @settings(deadline=None, max_examples=25)
 @given(histories(), st.lists(st.integers(0, 3), unique=True), st.randoms())
-def test_the_newest_row_of_an_event_view(history, asked, random):
+def test_the_newest_row_of_an_event_view(history: list[Change], asked: list[int], random: Random) -> None:
     rows = event_rows(history)
     order = list(range(rows.num_rows))
     random.shuffle(order)
@@ -242,7 +248,7 @@ def test_the_newest_row_of_an_event_view(history, asked, random):
 
 @settings(deadline=None, max_examples=50)
 @given(histories(), st.sets(st.integers(0, 15)), st.sampled_from(["event", "state"]))
-def test_the_rows_that_stood_at_some_moments(history, moments, kind):
+def test_the_rows_that_stood_at_some_moments(history: list[Change], moments: set[int], kind: Kind) -> None:
     """What a truncate at each of these LSNs deleted."""
     lake = filled(view_of(kind), event_rows(history) if kind == "event" else state_rows(history))
     expected = []
@@ -264,7 +270,7 @@ def test_a_row_that_moved_stands_where_it_moved_to_though_it_is_deleted_where_it
 
 @settings(deadline=None, max_examples=25)
 @given(histories(), st.lists(st.integers(0, 5), unique=True))
-def test_the_newest_row_of_a_state_view(history, asked):
+def test_the_newest_row_of_a_state_view(history: list[Change], asked: list[int]) -> None:
     lake, view = filled(view_of("state"), state_rows(history)), view_of("state")
     last = {change.row: change for change in history}
     live = {row: change.value for row, change in last.items() if change.entity is not None}
@@ -278,7 +284,9 @@ def test_the_newest_row_of_a_state_view(history, asked):
 
 @settings(deadline=None, max_examples=25)
 @given(histories(), st.integers(0, 12), st.integers(0, 12), st.integers(0, 15), st.booleans())
-def test_the_current_rows_of_a_table_of_changes(history, start, end, truncated, latest):
+def test_the_current_rows_of_a_table_of_changes(
+    history: list[Change], start: int, end: int, truncated: int, latest: bool
+) -> None:
     """Newest state by primary key, deletes and truncated rows out, in the window, newest first."""
     lake = MemoryLake()
     columns = ["row", "entity", "at", "_op", "_lsn", "_commit_ts", "_partition", "_offset"]
@@ -311,5 +319,5 @@ def test_the_current_rows_of_a_table_of_changes(history, start, end, truncated, 
         assert sorted(found["Row"].to_pylist()) == sorted(c.row for c in live)
 
 
-def _moment(seconds: int):
+def _moment(seconds: int) -> datetime:
     return pa.scalar(seconds * SECOND, TIMESTAMP).as_py()

@@ -76,7 +76,7 @@ def feast_bytes(values: list[Any], kind: ValueType) -> list[bytes]:
 
 def stored_bytes(column: pa.Array | pa.ChunkedArray, kind: ValueType) -> list[bytes]:
     """What we store of the column."""
-    return encode(column, kind.value).fill_null(b"").to_pylist()  # type: ignore[no-any-return]
+    return encode(column, kind.value).fill_null(b"").to_pylist()
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)

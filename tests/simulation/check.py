@@ -113,7 +113,7 @@ def _history(simulation: Simulation) -> Iterable[str]:
         past = [
             Past(
                 change.id,
-                change.after and change.after["customer" if view is CUSTOMER_LAST else "id"],
+                None if change.after is None else change.after["customer" if view is CUSTOMER_LAST else "id"],
                 _micros(change.after["placed_at"]) if change.after and view is CUSTOMER_LAST else change.commit_us,
                 change.commit_us,
                 change.lsn,
@@ -123,7 +123,7 @@ def _history(simulation: Simulation) -> Iterable[str]:
             and change.bad not in out
             and not (view is CUSTOMER_LAST and _homeless(change))
         ]
-        entities = CUSTOMERS if view is CUSTOMER_LAST else range(1, IDS + 1)
+        entities: Iterable[Entity] = CUSTOMERS if view is CUSTOMER_LAST else range(1, IDS + 1)
         spine = [(entity, place.event) for entity in entities for place in past[::4]]
         times = pa.chunked_array([pa.array([time for _, time in spine], TIMESTAMP)])
         keys = pa.table({"entity": [entity for entity, _ in spine] or pa.nulls(0, view.view.join_keys[0].arrow_type)})
@@ -190,8 +190,9 @@ def _features(view: View, table: pa.Table) -> dict[Entity, Values]:
 def _online(simulation: Simulation, view: View) -> dict[Entity, tuple[Values | None, bool]]:
     """For each entity what is served, and whether it is undecided."""
     store = simulation.vectors if view.vector else simulation.online
-    served = {}
+    served: dict[Entity, tuple[Values | None, bool]] = {}
     for (entity,), entry in store._of(view).items():
-        features = entry.features and tuple(entry.features[feature.name] for feature in view.features)
-        served[entity] = features, entry.undecided
+        features = entry.features
+        values = None if features is None else tuple(features[feature.name] for feature in view.features)
+        served[entity] = values, entry.undecided
     return served

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -65,7 +66,7 @@ class Online:
         first, second = self._cut([rows])
         result = WriteResult(0, 0)
         for part in (*first, *second):
-            done = self.process.call(self.store, _told("decide", [part]), lambda part=part: self.inner.decide(part))
+            done = self.process.call(self.store, _told("decide", [part]), partial(self.inner.decide, part))
             result = _sum(result, done)
         return result
 

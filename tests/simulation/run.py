@@ -21,7 +21,7 @@ from streams.decide import changes_table, features_table
 from streams.letters import DeadLetters, one_of_each, read, replay
 from streams.memory import MemoryBroker, MemoryFollower, MemoryProducer, MemoryTopics
 from streams.patience import UNAVAILABLE
-from streams.pipeline import embedding
+from streams.pipeline import Embedding, embedding
 from streams.tally import Tally
 from streams.windows import Windows
 from streams.worker import Parts, Worker, WorkerSettings
@@ -96,7 +96,7 @@ class Simulation:
         self.random = Random(self.seed)
         self.plan = self.plan or Plan.of(self.random)
         self.scheduler = Scheduler(self.random, STEPS)
-        self.weather = self.weather or Weather.of(self.random)
+        self.sky = self.weather or Weather.of(self.random)
         self.group = Group(self.broker)
         self.database = Database(self.random, self.plan.bad_share, self.plan.truncates)
         for flow in flows(upgraded=True).values():
@@ -134,7 +134,7 @@ class Simulation:
                 self._upgrade()
             self._chaos(plan)
             self.scheduler.sleep(self.random.choice((0.0, 0.01, 0.1, 0.4)))
-        self.weather.clear()
+        self.sky.clear()
         self._recover()
         if plan.upgrade:
             self._job("last replay", self._replay)
@@ -170,7 +170,7 @@ class Simulation:
                 self._start_job("replay", self._replay)
         elif act < 0.5 and plan.outages:
             store = self.random.choice(("online", "vectors", "lake", "broker", "model"))
-            self.weather.away[store] = self.scheduler.now + self.random.choice((0.2, 1.0, 4.0))
+            self.sky.away[store] = self.scheduler.now + self.random.choice((0.2, 1.0, 4.0))
             self.scheduler.say(f"outage of {store}")
 
     def _later(self, act: Callable[[], None]) -> None:
@@ -230,7 +230,7 @@ class Simulation:
         return not any(self._lag().values())
 
     def _start_job(self, name: str, body: Callable[[Process], None]) -> Process:
-        process = Process(self.scheduler, self.weather, f"{name}-{len(self.jobs) + 1}")
+        process = Process(self.scheduler, self.sky, f"{name}-{len(self.jobs) + 1}")
         self.jobs.append(process)
 
         def attempt() -> None:
@@ -249,7 +249,8 @@ class Simulation:
 
     def _backfill(self, process: Process) -> None:
         views = [LATE.view.name] if self.upgraded and self.random.random() < 0.7 else []
-        backfill = Backfill(self.flows, Lake(process, self.lake), self.writer(process), self.embedding(process))
+        lake = Lake(process, self.lake)
+        backfill = Backfill(self.flows, lake, self.writer(process), self.embedding(process))  # type: ignore[arg-type]  # as much of one as it uses
         backfill.run(views, Window(), lambda view, share: None)
 
     def _replay(self, process: Process) -> None:
@@ -263,7 +264,7 @@ class Simulation:
         """The online and the vector store as a process sees them."""
         return ByView(Online(process, "online", self.online), Online(process, "vectors", self.vectors))
 
-    def embedding(self, process: Process):  # type: ignore[no-untyped-def]
+    def embedding(self, process: Process) -> Embedding:
         """The embedding step of a process."""
         return embedding(Model(process), Online(process, "vectors", self.vectors), lambda texts: None)
 
@@ -276,7 +277,7 @@ class RunningWorker:
         self.stop = threading.Event()
         self.ended = False
         scheduler = simulation.scheduler
-        self.process = process = Process(scheduler, simulation.weather, name)
+        self.process = process = Process(scheduler, simulation.sky, name)
         self.member = Member(process, simulation.broker, simulation.group)
         random = simulation.random
         self.worker = simulation.worker(
@@ -285,7 +286,7 @@ class RunningWorker:
                 consumer=self.member,
                 letters=DeadLetters(Producer(process, MemoryProducer(simulation.broker)), LETTERS),
                 online=simulation.writer(process),
-                lake=Lake(process, simulation.lake),
+                lake=Lake(process, simulation.lake),  # type: ignore[arg-type]  # as much of one as it uses
                 embedding=simulation.embedding(process),
                 breaker=Breaker(BreakerSettings(least=1_000_000)),
                 windows=Windows(simulation.flows, 1_000, 60.0),

@@ -162,8 +162,9 @@ def read_again(broker: MemoryBroker) -> MemoryBroker:
 
 def replace_stores(before: Simulation, broker: MemoryBroker, seed: int) -> Simulation:
     """A simulation that goes on with the stores of another."""
-    stores = {"lake": before.lake, "online": before.online, "vectors": before.vectors}
-    return Simulation(seed, rest(), replace(STORM), broker=broker, **stores)
+    return Simulation(
+        seed, rest(), replace(STORM), broker, lake=before.lake, online=before.online, vectors=before.vectors
+    )
 
 
 def contents(simulation: Simulation) -> dict[str, Any]:

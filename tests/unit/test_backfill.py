@@ -12,8 +12,8 @@ from stores.lake import Snapshot
 from streams import backfill as module
 from streams.backfill import AnotherBackfill, Backfill, Window
 from streams.decide import changes_table, features_table
-from tests.envelopes import envelope, key, row
-from tests.worker_platform import CUSTOMER, ORDER, TOPIC, Platform
+from tests.envelopes import TOPIC, envelope, key, row
+from tests.worker_platform import CUSTOMER, ORDER, Platform
 
 ALL = Window()
 
@@ -51,10 +51,10 @@ def test_two_at_once_add_no_row_twice(platform: Platform) -> None:
     streamed_without_the_view(platform)
     append = platform.lake.append_once
 
-    def late(*given: object) -> bool:
+    def late(name: str, rows: pa.Table, job: str, number: int) -> bool:
         platform.lake.append_once = append  # type: ignore[method-assign]
         backfill(platform)
-        return append(*given)  # type: ignore[arg-type]
+        return append(name, rows, job, number)
 
     platform.lake.append_once = late  # type: ignore[method-assign]
     with pytest.raises(AnotherBackfill, match="customer_last"):
@@ -75,7 +75,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, tuple[str, ...] 
 
     def counted(self: Snapshot, columns: list[str] | None = None, *given: Any, **named: Any) -> pa.RecordBatchReader:
         found = rows(self, columns, *given, **named).read_all()
-        read[self.name, columns and tuple(columns)] += found.num_rows
+        read[self.name, None if columns is None else tuple(columns)] += found.num_rows
         return found.to_reader()
 
     monkeypatch.setattr(Snapshot, "rows", counted)

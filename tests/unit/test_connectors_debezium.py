@@ -98,7 +98,7 @@ def test_the_form_that_the_decoder_reads_is_not_overridden(name: str, value: str
 
 
 def test_only_carried_columns_of_declared_tables_are_captured() -> None:
-    tables = [table("public", "flights", id="plain", gone="none"), table("odd", 'a,b "C".d', **{"id": "plain"})]
+    tables = [table("public", "flights", id="plain", gone="none"), table("odd", 'a,b "C".d', id="plain")]
     config = connector_config(source(), tables)
 
     def selected(property_name: str, name: str) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from streams.messages import Partition, Records
 from streams.personal import PersonalColumns
 
 EVIL = "<script>alert('x')</script>\"'&"
-COMMON = {
+COMMON: dict[str, Any] = {
     "project": EVIL,
     "keyed": True,
     "nav": (("/console", "Views"),),
@@ -52,7 +53,7 @@ class Target:
     name, fields, withheld = EVIL, [(EVIL, EVIL)], [EVIL]
 
 
-PAGES = {
+PAGES: dict[str, dict[str, Any]] = {
     "login": {"trouble": EVIL},
     "trouble": {"heading": EVIL, "detail": EVIL},
     "views": {"state": Known(STATE), "rows": [ROW]},

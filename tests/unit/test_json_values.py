@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from feast.feature_server_utils import _value_to_native
-from feast.protos.feast.types.Value_pb2 import MapKey, ScalarMap, ScalarMapEntry, Value
+from feast.protos.feast.types.Value_pb2 import Map, MapKey, ScalarMap, ScalarMapEntry, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,7 +66,9 @@ def test_many_floats(value_type: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("value_type", KINDS)
-@pytest.mark.parametrize("value", [Value(int64_val=7), Value(string_val="x"), Value(double_val=1.5), Value(map_val={})])
+@pytest.mark.parametrize(
+    "value", [Value(int64_val=7), Value(string_val="x"), Value(double_val=1.5), Value(map_val=Map())]
+)
 def test_a_value_stored_as_another_type_is_what_it_is(value_type: int, value: Value) -> None:
     """Beside enough of the declared type for the ways over whole columns."""
     field, _ = KINDS[value_type]

@@ -26,7 +26,7 @@ from tests.lake_suite import NAME, PROPERTIES, SCHEMA, TOPIC, LakeSuite, Open, a
 
 class TestDeltaLake(LakeSuite):
     @pytest.fixture
-    def new_lake(self, tmp_path) -> Callable[[], Open]:
+    def new_lake(self, tmp_path: Path) -> Callable[[], Open]:
         counter = itertools.count()
 
         def make() -> Open:
@@ -38,7 +38,7 @@ class TestDeltaLake(LakeSuite):
 
 
 @pytest.fixture
-def root(tmp_path) -> Path:
+def root(tmp_path: Path) -> Path:
     """A folder with a lake that has one empty table."""
     folder = tmp_path / "lake"
     folder.mkdir()
@@ -55,12 +55,12 @@ def in_threads(*jobs: Callable[[], object]) -> None:
 
 @settings(deadline=None, max_examples=12)
 @given(st.data())
-def test_each_record_stands_once_whatever_the_writers_do(data):
+def test_each_record_stands_once_whatever_the_writers_do(data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:
         each_record_stands_once(lambda: DeltaLake(folder), data)
 
 
-def test_what_others_committed_between_two_commits_of_ours_is_a_replay(root):
+def test_what_others_committed_between_two_commits_of_ours_is_a_replay(root: Path) -> None:
     """A commit that was rebased over others brings the table to their version: what was known before is old."""
     ours, others = DeltaLake(str(root)), DeltaLake(str(root))
     assert append(ours, 0, 0, partition=0).written == 0
@@ -70,7 +70,7 @@ def test_what_others_committed_between_two_commits_of_ours_is_a_replay(root):
     assert len(ids(ours)) == 2
 
 
-def test_writers_of_different_partitions_all_succeed(root):
+def test_writers_of_different_partitions_all_succeed(root: Path) -> None:
     def write(partition: int) -> None:
         lake = DeltaLake(str(root))
         for start in range(0, 30, 10):
@@ -80,7 +80,7 @@ def test_writers_of_different_partitions_all_succeed(root):
     assert ids(DeltaLake(str(root))) == sorted(1_000 * p + i for p in range(4) for i in range(30))
 
 
-def test_writers_of_one_partition_do_not_double(root):
+def test_writers_of_one_partition_do_not_double(root: Path) -> None:
     """A rebalance leaves a zombie that flushes what the new owner flushes at the same moment."""
     written: list[int] = []
 
@@ -94,7 +94,7 @@ def test_writers_of_one_partition_do_not_double(root):
     assert sum(written) == 40
 
 
-def test_a_writer_learns_what_another_wrote_between_two_of_its_commits(root):
+def test_a_writer_learns_what_another_wrote_between_two_of_its_commits(root: Path) -> None:
     """Its own commit, of another partition, passes over the other's: no conflict will ever tell it."""
     one, other = DeltaLake(str(root)), DeltaLake(str(root))
     assert one.next_offset(NAME, TOPIC, 0) is None
@@ -104,19 +104,19 @@ def test_a_writer_learns_what_another_wrote_between_two_of_its_commits(root):
     assert ids(one) == [0, 1_000]
 
 
-def test_one_lake_serves_several_threads(root):
+def test_one_lake_serves_several_threads(root: Path) -> None:
     lake = DeltaLake(str(root))
     in_threads(*(lambda p=p: [append(lake, i, i + 1, p) for i in range(5)] for p in range(3)))
     assert len(ids(lake)) == 15
 
 
-def test_tables_are_created_by_several_processes_at_once(tmp_path):
+def test_tables_are_created_by_several_processes_at_once(tmp_path: Path) -> None:
     lakes = [DeltaLake(str(tmp_path)) for _ in range(4)]
     in_threads(*(lambda lake=lake: lake.create(NAME, SCHEMA, PROPERTIES) for lake in lakes))
     assert lakes[0].tables() == (NAME,)
 
 
-def test_a_root_that_is_not_there_is_an_outage_until_it_is(root):
+def test_a_root_that_is_not_there_is_an_outage_until_it_is(root: Path) -> None:
     lake = DeltaLake(str(root))
     append(lake, 0, 1)
     away = root.rename(root.with_name("away"))
@@ -129,9 +129,9 @@ def test_a_root_that_is_not_there_is_an_outage_until_it_is(root):
     assert ids(lake) == [0, 1]
 
 
-def test_a_root_that_goes_while_an_offset_is_read_is_an_outage(root):
+def test_a_root_that_goes_while_an_offset_is_read_is_an_outage(root: Path) -> None:
     class Unmounted(DeltaLake):
-        def _open(self, name):
+        def _open(self, name: str) -> _Handle:
             handle = super()._open(name)
             root.rename(root.with_name("away"))
             return handle
@@ -141,7 +141,7 @@ def test_a_root_that_goes_while_an_offset_is_read_is_an_outage(root):
         Unmounted(str(root)).next_offset(NAME, TOPIC, 0)
 
 
-def test_a_root_that_goes_while_rows_are_read_is_an_outage(root):
+def test_a_root_that_goes_while_rows_are_read_is_an_outage(root: Path) -> None:
     lake = DeltaLake(str(root))
     append(lake, 0, 5, partition=0)
     rows = lake.scan(NAME)
@@ -150,7 +150,7 @@ def test_a_root_that_goes_while_rows_are_read_is_an_outage(root):
         rows.read_all()
 
 
-def test_a_table_that_was_taken_away_stops_the_writer(root):
+def test_a_table_that_was_taken_away_stops_the_writer(root: Path) -> None:
     lake = DeltaLake(str(root))
     append(lake, 0, 1)
     shutil.rmtree(root / NAME)
@@ -158,7 +158,7 @@ def test_a_table_that_was_taken_away_stops_the_writer(root):
         append(lake, 1, 2)
 
 
-def test_a_place_that_cannot_be_written_is_an_outage(root):
+def test_a_place_that_cannot_be_written_is_an_outage(root: Path) -> None:
     (root / "features").write_text("a file where a folder must be")
     with pytest.raises(StoreUnavailable, match="features/a"):
         DeltaLake(str(root)).create("features/a", SCHEMA, {})
@@ -182,7 +182,9 @@ class Meeting(DeltaLake):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_two_that_compact_a_table_at_once_double_nothing(root, when, monkeypatch):
+def test_two_that_compact_a_table_at_once_double_nothing(
+    root: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """delta-rs lets both commit, and then each row that both have read would stand twice."""
     monkeypatch.setattr(delta, "REWRITE_SECONDS", 0.0)  # nobody waits for anybody
     ours, others = Meeting(str(root)), DeltaLake(str(root))
@@ -199,7 +201,7 @@ def test_two_that_compact_a_table_at_once_double_nothing(root, when, monkeypatch
     assert append(ours, 18, 22) == AppendResult(2, 2)
 
 
-def test_compactors_at_once_double_nothing(root, monkeypatch):
+def test_compactors_at_once_double_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delta, "REWRITE_SECONDS", 0.0)
     lakes = [DeltaLake(str(root)) for _ in range(3)]
     for start in range(0, 60, 2):
@@ -222,7 +224,7 @@ def test_compactors_at_once_double_nothing(root, monkeypatch):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_compaction_beside_a_column_that_is_widened_doubles_nothing(root, when):
+def test_a_compaction_beside_a_column_that_is_widened_doubles_nothing(root: Path, when: str) -> None:
     ours, others = Meeting(str(root)), DeltaLake(str(root))
     for start in range(0, 20, 2):
         append(others, start, start + 2)
@@ -234,7 +236,7 @@ def test_a_compaction_beside_a_column_that_is_widened_doubles_nothing(root, when
     assert others.snapshot(NAME).schema.equals(wider)
 
 
-def test_a_table_that_another_process_compacts_is_left_to_it(root):
+def test_a_table_that_another_process_compacts_is_left_to_it(root: Path) -> None:
     ours, others = Meeting(str(root)), DeltaLake(str(root))
     append(ours, 0, 2)
 
@@ -247,7 +249,7 @@ def test_a_table_that_another_process_compacts_is_left_to_it(root):
     others.compact(NAME)
 
 
-def test_the_time_of_a_compactor_that_died_runs_out(root, monkeypatch):
+def test_the_time_of_a_compactor_that_died_runs_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     append(DeltaLake(str(root)), 0, 2)
     DeltaLake(str(root))._claimed(NAME, time.time() + REWRITE_SECONDS)
     lake = DeltaLake(str(root))
@@ -258,7 +260,7 @@ def test_the_time_of_a_compactor_that_died_runs_out(root, monkeypatch):
     lake.compact(NAME)
 
 
-def test_a_table_of_an_earlier_version_gets_what_keeps_its_log_short(root):
+def test_a_table_of_an_earlier_version_gets_what_keeps_its_log_short(root: Path) -> None:
     DeltaTable.create(str(root / "features/old"), SCHEMA, configuration=PROPERTIES, raise_if_key_not_exists=False)
     lake = DeltaLake(str(root))
     lake.create("features/old", pa.schema([*SCHEMA, pa.field("more", pa.int64())]), PROPERTIES)
@@ -267,7 +269,7 @@ def test_a_table_of_an_earlier_version_gets_what_keeps_its_log_short(root):
     assert {key: found.properties[key] for key in delta.DEFAULTS} == delta.DEFAULTS
 
 
-def test_files_that_the_log_has_forgotten_are_deleted_too(root):
+def test_files_that_the_log_has_forgotten_are_deleted_too(root: Path) -> None:
     lake = DeltaLake(str(root))
     lake.describe(NAME, {"delta.deletedFileRetentionDuration": "interval 0 seconds"})
     for start in range(0, 20, 2):
@@ -279,7 +281,7 @@ def test_files_that_the_log_has_forgotten_are_deleted_too(root):
     assert ids(lake) == list(range(20 + CHECKPOINT_INTERVAL))
 
 
-def test_the_log_stays_short_and_forgets_no_offset(root):
+def test_the_log_stays_short_and_forgets_no_offset(root: Path) -> None:
     lake, sleeper = DeltaLake(str(root)), DeltaLake(str(root))
     DeltaTable(str(root / NAME)).alter.set_table_properties({"delta.logRetentionDuration": "interval 0 seconds"})
     append(lake, 0, 1, 0)
@@ -291,13 +293,13 @@ def test_the_log_stays_short_and_forgets_no_offset(root):
     assert [DeltaLake(str(root)).next_offset(NAME, TOPIC, p) for p in (0, 1)] == [2 * CHECKPOINT_INTERVAL + 5, 3]
 
 
-def test_what_this_reader_does_not_follow_is_refused(root):
+def test_what_this_reader_does_not_follow_is_refused(root: Path) -> None:
     DeltaTable(str(root / NAME)).alter.add_feature(TableFeatures.DeletionVectors, allow_protocol_versions_increase=True)
     with pytest.raises(StoreRefused, match=r"uses a Delta feature .*deletionVectors"):
         DeltaLake(str(root)).snapshot(NAME)
 
 
-def test_an_object_store_that_does_not_answer_is_an_outage():
+def test_an_object_store_that_does_not_answer_is_an_outage() -> None:
     options = {
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
         "AWS_ALLOW_HTTP": "true",

@@ -3,6 +3,8 @@
 The rules themselves are in `tests/property/test_history.py`.
 """
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
@@ -41,7 +43,7 @@ def at(*micros: int) -> pa.ChunkedArray:
 
 
 @pytest.mark.parametrize("kind", ["state", "event"])
-def test_keys_of_several_columns(kind):
+def test_keys_of_several_columns(kind: Kind) -> None:
     view = view_of(kind)
     rows = [{"Origin": o, "no": n, "x": x} for o, n, x in (("a", 1, 1.0), ("a", 2, 2.0), ("b", 1, 3.0), ("a", 1, 4.0))]
     lake = filled(view, rows)
@@ -55,7 +57,7 @@ def test_keys_of_several_columns(kind):
 
 
 @pytest.mark.parametrize("kind", ["state", "event"])
-def test_the_rows_of_a_view_with_a_vector_keep_what_stands_beside_it(kind):
+def test_the_rows_of_a_view_with_a_vector_keep_what_stands_beside_it(kind: Kind) -> None:
     view = view_of(kind, Vector("v", 2, "cosine", ("text",)))
     schema = pa.schema([*rows_schema(view), *EMBEDDING])
     lake = filled(view, [{"Origin": "a", "no": 1, "v": [0.5, 1.0], "_text_hash": b"h" * 16, "_model": "m"}], schema)
@@ -66,7 +68,7 @@ def test_the_rows_of_a_view_with_a_vector_keep_what_stands_beside_it(kind):
         ]
 
 
-def test_a_column_that_the_lake_lacks_is_named():
+def test_a_column_that_the_lake_lacks_is_named() -> None:
     lake = filled(view_of("event"), [])
     wider = View("p", "w", "w", "event", KEYS, (Feature("x", 5, pa.float64()), Feature("y", 5, pa.float64())))
     with pytest.raises(StoreRefused, match="features/w has no column y"):
@@ -75,7 +77,7 @@ def test_a_column_that_the_lake_lacks_is_named():
         asof(lake, pa.table({"o": ["a"], "n": [1]}), at(1), Join("features/w", {"Origin": "o", "no": "n"}, ("y",)))
 
 
-def test_what_is_no_feature_table_is_refused():
+def test_what_is_no_feature_table_is_refused() -> None:
     lake = MemoryLake()
     lake.create("features/w", rows_schema(view_of("event")), {})
     join = Join("features/w", {"Origin": "o", "no": "n"}, ("x",))
@@ -85,14 +87,14 @@ def test_what_is_no_feature_table_is_refused():
         asof(lake, pa.table({"o": ["a"]}), at(1), Join("features/v", {"Origin": "o"}, ("x",)))
 
 
-def test_an_event_time_is_a_time():
+def test_an_event_time_is_a_time() -> None:
     lake = MemoryLake()
     lake.replace("datasets/a", pa.table({"x": ["2024-01-01"]}))
     with pytest.raises(StoreRefused, match="column x of the lake's table datasets/a is string"):
         current(lake.snapshot("datasets/a"), {"x": "x"}, "x")
 
 
-def test_a_file_that_is_gone_is_an_outage(tmp_path):
+def test_a_file_that_is_gone_is_an_outage(tmp_path: Path) -> None:
     lake, view = DeltaLake(str(tmp_path)), view_of("state")
     lake.create("features/w", rows_schema(view), feature_properties(view, "t"))
     rows = filled(view, [{"Origin": "a", "no": 1, "x": 1.0}]).scan("features/w").read_all()

@@ -23,12 +23,12 @@ class TestMemoryLake(LakeSuite):
 
 @settings(deadline=None, max_examples=50)
 @given(st.data())
-def test_each_record_stands_once_whatever_the_writers_do(data):
+def test_each_record_stands_once_whatever_the_writers_do(data: st.DataObject) -> None:
     lake = MemoryLake()
     each_record_stands_once(lambda: lake, data)
 
 
-def test_an_outage_ends_as_it_began():
+def test_an_outage_ends_as_it_began() -> None:
     lake = MemoryLake()
     lake.create(NAME, SCHEMA, {})
     lake.outage = "no space left"

@@ -1,5 +1,8 @@
 """Feast's objects for the lake: what the registry keeps of them, and which columns they name."""
 
+from pathlib import Path
+from typing import Any
+
 import pyarrow as pa
 import pytest
 from feast import FileSource
@@ -16,7 +19,7 @@ from stores.rows import EMBEDDING, TIMESTAMP, rows_schema
 from stores.view import Feature, View
 
 
-def source(table: str = "changes/shop.public.orders", **settings) -> LakeSource:
+def source(table: str = "changes/shop.public.orders", **settings: Any) -> LakeSource:
     given = {
         "timestamp_field": "placed",
         "created_timestamp_column": "_commit_ts",
@@ -29,7 +32,7 @@ def source(table: str = "changes/shop.public.orders", **settings) -> LakeSource:
 
 
 @pytest.fixture
-def config(tmp_path) -> RepoConfig:
+def config(tmp_path: Path) -> RepoConfig:
     (tmp_path / "lake").mkdir()
     return RepoConfig(
         project="shop",
@@ -42,23 +45,23 @@ def config(tmp_path) -> RepoConfig:
     )
 
 
-def test_a_source_comes_back_from_the_registry():
+def test_a_source_comes_back_from_the_registry() -> None:
     proto = DataSourceProto.FromString(source().to_proto().SerializeToString())
     assert DataSource.from_proto(proto) == source()
 
 
 @pytest.mark.parametrize("changed", [{"table": "changes/shop.public.items"}, {"timestamp_field": "paid"}, {"tags": {}}])
-def test_sources_that_differ_are_not_equal(changed):
+def test_sources_that_differ_are_not_equal(changed: dict[str, Any]) -> None:
     assert source(**changed) != source()
     assert source() != FileSource(name="orders.lake", path="orders.parquet")
 
 
-def test_a_source_names_a_table_of_the_lake():
+def test_a_source_names_a_table_of_the_lake() -> None:
     with pytest.raises(ValueError, match="is not a table name"):
         source(table="orders")
 
 
-def test_a_storage_and_a_destination_come_back_from_the_registry():
+def test_a_storage_and_a_destination_come_back_from_the_registry() -> None:
     storage = SavedDatasetStorage.from_proto(SavedDatasetLakeStorage("datasets/delays").to_proto())
     assert isinstance(storage, SavedDatasetLakeStorage) and storage.table == "datasets/delays"
     logging = LoggingConfig.from_proto(LoggingConfig(LakeLoggingDestination(table="logs/delays"), 0.5).to_proto())
@@ -66,7 +69,7 @@ def test_a_storage_and_a_destination_come_back_from_the_registry():
     assert isinstance(logging.destination, LakeLoggingDestination) and logging.destination.table == "logs/delays"
 
 
-def test_the_lake_is_where_the_repo_says(config, tmp_path):
+def test_the_lake_is_where_the_repo_says(config: RepoConfig, tmp_path: Path) -> None:
     assert lake_of(config).root == str(tmp_path / "lake")
     source().validate(config)
     other = config.model_copy()
@@ -76,7 +79,7 @@ def test_the_lake_is_where_the_repo_says(config, tmp_path):
         source().validate(other)
 
 
-def test_the_columns_of_a_table_are_those_of_its_source_and_its_times(config):
+def test_the_columns_of_a_table_are_those_of_its_source_and_its_times(config: RepoConfig) -> None:
     schema = pa.schema(
         [
             pa.field("id", pa.int16()),
@@ -98,7 +101,7 @@ def test_the_columns_of_a_table_are_those_of_its_source_and_its_times(config):
     assert [from_value_type(t) for t in types]
 
 
-def test_the_columns_of_a_feature_table_are_those_of_its_view(config):
+def test_the_columns_of_a_feature_table_are_those_of_its_view(config: RepoConfig) -> None:
     view = View("shop", "last", "last", "event", (Feature("k", 4, pa.int64()),), (Feature("x", 5, pa.float64()),))
     schema = pa.schema([*rows_schema(view), *EMBEDDING])
     lake_of(config).create("features/last", schema, feature_properties(view, ""))
@@ -106,7 +109,7 @@ def test_the_columns_of_a_feature_table_are_those_of_its_view(config):
     assert [name for name, _ in columns] == ["k", "x", "placed", "_commit_ts"]
 
 
-def test_columns_are_not_guessed_before_the_first_change(config):
+def test_columns_are_not_guessed_before_the_first_change(config: RepoConfig) -> None:
     for table in ("changes/shop.public.orders", "features/unknown"):
         with pytest.raises(ValueError, match=f"the lake has no table {table} to infer columns from yet"):
             source(table).get_table_column_names_and_types(config)

@@ -18,7 +18,7 @@ from streams.metrics import Metrics
 from tests.envelopes import TOPIC, envelope, key, row
 from tests.worker_platform import Platform
 
-SLOTS = {
+SLOTS: dict[str, SlotHealth | str] = {
     "shop": SlotHealth(True, 3_000, 20, "reserved", None, 1, timedelta(0)),
     "depot": "source depot is unavailable: connection refused",
 }

@@ -25,19 +25,19 @@ def pushed(value_type: int, values: list[Any]) -> list[Any]:
     return pushed_rows(view, pa.Table.from_pandas(frame), "at", "").column("x").to_pylist()
 
 
-def test_timestamps_are_kept_in_whole_seconds_as_they_are_served():
+def test_timestamps_are_kept_in_whole_seconds_as_they_are_served() -> None:
     assert pushed(UNIX_TIMESTAMP, [NOON.replace(microsecond=999_999), None]) == [NOON, None]
     assert pushed(UNIX_TIMESTAMP, [pd.Timestamp(NOON) + pd.Timedelta(1, "ns")]) == [NOON]
     assert pushed(UNIX_TIMESTAMP_LIST, [[NOON.replace(microsecond=5), None], []]) == [[NOON, None], []]
     assert pushed(UNIX_TIMESTAMP_LIST, [[pd.Timestamp(NOON) + pd.Timedelta(1, "ns")]]) == [[NOON]]
 
 
-def test_nulls_in_lists_are_kept_as_the_stand_ins_that_are_served():
+def test_nulls_in_lists_are_kept_as_the_stand_ins_that_are_served() -> None:
     assert pushed(STRING_LIST, [["a", None], None]) == [["a", ""], None]
     assert pushed(INT64_LIST, [[None, 3]]) == [[0, 3]]
 
 
-def test_uuid_objects_are_kept_as_their_text():
+def test_uuid_objects_are_kept_as_their_text() -> None:
     """Of any version: Arrow stores their 16 bytes, and takes some of these for text."""
     ids = [uuid.UUID(int=5), uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8"), None]
     texts = [str(ids[0]), str(ids[1]), None]
@@ -46,7 +46,7 @@ def test_uuid_objects_are_kept_as_their_text():
     assert pushed(UUID, texts) == texts
 
 
-def test_objects_are_kept_as_json():
+def test_objects_are_kept_as_json() -> None:
     assert pushed(JSON, [{"a": 1, "b": [True, None]}, None]) == ['{"a": 1, "b": [true, null]}', None]
     assert pushed(JSON, ['{"a":1}', None]) == ['{"a":1}', None]
     assert pushed(JSON_LIST, [[{"a": 1}], [], None]) == [['{"a": 1}'], [], None]

@@ -34,7 +34,7 @@ def test_a_lake_that_goes_once_the_worker_is_made_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command_repo(tmp_path)
-    lake, ran = Going(), []
+    lake, ran = Going(), list[object]()
     lake.create(changes_table(TOPIC), changes_schema(ORDERS), {})
     state = {"rows": {"applied": 0, "refused": 0}}
     member: Any = SimpleNamespace(

@@ -95,7 +95,7 @@ def ask(
     features: Any = SimpleNamespace(answer=answer)
     post = GetOnlineFeatures(registry, features, access, RequestLimits(entities=100, cells=1_000))
     limits = HttpLimits(body_bytes=1_000, request_seconds=1.0)
-    beside = Beside(registry, SimpleNamespace(), access, audit)  # type: ignore[arg-type]  # nothing is read
+    beside = Beside(registry, SimpleNamespace(), access, audit)
     application = Application({PATH: post}, {}, Gate(places, 0), limits, Counts(1).claim(), audit, beside)
     headers = {"authorization": f"Bearer {key}", "content-length": str(len(body or b"x"))}
     protocol = Protocol(body)

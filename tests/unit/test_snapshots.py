@@ -76,7 +76,7 @@ def amounts(platform: Platform, *lsns: int) -> list[float | None]:
     """What a training job finds of row 1's state view at the commit times of these LSNs."""
     times = pa.chunked_array([pa.array([1_700_000_000_000_000 + lsn for lsn in lsns], TIMESTAMP)])
     join = Join(features_table("order_now"), {"id": "entity"}, ("amount",))
-    return asof(platform.lake, pa.table({"entity": [1] * len(lsns)}), times, join)["amount"].to_pylist()  # type: ignore[no-any-return]
+    return asof(platform.lake, pa.table({"entity": [1] * len(lsns)}), times, join)["amount"].to_pylist()
 
 
 @pytest.mark.parametrize("stage", ["contract", "schema"])

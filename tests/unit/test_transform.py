@@ -117,7 +117,8 @@ def test_a_value_that_arrow_does_not_take_costs_its_own_row_alone(value: Any, ki
         return {"key": rows["key"], "double": [value if w == 2 else fitting for w in rows["whole"]]}
 
     def frames(frame: pd.DataFrame) -> pd.DataFrame:
-        return frame.assign(double=pd.Series(lists(frame.to_dict("list"))["double"], frame.index, dtype=object))
+        columns = {str(name): list(values) for name, values in frame.to_dict("list").items()}
+        return frame.assign(double=pd.Series(lists(columns)["double"], frame.index, dtype=object))
 
     for run in (transform("v", lists, "python", schema), transform("v", frames, "pandas", schema)):
         bad = blamed(run)
@@ -159,7 +160,7 @@ def test_decimals_that_pass_become_the_nearest_doubles() -> None:
     rows = pa.table({"key": ["a", "b", "c", "d"], "double": pa.array(prices, pa.decimal128(10, 2))})
     nearest = [19.9, None, 0.07, -99999999.99]
     for mode in ("pandas", "python"):
-        run = transform("v", lambda rows: rows, mode, SCHEMA)  # type: ignore[arg-type] # both are modes
+        run = transform("v", lambda rows: rows, mode, SCHEMA)
         assert run(rows)[0]["double"].to_pylist() == nearest
 
     def lists(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:

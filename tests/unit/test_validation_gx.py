@@ -211,13 +211,15 @@ def test_great_expectations_never_passes_what_is_refused(refused: Rule) -> None:
 @pytest.mark.parametrize("name", sorted(COMPILED))
 def test_a_kwarg_that_is_null_is_taken_where_great_expectations_takes_it(tmp_path: Path, name: str) -> None:
     """A suite that Great Expectations writes can hold nulls; one that it does not take fails in `millrace validate`."""
-    column = {"column": "text"} if EXPECTATIONS[name].domain == "column" else {"column_A": "id", "column_B": "id"}
+    column: dict[str, Any] = (
+        {"column": "text"} if EXPECTATIONS[name].domain == "column" else {"column_A": "id", "column_B": "id"}
+    )
     column = {"column_list": ["id", "text"]} if EXPECTATIONS[name].domain == "columns" else column
     column = {"column": "id"} if name == "expect_column_values_to_be_between" else column
     needed = {"value_set": ["a"], "regex": "a", "value": 1, "type_": "str", "min_value": 1, "max_value": 2}
     given = {key: needed[key] for key in needed if key in EXPECTATIONS[name].required | EXPECTATIONS[name].optional}
     for key in EXPECTATIONS[name].optional:
-        kwargs = column | given | {key: None}
+        kwargs: dict[str, Any] = {**column, **given, key: None}
         try:
             gx.verify(rule(name.removeprefix("expect_"), **kwargs))
         except RuleError:

@@ -242,9 +242,9 @@ def test_a_partition_that_is_assigned_while_another_is_checked_is_checked_too(pl
     worker._members.join([TOPIC], worker._revoked, worker._lost)
     consumer.assign([P0])
 
-    def away_once(*place: Any) -> int | None:
+    def away_once(name: str, topic: str, partition: int) -> int | None:
         if P1 in worker._members.owned:
-            return next_offset(*place)
+            return next_offset(name, topic, partition)
         consumer.assign([P1])  # as a poll that waits for the lake may find
         raise StoreUnavailable("the lake", "slow")
 

@@ -1,8 +1,9 @@
 """Features of what is in stock, from another database than the shop's."""
 
 from datetime import timedelta
+from typing import Any
 
-from entities import badge, sku, warehouse
+from entities import badge, sku, warehouse  # type: ignore[import-not-found]  # beside this file
 from feast import FeatureView, Field
 from feast.stream_feature_view import stream_feature_view
 from feast.types import Bytes, Float32, Int32, String, UnixTimestamp
@@ -27,7 +28,7 @@ badges = cdc_source("bazaar_depot.yard.Badges", field_mapping={"validUntil": "va
     ],
     source=stock,
 )
-def stock_level(rows):
+def stock_level(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     free = [on_hand - reserved for on_hand, reserved in zip(rows["on_hand"], rows["reserved"], strict=True)]
     return {
         **rows,

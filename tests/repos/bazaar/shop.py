@@ -2,7 +2,8 @@
 
 from datetime import timedelta
 
-from entities import customer, line, order, region, sample, sku, vendor
+import pandas as pd
+from entities import customer, line, order, region, sample, sku, vendor  # type: ignore[import-not-found]  # beside this file
 from feast import FeatureService, FeatureView, Field
 from feast.stream_feature_view import stream_feature_view
 from feast.types import (
@@ -123,7 +124,7 @@ order_lines = FeatureView(
     ],
     source=sales,
 )
-def vendor_last_sale(df):
+def vendor_last_sale(df: pd.DataFrame) -> pd.DataFrame:
     df["total"] = df["unit_price"].astype(float) * df["quantity"]
     df["large"] = df["total"] >= 100
     df["sold"] = df["sold_at"]

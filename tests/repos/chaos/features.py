@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import pandas as pd
 from feast import Entity, FeatureView, Field, ValueType
 from feast.stream_feature_view import stream_feature_view
 from feast.types import Array, Bool, Float32, Float64, Int64, String
@@ -63,7 +64,7 @@ account_last_trade = FeatureView(
     ],
     source=desks,
 )
-def desk_last_trade(df):
+def desk_last_trade(df: pd.DataFrame) -> pd.DataFrame:
     df["cents"] = df["amount"] * 100
     df["large"] = df["amount"] >= 500
     return df
