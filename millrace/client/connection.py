@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from ssl import SSLContext, create_default_context
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import httpx
 import orjson
@@ -21,8 +21,17 @@ from millrace.client.retry import Attempts
 FEATURES = "/get-online-features"
 DOCUMENTS = "/retrieve-online-documents"
 
-Columns = Mapping[str, Sequence[Any]]
-"""Join keys by name, one value an entity: lists, or what becomes one (NumPy, pandas, Arrow)."""
+
+class Column(Protocol):
+    """Values in order: a list, or what becomes one (NumPy, pandas, Arrow)."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+Columns = Mapping[str, Column]
+"""Join keys by name, one value an entity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +135,7 @@ def _features_body(
 
 
 def _documents_body(
-    features: Sequence[str], query: Sequence[float] | None, query_string: str | None, top_k: int, filters: Any
+    features: Sequence[str], query: Column | None, query_string: str | None, top_k: int, filters: Any
 ) -> bytes:
     if (query is None) == (query_string is None):
         raise ValueError("search by a vector (query) or by a text (query_string), and not by both")
@@ -192,7 +201,7 @@ class Client(_Requests):
         self,
         features: Sequence[str],
         *,
-        query: Sequence[float] | None = None,
+        query: Column | None = None,
         query_string: str | None = None,
         top_k: int = 10,
         filters: Any = None,
@@ -268,7 +277,7 @@ class AsyncClient(_Requests):
         self,
         features: Sequence[str],
         *,
-        query: Sequence[float] | None = None,
+        query: Column | None = None,
         query_string: str | None = None,
         top_k: int = 10,
         filters: Any = None,

@@ -79,7 +79,7 @@ def test_a_feature_service_with_full_names_async(url: str) -> None:
             many = [
                 client.get_online_features(
                     feature_service="delays",
-                    entities={"faa": pd.Series(["JFK"])},  # type: ignore[dict-item]  # no Sequence to pandas' types
+                    entities={"faa": pd.Series(["JFK"])},
                     full_feature_names=True,
                 )
                 for _ in range(5)

@@ -158,6 +158,9 @@ class Lake:
     ) -> pa.RecordBatchReader:
         return self._call(f"scan {name}", lambda: self.inner.scan(name, columns, filter))
 
+    def compact(self, name: str) -> int:
+        return self._call(f"compact {name}", lambda: self.inner.compact(name))
+
     def _call(self, what: str, effect: Callable[[], Any]) -> Any:
         return self.process.call("lake", what, effect)
 

@@ -246,7 +246,7 @@ def test_requests_that_make_no_sense_are_not_sent(script: Script) -> None:
 
 def test_documents_in_feasts_form(script: Script) -> None:
     with Client(script.url, timeout=30) as client:
-        client.retrieve_online_documents(["search:name"], query=np.array([0.5, 1.0]), top_k=3)  # type: ignore[arg-type]  # arrays are taken, too
+        client.retrieve_online_documents(["search:name"], query=np.array([0.5, 1.0]), top_k=3)
         client.retrieve_online_documents(["search:name"], query_string="lake")
     first, second = script.asked
     assert first == {"features": ["search:name"], "top_k": 3, "api_version": 2, "query": [0.5, 1.0]}
