@@ -8,7 +8,8 @@ The order of versions, as everywhere in millrace (`stores.rows`, `stores.view`):
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pyarrow.types as pt
 
 from stores.errors import StoreRefused
 from stores.lake import Lake, Snapshot
-from stores.query import answer, held, quoted, session
+from stores.query import Session, answer, held, parts, quoted, session
 from stores.rows import EMBEDDING, rows_schema
 from stores.view import View
 
@@ -58,16 +59,14 @@ def newest(lake: Lake, view: View, keys: pa.Table | None = None, *, deleted: boo
     their delete. Schema: `rows_schema(view)`, followed by `EMBEDDING` for a view with a vector.
     Raises `StoreUnavailable`, `TableMissing`; `StoreRefused` if the table lacks a column of the view.
     """
-    by_key = _by_key(view)
-    if view.kind == "state":
-        return _rows(lake, view, keys, "SELECT * FROM versions" + ("" if deleted else " WHERE NOT _deleted"))
-    return _rows(
-        lake,
-        view,
-        keys,
-        f"""SELECT * FROM versions WHERE NOT _deleted QUALIFY row_number() OVER
-            (PARTITION BY {by_key} ORDER BY event_timestamp DESC, _lsn DESC, _row DESC) = 1""",
-    )
+    with _newest(lake, view, keys, deleted) as (connection, query, schema):
+        return answer(connection, query, schema)
+
+
+def every_newest(lake: Lake, view: View) -> Iterator[pa.Table]:
+    """As `newest` of all entities, part by part: more of them than memory holds."""
+    with _newest(lake, view, None, False) as (connection, query, schema):
+        yield from parts(connection, query, schema)
 
 
 def standing(lake: Lake, view: View, lsns: Sequence[int]) -> pa.Table:
@@ -101,8 +100,10 @@ def before(table: Snapshot, changes: pa.Table, columns: Sequence[str]) -> pa.Tab
         return answer(connection, query, schema)
 
 
-def _rows(lake: Lake, view: View, keys: pa.Table | None, query: str) -> pa.Table:
-    """A query over `versions`, the newest version of each source row, deleted ones too, of all or some keys."""
+@contextmanager
+def _newest(lake: Lake, view: View, keys: pa.Table | None, deleted: bool) -> Iterator[tuple[Session, str, pa.Schema]]:
+    """The query for the newest rows of all or some keys, and what it gives. Of the newest version of each source row,
+    deleted ones too, an event view's entity has the latest that is live."""
     table = lake.snapshot(f"features/{view.name}")
     schema = rows_schema(view)
     for column in EMBEDDING if view.vector else ():
@@ -116,10 +117,14 @@ def _rows(lake: Lake, view: View, keys: pa.Table | None, query: str) -> pa.Table
             connection.register("entities", keys.select(stored.names).cast(stored))
             wanted = f"SEMI JOIN entities USING ({by_key})"
             touched = f"data WHERE hash(_row) IN (SELECT hash(_row) FROM data {wanted})"
-        versions = f"SELECT {columns} FROM data {wanted} {_latest(by_key)}"
-        if view.kind == "event":
+        if view.kind == "state":
+            versions = f"SELECT {columns} FROM data {wanted} {_latest(by_key)}"
+            chosen = "" if deleted else "WHERE NOT _deleted"
+        else:
             versions = f"SELECT * FROM (SELECT {columns} FROM {touched} {_latest('_row')}) {wanted}"
-        return answer(connection, f"WITH versions AS ({versions}) {query}", schema)
+            chosen = f"""WHERE NOT _deleted QUALIFY row_number() OVER
+                (PARTITION BY {by_key} ORDER BY event_timestamp DESC, _lsn DESC, _row DESC) = 1"""
+        yield connection, f"WITH versions AS ({versions}) SELECT * FROM versions {chosen}", schema
 
 
 def _by_key(view: View) -> str:

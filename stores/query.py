@@ -17,6 +17,8 @@ from stores.lake import STORE, Snapshot
 
 Session: TypeAlias = duckdb.DuckDBPyConnection
 
+PART_ROWS = 50_000
+
 _CONFIG = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -53,6 +55,12 @@ def answer(connection: Session, query: str, schema: pa.Schema) -> pa.Table:
     """The rows of a query, its columns by position under the names and types of `schema`."""
     found = connection.sql(query).to_arrow_table()
     return found.rename_columns(schema.names).cast(schema)
+
+
+def parts(connection: Session, query: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """As `answer`, some rows at a time."""
+    for batch in connection.sql(query).to_arrow_reader(PART_ROWS):
+        yield pa.Table.from_batches([batch]).rename_columns(schema.names).cast(schema)
 
 
 def quoted(name: str) -> str:

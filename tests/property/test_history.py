@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores.asof import Join, asof
-from stores.history import change_properties, current, feature_properties, newest, standing
+from stores.history import change_properties, current, every_newest, feature_properties, newest, standing
 from stores.memory_lake import MemoryLake
 from stores.rows import TIMESTAMP, rows_schema
 from stores.view import Feature, Kind, View
@@ -240,6 +241,10 @@ def test_the_newest_row_of_an_event_view(history: list[Change], asked: list[int]
     found = newest(lake, view)
     assert found.schema.equals(rows_schema(view))
     assert dict(zip(found["k"].to_pylist(), found["V"].to_pylist(), strict=True)) == best
+    with patch("stores.query.PART_ROWS", 2):
+        several = list(every_newest(lake, view))
+    assert pa.concat_tables(several, promote_options="none").num_rows == len(best) if several else not best
+    assert {k: v for part in several for k, v in zip(part["k"].to_pylist(), part["V"].to_pylist(), strict=True)} == best
     some = newest(lake, view, pa.table({"k": pa.array(asked, pa.int32())}))
     assert dict(zip(some["k"].to_pylist(), some["V"].to_pylist(), strict=True)) == {
         e: v for e, v in best.items() if e in asked
