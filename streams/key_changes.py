@@ -57,7 +57,7 @@ class KeyChanges:
             topic: f"{topic}: primary keys were changed to {', '.join(list(keys.values())[:MOST_TOLD])}, and the rows "
             'never came under them: unless they are among the letters, Debezium lost them (docs/operations.md, "A '
             f'changed primary key"): run millrace resnapshot {topic}'
-            for topic, keys in self._lost.items()
+            for topic, keys in list(self._lost.items())  # the loop may add one meanwhile
             if keys
         }
 

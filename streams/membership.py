@@ -34,7 +34,8 @@ class Membership:
         polled = self._early or self._consumer.poll(seconds, limit)
         self._early = []
         self._left.clear()
-        return polled
+        gone = self.gone(polled)  # lost in that very poll: a rebalance can come between two records of it
+        return [records.without(gone) for records in polled] if gone else polled
 
     def rest(self, seconds: float) -> None:
         """Stay in the group for this long without taking records."""

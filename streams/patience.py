@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from stores.errors import StoreUnavailable
@@ -30,7 +31,17 @@ class Patience:
 
     def __init__(self, idle: Callable[[float], None]) -> None:
         self._idle = idle
+        self._tried_once = False
         self.waiting_for: str | None = None
+
+    @contextmanager
+    def lost(self) -> Iterator[None]:
+        """Within it a step is tried once, and what it raises is raised: where nothing can be waited for."""
+        self._tried_once = True
+        try:
+            yield
+        finally:
+            self._tried_once = False
 
     def __call__(self, step: Callable[[], Result]) -> Result:
         pause, since = FIRST_SECONDS, time.monotonic()
@@ -38,6 +49,8 @@ class Patience:
             try:
                 result = step()
             except UNAVAILABLE as error:
+                if self._tried_once:
+                    raise
                 if self.waiting_for is None:
                     log.warning("waiting: %s", error, extra={"event": "waiting"})
                 self.waiting_for = str(error)

@@ -49,7 +49,7 @@ class Batch:
     def join(self, table: LakeTable) -> pa.Table:
         """The rows of a lake table as one part. Of small ones, of single polls, the columns are joined: a commit costs
         twice as much for a hundred pieces. Large ones are not copied."""
-        parts = self.tables[table]
+        parts = list(self.tables[table])  # the loop may be reading the other list
         rows = pa.concat_tables(parts)
         if rows.num_rows < SMALL * len(parts):
             rows = rows.combine_chunks()
@@ -72,6 +72,14 @@ class Batch:
         late = _from(rows.table, lost)
         self.undecide(FeatureRows(rows.view, rows.table.filter(late)))
         return FeatureRows(rows.view, rows.table.filter(pc.invert(late)))
+
+    def undecide_lost(self, flushed: "Batch", partitions: Collection[Partition]) -> None:
+        """Leave the entities of the event views' rows that an earlier batch has from these partitions to be decided
+        from the lake: its flush may have offered them after another member had written later changes."""
+        for rows in flushed.events:
+            lost = [p.number for p in partitions if p.topic == flushed.topics[_table(rows)]]
+            if lost:
+                self.undecide(FeatureRows(rows.view, rows.table.filter(_from(rows.table, lost))))
 
     @property
     def empty(self) -> bool:

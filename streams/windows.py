@@ -6,6 +6,7 @@ the stream nothing.
 
 import logging
 import multiprocessing
+import time
 from dataclasses import replace
 from multiprocessing.pool import AsyncResult, Pool
 from typing import Any
@@ -20,6 +21,9 @@ from validation.window import Window, evaluate
 
 log = logging.getLogger(__name__)
 
+LONGEST_SECONDS = 300.0
+"""After which an evaluation is given up: a pool does not tell that its process was killed with the work it had."""
+
 
 class Windows:
     """The windows of all tables whose contracts have table-level expectations."""
@@ -29,7 +33,7 @@ class Windows:
         self._windows = {topic: Window(flows[topic].contract, rows, seconds) for topic in self._rules}
         self._personal = {topic: flows[topic].personal for topic in self._rules}
         self._process: Pool | None = None
-        self._running: dict[str, AsyncResult[list[RuleOutcome]]] = {}
+        self._running: dict[str, tuple[float, AsyncResult[list[RuleOutcome]]]] = {}
         self.results: dict[str, list[dict[str, Any]]] = {}
 
     def add(self, outcome: Outcome) -> None:
@@ -42,17 +46,23 @@ class Windows:
     def tick(self) -> None:
         """Hand windows that are due to the evaluation, and take its results; never waits."""
         for topic, window in self._windows.items():
-            running = self._running.get(topic)
+            began, running = self._running.get(topic, (0.0, None))
             if running is not None and running.ready():
-                self._report(topic, self._running.pop(topic))
+                del self._running[topic]
+                self._report(topic, running)
+            elif running is not None and time.monotonic() > began + LONGEST_SECONDS:
+                self._unjudged(topic, f"nothing was heard of them for {LONGEST_SECONDS:g} s")
+                self.close()
             elif running is None and window.due and (rows := window.drain()) is not None:
-                self._running[topic] = self._pool().apply_async(evaluate, (self._rules[topic], rows))
+                self._running[topic] = time.monotonic(), self._pool().apply_async(evaluate, (self._rules[topic], rows))
 
     def close(self) -> None:
-        """End the process, whatever it is at: what it would report no longer matters."""
+        """End the process, whatever it is at: what it would report no longer matters. Another is begun when needed."""
         if self._process is not None:
             self._process.terminate()
             self._process.join()
+        self._process = None
+        self._running.clear()
 
     def _pool(self) -> Pool:
         if self._process is None:
@@ -64,12 +74,7 @@ class Windows:
         try:
             outcomes = [self._shown(topic, outcome) for outcome in finished.get()]
         except Exception as error:  # noqa: BLE001  # whatever the evaluation raised in its process
-            log.error(
-                "%s: its table-level expectations could not be evaluated: %s",
-                topic,
-                error,
-                extra={"event": "window_unjudged", "table": topic},
-            )
+            self._unjudged(topic, error)
             return
         self.results[topic] = [_plain(outcome) for outcome in outcomes]
         for outcome in outcomes:
@@ -84,6 +89,10 @@ class Windows:
                     told,
                     extra={"event": "window_failed", "table": topic},
                 )
+
+    def _unjudged(self, topic: str, why: object) -> None:
+        told = "%s: its table-level expectations could not be evaluated: %s"
+        log.error(told, topic, why, extra={"event": "window_unjudged", "table": topic})
 
     def _shown(self, topic: str, outcome: RuleOutcome) -> RuleOutcome:
         """The outcome, without what was observed of personal data."""

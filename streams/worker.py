@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Collection, Mapping
 from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -93,6 +94,7 @@ class Worker:
         self._safe: dict[Partition, int] = {}
         self._texts: list[Records] = []
         self._batch = self._fresh()
+        self._flushed: list[Batch] = []
         self._truncates = Truncates(parts.lake)
         self._heights = Heights(parts.lake)
         self._key_changes = KeyChanges(parts.lake, parts.clock)
@@ -155,10 +157,11 @@ class Worker:
             self._drop_all()
             raise
         finally:
-            self._consumer.close()
-            self._parts.control.close()
-            self._flusher.close()
-            self._parts.windows.close()
+            with ExitStack() as ends:  # the consumer, then these from below, whatever one of them raises
+                ends.callback(self._parts.windows.close)
+                ends.callback(self._flusher.close)
+                ends.callback(self._parts.control.close)
+                self._consumer.close()
 
     def _drop_all(self) -> None:
         """What is not committed will be read again."""
@@ -219,9 +222,9 @@ class Worker:
         for outcome in outcomes:
             topic, rejections = outcome.records.topic, outcome.flow.personal.rejections(outcome.rejections)
             self.tally.took(outcome)
-            if rejections:
+            for rejection in rejections:  # each with patience of its own: none is sent again for another
                 send, suite = self._parts.letters.send, outcome.flow.contract.version
-                self._patience(partial(send, outcome.records, rejections, suite, outcome.base))
+                self._patience(partial(send, outcome.records, [rejection], suite, outcome.base))
             if self._parts.breaker.trips(topic, len(outcome.records), rejections):
                 log.error("%s", self._parts.breaker.paused[topic], extra={"event": "paused", "table": topic})
                 self._members.pause(topic)
@@ -294,6 +297,7 @@ class Worker:
 
     def _start_flush(self) -> None:
         batch, self._batch = self._batch, self._fresh()
+        self._flushed.append(batch)
         self._flusher.start(batch)
 
     def _fresh(self) -> Batch:
@@ -323,6 +327,8 @@ class Worker:
                 self._patience(lambda: self._consumer.commit(self._safe))
             self.tally.committed(self._safe)
             self._safe = {}
+            if not self._flusher.busy:
+                self._flushed.clear()  # no sooner: only who may commit was a member still when it was flushed
             self._say_failures()
 
     def _say_failures(self) -> None:
@@ -373,6 +379,8 @@ class Worker:
     def _forget(self, partitions: Collection[Partition]) -> None:
         """Stage nothing of these partitions: whoever has them next reads it again."""
         self._batch.drop(partitions)
+        for flushed in self._flushed:
+            self._batch.undecide_lost(flushed, partitions)
         self._writes.lose(partitions)
 
     def _check_positions(self) -> None:

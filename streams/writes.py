@@ -94,7 +94,7 @@ class Writes:
 
     def finish_until(self, deadline: float) -> None:
         """As `finish`, without patience: what is not done at the `deadline` of the clock, or fails, is left."""
-        with suppress(TimeoutError, *UNAVAILABLE):
+        with suppress(TimeoutError, *UNAVAILABLE), self._patience.lost():
             for way, writes in self._under_way.items():
                 while writes:
                     writes[0].result.result(max(0.0, deadline - self._clock.monotonic()))

@@ -1,5 +1,9 @@
 """The worker as a member of its group: partitions that come, go and are lost, and where reading begins."""
 
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +12,16 @@ from typing import Any
 import pytest
 
 from stores.errors import StoreUnavailable
+from stores.rows import FeatureRows, WriteResult
 from streams.broker import BrokerUnavailable
 from streams.control import ask_to_resume
 from streams.decide import changes_table
+from streams.letters import Rejection
 from streams.memory import MemoryConsumer, MemoryProducer
-from streams.messages import Partition
+from streams.messages import Partition, Records
+from streams.pipeline import Flow
 from streams.positions import RecordsExpired, TopicRecreated
+from streams.worker import Worker
 from tests.envelopes import TOPIC, envelope, key, records, row
 from tests.worker_platform import CONTROL, GROUP, P0, P1, Platform
 
@@ -265,3 +273,146 @@ def test_a_pause_that_outlasts_the_retention_is_no_gap_in_silence(platform: Plat
 
     with pytest.raises(RecordsExpired, match=r"begins at offset 150, but was read up to \d+ only"):
         platform.run(until=expired_while_paused, poll_records=60)
+
+
+EARLY, LATE = "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"
+
+
+@pytest.mark.parametrize("learns", ["while it hangs", "afterwards", "while it waits for Redis"])
+def test_a_row_that_another_member_deleted_does_not_come_back_with_a_flush_under_way(
+    platform: Platform, learns: str
+) -> None:
+    """The flush has appended, and is about to offer its rows once more, when its partition goes to another member."""
+    platform.produce((key(1), envelope("c", row(1, "ann", 1.0, EARLY), lsn=10)))
+    platform.run()
+    platform.produce((key(2), envelope("c", row(2, "ann", 2.0, LATE), lsn=11)))
+    worker, consumer = joined(platform)
+    worker._take(consumer.poll(0, 100))
+    write, loop = platform.online.write, threading.current_thread()
+    reached, go_on = threading.Event(), threading.Event()
+
+    def held_up(batches: Sequence[FeatureRows]) -> WriteResult:
+        if threading.current_thread() is not loop and not go_on.is_set():
+            reached.set()
+            if learns == "while it waits for Redis":
+                raise StoreUnavailable("Redis", "connection refused")
+            go_on.wait(10)
+        return write(batches)
+
+    platform.online.write = held_up  # type: ignore[method-assign]
+    worker._start_flush()
+    assert reached.wait(10)
+    if learns == "while it waits for Redis":
+        while worker._flusher.waiting_for is None:
+            time.sleep(0.01)
+        consumer.revoke([P0, P1])  # nothing is handed over
+    elif learns == "while it hangs":
+        consumer.revoke([P0, P1], lost=True)
+    platform.online.write = write  # type: ignore[method-assign]
+    platform.produce((key(2), envelope("d", None, before=row(2, "ann", 2.0, LATE), lsn=12)))
+    platform.run()  # another member
+    assert platform.customer("ann") == 1.0
+    go_on.set()
+    offsets: dict[Partition, int] = {}
+    while worker._flusher.busy:
+        offsets = worker._flusher.collect(timeout=10)
+    if learns == "afterwards":
+        consumer.revoke([P0, P1], lost=True)
+    worker._commit(offsets)
+    worker._flush_all()
+    assert platform.customer("ann") == 1.0
+
+
+def rebalanced_in_its_next_poll(consumer: MemoryConsumer, rebalance: Callable[[], None], took: int) -> None:
+    """librdkafka serves rebalances between two records of a poll."""
+    poll = consumer.poll
+
+    def rebalanced(timeout: float, limit: int) -> list[Records]:
+        consumer.poll = poll  # type: ignore[method-assign]
+        polled = poll(timeout, took)
+        rebalance()
+        return polled
+
+    consumer.poll = rebalanced  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_records_of_the_poll_in_which_their_partition_left_are_left_to_whoever_has_it(
+    platform: Platform, lost: bool
+) -> None:
+    platform.produce(*((key(i), envelope("c", row(i, amount=float(i)), lsn=10 + i)) for i in range(1, 5)))
+    worker, consumer = joined(platform)
+    worker._check_positions()
+    worker._take(worker._members.poll(0, 2))
+    rebalanced_in_its_next_poll(consumer, lambda: consumer.revoke([P0], lost=lost), 1)
+    polled = worker._members.poll(0, 1)
+    rebalanced_in_its_next_poll(consumer, lambda: consumer.assign([P0]), 0)
+    platform.online.faults = [StoreUnavailable("Redis", "connection refused")]
+    worker._take(polled)  # and the partition comes back while it waits
+    worker._members.go_on()
+    while polled := worker._members.poll(0, 10):
+        worker._check_positions()
+        worker._take(polled)
+    worker._flush_all()
+    assert platform.changes() == [(11, "c"), (12, "c"), (13, "c"), (14, "c")]
+
+
+def test_a_hand_over_that_cannot_queue_a_letter_does_not_wait_for_it(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """librdkafka aborts the process of who polls within its callback."""
+    monkeypatch.setattr(Flow, "embeds", property(lambda flow: True))
+    platform.produce((key(1), envelope("c", row(1), lsn=10)))
+    worker, consumer = joined(platform)
+    refused = [Rejection(0, "transform", ("view v: its text cannot be embedded",))]
+    worker._writes._embedding = lambda outcome: replace(outcome, rejections=refused)
+    worker._take(worker._members.poll(0, 10))
+    full = BrokerUnavailable("Kafka takes no records for letters: queue full")
+    monkeypatch.setattr(worker._parts.letters, "send", raising([full], worker._parts.letters.send))
+    polled: list[float] = []
+
+    def noted(seconds: float, limit: int) -> list[Records]:
+        polled.append(seconds)
+        return []
+
+    monkeypatch.setattr(consumer, "poll", noted)
+    consumer.revoke([P0])
+    assert not polled
+    assert not platform.broker.offsets
+
+
+def raising(errors: list[Exception], otherwise: Callable[..., None]) -> Callable[..., None]:
+    def call(*arguments: Any) -> None:
+        if errors:
+            raise errors.pop()
+        otherwise(*arguments)
+
+    return call
+
+
+def test_a_letter_that_cannot_be_queued_does_not_double_those_before_it(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.produce(*((key(i), envelope("c", row(i, amount=-1.0), lsn=i)) for i in range(1, 4)))
+    worker, _ = joined(platform)
+    producer = worker._parts.letters._producer
+    send, calls = producer.send, itertools.count()
+
+    def full_once(*arguments: Any) -> None:
+        if next(calls) == 2:
+            raise BrokerUnavailable("Kafka takes no records for letters: queue full")
+        send(*arguments)
+
+    monkeypatch.setattr(producer, "send", full_once)
+    worker._take(worker._members.poll(0, 10))
+    worker._flush_all()
+    assert [letter.offset for letter in platform.letters()] == [0, 1, 2]
+
+
+def joined(platform: Platform) -> tuple[Worker, MemoryConsumer]:
+    """A worker that has both partitions, and its consumer."""
+    worker, consumer = platform.start(), platform.consumer
+    assert consumer is not None
+    worker._members.join([TOPIC], worker._revoked, worker._lost)
+    consumer.assign([P0, P1])
+    return worker, consumer
