@@ -88,13 +88,26 @@ _FIELDS = {
     "column.include.list": "the declarations",
 }
 
+_SHAPES = frozenset(
+    {
+        "converters",
+        "field.name.adjustment.mode",
+        "message.key.columns",
+        "predicates",
+        "topic.delimiter",
+        "topic.naming.strategy",
+        "transforms",
+    }
+)
+"""Properties that give records other keys, fields, values or topics than those that are read."""
+
 
 def connector_config(source: Source, tables: Sequence[Table]) -> dict[str, str]:
     """The connector's configuration; `source.overrides` win.
 
     Only `tables`, and of them only columns that can be carried, are captured, so that a value of any other
     type can never stop the connector. Raises `ValueError` for an override that a field of the source sets, or of the
-    form that `connectors.encodings` reads.
+    form in which changes are read.
     """
     for name in source.overrides:
         if name in _FIELDS:
@@ -103,6 +116,11 @@ def connector_config(source: Source, tables: Sequence[Table]) -> dict[str, str]:
             raise ValueError(
                 f"connector property {name} of source {source.name} cannot be overridden: it gives the form in which "
                 f"changes are read ({name}={_ENCODINGS[name]}); take it out of sources.{source.name}.connector"
+            )
+        if name in _SHAPES:
+            raise ValueError(
+                f"connector property {name} of source {source.name} cannot be set: records would have other keys, "
+                f"fields, values or topics than those that are read; take it out of sources.{source.name}.connector"
             )
     return {
         "connector.class": CONNECTOR_CLASS,

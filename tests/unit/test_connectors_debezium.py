@@ -97,6 +97,21 @@ def test_the_form_that_the_decoder_reads_is_not_overridden(name: str, value: str
         connector_config(source(overrides={name: value}), [])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("transforms", "unwrap"),
+        ("message.key.columns", "public.orders:customer"),
+        ("field.name.adjustment.mode", "avro"),
+        ("converters", "isbn"),
+        ("topic.naming.strategy", "io.debezium.schema.DefaultTopicNamingStrategy"),
+    ],
+)
+def test_what_changes_the_shape_of_records_is_refused(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} of source shop cannot be set: .* take it out of sources\.shop"):
+        connector_config(source(overrides={name: value}), [])
+
+
 def test_only_carried_columns_of_declared_tables_are_captured() -> None:
     tables = [table("public", "flights", id="plain", gone="none"), table("odd", 'a,b "C".d', id="plain")]
     config = connector_config(source(), tables)
