@@ -356,7 +356,7 @@ class Worker:
         self._lost(partitions)
 
     def _hand_over(self) -> None:
-        deadline = self._clock.monotonic() + self._settings.stop_seconds
+        deadline = min(self._clock.monotonic() + self._settings.stop_seconds, self._deadline)
         self._writes.finish_until(deadline)  # the rest is not staged, and read again
         while (self._flusher.busy or not self._batch.empty) and self._clock.monotonic() < deadline:
             if not self._flusher.busy:

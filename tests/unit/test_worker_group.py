@@ -381,6 +381,31 @@ def test_a_hand_over_that_cannot_queue_a_letter_does_not_wait_for_it(
     assert not platform.broker.offsets
 
 
+def test_a_hand_over_after_the_time_to_stop_waits_for_nothing(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop has one time limit, of which the flush of what was taken may have used all."""
+    platform.produce((key(1), envelope("c", row(1), lsn=10)))
+    worker, consumer = joined(platform)
+    worker._take(worker._members.poll(0, 10))
+    held = threading.Event()
+    append = platform.lake.append
+    monkeypatch.setattr(platform.lake, "append", lambda *given: held.wait(30) and append(*given))
+    worker._start_flush()
+    waited: list[float] = []
+
+    def noted(timeout: float = 0) -> dict[Partition, int]:
+        waited.append(timeout)
+        held.set()
+        return {}
+
+    monkeypatch.setattr(worker._flusher, "collect", noted)
+    worker._deadline = platform.clock.monotonic()
+    consumer.revoke([P0, P1])
+    held.set()
+    assert not waited
+
+
 def raising(errors: list[Exception], otherwise: Callable[..., None]) -> Callable[..., None]:
     def call(*arguments: Any) -> None:
         if errors:
