@@ -16,15 +16,12 @@ from connectors.table import Table
 
 Kind = Literal["Initial Snapshot", "Incremental Snapshot"]
 
-_BASE = text(
-    """
-    select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint as lsn,
-           txid_snapshot_xmax(txid_current_snapshot()) as next
-    """
-)
+_LSN = text("select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint")
+# A number of its own: xmax of a snapshot is the one after the latest that has ended, and may be that of an open one.
+_NEXT = text("select txid_current()")
 _OPEN = text(
     """
-    select pid, coalesce(application_name, '') as name, now() - xact_start as age from pg_stat_activity
+    select pid, coalesce(application_name, '') as name, date_trunc('second', xact_start) as since from pg_stat_activity
     where backend_xid is not null and pid <> pg_backend_pid() order by xact_start limit 3
     """
 )
@@ -46,8 +43,9 @@ class Base:
 def base(engine: Engine, source: Source) -> Base:
     """The moment now. Raises `SourceUnavailable`."""
     with connected(engine, source) as connection:
-        row = connection.execute(_BASE).one()
-    return Base(-(-row.lsn // 8) * 8, row.next)
+        lsn = connection.execute(_LSN).scalar_one()  # first: what has written below it has a number already
+        number = connection.execute(_NEXT).scalar_one()
+    return Base(-(-lsn // 8) * 8, number)
 
 
 def open_transactions(engine: Engine, source: Source, since: Base) -> list[str]:
@@ -57,7 +55,7 @@ def open_transactions(engine: Engine, source: Source, since: Base) -> list[str]:
         if connection.execute(_OLDEST).scalar_one() >= since.next:
             return []
         rows = connection.execute(_OPEN).all()
-    return [f"pid {row.pid} {row.name}, open for {row.age}" for row in rows] or ["a prepared transaction"]
+    return [f"pid {row.pid} {row.name}, open since {row.since}" for row in rows] or ["a prepared transaction"]
 
 
 def ask(engine: Engine, source: Source, number: str, tables: Sequence[Table]) -> str:
