@@ -138,6 +138,7 @@ class Run:
             "changes": len(ledger.changes),
             "transactions_while_faults_struck": self._meanwhile,
             **verdict.counts(),
+            "uncaptured": len(verdict.uncaptured),
             "crashes": len(place.workers.crashes),
             "verify_mismatches": mismatches,
             **place.workers.counted(),

@@ -197,9 +197,14 @@ def main() -> None:
             if not line:
                 return
             order = json.loads(line)
+            # Told to stop before it can listen, a command has nothing to finish.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
             pid = os.fork()
             if pid == 0:
+                signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
                 run(order)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             say({"started": pid})
         while (ended := reaped()) is not None:
             say({"ended": ended[0], "status": ended[1]})
