@@ -22,12 +22,17 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 TIMEOUT_SECONDS = 10.0
 LAG_SECONDS = 2.0
 ASK_SECONDS = 1.0
+SAY_SECONDS = 60.0
+
+# librdkafka would write to stderr itself, a line each failed attempt to connect; what matters comes by `error_cb`.
+QUIET = {"log_level": 2}
 
 # KIP-345 and librdkafka's CONFIGURATION.md name the settings; these differ from the defaults for a reason:
 # a broker answers a fetch at its first record, fetch.wait.max.ms is how long it may wait for one (and a partition that
 # is assigned meanwhile for its first fetch); the queue bounds what a backlog adds to memory, and once it was full the
 # next fetch waits for fetch.queue.backoff.ms: by default a second, three times as long as the queue lasts.
 CONSUMER = {
+    **QUIET,
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "auto.offset.reset": "earliest",
@@ -47,6 +52,7 @@ _Record = tuple[str, bytes | None, bytes | None, Headers]
 
 PRODUCER_FLUSH_SECONDS = 35.0  # above message.timeout.ms, after which each record has an answer
 PRODUCER = {
+    **QUIET,
     "acks": "all",
     # Kafka Connect's own (the Java client's): a replayed letter goes to the partition of its row's other changes.
     "partitioner": "murmur2_random",
@@ -69,6 +75,7 @@ class KafkaConsumer:
         self._paused: set[Partition] = set()
         self._down = Outage()
         self._behind: Mapping[Partition, int] = {}
+        self._begin: dict[Partition, int] = {}
         self._measure_next = 0.0
 
     @property
@@ -80,6 +87,7 @@ class KafkaConsumer:
             partitions = _partitions(fresh)
             self._owned |= partitions
             self._paused -= partitions
+            self._begin = {p: offset for p, offset in self._begin.items() if p not in partitions}
             consumer.incremental_assign(fresh)
             # A partition that was paused when it was lost is paused still when it comes back.
             consumer.resume(fresh)
@@ -155,9 +163,16 @@ class KafkaConsumer:
         behind: dict[Partition, int] = {}
         for partition, position in zip(owned, positions, strict=True):
             low, high = self._ends(partition)
-            read = position.offset if position.offset >= 0 else low
+            read = position.offset if position.offset >= 0 else self._begins(partition, low)
             behind[partition] = max(0, high - read) if high >= 0 else 0
         self._behind = behind
+
+    def _begins(self, partition: Partition, low: int) -> int:
+        """Where reading begins, as long as no record has come that tells."""
+        if partition not in self._begin and self.unavailable is None:
+            with suppress(BrokerUnavailable):
+                self._begin[partition] = max(low, self.committed(partition) or 0)
+        return self._begin.get(partition, low)
 
     def _ends(self, partition: Partition) -> tuple[int, int]:
         """A partition's first and next offset, as last fetched; one that is paused fetches nothing, and is asked."""
@@ -249,7 +264,7 @@ class KafkaTopics:
 
     def __init__(self, bootstrap_servers: str) -> None:
         self._servers = bootstrap_servers
-        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers, "error_cb": _report})
+        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers, "error_cb": _report, **QUIET})
 
     def ensure(self, topics: Mapping[str, int], settings: Mapping[str, str]) -> Sequence[str]:
         try:
@@ -351,5 +366,11 @@ def _records(messages: list[ConfluentMessage]) -> list[Records]:
     ]
 
 
+_say_next: dict[int, float] = {}
+
+
 def _report(error: KafkaError) -> None:
-    log.warning("Kafka: %s", error.str(), extra={"event": "kafka"})
+    """One line a minute and kind: a client has many to tell of one outage, and all of them at its end."""
+    if time.monotonic() >= _say_next.get(error.code(), 0.0):
+        _say_next[error.code()] = time.monotonic() + SAY_SECONDS
+        log.warning("Kafka: %s", error.str(), extra={"event": "kafka"})

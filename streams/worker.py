@@ -137,9 +137,8 @@ class Worker:
                 self._resume_asked()
                 self._members.go_on()
                 polled = self._members.poll(self._poll_seconds(), self._settings.poll_records)
-                if polled:
-                    self._check_positions()
-                    self._positions.follow(polled)
+                self._check_positions()
+                self._positions.follow(polled)
                 if ready := self._ready(polled):
                     self._take(ready)
                 self._writes.finish(only_done=True)

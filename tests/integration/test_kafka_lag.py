@@ -1,0 +1,41 @@
+"""The lag that a consumer tells of: counted from where its group has read, before any record comes."""
+
+import time
+import uuid
+
+from millrace.stack.endpoints import Endpoints
+from streams.kafka import LAG_SECONDS, KafkaConsumer, KafkaProducer, KafkaTopics
+from streams.messages import Partition
+
+SECONDS = 60.0
+
+
+def measured(consumer: KafkaConsumer, count: int) -> dict[Partition, int]:
+    """What it tells once it has had partitions for longer than a measurement waits for the next."""
+    deadline, since = time.monotonic() + SECONDS, None
+    while since is None or time.monotonic() < since + 2 * LAG_SECONDS:
+        assert time.monotonic() < deadline
+        consumer.poll(0.05, 100)
+        if since is None and len(consumer.lag()) == count:
+            since = time.monotonic()
+    return dict(consumer.lag())
+
+
+def test_a_group_that_has_read_all_has_no_lag_after_a_restart(stack: Endpoints) -> None:
+    topic, group = f"lag-{uuid.uuid4().hex[:8]}", f"lag-{uuid.uuid4().hex[:8]}"
+    read, left = Partition(topic, 0), Partition(topic, 1)
+    KafkaTopics(stack.kafka).ensure({topic: 2}, {})
+    producer = KafkaProducer(stack.kafka)
+    for number in range(40):
+        producer.send(topic, str(number).encode(), b"{}", {})
+    producer.flush()
+    consumer = KafkaConsumer(stack.kafka, group)
+    consumer.subscribe([topic], lambda _: None, lambda _: None, lambda _: None)
+    measured(consumer, 2)
+    (_, end), (_, end_left) = consumer.span(read), consumer.span(left)
+    consumer.commit({read: end, left: end_left - 1})
+    consumer.close()
+    again = KafkaConsumer(stack.kafka, group)
+    again.subscribe([topic], lambda given: again.pause(list(given)), lambda _: None, lambda _: None)
+    assert measured(again, 2) == {read: 0, left: 1}
+    again.close()
