@@ -55,6 +55,9 @@ class InProcess:
         """
         compiled = self.registry.current.plan(Asked(tuple(features), feature_service, full_feature_names))
         plan = compiled.plan
+        for name, values in entities.items():
+            if isinstance(values, str | bytes):
+                raise InvalidRequest(f"entities.{name} must be a list, one value an entity")
         columns = {name: list(values) for name, values in entities.items()}
         sizes = {len(values) for values in columns.values()}
         if len(sizes) != 1:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,25 @@ class Listening:
     connections: int
     grpc_port: int = 0
     tls: TlsFiles | None = None
+
+
+class AddressRefused(Exception):
+    """Nobody can listen there."""
+
+
+def address_of(host: str, port: int) -> str:
+    """The number of a host to listen on, which granian has to be given. Raises `AddressRefused` for one that is not
+    this machine's, or where another program listens. Servers of millrace share a port, so that one can be replaced by
+    another."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            probe.bind(address)
+        return str(address[0])
+    except OSError as error:
+        raise AddressRefused(f"nobody can listen on {host}:{port}: {error.strerror}") from error
 
 
 def serve(listening: Listening, build: Callable[[], Application]) -> None:

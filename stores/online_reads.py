@@ -168,7 +168,10 @@ class RedisReads:
             try:
                 await self._connect()
             except (redis.RedisError, OSError, TimeoutError) as error:
-                self._why = str(error) or f"it does not answer within {self._timeout:g} s"
+                why = str(error) or f"it does not answer within {self._timeout:g} s"
+                if why != self._why:
+                    log.warning("Redis at %s: %s", self._address, why, extra={"event": "disconnected"})
+                self._why = why
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             except Exception as error:  # whatever it is, reads have to come back by themselves

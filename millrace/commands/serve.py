@@ -34,7 +34,7 @@ def serve(
 
     \b
     millrace serve
-    curl localhost:6566/get-online-features -d '{"features": ["weather_now:temp"], "entities": {"origin": ["JFK"]}}'
+    curl localhost:6566/get-online-features -d '{"features": ["airport_facts:name"], "entities": {"faa": ["JFK"]}}'
     open http://localhost:6566/docs http://localhost:6566/console
 
     With --grpc-port it answers Feast's ServingService too, on the same host and with the same keys and certificate.
@@ -51,6 +51,7 @@ def serve(
     from millrace.wiring import LOOPBACK, access_keys, http_application, listening
     from serving.console.sessions import Sessions
     from serving.counts import Counts
+    from serving.server import address_of
     from serving.server import serve as serve_forever
 
     repo = open_repo(places.repo, places.stack)
@@ -73,6 +74,8 @@ def serve(
             if not loopback
             else f"project {repo.project} has no API key: make one with millrace keys add NAME"
         )
+    for taken in filter(None, (place.grpc_port, place.port)):
+        place = replace(place, host=address_of(place.host, taken))
     log.info(
         "serves %s on %s://%s:%s, %s",
         repo.project,

@@ -231,3 +231,17 @@ def test_a_connection_outlives_what_nobody_foresaw(
     with caplog.at_level(logging.ERROR):
         asyncio.run(visit())
     assert sum("TypeError" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_redis_that_is_away_from_the_start_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def check() -> None:
+        async with odd_redis(lambda asked, port: None) as address:
+            pass  # and nobody listens there any more
+        reads = RedisReads(address, 0.5)
+        await reads.start()
+        await asyncio.sleep(0.5)
+        await reads.close()
+
+    asyncio.run(check())
+    (told,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "Connect call failed" in told.getMessage()

@@ -1,0 +1,39 @@
+"""Where a server can listen: an address of this machine that no other program has."""
+
+import socket
+
+import pytest
+
+from serving.server import AddressRefused, address_of
+
+
+def listener(*, shared: bool) -> socket.socket:
+    made = socket.socket()
+    if shared:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind(("127.0.0.1", 0))
+    made.listen()
+    return made
+
+
+def test_a_name_becomes_the_number_that_granian_needs() -> None:
+    assert address_of("localhost", 0) == "127.0.0.1"
+    assert address_of("127.0.0.1", 0) == "127.0.0.1"
+
+
+def test_a_port_of_another_program_is_refused_by_name() -> None:
+    with listener(shared=False) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(AddressRefused, match=f"nobody can listen on 127.0.0.1:{port}: Address already in use"):
+            address_of("127.0.0.1", port)
+
+
+def test_a_port_is_shared_with_another_server() -> None:
+    with listener(shared=True) as other:
+        assert address_of("127.0.0.1", other.getsockname()[1]) == "127.0.0.1"
+
+
+@pytest.mark.parametrize("host", ["203.0.113.9", "no-such-host.invalid"])
+def test_an_address_of_another_machine_is_refused(host: str) -> None:
+    with pytest.raises(AddressRefused, match=f"nobody can listen on {host}:6566"):
+        address_of(host, 6566)
