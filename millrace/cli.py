@@ -85,7 +85,12 @@ class Failed(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """The message, in one line."""
-        click.echo(f"error: {self.message}", err=True)
+        click.echo(f"error: {_in_one_line(self.message)}", err=True)
+
+
+def _in_one_line(words: object) -> str:
+    """What databases and libraries say in several."""
+    return " ".join(str(words).split())
 
 
 class Commands(click.Group):
@@ -139,6 +144,7 @@ def main() -> None:
     """Run the command line; every known error is one line that says what went wrong and what to do."""
     warnings.simplefilter("ignore", DeprecationWarning)
     warnings.filterwarnings("ignore", "(Stream|On demand) feature views? (are|is an) experimental", RuntimeWarning)
+    logging.captureWarnings(True)  # Feast makes its warnings heard again as it is imported
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Logfmt())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -154,7 +160,7 @@ def main() -> None:
     except Exception as error:
         if not _is_ours(error):
             raise
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_in_one_line(error)}", err=True)
         sys.exit(1)
 
 

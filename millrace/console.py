@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from millrace.repo import Repo
-from millrace.status import WORKERS, repo_status
+from millrace.status import repo_status
 from millrace.wiring import producer, topics
 from serving.console.platform import (
     LetterLine,
@@ -38,7 +38,7 @@ class RepoPlatform(Platform):
         with _told():
             self._repo.store.refresh_registry()
             captured = {one.view.name: one.topic for one in self._repo.declared()}
-            return platform_state(captured, repo_status(self._repo, self._repo.stack_folder / WORKERS))
+            return platform_state(captured, repo_status(self._repo))
 
     def letters(self) -> Sequence[LetterLine]:
         repo = self._repo

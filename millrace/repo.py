@@ -19,6 +19,9 @@ from millrace.settings import Settings, SettingsError
 from streams.declarations import DeclarationError, Declared, captured_views, personal_columns
 from streams.personal import PersonalColumns
 
+SERIALIZATION = 3
+"""Feast's `entity_key_serialization_version`, in which `stores.entity_keys` writes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Repo:
@@ -28,6 +31,11 @@ class Repo:
     stack_folder: Path
     settings: Settings
     store: FeatureStore
+
+    @property
+    def workers_folder(self) -> Path:
+        """Where each worker of this project on this machine notes where it listens."""
+        return self.stack_folder / "workers" / self.project
 
     @property
     def config(self) -> RepoConfig:
@@ -98,6 +106,11 @@ def open_repo(path: Path, stack_folder: Path) -> Repo:
         store = FeatureStore(repo_path=str(path))
     except Exception as error:
         raise SettingsError(f"{yaml}: Feast refuses it: {error}") from error
+    if (found := store.config.entity_key_serialization_version) != SERIALIZATION:
+        raise SettingsError(
+            f"{yaml}: entity_key_serialization_version is {found}, and millrace writes the keys of {SERIALIZATION}: "
+            f"Feast would find no entity. Set it to {SERIALIZATION}"
+        )
     return Repo(path, stack_folder, loaded, store)
 
 

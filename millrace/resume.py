@@ -2,7 +2,6 @@
 
 import difflib
 import time
-from pathlib import Path
 from typing import Any
 
 from millrace.repo import Repo
@@ -15,7 +14,7 @@ class UnknownTable(Exception):
     """No view reads a table of that name."""
 
 
-def resume_table(repo: Repo, table: str, workers: Path, wait: float) -> dict[str, Any]:
+def resume_table(repo: Repo, table: str, wait: float) -> dict[str, Any]:
     """Ask all workers of the group, and wait up to `wait` seconds for those of this machine that have paused it.
 
     `resumed` names by process those that say they went on, `silent` those that answer and did not, `gone` those that
@@ -27,14 +26,16 @@ def resume_table(repo: Repo, table: str, workers: Path, wait: float) -> dict[str
         instead = f"did you mean {close[0]}?" if close else f"there are {', '.join(tables)}"
         raise UnknownTable(f"no view reads a table {table}; {instead}")
     before = {
-        name: _times(state, table) for name, state in running_workers(workers).items() if table in state["paused"]
+        name: _times(state, table)
+        for name, state in running_workers(repo.workers_folder).items()
+        if table in state["paused"]
     }
     ask_to_resume(producer(repo), repo.control_topic, table)
     deadline = time.monotonic() + wait
     waited_for, now = set(before), {}
     while waited_for and time.monotonic() < deadline:
         time.sleep(0.05)
-        now = running_workers(workers)
+        now = running_workers(repo.workers_folder)
         waited_for -= {name for name in waited_for & set(now) if _times(now[name], table) != before[name]}
     return {
         "table": table,

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from connectors.connect import ConnectRefused, ConnectUnavailable
+from connectors.connect import ConnectorState, ConnectRefused, ConnectUnavailable
 from connectors.health import slot_health
 from connectors.slots import no_slot, slot_problems
 from connectors.snapshot_lock import snapshot_holder
@@ -21,21 +21,19 @@ from streams.broker import BrokerUnavailable
 from streams.snapshots import unreconciled
 
 SECONDS = 2.0
-WORKERS = "workers"
-"""The folder under that of the local stack where each worker of this machine notes where it listens."""
 
 OF_A_WORKER = frozenset({"waiting_for", "paused", "key_changes_lost", "resumed", "partitions", "staged_rows"})
 """What every worker tells of its health (`streams.worker.Worker.state`), by which its answer is known."""
 
 
-def repo_status(repo: Repo, workers: Path) -> dict[str, Any]:
+def repo_status(repo: Repo) -> dict[str, Any]:
     """What runs for a feature repo. `problems` names everything that is wrong, empty if nothing is."""
     problems: list[str] = []
     state: dict[str, Any] = {
         "connectors": _connectors(repo, problems),
         "slots": _slots(repo, problems),
         "stores": _stores(repo, problems),
-        "workers": _workers(workers, problems),
+        "workers": _workers(repo.workers_folder, problems),
         "lag": _lag(repo, problems),
     }
     views = _views(repo, problems)
@@ -57,7 +55,7 @@ def _connectors(repo: Repo, problems: list[str]) -> dict[str, str]:
             problems.append(f"connector {name}: {error}")
             continue
         running = state is not None and state.running
-        states[name] = "RUNNING" if running else state.state if state is not None else "absent"
+        states[name] = "absent" if state is None else "RUNNING" if running else _not_running(state)
         if state is None:
             problems.append(f"connector {name} does not exist: run millrace apply")
         failures = [f"connector {name}: {failure.reason}" for failure in (state.failures if state else ())]
@@ -113,6 +111,12 @@ def running_workers(folder: Path) -> dict[str, dict[str, Any]]:
     notes = sorted(folder.glob("*")) if folder.is_dir() else ()
     answers = ((note.name, _ask(note)) for note in notes)
     return {name: state for name, state in answers if state is not None}
+
+
+def _not_running(state: ConnectorState) -> str:
+    """The state of a connector that does not run: of its tasks, if it only says so itself."""
+    odd = [task.state for task in state.tasks if task.state != "RUNNING"]
+    return state.state if state.state != "RUNNING" else odd[0] if odd else "without tasks"
 
 
 def _workers(folder: Path, problems: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stores.binary import Bytes2D, contiguous, numbers
+from stores.errors import StoreRefused
 from stores.view import View
 
 LEAST_ORDER = -(2**63)
@@ -81,7 +82,12 @@ def versions(view: View, table: pa.Table) -> Versions:
 
 
 def unpack(stored: bytes) -> tuple[Version, bool]:
-    """A stored version or tombstone, and whether its entity is undecided."""
+    """A stored version or tombstone, and whether its entity is undecided. Raises `StoreRefused` if it is none."""
+    if len(stored) < WIDTH:
+        raise StoreRefused(
+            f"a field _v:... in Redis holds {len(stored)} bytes that are no version: something else wrote it. Delete "
+            "such fields and run millrace backfill"
+        )
     order, lsn, row, flags = struct.unpack_from(">QQ16sB", stored)
     return Version(order - _BIAS, lsn, row), flags == 1
 

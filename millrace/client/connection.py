@@ -126,12 +126,21 @@ def _features_body(
 ) -> bytes:
     if bool(features) == bool(feature_service):
         raise ValueError("name features, or a feature_service, and not both")
+    _check_columns(entities)
     lengths = {name: len(column) for name, column in entities.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"the join keys have columns of different lengths: {lengths}")
     asked = {"feature_service": feature_service} if feature_service else {"features": list(features)}
     columns = {name: _list(column) for name, column in entities.items()}
     return orjson.dumps({**asked, "entities": columns, "full_feature_names": full_feature_names}, default=_text)
+
+
+def _check_columns(entities: Columns) -> None:
+    if not hasattr(entities, "items"):  # as a data frame has, too
+        raise ValueError(f"entities is a dict of columns, one a join key, and not a {type(entities).__name__}")
+    for name, column in entities.items():
+        if isinstance(column, str | bytes):
+            raise ValueError(f"entities[{name!r}] is a list, one value an entity: [{column!r}]")
 
 
 def _documents_body(

@@ -54,10 +54,8 @@ def add(
     made = make_key(name, services, personal, requests_per_second or 0.0, entities_per_second or 0.0, replay)
     if not access_keys(repo).add(made.stored):
         raise Failed(f"there is a key {name!r}: millrace keys revoke {name} first, or take another name")
-    out.result(
-        {**_shown(made.stored), "key": made.text},
-        lambda value: f"{value['key']}\nKey {name!r} is shown this once: it is stored as a hash only.",
-    )
+    out.result({**_shown(made.stored), "key": made.text}, lambda value: str(value["key"]))
+    out.say(f"key {name!r} is shown this once: it is stored as a hash only")
 
 
 @keys.command("list")

@@ -62,7 +62,7 @@ def status(places: Places, out: Out) -> None:
         from millrace.repo import open_repo
         from millrace.status import repo_status
 
-        found = repo_status(open_repo(places.repo, places.stack), places.stack / "workers")
+        found = repo_status(open_repo(places.repo, places.stack))
         value |= {**found, "problems": value["problems"] + found["problems"]}
     elif not value["problems"]:
         value["problems"] = ["the local stack is stopped: millrace up"]

@@ -21,8 +21,6 @@ from streams.patience import Abandoned, Patience
 
 log = logging.getLogger("millrace")
 
-WORKERS = "workers"
-
 COLLECT = (100_000, 20, 20)
 """Thresholds of the cyclic collector: a poll makes thousands of objects and no cycles."""
 
@@ -70,7 +68,7 @@ def run(places: Places, out: Out) -> None:
         ending.callback(health.close)
         log.info("health and metrics: %s", health.address, extra={"event": "listening", "address": health.address})
         ending.callback(Watch(connect(repo), sorted(repo.settings.sources)).close)
-        ending.enter_context(_announced(places.stack / WORKERS, f"{health.address}/health"))
+        ending.enter_context(_announced(repo.workers_folder, f"{health.address}/health"))
         # What start-up made lives as long as the process: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
@@ -97,7 +95,7 @@ def resume(places: Places, out: Out, table: str, wait: float) -> None:
     from millrace.repo import open_repo
     from millrace.resume import resume_table
 
-    value = resume_table(open_repo(places.repo, places.stack), table, places.stack / WORKERS, wait)
+    value = resume_table(open_repo(places.repo, places.stack), table, wait)
     out.result(value, _show_resume)
     not_on = [f"workers {', '.join(value['silent'])} did not go on within {wait:g} s"] if value["silent"] else []
     if value["gone"]:
@@ -132,6 +130,8 @@ def backfill(places: Places, out: Out, views: tuple[str, ...], start: datetime |
     from millrace.wiring import backfill as wired
     from streams.backfill import Window
 
+    if start is not None and end is not None and start >= end:
+        raise click.UsageError(f"--from {start} is not before --to {end}")
     job = wired(open_repo(places.repo, places.stack))
     with Progress(console=Console(stderr=True)) as progress:
         tasks = {}

@@ -133,7 +133,7 @@ class Deployed:
         log = self.stack_folder / f"worker-{uuid.uuid4().hex[:4]}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(self.process("run"), stdout=output, stderr=output)
-        running = Running(process, log, self.stack_folder / "workers" / str(process.pid))
+        running = Running(process, log, self.stack_folder / "workers" / self.project / str(process.pid))
         try:
             waited(lambda: running.health()[1].get("partitions"), "a worker that owns partitions")
             yield running

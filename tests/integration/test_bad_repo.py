@@ -191,6 +191,14 @@ def test_a_bad_key_in_feasts_settings(draft: Draft, refused: Callable[[], str]) 
     assert "conection_string" in error
 
 
+def test_keys_in_a_form_that_millrace_does_not_write(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.write("entity_key_serialization_version: 3", "entity_key_serialization_version: 2", "feature_store.yaml")
+    assert refused() == (
+        f"{draft.path}/feature_store.yaml: entity_key_serialization_version is 2, and millrace writes the keys of 3: "
+        "Feast would find no entity. Set it to 3"
+    )
+
+
 def test_a_variable_that_is_not_set(draft: Draft, refused: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
     draft.write("${MILLRACE_POSTGRES}", "${SHOPS_DATABASE}", "millrace.yaml")
     monkeypatch.delenv(f"MILLRACE__SOURCES__{draft.name.upper()}__URL")

@@ -27,7 +27,7 @@ def started(market: Shop, log: Path) -> Iterator[Running]:
     with log.open("wb") as output:
         process = subprocess.Popen(market.repo.process("run"), stdout=output, stderr=output)
     try:
-        yield Running(process, log, market.repo.stack_folder / "workers" / str(process.pid))
+        yield Running(process, log, market.repo.stack_folder / "workers" / market.repo.project / str(process.pid))
     finally:
         process.kill()
         process.wait()

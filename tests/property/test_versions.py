@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stores.errors import StoreRefused
 from stores.memory import MemoryOnline
 from stores.rows import rows_schema
 from stores.versions import LEAST_ORDER, WIDTH, Version, Versions, surviving, unpack, versions
@@ -37,6 +39,8 @@ def test_a_version_is_read_back(some: list[Version], mark: bool) -> None:
     assert [len(one) for one in stored] == [WIDTH] * len(some)
     assert [unpack(one) for one in stored] == [(version, mark) for version in some]
     assert unpack(stored[0] + b"\x08\x01") == (some[0], mark)
+    with pytest.raises(StoreRefused, match="holds 32 bytes that are no version"):
+        unpack(stored[0][:32])
 
 
 @given(packed, packed)

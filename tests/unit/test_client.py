@@ -329,6 +329,16 @@ def test_moments_as_join_keys_are_sent_as_text(script: Script, column: Any) -> N
     assert (read if read.tzinfo else read.replace(tzinfo=UTC)) == MOMENT
 
 
+def test_a_join_key_that_is_no_list_is_refused_before_anything_is_asked(script: Script) -> None:
+    with Client(script.url, timeout=30) as client:
+        with pytest.raises(ValueError, match=r"entities\['faa'\] is a list, one value an entity: \['JFK'\]"):
+            client.get_online_features(["airports:name"], entities={"faa": "JFK"})
+        with pytest.raises(ValueError, match="entities is a dict of columns, one a join key, and not a list"):
+            client.get_online_features(["airports:name"], entities=[{"faa": "JFK"}])  # type: ignore[arg-type]  # as some do
+        client.get_online_features(["airports:name"], entities=pd.DataFrame({"faa": ["JFK"]}))  # type: ignore[arg-type]  # no Mapping to its types
+    assert [asked["entities"] for asked in script.asked] == [{"faa": ["JFK"]}]
+
+
 def test_documents_are_put_in_the_order_of_their_distance() -> None:
     found = nearest_first(columns(faa=["DEN", "HNL", "ORD"], distance=[0.5, 0.1, 0.3]))
     assert found.to_dict() == {"faa": ["HNL", "ORD", "DEN"], "distance": [0.1, 0.3, 0.5]}

@@ -11,7 +11,7 @@ from feast.feature_server_utils import _float_to_native
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.cli import Out
+from millrace.cli import Failed, Out
 
 LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 VALUES = st.recursive(LEAF, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner))
@@ -48,3 +48,8 @@ def test_every_result_is_json_with_the_numbers_of_a_server(value: Any) -> None:
 def test_what_json_has_no_form_for_is_text() -> None:
     moment = datetime(2013, 2, 12, tzinfo=UTC)
     assert printed([Decimal("NaN"), Path("a"), moment]) == ["NaN", "a", "2013-02-12 00:00:00+00:00"]
+
+
+def test_an_error_is_one_line_whatever_a_library_said(capsys: pytest.CaptureFixture[str]) -> None:
+    Failed("connection refused\n\tIs the server running?\n").show()
+    assert capsys.readouterr().err == "error: connection refused Is the server running?\n"

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 import millrace.resume
+from connectors.connect import ConnectorState, TaskState
 from millrace.resume import resume_table
-from millrace.status import running_workers
+from millrace.status import _not_running, running_workers
 from streams.health import CannotListen, Health
 from streams.memory import MemoryBroker, MemoryProducer
 from tests.envelopes import TOPIC
@@ -112,10 +113,23 @@ def test_a_worker_that_is_gone_did_not_resume(tmp_path: Path, monkeypatch: pytes
         workers.pop("gone").close()
 
     monkeypatch.setattr(millrace.resume, "producer", lambda repo: Asked(then))
-    repo = SimpleNamespace(declared=lambda: [SimpleNamespace(topic=TOPIC)], control_topic="p.control")
+    repo = SimpleNamespace(
+        declared=lambda: [SimpleNamespace(topic=TOPIC)], control_topic="p.control", workers_folder=notes
+    )
     try:
-        told = resume_table(repo, TOPIC, notes, 0.5)  # type: ignore[arg-type]  # as much of a repo as it asks for
+        told = resume_table(repo, TOPIC, 0.5)  # type: ignore[arg-type]  # as much of a repo as it asks for
     finally:
         for health in workers.values():
             health.close()
     assert told == {"table": TOPIC, "resumed": ["goes_on"], "silent": ["silent"], "gone": ["gone"]}
+
+
+@pytest.mark.parametrize(
+    ("state", "tasks", "shown"),
+    [("RUNNING", ["FAILED"], "FAILED"), ("RUNNING", [], "without tasks"), ("PAUSED", ["PAUSED"], "PAUSED")],
+)
+def test_a_connector_is_in_the_state_of_its_tasks(state: str, tasks: list[str], shown: str) -> None:
+    """Kafka Connect says RUNNING of one whose only task has failed."""
+    found = ConnectorState("shop", state, "", tuple(TaskState(0, task, "w", "") for task in tasks))
+    assert not found.running
+    assert _not_running(found) == shown
