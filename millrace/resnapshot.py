@@ -39,6 +39,10 @@ class UnknownTable(Exception):
     """A table that no view captures."""
 
 
+class CannotAsk(Exception):
+    """A table that Debezium cannot be asked to read anew by itself."""
+
+
 class Stalled(Exception):
     """Something that was waited for did not move for as long as the caller is patient."""
 
@@ -192,13 +196,19 @@ class _Job:
 def resnapshot(repo: Repo, names: Sequence[str], patience: float, say: Say) -> dict[str, Any]:
     """Read tables (`<source>.<schema>.<table>`) anew by an incremental snapshot; a report for each.
 
-    Live changes go on meanwhile. Raises `UnknownTable`, `UnderWay` while another command snapshots the source,
-    `Stalled` after `patience` seconds without progress, `SnapshotFailed` and what the services raise.
+    Live changes go on meanwhile. Raises `UnknownTable`, `CannotAsk`, `UnderWay` while another command snapshots the
+    source, `Stalled` after `patience` seconds without progress, `SnapshotFailed` and what the services raise.
     """
     declared = flows(repo)
     for name in names:
         if name not in declared:
             raise UnknownTable(f"no view captures {name}; captured are {', '.join(sorted(declared))}")
+        table = declared[name].table
+        if any(character.isspace() for character in table.schema + table.name):
+            raise CannotAsk(
+                f"{table.schema}.{table.name} has a blank in its name, which Debezium cannot read in a signal: run "
+                f"millrace recover {table.source}, which reads all tables of the source anew"
+            )
     by_source: dict[str, list[Flow]] = {}
     for name in dict.fromkeys(names):
         by_source.setdefault(declared[name].table.source, []).append(declared[name])
