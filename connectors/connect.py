@@ -24,7 +24,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # What passes by itself: PostgreSQL, Kafka or the network was away, or another connection still holds the slot.
 _RETRIABLE = re.compile(
     r"is active for PID|connection refused|connection reset|connection attempt failed|connection to .* failed"
-    r"|replication stream has been closed"
+    r"|replication stream has been closed|inactive copy operation"
     r"|broken pipe|i/o error|terminating connection|database system is (starting up|shutting down|in recovery)"
     r"|too many clients|remaining connection slots|UnknownHostException|SocketTimeoutException|EOFException"
     r"|org\.apache\.kafka\.common\.errors\.(Timeout|Disconnect|Network|NotEnoughReplicas)\w*Exception"

@@ -89,17 +89,22 @@ class Flusher:
 
         Raises what the flush raised.
         """
-        if self._running is None:
+        running = self._running
+        if running is None:
             return {}
         try:
-            error = self._running.exception(timeout)  # not `result`: the flush may have failed for a time-out, too
-        except TimeoutError:
-            return {}
-        running, self._running = self._running, None
-        if error is not None:
-            raise error
+            offsets = running.result(timeout)
+        except TimeoutError as error:
+            if not running.done() or running.exception() is not error:
+                return {}
+            self._running = None  # it failed for a time-out of its own
+            raise
+        except BaseException:
+            self._running = None  # it is over, and nobody is to wait for it again
+            raise
+        self._running = None
         self._batch = None
-        return running.result()
+        return offsets
 
     def close(self) -> None:
         """Call off a flush that waits for a store. What it has not written is read again from Kafka."""

@@ -137,8 +137,9 @@ class Worker:
                 self._resume_asked()
                 self._members.go_on()
                 polled = self._members.poll(self._poll_seconds(), self._settings.poll_records)
-                self._check_positions()
-                self._positions.follow(polled)
+                if polled:
+                    self._check_positions()
+                    self._positions.follow(polled)
                 if ready := self._ready(polled):
                     self._take(ready)
                 self._writes.finish(only_done=True)

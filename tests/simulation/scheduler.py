@@ -209,12 +209,7 @@ class VirtualFuture(Future[Any]):
         self._scheduler = scheduler
 
     def result(self, timeout: float | None = None) -> Any:
-        self._wait(timeout)
-        return super().result(0)
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        self._wait(timeout)
-        return super().exception(0)
-
-    def _wait(self, timeout: float | None) -> None:
         self._scheduler.wait(self.done, float("inf") if timeout is None else timeout)
+        if not self.done():
+            raise TimeoutError
+        return super().result(0)

@@ -441,12 +441,3 @@ def joined(platform: Platform) -> tuple[Worker, MemoryConsumer]:
     worker._members.join([TOPIC], worker._revoked, worker._lost)
     consumer.assign([P0, P1])
     return worker, consumer
-
-
-def test_records_that_expired_unread_stop_the_worker_of_a_table_of_which_nothing_comes(platform: Platform) -> None:
-    platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(1, 5)))
-    platform.run()
-    platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(5, 9)))
-    platform.broker.expired[P0] = 8
-    with pytest.raises(RecordsExpired, match="4 records passed their retention unread"):
-        platform.run(until=lambda: False)
