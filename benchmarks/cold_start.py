@@ -26,7 +26,7 @@ def rows() -> Iterator[Row]:
         client = redis.Redis.from_url(f"redis://{target.stack.endpoints().redis}")
         with target.workers():
             # redis-py's types let an answer be one to await.
-            wait(lambda: client.dbsize() > 0, "the first feature", 0.01)  # type: ignore[operator]
+            wait(lambda: bool(client.dbsize()), "the first feature", 0.01)
             seconds = time.monotonic() - begun
     yield Row("cold start, to the first feature", seconds, "s", "15", {"millrace up": up, "millrace apply": applied})
 

@@ -273,6 +273,14 @@ def test_a_failure_that_passes_is_restarted_until_it_is_gone(peer: Peer, connect
     assert pauses == [0.1, 0.2, 0.4]
 
 
+@pytest.mark.parametrize("said", ["Tried to write to an inactive copy operation", "Connection refused", "Broken pipe"])
+def test_a_lost_connection_passes(peer: Peer, connect: Connect, said: str) -> None:
+    peer.config, peer.tasks = {"name": "c"}, [failed(f"org.postgresql.util.PSQLException: {said}\n")]
+    peer.restarts_needed = 1000
+    (failure,) = connect.restart_failed("c")
+    assert failure.retriable
+
+
 def test_a_failure_for_good_is_never_restarted(peer: Peer, connect: Connect) -> None:
     peer.config, peer.tasks = {"name": "c"}, [failed("java.lang.NullPointerException: x\n\tat a.b(C.java:1)\n")]
     (failure,) = connect.restart_failed("c")
