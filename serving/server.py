@@ -51,6 +51,8 @@ def address_of(host: str, port: int) -> str:
         family, kind, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # Else what the kernel remembers of a program that has just ended there would count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
         return str(address[0])
     except OSError as error:

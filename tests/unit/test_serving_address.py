@@ -9,6 +9,7 @@ from serving.server import AddressRefused, address_of
 
 def listener(*, shared: bool) -> socket.socket:
     made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     made.bind(("127.0.0.1", 0))
@@ -31,6 +32,17 @@ def test_a_port_of_another_program_is_refused_by_name() -> None:
 def test_a_port_is_shared_with_another_server() -> None:
     with listener(shared=True) as other:
         assert address_of("127.0.0.1", other.getsockname()[1]) == "127.0.0.1"
+
+
+def test_what_another_program_left_to_the_kernel_is_no_hindrance() -> None:
+    """The port of a server that has just ended: the kernel remembers the connections that it closed."""
+    with listener(shared=False) as other:
+        port = other.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as caller:
+            accepted, _ = other.accept()
+            accepted.close()
+            assert caller.recv(1) == b""
+    assert address_of("127.0.0.1", port) == "127.0.0.1"
 
 
 @pytest.mark.parametrize("host", ["203.0.113.9", "no-such-host.invalid"])
