@@ -20,6 +20,7 @@ class Membership:
         self._consumer = consumer
         self._paused = paused
         self._unchecked: set[Partition] = set()
+        self._silent: set[Partition] = set()
         self._left: set[Partition] = set()
         self._resting: set[Partition] = set()
         self._early: list[Records] = []
@@ -70,7 +71,16 @@ class Membership:
         while self._unchecked:
             partition = min(self._unchecked)
             self._unchecked.discard(partition)
+            self._silent.discard(partition)
             yield partition
+
+    def silent(self) -> Partition | None:
+        """One of those that were assigned and told neither here nor as unchecked yet."""
+        if not self._silent:
+            return None
+        partition = min(self._silent)
+        self._silent.discard(partition)
+        return partition
 
     def gone(self, polled: Collection[Records]) -> set[Partition]:
         """The partitions of these records that were lost meanwhile, even those that are owned again: they are read
@@ -81,6 +91,7 @@ class Membership:
         """These are another member's, or soon will be."""
         self.owned -= set(partitions)
         self._unchecked -= set(partitions)
+        self._silent -= set(partitions)
         self._left |= set(partitions)
         self._resting -= set(partitions)
         self._early = [records.without(partitions) for records in self._early]
@@ -93,5 +104,6 @@ class Membership:
         log.info("assigned", extra={"event": "assigned", "partitions": sorted(map(str, partitions))})
         self.owned |= set(partitions)
         self._unchecked |= set(partitions)
+        self._silent |= set(partitions)
         paused = self._paused()
         self._consumer.pause([p for p in partitions if p.topic in paused])

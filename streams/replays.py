@@ -3,6 +3,9 @@
 A state view refuses an older version by itself, but not for ever: what it knows of a deleted row expires. An event view
 cannot: the version it stores is that of the winning row, and a replayed row that was changed or deleted since could win
 again; its entities are decided anew. The lake knows, with what is staged for it.
+
+Nor does an event view know of every entity that a row left: a backfill reads that off the row's earlier changes, and
+these may be the letters. So what is late comes with a mark at the row's next change.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +24,11 @@ from streams.changes import Changes
 from streams.decide import changes_table
 from streams.letters import REPLAY_OF
 from streams.pipeline import Outcome
+from streams.views import Moments, left
 
 Mask = npt.NDArray[np.bool_]
 
-PLACE = ("_lsn", "_partition", "_offset")
+PLACE = ("_lsn", "_partition", "_offset", "_commit_ts")
 
 ELSEWHERE = -1
 """The position of a change that may not be a copy, or is not of this very batch."""
@@ -37,14 +41,18 @@ def replayed(outcome: Outcome) -> Mask:
 
 
 def settle_replays(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mask) -> Outcome:
-    """The outcome without those changes of `mask` that stand already; replays that are known newer are `late`.
+    """The outcome without those changes of `mask` that stand already; replays that are known newer are `late`, and
+    their rows of event views are followed by the mark of a row that left its entity.
 
     `staged` are the table's changes that this worker has taken and the lake may not hold yet. What is staged and
     then lost with its partition is read again by another member, so nothing is dropped for good because of it.
     Raises `StoreUnavailable`.
     """
-    doubled, outdated = _compare(lake, staged, outcome.accepted.changes, mask)
-    accepted = replace(outcome.accepted, late=outdated & replayed(outcome)).without(doubled)
+    accepted = outcome.accepted
+    doubled, following = _compare(lake, staged, accepted.changes, mask)
+    late = (following.lsns >= 0) & replayed(outcome)
+    projected = tuple((v, left(p, late, following) if v.view.kind == "event" else p) for v, p in accepted.projected)
+    accepted = replace(accepted, projected=projected, late=late).without(doubled)
     return replace(outcome, accepted=accepted, ignored=outcome.ignored + int(doubled.sum()))
 
 
@@ -73,10 +81,10 @@ def settle_read_again(lake: Lake, held: Mapping[int, int], outcome: Outcome) -> 
     return replace(outcome, accepted=accepted.without(rejected), ignored=outcome.ignored + int(rejected.sum()))
 
 
-def _compare(lake: Lake, staged: Sequence[pa.Table], changes: Changes, mask: Mask) -> tuple[np.ndarray, np.ndarray]:
-    """Masks over the changes: which of `mask` stand already, and of which there is a newer one. A change is
-    known by its row's key and its LSN; one that stands from the same place in the topic is no double but the same
-    record, read again because what followed on it may not have been done."""
+def _compare(lake: Lake, staged: Sequence[pa.Table], changes: Changes, mask: Mask) -> tuple[Mask, Moments]:
+    """Over the changes: which of `mask` stand already, and where the next change of their row is known to be, -1 where
+    none is. A change is known by its row's key and its LSN; one that stands from the same place in the topic is no
+    double but the same record, read again because what followed on it may not have been done."""
     names = [*changes.table.primary_key, *PLACE]
     ours = changes.rows.select(names)
     positions = np.where(mask, np.arange(len(changes)), ELSEWHERE)
@@ -88,25 +96,26 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], changes: Changes, mask: Mas
         select ours.position,
                bool_or(known.lsn = ours.lsn and known.position < ours.position
                        and (known.part, known.off) <> (ours.part, ours.off)) as doubled,
-               bool_or(known.lsn > ours.lsn) as outdated
+               coalesce(min(known.lsn) filter (known.lsn > ours.lsn), -1) as lsn,
+               coalesce(arg_min(epoch_us(known.ts), known.lsn) filter (known.lsn > ours.lsn), -1) as ts
         from ours join known on {same_row} group by ours.position
     """
     with session(ours=_numbered(ours, positions).filter(pa.array(mask)), known=known) as connection:
         found = connection.sql(query).to_arrow_table()
     at = found["position"].to_numpy()
-    masks = np.zeros((2, len(changes)), bool)
-    masks[0, at], masks[1, at] = found["doubled"], found["outdated"]
-    return masks[0], masks[1]
+    doubled, lsns, times = np.zeros(len(changes), bool), *np.full((2, len(changes)), -1)
+    doubled[at], lsns[at], times[at] = found["doubled"], found["lsn"], found["ts"]
+    return doubled, Moments(lsns, times)
 
 
 def _numbered(rows: pa.Table, positions: np.ndarray) -> pa.Table:
-    """Key columns, LSN and place under names that no column of the source can clash with, and the positions."""
-    names = [*(f"k{i}" for i in range(rows.num_columns - len(PLACE))), "lsn", "part", "off"]
+    """Key columns, LSN, place and time under names that no column of the source can clash with, and the positions."""
+    names = [*(f"k{i}" for i in range(rows.num_columns - len(PLACE))), "lsn", "part", "off", "ts"]
     return rows.rename_columns(names).append_column("position", pa.array(positions, pa.int64()))
 
 
 def _held(lake: Lake, changes: Changes, wanted: pa.Table) -> pa.Table:
-    """Key, LSN and place of the changes in the lake of at least the rows that `wanted` names."""
+    """Key, LSN, place and time of the changes in the lake of at least the rows that `wanted` names."""
     snapshot = lake.snapshot(changes_table(changes.table.topic))
     wanted_rows = ds.scalar(True)
     for name in changes.table.primary_key:

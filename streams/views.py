@@ -1,7 +1,7 @@
 """Changes to feature rows: rename, transform, cast, for one view after the other."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mmh3
 import numpy as np
@@ -75,6 +75,38 @@ class Projected:
         """The same rows, of changes at other LSNs."""
         table = at_lsns(self.rows.table, lsns[self.positions])
         return Projected(FeatureRows(self.rows.view, table), self.positions, self.skipped)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """LSNs and commit times (microseconds since the epoch) of some changes."""
+
+    lsns: np.ndarray
+    times: np.ndarray
+
+
+def left(projected: Projected, late: np.ndarray, following: Moments) -> Projected:
+    """An event view's rows, those made of values by a change marked in `late` followed by the mark of a row that left
+    its entity `following` this change. Of a live row and a mark at one LSN the live row counts, so where it stayed
+    the mark says nothing."""
+    rows = projected.rows
+    live = pc.invert(rows.table["_deleted"]).to_numpy(zero_copy_only=False)
+    at = np.flatnonzero(live & late[projected.positions])
+    if not len(at):
+        return projected
+    positions = projected.positions[at]
+    times = pa.array(following.times[positions], TIMESTAMP)
+    of_mark = {
+        "event_timestamp": times,
+        "created_timestamp": times,
+        "_lsn": pa.array(following.lsns[positions]),
+        "_deleted": pa.array(np.ones(len(at), bool)),
+        **{feature.name: pa.nulls(len(at), feature.arrow_type) for feature in rows.view.features},
+    }
+    of_row = rows.table.take(pa.array(at))
+    marks = pa.table([of_mark.get(name, of_row[name]) for name in of_row.column_names], schema=of_row.schema)
+    positions, table = _in_order([(projected.positions, rows.table), (positions, marks)])
+    return replace(projected, rows=FeatureRows(rows.view, table.combine_chunks()), positions=positions)
 
 
 def project(stream_view: StreamView, changes: Changes) -> Projected:

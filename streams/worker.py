@@ -140,6 +140,8 @@ class Worker:
                 if polled:
                     self._check_positions()
                     self._positions.follow(polled)
+                else:
+                    self._refuse_silent_gap()
                 if ready := self._ready(polled):
                     self._take(ready)
                 self._writes.finish(only_done=True)
@@ -386,6 +388,12 @@ class Worker:
     def _check_positions(self) -> None:
         for partition in self._members.unchecked():
             self._positions.check(partition)
+
+    def _refuse_silent_gap(self) -> None:
+        """While nothing comes, of one partition a poll, and of nothing else: to what the lake holds of it, the member
+        before may still be adding."""
+        if partition := self._members.silent():
+            self._positions.refuse_gap(partition)
 
     @property
     def topics(self) -> Collection[str]:

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.table import Column, Table
-from stores.history import change_properties
+from stores.history import change_properties, feature_properties, newest
+from stores.lake import TopicPartition
 from stores.memory_lake import MemoryLake
+from stores.rows import rows_schema
 from stores.view import Feature, View
 from streams.changes import changes_schema
-from streams.decide import changes_table
+from streams.decide import changes_table, features_table
 from streams.letters import REPLAY_OF
-from streams.messages import Records
+from streams.messages import Headers, Records
 from streams.pipeline import Flow, take
 from streams.replays import replayed as replayed_changes
 from streams.replays import settle_replays
@@ -32,7 +35,7 @@ LINES = Table(
     columns=(
         Column("position", "text", pa.string(), "plain", nullable=False),
         Column("lsn", "integer", pa.int32(), "plain", nullable=False),
-        Column("customer", "text", pa.string(), "plain", nullable=False),
+        Column("customer", "text", pa.string(), "plain", nullable=True),
     ),
     primary_key=("position", "lsn"),
 )
@@ -62,6 +65,11 @@ def rows(known: Sequence[Known], start: int) -> pa.Table:
     return take(records, FLOW, 10_000).accepted.changes.rows
 
 
+def committed(lsn: int) -> datetime:
+    """When the change at an LSN was committed, as `envelope` says."""
+    return datetime.fromtimestamp(1_700_000_000, UTC) + timedelta(microseconds=lsn)
+
+
 @settings(deadline=None)
 @given(histories, histories, st.lists(st.tuples(knowns, st.booleans()), min_size=1, max_size=10))
 def test_a_replay_passes_only_if_it_stands_nowhere(
@@ -82,16 +90,44 @@ def test_a_replay_passes_only_if_it_stands_nowhere(
     settled = settle_replays(lake, [rows(staged, 100)], outcome, replayed_changes(outcome))
 
     standing = {*held, *staged, *(known for known, replayed in batch if not replayed)}
-    newest = {key: max(lsn for k, lsn in [*standing, *(b for b, _ in batch)] if k == key) for (key, _), _ in batch}
-    passed, served = [], []
+    everything = {*standing, *(known for known, _ in batch)}
+    passed, served, stored = [], [], []
     for place, (known, replayed) in enumerate(batch):
         if not replayed or known not in standing:
-            passed.append(200 + place)
-            if not replayed or known[1] == newest[known[0]]:
-                served.append(200 + place)
+            offset, (key, lsn) = 200 + place, known
+            following = min((at for k, at in everything if k == key and at > lsn), default=None)
+            passed.append(offset)
+            stored.append((offset, lsn, "ann", False, committed(lsn)))
+            if not replayed or following is None:
+                served.append(offset)
+            else:
+                stored.append((offset, following, "ann", True, committed(following)))
         standing.add(known)
     assert settled.accepted.changes.rows["_offset"].to_pylist() == passed
     (view_rows,), (served_rows,) = settled.rows(), settled.served()
-    assert view_rows.table["_offset"].to_pylist() == passed
+    columns = ("_offset", "_lsn", "customer", "_deleted", "created_timestamp")
+    assert list(zip(*(view_rows.table[name].to_pylist() for name in columns), strict=True)) == stored
     assert served_rows.table["_offset"].to_pylist() == served
     assert settled.ignored == count - len(passed)
+
+
+def test_a_row_that_left_for_no_entity_unseen_does_not_come_back() -> None:
+    """All changes that told of the entity were letters, and the view's table was filled from what the lake held: only
+    the row's next change tells that it left."""
+    lake = MemoryLake()
+    names = {"changes": changes_table(LINES.topic), "view": features_table("last")}
+    lake.create(names["changes"], changes_schema(LINES), change_properties(LINES.topic, LINES.primary_key))
+    lake.create(names["view"], rows_schema(LAST), feature_properties(LAST, LINES.topic))
+    left = take(line(None, lsn=5, offset=1), FLOW, 10_000)
+    letter = take(line("ann", lsn=3, offset=2, headers={REPLAY_OF: b"shop.public.lines/0/0"}), FLOW, 10_000)
+    for outcome in (left, settle_replays(lake, [left.accepted.changes.rows], letter, replayed_changes(letter))):
+        offsets: dict[TopicPartition, int] = {(LINES.topic, 0): outcome.records.offsets[0] + 1}
+        lake.append(names["changes"], outcome.accepted.changes.rows, offsets)
+        lake.append(names["view"], outcome.rows()[0].table, offsets)
+    assert not newest(lake, LAST).num_rows
+
+
+def line(customer: str | None, lsn: int, offset: int, headers: Headers | None = None) -> Records:
+    """The record of one change of one line."""
+    value = envelope("u", {"position": "a", "lsn": 1, "customer": customer}, lsn=lsn)
+    return Records(LINES.topic, [0], [offset], [b"{}"], [value], {0: headers} if headers else {})

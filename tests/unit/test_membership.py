@@ -99,6 +99,17 @@ def test_each_partition_is_told_once_as_unchecked_those_assigned_meanwhile_too(m
     assert list(member.members.unchecked()) == []
 
 
+def test_what_is_silent_is_told_once_and_not_if_it_was_lost_or_told_as_unchecked(member: Member) -> None:
+    member.consumer.assign([P0])
+    assert (member.members.silent(), member.members.silent()) == (P0, None)
+    member.consumer.assign([P1])
+    member.consumer.revoke([P1], lost=True)
+    assert member.members.silent() is None
+    member.consumer.assign([P1])
+    assert list(member.members.unchecked()) == [P0, P1]
+    assert member.members.silent() is None
+
+
 def test_records_of_a_partition_that_was_lost_and_given_back_since_their_poll_are_gone(member: Member) -> None:
     member.consumer.assign([P0, P1])
     member.put(P0, P1)
