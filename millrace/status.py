@@ -1,7 +1,12 @@
-"""`millrace status`: the services, the connectors, the workers and how far behind they are, in one screen."""
+"""`millrace status`: the services, the connectors, the workers and how far behind they are, in one screen.
+
+All are asked at the same time, and none for long: one that hangs is why status is asked.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -20,30 +25,48 @@ from stores.errors import StoreRefused, StoreUnavailable
 from streams.broker import BrokerUnavailable
 from streams.snapshots import unreconciled
 
-SECONDS = 2.0
+SECONDS = 5
+"""That a service, or a worker, has to answer in."""
+
+Ask = Callable[[list[str]], Any]
+"""Asks for one part of the status, and adds to the problems."""
 
 OF_A_WORKER = frozenset({"waiting_for", "paused", "key_changes_lost", "resumed", "partitions", "staged_rows"})
 """What every worker tells of its health (`streams.worker.Worker.state`), by which its answer is known."""
 
 
 def repo_status(repo: Repo) -> dict[str, Any]:
-    """What runs for a feature repo. `problems` names everything that is wrong, empty if nothing is."""
+    """What runs for a feature repo. `problems` names everything that is wrong, each once; empty if nothing is."""
     problems: list[str] = []
-    state: dict[str, Any] = {
-        "connectors": _connectors(repo, problems),
-        "slots": _slots(repo, problems),
-        "stores": _stores(repo, problems),
-        "workers": _workers(repo.workers_folder, problems),
-        "lag": _lag(repo, problems),
-    }
     views = _views(repo, problems)
-    state["snapshots"] = _snapshots(repo, sorted(views), problems)
-    tables = _dropped(repo, views, problems)
-    return {**state, "made_again": tables.made_again, "gone": tables.gone, "problems": problems}
+    captured = sorted(views)
+    parts: dict[str, Ask] = {
+        "connectors": partial(_connectors, repo),
+        "slots": partial(_slots, repo),
+        "stores": partial(_stores, repo),
+        "workers": partial(_workers, repo.workers_folder),
+        "lag": partial(_lag, repo, sorted({declared.topic for declared in repo.declared()})),
+        "snapshots": partial(_snapshots, repo, captured),
+        "dropped": partial(_dropped, repo, views),
+    }
+    state = _at_once(parts, problems)
+    tables: Dropped = state.pop("dropped")
+    return {**state, "made_again": tables.made_again, "gone": tables.gone, "problems": list(dict.fromkeys(problems))}
+
+
+def _at_once(parts: Mapping[str, Ask], problems: list[str]) -> dict[str, Any]:
+    """The answers of all parts, and their problems in the order of the parts."""
+    told: dict[str, list[str]] = {name: [] for name in parts}
+    with ThreadPoolExecutor(len(parts)) as threads:
+        asked = {name: threads.submit(ask, told[name]) for name, ask in parts.items()}
+        answers = {name: answer.result() for name, answer in asked.items()}
+    for name in parts:
+        problems += told[name]
+    return answers
 
 
 def _connectors(repo: Repo, problems: list[str]) -> dict[str, str]:
-    client = connect(repo)
+    client = connect(repo, SECONDS)
     states = dict.fromkeys(repo.settings.sources, "unknown")
     for name in states:
         try:
@@ -69,7 +92,7 @@ def _slots(repo: Repo, problems: list[str]) -> dict[str, Any]:
     slots = {}
     for name in repo.settings.sources:
         database = source(repo, name)
-        engine = database.engine()
+        engine = database.engine(SECONDS)
         try:
             health = slot_health(engine, database)
         except SourceUnavailable as error:
@@ -92,25 +115,27 @@ def _slots(repo: Repo, problems: list[str]) -> dict[str, Any]:
 
 
 def _stores(repo: Repo, problems: list[str]) -> dict[str, str]:
-    stores = {"online": online(repo), "vectors": vectors(repo), "lake": lake(repo)}
-    states = {}
-    for name, store in stores.items():
-        if store is None:
-            continue
-        try:
-            store.ping()
-            states[name] = "answers"
-        except (StoreUnavailable, StoreRefused) as error:
-            states[name] = "does not answer"
-            problems.append(str(error))
-    return states
+    stores = {"online": online(repo, SECONDS), "vectors": vectors(repo, SECONDS), "lake": lake(repo)}
+    return _at_once({name: partial(_ping, store.ping) for name, store in stores.items() if store is not None}, problems)
+
+
+def _ping(ping: Callable[[], None], problems: list[str]) -> str:
+    try:
+        ping()
+    except (StoreUnavailable, StoreRefused) as error:
+        problems.append(str(error))
+        return "does not answer"
+    return "answers"
 
 
 def running_workers(folder: Path) -> dict[str, dict[str, Any]]:
     """The health of each worker of this machine, by process; one that is gone has no say."""
-    notes = sorted(folder.glob("*")) if folder.is_dir() else ()
-    answers = ((note.name, _ask(note)) for note in notes)
-    return {name: state for name, state in answers if state is not None}
+    notes = sorted(folder.glob("*")) if folder.is_dir() else []
+    if not notes:
+        return {}
+    with ThreadPoolExecutor(len(notes)) as threads:
+        answers = zip(notes, threads.map(_ask, notes), strict=True)
+        return {note.name: state for note, state in answers if state is not None}
 
 
 def _not_running(state: ConnectorState) -> str:
@@ -176,11 +201,11 @@ def _snapshots(repo: Repo, captured: Sequence[str], problems: list[str]) -> dict
             return {}  # told of above
     for name, tables in begun.items():
         database = source(repo, name)
-        engine = database.engine()
+        engine = database.engine(SECONDS)
         try:
             under_way = snapshot_holder(engine, database) is not None
         except SourceUnavailable as error:
-            _tell(str(error), problems)
+            problems.append(str(error))
             continue
         finally:
             engine.dispose()
@@ -193,20 +218,14 @@ def _snapshots(repo: Repo, captured: Sequence[str], problems: list[str]) -> dict
     return begun
 
 
-def _tell(problem: str, problems: list[str]) -> None:
-    """Once: a database that does not answer is asked several things."""
-    if problem not in problems:
-        problems.append(problem)
-
-
-def _dropped(repo: Repo, views: dict[str, list[str]], problems: list[str]) -> Dropped:
+def _dropped(repo: Repo, views: Mapping[str, list[str]], problems: list[str]) -> Dropped:
     """Tables that were dropped since they were captured: no change tells of what became of their rows."""
     try:
         found = dropped(repo, sorted(views))
     except StoreUnavailable:
         return Dropped([], [])  # told of above, and by the workers
     except SourceUnavailable as error:
-        _tell(str(error), problems)
+        problems.append(str(error))
         return Dropped([], [])
     problems += [
         f"{topic} was dropped and made again: run millrace apply, then millrace resnapshot {topic}; until then "
@@ -221,8 +240,7 @@ def _dropped(repo: Repo, views: dict[str, list[str]], problems: list[str]) -> Dr
     return found
 
 
-def _lag(repo: Repo, problems: list[str]) -> dict[str, int]:
-    tables = sorted({declared.topic for declared in repo.declared()})
+def _lag(repo: Repo, tables: Sequence[str], problems: list[str]) -> dict[str, int]:
     try:
         offsets = topics(repo).committed(repo.group, tables)
     except BrokerUnavailable as error:

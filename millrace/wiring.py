@@ -108,9 +108,10 @@ def producer(repo: Repo) -> KafkaProducer:
     return KafkaProducer(repo.settings.kafka.bootstrap_servers)
 
 
-def connect(repo: Repo) -> Connect:
-    """Kafka Connect."""
-    return Connect(repo.settings.connect.url)
+def connect(repo: Repo, seconds: float | None = None) -> Connect:
+    """Kafka Connect; with `seconds` it is asked for no longer than about that, and has as long for each answer."""
+    url = repo.settings.connect.url
+    return Connect(url) if seconds is None else Connect(url, patience=seconds, timeout=seconds)
 
 
 def online(repo: Repo, timeout: float | None = None) -> RedisOnline:

@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ import pytest
 import millrace.resume
 from connectors.connect import ConnectorState, TaskState
 from millrace.resume import resume_table
-from millrace.status import _not_running, running_workers
+from millrace.status import _at_once, _not_running, running_workers
 from streams.health import CannotListen, Health
 from streams.memory import MemoryBroker, MemoryProducer
 from tests.envelopes import TOPIC
@@ -34,13 +34,15 @@ ANSWERS = {
 
 
 @contextmanager
-def server(answer: bytes) -> Iterator[str]:
-    """Another program on the port of a worker that was killed; the worker's address."""
+def server(answer: bytes, when: Callable[[], object] = lambda: None) -> Iterator[str]:
+    """Another program on the port of a worker that was killed, which answers `when` that returns; the worker's
+    address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
             client, _ = listening.accept()
-            with client:
+            with client, suppress(threading.BrokenBarrierError):
+                when()
                 if answer:
                     client.recv(65_536)
                     client.sendall(answer)
@@ -68,6 +70,33 @@ def test_what_took_a_killed_workers_port_is_no_worker(tmp_path: Path, worker: st
     with server(ANSWERS[answer]) as address:
         (notes / "1").write_text(address)
         assert list(running_workers(notes)) == ["2"]
+
+
+def test_all_parts_are_asked_at_once_and_told_of_in_their_order() -> None:
+    """One that hangs takes its time, and no more than that."""
+    together = threading.Barrier(3, timeout=30)
+
+    def part(problems: list[str], name: str, known: int) -> int:
+        together.wait()
+        problems += [f"{name} {number}" for number in range(known)]
+        return known
+
+    problems = ["before"]
+    asks = {name: partial(part, name=name, known=known) for name, known in (("c", 2), ("a", 0), ("b", 1))}
+    assert _at_once(asks, problems) == {"c": 2, "a": 0, "b": 1}
+    assert problems == ["before", "c 0", "c 1", "b 0"]
+
+
+def test_workers_are_asked_at_once(tmp_path: Path) -> None:
+    notes = tmp_path / "workers"
+    notes.mkdir()
+    together = threading.Barrier(3, timeout=30)
+    with ExitStack() as servers:
+        for number in range(3):
+            address = servers.enter_context(server(HEAD + b"\r\n[]", together.wait))
+            (notes / str(number)).write_text(address)
+        assert running_workers(notes) == {}
+    assert not together.broken
 
 
 def test_a_note_that_is_being_written_names_no_worker(tmp_path: Path, worker: str) -> None:
