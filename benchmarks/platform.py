@@ -84,7 +84,7 @@ class Platform:
         process = subprocess.Popen(self.process("run"), stdout=log, stderr=log)
         stack.callback(process.wait, 30)
         stack.callback(process.terminate)
-        return Worker(process, self.folder / "workers" / str(process.pid))
+        return Worker(process, self.repo.workers_folder / str(process.pid))
 
     def forget(self, name: str) -> None:
         """Begin again over the same topics: an empty Redis, an empty lake, a consumer group that has read nothing."""

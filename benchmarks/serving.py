@@ -29,8 +29,8 @@ from benchmarks.writers import live_writers
 from millrace.repo import open_repo
 from millrace.stack.ports import choose_ports
 from millrace.wiring import access_keys, in_process, online
-from serving.in_process import InProcess
 from serving.keys import make_key
+from serving.lookup import OnlineLookup
 from serving.snapshot import Asked
 from tests.redis_server import RedisServer
 
@@ -190,7 +190,7 @@ def _in_process(repo: Path) -> Iterator[Row]:
     gc.unfreeze()  # what native modules hold must be freed by the collector before they are unloaded
 
 
-def _commands(lookup: InProcess, wanted: list[str], entities: Mapping[str, Any]) -> list[bytes]:
+def _commands(lookup: OnlineLookup, wanted: list[str], entities: Mapping[str, Any]) -> list[bytes]:
     plan = lookup.registry.current.plan(Asked(tuple(wanted), None, False)).plan
     return plan.commands(entities)
 

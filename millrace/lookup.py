@@ -1,77 +1,56 @@
 """What `millrace lookup` and `millrace search` answer, from the stores that model services read."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
-
 from millrace.repo import Repo
-from millrace.wiring import embedder, flows, online, vectors
-from serving.lookup import InvalidLookup, OnlineLookup, Status
+from millrace.wiring import embedder, flows, in_process, vectors
+from serving.plan import InvalidRequest
+from serving.request import from_text
 from serving.search import search
-from stores.view import View
+from serving.snapshot import Asked, Snapshot
 
 
 def look_up(
     repo: Repo, features: Sequence[str], entity: Mapping[str, str], now: datetime | None = None
 ) -> dict[str, Any]:
-    """One entity's features, by view, `view:feature` or feature service; `now` (UTC) is the time that a view's
-    `ttl` counts back from, the clock's by default. Raises `InvalidLookup`."""
-    views = _views(repo)
-    redis, pgvector = online(repo), vectors(repo)
-    lookup = OnlineLookup((v, pgvector if v.vector is not None and pgvector is not None else redis) for v in views)
-    wanted = [name for feature in features for name in _of_service(repo, feature)]
-    keys = _typed(views, wanted, entity)
-    found = lookup.lookup(wanted, keys, full_feature_names=True, now=now)
-    moments = found.event_timestamps.columns
-    return {
-        "entity": dict(entity),
-        "features": {
-            name: {
-                "value": found.values[name][0].as_py(),
-                "status": Status(found.statuses[name][0].as_py()).name,
-                "event_timestamp": moments[i][0].as_py(),
-            }
-            for i, name in enumerate(found.values.column_names)
-        },
-    }
+    """One entity's features, by view, `view:feature` or feature service, as `millrace serve` answers them; `now` is the
+    time that a view's `ttl` counts back from, the clock's by default. Raises `InvalidRequest`."""
+    lookup = in_process(repo)
+    shown: dict[str, Any] = {}
+    for name in features:
+        asked = _asked(lookup.registry.current, name)
+        types = lookup.registry.current.plan(asked).plan.known_keys
+        keys = {key: [from_text(key, text, types.get(key))] for key, text in entity.items()}
+        found = lookup.get(keys, asked.features, asked.service, asked.full_feature_names, now)
+        values = found.to_arrow()
+        for feature, (status,) in found.statuses.items():
+            (micros,) = found.event_times[feature]
+            moment = None if micros is None else datetime.fromtimestamp(micros / 1e6, UTC)
+            shown[feature] = {"value": values[feature][0].as_py(), "status": status, "event_timestamp": moment}
+    return {"entity": dict(entity), "features": shown}
 
 
 def search_text(repo: Repo, name: str | None, text: str, top: int) -> dict[str, Any]:
-    """The entities of a vector view nearest to a text. Raises `InvalidLookup` and `StoreRefused`."""
-    found = [v for v in _views(repo) if v.vector is not None and name in (None, v.name)]
+    """The entities of a vector view nearest to a text. Raises `InvalidRequest` and `StoreRefused`."""
+    views = [v.view for flow in flows(repo).values() for v in flow.views if v.view.vector is not None]
+    found = [view for view in views if name in (None, view.name)]
     if len(found) != 1:
-        known = ", ".join(v.name for v in _views(repo) if v.vector is not None) or "none"
-        raise InvalidLookup(f"name one vector view with --view; there are: {known}")
+        known = ", ".join(view.name for view in views) or "none"
+        raise InvalidRequest(f"name one vector view with --view; there are: {known}")
     (view,) = found
     store = vectors(repo)
     if store is None:
-        raise InvalidLookup("feature_store.yaml names no vector store: add online_store.vectors")
+        raise InvalidRequest("feature_store.yaml names no vector store: add online_store.vectors")
     table = search(store, embedder(repo), view, text, top)
     return {"view": view.name, "text": text, "results": table.to_pylist()}
 
 
-def _views(repo: Repo) -> list[View]:
-    return [v.view for flow in flows(repo).values() for v in flow.views]
-
-
-def _of_service(repo: Repo, name: str) -> list[str]:
-    """A feature service as the features it serves; anything else as it is."""
-    for service in repo.store.list_feature_services():
-        if service.name == name:
-            return [f"{p.name}:{feature.name}" for p in service.feature_view_projections for feature in p.features]
-    return [name]
-
-
-def _typed(views: Sequence[View], wanted: Sequence[str], entity: Mapping[str, str]) -> pa.Table:
-    """The entity's keys in their declared types, from text. Raises `InvalidLookup`."""
-    names = {feature.partition(":")[0] for feature in wanted}
-    types = {key.name: key.arrow_type for view in views if view.name in names for key in view.join_keys}
-    columns = {}
-    for name, value in entity.items():
-        try:
-            columns[name] = pa.array([value]).cast(types.get(name, pa.string()))
-        except pa.ArrowInvalid as error:
-            raise InvalidLookup(f"join key {name}: {value!r} is no {types[name]}") from error
-    return pa.table(columns)
+def _asked(snapshot: Snapshot, name: str) -> Asked:
+    """The features that a name stands for. Raises `InvalidRequest`."""
+    if name in snapshot.services:
+        return Asked((), name, True)
+    if ":" in name:
+        return Asked((name,), None, True)
+    return Asked(tuple(f"{name}:{field.name}" for field in snapshot.view(name).features), None, True)

@@ -27,8 +27,8 @@ from serving.documents import RetrieveOnlineDocuments
 from serving.features import OnlineFeatures
 from serving.gate import Gate
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits, Listener
-from serving.in_process import InProcess
 from serving.keys import KeyedAccess
+from serving.lookup import OnlineLookup
 from serving.metrics import Metrics
 from serving.openapi import Docs, OpenApi
 from serving.pages import Answers, Ready, Scrape, health
@@ -225,11 +225,11 @@ def _texts(repo: Repo) -> Texts:
     return Texts(QueryTexts(embedder(repo)), ThreadPoolExecutor(TEXT_THREADS, "texts"))
 
 
-def in_process(repo: Repo) -> InProcess:
+def in_process(repo: Repo) -> OnlineLookup:
     """Online features without a server between: for a service that reads the stores itself."""
     config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
     registry = Registry(partial(take, config), repo.settings.serve.registry_seconds)
-    return InProcess(registry, online(repo), vectors(repo))
+    return OnlineLookup(registry, online(repo), vectors(repo))
 
 
 def _grpc(

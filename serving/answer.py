@@ -6,12 +6,10 @@ from typing import Any
 
 import orjson
 
-from serving.lookup import Status
 from serving.moments import NEVER
 from serving.on_demand import Derived
 from serving.plan import Plan, Rows
-
-_NAMES = {int(status): status.name for status in Status}
+from serving.status import NAMES
 
 KEPT = 256
 """Entities of a request up to which what is the same for each of them is kept as JSON: about a megabyte in all."""
@@ -53,7 +51,7 @@ def _stored_columns(plan: Plan, rows: Rows, present: orjson.Fragment) -> dict[st
     return {
         feature.name: _column(
             values,
-            present if statuses is None else [_NAMES[status] for status in statuses],
+            present if statuses is None else [NAMES[status] for status in statuses],
             times[feature.view],
         )
         for feature, values, statuses in zip(plan.features, plan.values(rows), plan.statuses(rows), strict=True)

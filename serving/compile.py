@@ -20,7 +20,7 @@ from stores.feast_protos import stored_view, vector_field
 from stores.fields import fields_of
 from stores.hash_reads import HashRead
 from stores.personal import personal_fields, reads_personal
-from stores.values import arrow_type_of
+from stores.values import arrow_type_of, has_column
 from stores.view import Feature, View
 
 
@@ -43,11 +43,14 @@ class Declared(Protocol):
 @dataclass(frozen=True, slots=True)
 class OnDemand:
     """On-demand views of a request that read the same views: Feast's objects, the references to their features, and
-    the numbers of the plan's features that their functions are given."""
+    the numbers of the plan's features that their functions are given. `prefix` is what the names of their features
+    still lack: Feast, asked for full names, drops what a function in Python calls by its own."""
 
     views: tuple[Any, ...]
     references: tuple[str, ...]
     inputs: tuple[int, ...]
+    full_feature_names: bool
+    prefix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,9 @@ def compile_request(features: Any, full_feature_names: bool, declared: Declared)
     plan = builder.plan(_once(requested), known, frozenset(request_data))
     return Compiled(
         plan,
-        _on_demand(on_demand, references, plan, [view.projection.name_to_use() for view, _ in grouped]),
+        _on_demand(
+            on_demand, references, plan, [view.projection.name_to_use() for view, _ in grouped], full_feature_names
+        ),
         tuple(references),
         full_feature_names,
         _once([_view_of(reference) for reference in references]),
@@ -209,10 +214,7 @@ def _key_fields(declared: Any) -> list[Field]:
 def _feature(field: Field) -> Feature:
     """A field as the stores see it; the types that have no column form are read as Feast's messages only."""
     value_type = field.dtype.to_value_type().value
-    try:
-        return Feature(field.name, value_type, arrow_type_of(value_type))
-    except ValueError:
-        return Feature(field.name, value_type, pa.null())
+    return Feature(field.name, value_type, arrow_type_of(value_type) if has_column(value_type) else pa.null())
 
 
 def _key_types(declared: Declared, of_request: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,23 +224,24 @@ def _key_types(declared: Declared, of_request: Mapping[str, Any]) -> dict[str, A
 
 
 def _on_demand(
-    views: Sequence[Any], references: Sequence[str], plan: Plan, read: Sequence[str]
+    views: Sequence[Any], references: Sequence[str], plan: Plan, read: Sequence[str], full_feature_names: bool
 ) -> tuple[OnDemand, ...]:
     """`read` are the plan's views by their names in references.
 
     Feast, given all at once, keeps what a view does not read from its function by the names of the features: it would
     lack what it reads where another view has a feature of the same name.
     """
-    alike: dict[frozenset[str], list[Any]] = {}
+    alike: dict[tuple[frozenset[str], str], list[Any]] = {}
     for view in views:
         sources = frozenset(source.name for source in view.source_feature_view_projections.values())
-        alike.setdefault(sources, []).append(view)
+        prefix = f"{view.projection.name_to_use()}__" if full_feature_names and view.mode == "python" else ""
+        alike.setdefault((sources, prefix), []).append(view)
     found = []
-    for sources, its_views in alike.items():
+    for (sources, prefix), its_views in alike.items():
         names = {view.projection.name_to_use() for view in its_views}
         its_references = tuple(reference for reference in references if _view_of(reference) in names)
         inputs = tuple(number for number, feature in enumerate(plan.features) if read[feature.view] in sources)
-        found.append(OnDemand(tuple(its_views), its_references, inputs))
+        found.append(OnDemand(tuple(its_views), its_references, inputs, full_feature_names and not prefix, prefix))
     return tuple(found)
 
 

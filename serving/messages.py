@@ -18,7 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from serving.answer import versions_of
 from serving.features import Found
-from serving.lookup import Status
+from serving.status import Status
 
 _RESULTS, _VALUES, _STATUSES, _TIMES = b"\x12", b"\x0a", b"\x12", b"\x1a"
 """Tags of fields with a length: `results` of the response; of a `FeatureVector` its `values`, `statuses` (packed) and

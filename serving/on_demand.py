@@ -14,7 +14,7 @@ from feast.value_type import ValueType
 
 from serving.compile import Compiled, OnDemand
 from serving.places import places
-from serving.plan import InvalidRequest, Rows
+from serving.plan import InvalidRequest, Plan, Rows
 
 log = logging.getLogger("millrace")
 
@@ -49,25 +49,25 @@ def derive(
         _add(given, name, _messages(name, entities[name], ValueType.UNKNOWN))
     derived = []
     for on_demand in compiled.on_demand:
-        derived += _derived(compiled, on_demand, rows, given, types)
+        derived += _derived(plan, on_demand, rows, given, types)
     return derived
 
 
 def _derived(
-    compiled: Compiled, on_demand: OnDemand, rows: Rows, given: Any, key_types: Mapping[str, ValueType]
+    plan: Plan, on_demand: OnDemand, rows: Rows, given: Any, key_types: Mapping[str, ValueType]
 ) -> list[Derived]:
     """`given` has the join keys, and what the request brings along."""
     response = GetOnlineFeaturesResponse()
     response.CopyFrom(given)
     types = dict(key_types)
     for number in on_demand.inputs:
-        feature = compiled.plan.features[number]
+        feature = plan.features[number]
         _add(response, feature.name, [Value.FromString(value or b"") for value in rows.columns[number]])
         types[feature.name] = ValueType(feature.value_type)
     known = len(response.results)
     try:
         _augment_response_with_on_demand_transforms(
-            response, list(on_demand.references), list(on_demand.views), compiled.full_feature_names, types
+            response, list(on_demand.references), list(on_demand.views), on_demand.full_feature_names, types
         )
     except Exception as error:  # a user's function raises what it likes
         failed = ", ".join(view.name for view in on_demand.views)
@@ -75,7 +75,7 @@ def _derived(
         told = {"event": "on_demand_failed", "error": type(error).__name__, "at": places(error)}
         log.warning("on-demand view %s failed", failed, extra=told)
         raise InvalidRequest(f"on-demand view {failed} failed on these entities: {type(error).__name__}") from error
-    names = response.metadata.feature_names.val[known:]
+    names = [on_demand.prefix + name for name in response.metadata.feature_names.val[known:]]
     return [Derived(name, found.values) for name, found in zip(names, response.results[known:], strict=True)]
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from serving.lookup import Status
 from serving.moments import moments
+from serving.status import Status
 from stores.hash_reads import HashRead
 from stores.json_values import NULL_TIMESTAMP, Stored, decoder
 from stores.view import View

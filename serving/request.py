@@ -134,6 +134,22 @@ def join_keys(plan: Plan, entities: Mapping[str, list[Any]]) -> dict[str, list[A
     }
 
 
+def from_text(name: str, text: str, value_type: int | None) -> Any:
+    """What a person wrote, as a request has it: a join key of that type, or None for a column of request data, which is
+    JSON, or text where it is none. Raises `InvalidRequest`."""
+    if value_type in (INT32, INT64):
+        try:
+            return int(text)
+        except ValueError:
+            raise InvalidRequest(f"{name} must be a whole number") from None
+    if value_type is None:
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return text
+    return text
+
+
 def _typed(name: str, values: list[Any], value_type: int) -> list[Any]:
     expected, convert = _KEYS.get(value_type, (None, None))
     if expected is None or (set(map(type, values)) == {expected} and convert is None):

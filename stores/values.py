@@ -105,6 +105,11 @@ def name_of(value_type: int) -> str:
     return _FORMATS[value_type].name if value_type in _FORMATS else f"number {value_type}"
 
 
+def has_column(value_type: int) -> bool:
+    """Whether a number of Feast's `ValueType` has a column type, and can be carried."""
+    return value_type in _FORMATS
+
+
 def arrow_type_of(value_type: int) -> pa.DataType:
     """The column type of a Feast `ValueType`. Raises `ValueError` for a type that cannot be carried."""
     if value_type not in _FORMATS:

@@ -12,12 +12,11 @@ import pyarrow as pa
 from serving.access import Caller, withhold
 from serving.compile import Compiled
 from serving.features import OnlineFeatures
-from serving.lookup import Status
 from serving.plan import InvalidRequest, NotDeclared
-from serving.request import FeaturesRequest
+from serving.request import FeaturesRequest, from_text
 from serving.search import VectorIndex, withhold_search
 from serving.snapshot import Asked, Snapshot
-from stores.entity_keys import INT32, INT64
+from serving.status import Status
 from stores.feast_protos import declared_keys, stored_view, vector_field
 from stores.values import name_of
 from stores.view import View
@@ -90,7 +89,7 @@ async def look_up(features: OnlineFeatures, wanted: Target, form: Mapping[str, s
     """The entity that the form's fields name. `now` is in seconds since 1970. Raises `InvalidRequest`, and what the
     stores raise."""
     plan = wanted.compiled.plan
-    entities = {name: [_typed(name, form.get(name, ""), plan.keys.get(name))] for name, _ in wanted.fields}
+    entities = {name: [from_text(name, form.get(name, ""), plan.keys.get(name))] for name, _ in wanted.fields}
     asked = Asked((), wanted.service, wanted.compiled.full_feature_names)
     found = await features.find(FeaturesRequest(asked, entities, 1, False), wanted.compiled)
     shown = {}
@@ -175,21 +174,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _typed(name: str, text: str, value_type: int | None) -> Any:
-    """A field's text as JSON would have it; what is no key is JSON, or text where it is none."""
-    if value_type in (INT32, INT64):
-        try:
-            return int(text)
-        except ValueError:
-            raise InvalidRequest(f"{name} must be a whole number") from None
-    if value_type is None:
-        try:
-            return orjson.loads(text)
-        except orjson.JSONDecodeError:
-            return text
-    return text
 
 
 def moment(seconds: float) -> str:

@@ -21,7 +21,7 @@ from serving.access import Forbidden
 from serving.console.look_up import look_up, target
 from serving.features import OnlineFeatures
 from serving.http import GetOnlineFeatures, Seen
-from serving.in_process import InProcess
+from serving.lookup import OnlineLookup
 from serving.messages import request_fields, response
 from serving.request import RequestLimits, checked
 from serving.snapshot import Snapshot
@@ -117,7 +117,7 @@ def by_grpc(snapshot: Snapshot, features: list[str]) -> dict[str, Any]:
 
 def in_process(snapshot: Snapshot, features: list[str]) -> dict[str, Any]:
     registry: Any = SimpleNamespace(current=snapshot)
-    found = InProcess(registry, Stored(), None).get(ENTITIES, features)
+    found = OnlineLookup(registry, Stored(), None).get(ENTITIES, features)
     assert found.values.keys() == found.statuses.keys() == found.event_times.keys()
     return {name: values[0] for name, values in found.values.items()}
 
