@@ -1,8 +1,10 @@
 """A feature repo opened: its settings, and Feast's own view of it."""
 
+import difflib
 import os
 import re
 import sys
+from collections.abc import Collection
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,15 @@ from streams.personal import PersonalColumns
 
 SERIALIZATION = 3
 """Feast's `entity_key_serialization_version`, in which `stores.entity_keys` writes."""
+
+
+class UnknownTable(Exception):
+    """A table that no view captures."""
+
+    def __init__(self, name: str, captured: Collection[str]) -> None:
+        close = difflib.get_close_matches(name, captured, n=1)
+        instead = f"did you mean {close[0]}?" if close else f"captured are {', '.join(sorted(captured))}"
+        super().__init__(f"no view captures a table {name}; {instead}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from connectors.snapshot_lock import alone
 from connectors.source import Source, connected
 from connectors.table import Table
 from millrace.made_again import note_oids, source_oids
-from millrace.repo import Repo
+from millrace.repo import Repo, UnknownTable
 from millrace.wiring import connect, flows, lake, producer, source, topics
 from streams.pipeline import Flow
 from streams.reconcile import Reconciled, reconcile, reconcile_earlier
@@ -35,8 +35,8 @@ Say = Callable[[str], None]
 LOOK_SECONDS = 0.5
 
 
-class UnknownTable(Exception):
-    """A table that no view captures."""
+class UnknownSource(Exception):
+    """A source of which no view captures a table."""
 
 
 class CannotAsk(Exception):
@@ -202,7 +202,7 @@ def resnapshot(repo: Repo, names: Sequence[str], patience: float, say: Say) -> d
     declared = flows(repo)
     for name in names:
         if name not in declared:
-            raise UnknownTable(f"no view captures {name}; captured are {', '.join(sorted(declared))}")
+            raise UnknownTable(name, declared)
         table = declared[name].table
         if any(character.isspace() for character in table.schema + table.name):
             raise CannotAsk(
@@ -235,11 +235,12 @@ def _incremental(job: _Job) -> dict[str, Any]:
 def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any]:
     """Bring a source back whose slot was lost: a new slot, a snapshot of all its tables, and their deletes.
 
-    Raises `UnknownTable` if no view captures a table of the source, and as `resnapshot`.
+    Raises `UnknownSource`, and as `resnapshot`.
     """
     chosen = [flow for _, flow in sorted(flows(repo).items()) if flow.table.source == origin]
     if not chosen:
-        raise UnknownTable(f"no view captures a table of source {origin}; there are {', '.join(repo.settings.sources)}")
+        there = ", ".join(repo.settings.sources)
+        raise UnknownSource(f"no view captures a table of source {origin}; there are {there}")
     with _job(repo, origin, chosen, patience, say) as job:
         config = connector_config(job.source, job.tables)
         # Only an existing connector can forget its position; were it to run before, a snapshot without a base began.

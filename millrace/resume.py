@@ -1,17 +1,12 @@
 """`millrace resume`: the workers go on with a table that they paused."""
 
-import difflib
 import time
 from typing import Any
 
-from millrace.repo import Repo
+from millrace.repo import Repo, UnknownTable
 from millrace.status import running_workers
 from millrace.wiring import producer
 from streams.control import ask_to_resume
-
-
-class UnknownTable(Exception):
-    """No view reads a table of that name."""
 
 
 def resume_table(repo: Repo, table: str, wait: float) -> dict[str, Any]:
@@ -20,11 +15,9 @@ def resume_table(repo: Repo, table: str, wait: float) -> dict[str, Any]:
     `resumed` names by process those that say they went on, `silent` those that answer and did not, `gone` those that
     answer no more. Raises `UnknownTable` and `BrokerUnavailable`.
     """
-    tables = sorted({declared.topic for declared in repo.declared()})
-    if table not in tables:
-        close = difflib.get_close_matches(table, tables, n=1)
-        instead = f"did you mean {close[0]}?" if close else f"there are {', '.join(tables)}"
-        raise UnknownTable(f"no view reads a table {table}; {instead}")
+    captured = {declared.topic for declared in repo.declared()}
+    if table not in captured:
+        raise UnknownTable(table, captured)
     before = {
         name: _times(state, table)
         for name, state in running_workers(repo.workers_folder).items()

@@ -1,5 +1,6 @@
-"""`millrace validate`: a table's whole contract, by Great Expectations itself."""
+"""`millrace validate`: a table's whole contract, by Great Expectations itself, and what its views make of the rows."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,34 +9,40 @@ import pyarrow.compute as pc
 
 from connectors.rows import read_rows
 from connectors.table import Table
-from millrace.repo import Repo
+from millrace.repo import Repo, UnknownTable
 from millrace.wiring import flows, lake, source
-from streams.changes import as_snapshot, carried, changes_schema
+from streams.changes import Changes, as_snapshot, carried, changes_schema
 from streams.decide import changes_table
+from streams.pipeline import Flow
+from streams.views import StreamView, Unprojectable, project
 
+CHUNK = 20_000
+"""Rows that a view is given at once."""
 
-class UnknownTable(Exception):
-    """A table that no view captures."""
+REASONS = 5
 
 
 def validate_table(repo: Repo, topic: str, from_source: bool, docs: Path) -> dict[str, Any]:
     """Validate the rows of the source as they are now, or of the lake as they were captured.
 
-    `undecodable` counts rows of the source with a value that cannot be carried; they are no success. Of personal data
-    no value is told, neither here nor in the Data Docs.
+    `undecodable` counts rows of the source with a value that cannot be carried, `views` has for each view the rows that
+    it cannot take: its transform fails on them, or a value does not fit. Neither is a success. Of personal data no
+    value is told, neither here nor in the Data Docs.
     Raises `UnknownTable`, `StoreUnavailable` and `SourceUnavailable`.
     """
     declared = flows(repo)
     if topic not in declared:
-        raise UnknownTable(f"there is no captured table {topic}; there are {', '.join(declared)}")
+        raise UnknownTable(topic, declared)
     flow = declared[topic]
     rows, undecodable = _of_source(repo, flow.table) if from_source else (_of_lake(repo, flow.table), 0)
     report = flow.contract.validate(rows, docs, flow.personal.has)
+    views = {view.view.name: _rejections(view, flow, rows) for view in flow.views}
     return {
         "table": topic,
         "rows": rows.num_rows,
         "undecodable": undecodable,
-        "success": report.success and not undecodable,
+        "views": views,
+        "success": report.success and not undecodable and not any(view["rejected"] for view in views.values()),
         "failed": sum(not outcome.success for outcome in report.outcomes),
         "docs": str(report.page),
         "expectations": [
@@ -51,6 +58,18 @@ def validate_table(repo: Repo, topic: str, from_source: bool, docs: Path) -> dic
             for outcome in report.outcomes
         ],
     }
+
+
+def _rejections(view: StreamView, flow: Flow, rows: pa.Table) -> dict[str, Any]:
+    """How many rows a view cannot take, and its most frequent reasons."""
+    rejected, reasons = 0, Counter[str]()
+    for start in range(0, rows.num_rows, CHUNK):
+        try:
+            project(view, Changes(flow.table, rows.slice(start, CHUNK)))
+        except Unprojectable as error:
+            rejected += len(error.bad)
+            reasons.update(flow.personal.reason(why) for several in error.bad.values() for why in several)
+    return {"rejected": rejected, "reasons": dict(reasons.most_common(REASONS))}
 
 
 def _of_source(repo: Repo, table: Table) -> tuple[pa.Table, int]:

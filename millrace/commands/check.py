@@ -54,7 +54,8 @@ def show_verify(value: dict[str, Any]) -> str:
 def validate(places: Places, out: Out, table: str, from_source: bool, docs: Path) -> None:
     """Run the whole contract of TABLE (<source>.<schema>.<table>) by Great Expectations; write its Data Docs.
 
-    Exit code 1 if an expectation fails.
+    Its rows go through the transforms of the table's views as well, which write nothing. Exit code 1 if an expectation
+    fails, or a view cannot take a row.
     """
     from millrace.repo import open_repo
     from millrace.validate import validate_table
@@ -63,7 +64,10 @@ def validate(places: Places, out: Out, table: str, from_source: bool, docs: Path
     out.result(value, _show_validate)
     if not value["success"]:
         odd = f", {value['undecodable']} rows hold values that cannot be carried" if value["undecodable"] else ""
-        raise Failed(f"{value['failed']} expectations failed{odd}")
+        views = [
+            f", view {name} cannot take {v['rejected']} rows" for name, v in value["views"].items() if v["rejected"]
+        ]
+        raise Failed(f"{value['failed']} expectations failed{odd}{''.join(views)}")
 
 
 def _show_validate(value: dict[str, Any]) -> str:
@@ -72,4 +76,7 @@ def _show_validate(value: dict[str, Any]) -> str:
         + (f": {e['error']}" if e["error"] else f": {e['failed']} rows fail" if e["failed"] else "")
         for e in value["expectations"]
     ]
+    for name, view in value["views"].items():
+        lines.append(f"{'FAIL' if view['rejected'] else 'ok  '} view {name}: {view['rejected']} rows cannot be taken")
+        lines += [f"       {count:,} rows: {reason}" for reason, count in view["reasons"].items()]
     return "\n".join([*lines, f"Data Docs: {value['docs']}"])

@@ -129,7 +129,7 @@ def replay(places: Places, out: Out, numbers: tuple[int, ...], everything: bool,
             raise Failed(f"there is no letter {min(missing)}: millrace letters list shows the numbers")
         chosen = iter(named)
     else:
-        chosen = one_of_each(lambda: _all(repo, 0), _wanted(**wanted))
+        chosen = one_of_each(lambda: _all(repo, 0, wanted["table"]), _wanted(**wanted))
     sent = send(producer(repo), _counted(out, chosen, "sent"))
     out.result({"replayed": sent}, lambda value: f"{value['replayed']:,} letters sent again")
 
@@ -150,19 +150,25 @@ def _open(places: Places) -> "Repo":
 
 def _read(repo: "Repo", start: int = 0, **wanted: Any) -> "Iterator[Letter]":
     """The chosen letters from number `start` on."""
-    return filter(_wanted(**wanted), _all(repo, start))
+    return filter(_wanted(**wanted), _all(repo, start, wanted.get("table")))
 
 
-def _all(repo: "Repo", start: int) -> "Iterator[Letter]":
-    """Letters with their reasons without personal data: neither shown nor to be guessed by --reason."""
+def _all(repo: "Repo", start: int, table: str | None) -> "Iterator[Letter]":
+    """Letters with their reasons without personal data: neither shown nor to be guessed by --reason. In the end
+    `UnknownTable` if `table` is none: not captured, and without a letter of when it was."""
+    from millrace.repo import UnknownTable
     from millrace.wiring import topics
     from streams.letters import read
     from streams.personal import NOTHING
 
     personal = repo.personal()
+    known = {None, *personal}
     for letter in read(topics(repo), repo.letters_topic, start):
+        known.add(letter.origin.topic)
         hide = personal.get(letter.origin.topic, NOTHING).reason
         yield replace(letter, reasons=tuple(map(hide, letter.reasons)))
+    if table not in known:
+        raise UnknownTable(str(table), personal)
 
 
 def _wanted(

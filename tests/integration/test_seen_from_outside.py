@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from millrace.repo import open_repo
+from millrace.repo import UnknownTable, open_repo
 from millrace.stack.endpoints import Endpoints
 from millrace.wiring import topics
 from tests.integration.bazaar import Bazaar, bazaar
@@ -166,11 +166,15 @@ def test_a_table_that_is_all_bad_pauses_alone_and_goes_on_where_it_stopped(
 
 
 def test_resume_knows_the_tables(market: Bazaar, worker: Running, orders: str) -> None:
-    from millrace.resume import UnknownTable
-
     with pytest.raises(UnknownTable, match=f"did you mean {orders}"):
         market.repo.command("resume", f"{orders}x")
     assert market.repo.command("resume", orders) == {"table": orders, "resumed": [], "silent": [], "gone": []}
+
+
+def test_letters_of_a_table_that_is_none_are_not_just_none(market: Bazaar, worker: Running, orders: str) -> None:
+    for command in (["list"], ["replay", "--all"]):
+        with pytest.raises(UnknownTable, match=f"did you mean {orders}"):
+            market.repo.command("letters", *command, "--table", f"{orders}x")
 
 
 def test_letters_are_chosen_and_exported(market: Bazaar, worker: Running, orders: str) -> None:

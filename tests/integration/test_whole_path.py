@@ -223,6 +223,17 @@ def test_validate_judges_lake_and_source(traded: Bazaar, tmp_path: Path) -> None
     assert (source["failed"], source["undecodable"]) == (2, 1)
 
 
+def test_validate_tries_the_transforms(traded: Bazaar, tmp_path: Path) -> None:
+    """What of the source became letters, before any of it does."""
+    docs = ["--docs", str(tmp_path)]
+    topic = traded.name("depot.yard.stock")
+    assert traded.repo.command("validate", topic, *docs)["views"]["stock_level"] == {"rejected": 0, "reasons": {}}
+    level = traded.repo.command("validate", topic, "--source", *docs, code=1)["views"]["stock_level"]
+    (reason,) = level["reasons"]
+    assert "its function raised ZeroDivisionError" in reason
+    assert level["rejected"] == level["reasons"][reason] >= 1
+
+
 def test_lookup_shows_a_service(traded: Bazaar) -> None:
     keys = ["-e", "vendor=Acme", "-e", "sku=1", "-e", "region=north"]
     found = traded.repo.command("lookup", "offer", "stock_level:level", "-e", "warehouse=north", *keys)["features"]
