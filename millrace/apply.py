@@ -25,6 +25,7 @@ from connectors.table import Column, Table
 from connectors.table_file import dumps
 from millrace.made_again import dropped, note_oids
 from millrace.repo import Repo, declared_at, parse, register, rehearse
+from millrace.settings import check_variables
 from millrace.wiring import connect, embedder, lake, source, topics, vectors
 from stores.fields import check_collisions
 from stores.history import change_properties, feature_properties
@@ -75,8 +76,8 @@ class Plan:
 def apply(repo: Repo, say: Say) -> dict[str, object]:
     """Check, then set up. Returns what was done, for people and machines.
 
-    Raises `DeclarationError`, `ContractError`, `SourceNotReady`, `ConfigInvalid` and what the services raise;
-    up to the last check nothing has been changed.
+    Raises `SettingsError`, `DeclarationError`, `ContractError`, `SourceNotReady`, `ConfigInvalid` and what the services
+    raise; up to the last check nothing has been changed.
     """
     say("checking the declarations, the sources and the contracts")
     client = connect(repo)
@@ -126,6 +127,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
 
 def _checked(repo: Repo) -> Plan:
     """The plan; where a declaration does not hold, the error begins with its file and line."""
+    check_variables(repo.path / "feature_store.yaml")
     try:
         return _plan(repo)
     except DeclarationError as error:

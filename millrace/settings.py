@@ -145,6 +145,12 @@ def load(repo: Path, stack_folder: Path) -> Settings:
     return _read(repo / "millrace.yaml", environment(stack_folder))
 
 
+def check_variables(path: Path) -> None:
+    """Raises `SettingsError` for a variable of `feature_store.yaml` that is not set: Feast would take `${NAME}` as it
+    stands there for an address or a folder."""
+    _expanded(yaml.safe_load(path.read_text()), os.environ, path, "")
+
+
 def stands_alone(repo: Path) -> bool:
     """Whether `<repo>/millrace.yaml` and the environment of the process name every address, so that the repo needs
     nothing of a local stack."""

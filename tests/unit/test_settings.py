@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from millrace.settings import Settings, SettingsError, environment, load, stands_alone
+from millrace.settings import Settings, SettingsError, check_variables, environment, load, stands_alone
 
 MINIMAL = "sources: {shop: {url: 'postgresql://u:p@h/shop'}}\n"
 
@@ -109,6 +109,16 @@ def test_a_mistake_in_a_source_is_named_with_its_key(repo: Path) -> None:
 @pytest.mark.parametrize(("text", "problem"), [("", "is empty"), ("- x", "is empty"), ("a: [", "is not YAML")])
 def test_a_file_that_holds_no_settings(repo: Path, text: str, problem: str) -> None:
     assert problem in refused(repo, text)
+
+
+def test_feasts_own_file_names_no_variable_that_is_not_set(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feast would take `${NAME}` as it stands there for an address."""
+    yaml = repo / "feature_store.yaml"
+    yaml.write_text("project: shop\nonline_store:\n  connection_string: ${SHOP_REDIS}  # not ${THIS}\n")
+    with pytest.raises(SettingsError, match=r"online_store.connection_string needs the .* variable SHOP_REDIS, .* not"):
+        check_variables(yaml)
+    monkeypatch.setenv("SHOP_REDIS", "redis:6379")
+    check_variables(yaml)
 
 
 def test_a_file_that_is_not_there(repo: Path) -> None:
