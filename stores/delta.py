@@ -20,7 +20,15 @@ from deltalake.exceptions import CommitFailedError, DeltaError, DeltaProtocolErr
 from deltalake.fs import DeltaStorageHandler
 
 from stores.errors import StoreRefused, StoreUnavailable
-from stores.lake import STORE, AppendResult, CompactedByAnother, Snapshot, TableMissing, TopicPartition
+from stores.lake import (
+    STORE,
+    VIEW_TYPES,
+    AppendResult,
+    CompactedByAnother,
+    Snapshot,
+    TableMissing,
+    TopicPartition,
+)
 from stores.lake_schema import agreed_schema, check_name, conform, fresh_rows, is_name, stored_schema
 
 CHECKPOINT_INTERVAL = 50
@@ -253,12 +261,20 @@ class DeltaLake:
         try:
             table = self._claimed(name, time.time() + REWRITE_SECONDS).table
             merged = int(table.optimize.compact(max_concurrent_tasks=1)["numFilesRemoved"])
+            if self._written_in_views(name):
+                merged += int(table.optimize.z_order([table.schema().fields[0].name])["numFilesRemoved"])
             self._set(name, {REWRITER: ""})
         except CommitFailedError as error:
             raise CompactedByAnother(f"{self.root}/{name}") from error
         except (DeltaError, OSError) as error:
             raise self._unavailable(name, error) from error
         return merged
+
+    def _written_in_views(self, name: str) -> bool:
+        """Whether another program wrote files that cannot be searched: the whole table is written anew, in an order,
+        for a merge leaves files that are large enough as they are."""
+        files = self.snapshot(name).data.get_fragments()
+        return any(str(field.type) in VIEW_TYPES for file in files for field in file.physical_schema)
 
     def vacuum(self, name: str, retention: timedelta) -> int:
         hours = int(retention.total_seconds() // 3600)

@@ -17,7 +17,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from stores.errors import StoreUnavailable
+from stores.errors import StoreRefused, StoreUnavailable
 
 STORE = "the lake"
 """The lake's name in `StoreUnavailable`."""
@@ -38,6 +38,20 @@ class TableMissing(LookupError):
     def __init__(self, name: str, root: str) -> None:
         super().__init__(f"the lake at {root} has no table {name}")
         self.name = name
+
+
+class WrittenInViews(StoreRefused):
+    """Files in Arrow's view types, as DELETE and UPDATE of delta-rs write them: Arrow reads them, and has nothing to
+    compare them with."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another program rewrote files of the lake in Arrow's view types (string_view, binary_view), as DELETE and "
+            "UPDATE of delta-rs do, and these cannot be searched: run millrace compact, which rewrites them"
+        )
+
+
+VIEW_TYPES = ("string_view", "binary_view")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +80,7 @@ class Snapshot:
         self, columns: list[str] | None = None, filter: ds.Expression | None = None, most: int = 131_072
     ) -> pa.RecordBatchReader:
         """Stream rows, in no order, at most so many at once; `columns` None means all. Whoever reads gets
-        `StoreUnavailable` where a file is gone, as with the volume that it was on."""
+        `StoreUnavailable` where a file is gone, as with the volume that it was on, and `WrittenInViews`."""
         scanner = self.data.scanner(columns=columns, filter=filter, batch_size=most)
         return pa.RecordBatchReader.from_batches(scanner.projected_schema, self._read(scanner))
 
@@ -75,6 +89,10 @@ class Snapshot:
             yield from scanner.to_batches()
         except OSError as error:
             raise StoreUnavailable(STORE, f"{self.name}: {error}") from error
+        except pa.ArrowNotImplementedError as error:
+            if not any(name in str(error) for name in VIEW_TYPES):
+                raise
+            raise WrittenInViews from error
 
 
 class Lake(Protocol):

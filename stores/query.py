@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from stores.errors import StoreRefused, StoreUnavailable
-from stores.lake import STORE, Snapshot
+from stores.lake import STORE, VIEW_TYPES, Snapshot, WrittenInViews
 
 Session: TypeAlias = duckdb.DuckDBPyConnection
 
@@ -36,7 +36,8 @@ def _database() -> Session:
 def session(**tables: pa.Table | ds.Dataset) -> Iterator[Session]:
     """A DuckDB connection of its own that sees these tables; what exceeds memory spills to a temporary folder.
 
-    A file that vanishes or cannot be read while a query runs is `StoreUnavailable`.
+    A file that vanishes or cannot be read while a query runs is `StoreUnavailable`; `WrittenInViews` for files that
+    cannot be searched.
     """
     with _database().cursor() as connection:
         for name, table in tables.items():
@@ -48,6 +49,8 @@ def session(**tables: pa.Table | ds.Dataset) -> Iterator[Session]:
         except duckdb.InvalidInputException as error:
             if "reading the stream" not in str(error):
                 raise
+            if any(name in str(error) for name in VIEW_TYPES):
+                raise WrittenInViews from error
             raise StoreUnavailable(STORE, str(error)) from error
 
 

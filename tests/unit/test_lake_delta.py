@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable, TableFeatures
 from hypothesis import given, settings
@@ -20,8 +21,20 @@ from hypothesis import strategies as st
 from stores import delta
 from stores.delta import CHECKPOINT_INTERVAL, REWRITE_SECONDS, DeltaLake, _Handle
 from stores.errors import StoreRefused, StoreUnavailable
-from stores.lake import AppendResult, CompactedByAnother, TableMissing
-from tests.lake_suite import NAME, PROPERTIES, SCHEMA, TOPIC, LakeSuite, Open, append, each_record_stands_once, ids
+from stores.lake import AppendResult, CompactedByAnother, TableMissing, WrittenInViews
+from stores.query import session
+from tests.lake_suite import (
+    NAME,
+    PROPERTIES,
+    SCHEMA,
+    TOPIC,
+    LakeSuite,
+    Open,
+    append,
+    each_record_stands_once,
+    ids,
+    rows,
+)
 
 
 class TestDeltaLake(LakeSuite):
@@ -291,6 +304,24 @@ def test_the_log_stays_short_and_forgets_no_offset(root: Path) -> None:
     assert len(list((root / NAME / "_delta_log").glob("*.json"))) < CHECKPOINT_INTERVAL + 5
     assert append(sleeper, 0, 3, 1).written == 2
     assert [DeltaLake(str(root)).next_offset(NAME, TOPIC, p) for p in (0, 1)] == [2 * CHECKPOINT_INTERVAL + 5, 3]
+
+
+def test_files_that_another_program_wrote_in_view_types_are_refused_until_compacted(root: Path) -> None:
+    """As delta-rs' own DELETE does, of which the worker must not come to lie in a loop."""
+    lake = DeltaLake(str(root))
+    noted = rows(0, 3).set_column(1, SCHEMA.field("note"), pa.array(["a note", "a note", "another"]))
+    lake.append(NAME, noted, {(TOPIC, 0): 3})
+    DeltaTable(str(root / NAME)).delete("id = 1")
+    assert ids(lake) == [0, 2]
+    searched = pc.field("note") == "a note"
+    with pytest.raises(WrittenInViews, match="run millrace compact"):
+        lake.scan(NAME, ["id"], searched).read_all()
+    with pytest.raises(WrittenInViews), session(data=lake.snapshot(NAME).data) as connection:
+        connection.sql("SELECT id FROM data WHERE note = 'a note'").fetchall()
+    lake.compact(NAME)
+    assert lake.scan(NAME, ["id"], searched).read_all().num_rows == 1
+    assert append(lake, 0, 3) == AppendResult(0, 3)
+    assert ids(lake) == [0, 2]
 
 
 def test_what_this_reader_does_not_follow_is_refused(root: Path) -> None:
