@@ -1,12 +1,13 @@
 """The HTTP server: granian's processes, one a core, on one port. The one door to granian."""
 
+import logging
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,8 @@ from granian.http import HTTP1Settings
 
 from serving.http import Application
 from serving.tls import TlsFiles, TlsWatch
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 HEAD_BYTES = 64 << 10
@@ -45,15 +48,20 @@ class AddressRefused(Exception):
 def address_of(host: str, port: int) -> str:
     """The number of a host to listen on, which granian has to be given. Raises `AddressRefused` for one that is not
     this machine's, or where another program listens. Servers of millrace share a port, so that one can be replaced by
-    another."""
+    another, which is told of: it may be one of another project."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         family, kind, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             # Else what the kernel remembers of a program that has just ended there would count.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind(address)
+                return str(address[0])
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             probe.bind(address)
+        shared = "another server listens on %s:%s, and gets a part of the requests until it is stopped"
+        log.warning(shared, address[0], port, extra={"event": "shared_port"})
         return str(address[0])
     except OSError as error:
         raise AddressRefused(f"nobody can listen on {host}:{port}: {error.strerror}") from error

@@ -29,9 +29,15 @@ def test_a_port_of_another_program_is_refused_by_name() -> None:
             address_of("127.0.0.1", port)
 
 
-def test_a_port_is_shared_with_another_server() -> None:
+def test_a_port_is_shared_with_another_server_which_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be the one to be replaced, or that of another project."""
     with listener(shared=True) as other:
-        assert address_of("127.0.0.1", other.getsockname()[1]) == "127.0.0.1"
+        port = other.getsockname()[1]
+        assert address_of("127.0.0.1", port) == "127.0.0.1"
+    assert f"another server listens on 127.0.0.1:{port}, and gets a part of the requests" in caplog.text
+    caplog.clear()
+    assert address_of("127.0.0.1", port) == "127.0.0.1"
+    assert not caplog.text
 
 
 def test_what_another_program_left_to_the_kernel_is_no_hindrance() -> None:
