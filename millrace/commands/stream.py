@@ -31,7 +31,8 @@ def run(places: Places, out: Out) -> None:
     """Run a worker: from Kafka to the feature stores, until SIGTERM or Ctrl-C.
 
     Start as many as there are partitions; they share the work. A worker that is told to stop finishes what it
-    holds, commits and leaves within ten seconds. When a table is applied again, the process starts itself anew.
+    holds, commits and leaves within ten seconds; a store that hangs just then adds its own time-out. When a table is
+    applied again, the process starts itself anew.
     """
     from connectors.slots import SlotWatch
     from connectors.watch import Watch
