@@ -3,7 +3,8 @@
 Debezium writes an update of a primary key as a delete of the old row, with the new key in a header, and a create under
 it, with the old key in a header ("Primary key updates" in its documentation of the PostgreSQL connector). Both have one
 position in the log, so a task that ends between the two goes on after both, and the create is lost (debezium/dbz#2549,
-open as of 3.6.3). Nobody but the consumer can see it: the first half says what has to come.
+open as of 3.6.3). Nobody but the consumer can see it: the first half says what has to come. What is found lost is kept
+with the table in the lake, for the workers after this one.
 """
 
 import logging
@@ -15,9 +16,9 @@ import orjson
 import pyarrow.dataset as ds
 
 from stores.errors import StoreUnavailable
-from stores.lake import Lake
+from stores.lake import Lake, TableMissing
 from streams.clock import Clock
-from streams.decide import changes_table
+from streams.decide import LakeTableName, changes_table
 from streams.messages import Records
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,9 @@ NEW_KEY, OLD_KEY = "__debezium.newkey", "__debezium.oldkey"
 
 WAIT_SECONDS = 60.0
 """For the other half, which another worker may read, until the lake is asked; and between two questions to it."""
+
+LOST_PROPERTY = "millrace.key_changes_lost"
+"""Property of a table of changes: as a JSON object, the new keys that were found lost, by their LSNs."""
 
 MOST_TOLD = 20
 """New keys that are named of a table."""
@@ -41,14 +45,16 @@ class Half:
 
 
 class KeyChanges:
-    """The key changes of a worker's tables of which one half came. All methods are the loop's."""
+    """The key changes of a worker's tables of which one half came, and those of `topics` that were lost before. All
+    methods are the loop's."""
 
-    def __init__(self, lake: Lake, clock: Clock) -> None:
+    def __init__(self, lake: Lake, clock: Clock, topics: Collection[str]) -> None:
         self._lake = lake
         self._clock = clock
+        self._unasked = set(topics)
         self._halves: dict[tuple[str, int], Half] = {}
-        self._lost: defaultdict[str, dict[int, str]] = defaultdict(dict)
-        self._look_next = clock.monotonic() + WAIT_SECONDS
+        self._lost: dict[str, dict[int, str]] = {}
+        self._look_next = clock.monotonic()
 
     @property
     def lost(self) -> Mapping[str, str]:
@@ -58,7 +64,6 @@ class KeyChanges:
             'never came under them: unless they are among the letters, Debezium lost them (docs/operations.md, "A '
             f'changed primary key"): run millrace resnapshot {topic}'
             for topic, keys in list(self._lost.items())  # the loop may add one meanwhile
-            if keys
         }
 
     def note(self, records: Records) -> None:
@@ -84,7 +89,7 @@ class KeyChanges:
         if now < self._look_next:
             return
         self._look_next = now + WAIT_SECONDS
-        late = behind() if self._halves or self._lost else ()
+        late = behind() if self._halves else ()
         due = {
             change: half
             for change, half in self._halves.items()
@@ -95,8 +100,9 @@ class KeyChanges:
             if half.first:
                 waiting[topic][lsn] = half.key
         try:
-            for topic in {*waiting, *self._lost}:
+            for topic in sorted({*waiting, *self._lost, *self._unasked}):
                 self._look(topic, waiting[topic])
+                self._unasked.discard(topic)
         except StoreUnavailable:
             return  # they are asked for again at the next look
         for change in due:
@@ -104,15 +110,29 @@ class KeyChanges:
 
     def _look(self, topic: str, waiting: Mapping[int, str]) -> None:
         """Which of those that wait, or are told as lost, stand in the lake: as what they are, or read anew since."""
-        told = self._lost[topic]
+        table, lsn, op = changes_table(topic), ds.field("_lsn"), ds.field("_op")
+        kept = self._kept(table)
+        told = self._lost.get(topic, {}) | kept
         asked = {**told, **waiting}
         if not asked:
             return
-        table, lsn, op = changes_table(topic), ds.field("_lsn"), ds.field("_op")
         wanted = (op == "c") & lsn.isin(list(asked)) | (op == "r") & (lsn > min(asked))
         rows = self._lake.scan(table, ["_lsn", "_op"], wanted).read_all().to_pylist()
         found = {row["_lsn"] for row in rows if row["_op"] == "c"}
         read_anew = max((row["_lsn"] for row in rows if row["_op"] == "r"), default=0)
-        self._lost[topic] = {lsn: key for lsn, key in asked.items() if lsn not in found and lsn > read_anew}
-        if self._lost[topic].keys() - told.keys():
+        lost = {lsn: key for lsn, key in asked.items() if lsn not in found and lsn > read_anew}
+        if lost != kept:
+            self._lake.describe(table, {LOST_PROPERTY: orjson.dumps(lost, option=orjson.OPT_NON_STR_KEYS).decode()})
+        known = self._lost.pop(topic, {})
+        if lost:
+            self._lost[topic] = lost
+        if lost.keys() - known.keys():
             log.error("%s", self.lost[topic], extra={"event": "key_change_lost", "table": topic})
+
+    def _kept(self, table: LakeTableName) -> dict[int, str]:
+        """What this worker, or one before it, found lost; nothing yet of a table that `apply` is to make."""
+        try:
+            text = self._lake.properties(table).get(LOST_PROPERTY, "{}")
+        except TableMissing:
+            return {}
+        return {int(lsn): key for lsn, key in orjson.loads(text).items()}

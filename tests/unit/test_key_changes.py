@@ -37,8 +37,11 @@ class Tables:
     def __init__(self) -> None:
         self.lake, self.clock = MemoryLake(), Clock()
         self.lake.create(changes_table(TOPIC), changes_schema(ORDERS), change_properties(TOPIC, ("id",)))
-        self.changes = KeyChanges(self.lake, self.clock)
         self.behind: set[str] = set()
+        self.restart()
+
+    def restart(self) -> None:
+        self.changes = KeyChanges(self.lake, self.clock, [TOPIC])
 
     def note(self, *several: Record) -> None:
         self.changes.note(_records(*several))
@@ -120,3 +123,31 @@ def test_a_table_that_is_far_behind_is_not_judged(tables: Tables) -> None:
     assert [tables.minute() for _ in range(3)] == [{}] * 3
     tables.behind = set()
     assert TOPIC in tables.minute()
+
+
+def test_what_is_lost_outlives_its_worker_until_the_table_is_read_anew(tables: Tables) -> None:
+    tables.note(FIRST)
+    told = tables.minute()
+    assert told.keys() == {TOPIC}
+    tables.restart()
+    assert tables.changes.lost == {}
+    tables.changes.tick(lambda: ())  # the first look is at once
+    assert tables.changes.lost == told
+    tables.hold((key(7), envelope("r", row(7), lsn=20), {}))
+    assert tables.minute() == {}
+    tables.restart()
+    assert tables.minute() == {}
+
+
+def test_each_worker_of_a_table_tells_what_another_found_lost(tables: Tables) -> None:
+    other = KeyChanges(tables.lake, tables.clock, [TOPIC])
+    tables.note(FIRST)
+    told = tables.minute()
+    other.tick(lambda: ())
+    assert other.lost == told
+    other.note(_records((key(2), envelope("d", None, before=row(2), lsn=14), {"__debezium.newkey": key(8)})))
+    tables.minute()
+    other.tick(lambda: ())
+    both = tables.minute()
+    assert both == other.lost
+    assert '{"id":7}, {"id":8}' in both[TOPIC]

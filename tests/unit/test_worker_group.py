@@ -290,11 +290,14 @@ def test_a_row_that_another_member_deleted_does_not_come_back_with_a_flush_under
     platform.produce((key(2), envelope("c", row(2, "ann", 2.0, LATE), lsn=11)))
     worker, consumer = joined(platform)
     worker._take(consumer.poll(0, 100))
-    write, loop = platform.online.write, threading.current_thread()
+    write = platform.online.write
     reached, go_on = threading.Event(), threading.Event()
+    flush: list[threading.Thread] = []
 
     def held_up(batches: Sequence[FeatureRows]) -> WriteResult:
-        if threading.current_thread() is not loop and not go_on.is_set():
+        if not reached.is_set():
+            flush.append(threading.current_thread())
+        if threading.current_thread() in flush and not go_on.is_set():
             reached.set()
             if learns == "while it waits for Redis":
                 raise StoreUnavailable("Redis", "connection refused")
@@ -310,7 +313,6 @@ def test_a_row_that_another_member_deleted_does_not_come_back_with_a_flush_under
         consumer.revoke([P0, P1])  # nothing is handed over
     elif learns == "while it hangs":
         consumer.revoke([P0, P1], lost=True)
-    platform.online.write = write  # type: ignore[method-assign]
     platform.produce((key(2), envelope("d", None, before=row(2, "ann", 2.0, LATE), lsn=12)))
     platform.run()  # another member
     assert platform.customer("ann") == 1.0
