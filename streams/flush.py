@@ -85,12 +85,13 @@ class Flusher:
         self._running = self._thread.submit(self._flush, batch)
 
     def collect(self, timeout: float = 0) -> dict[Partition, int]:
-        """The offsets that a finished flush made safe to commit; empty if none has finished in time.
+        """The offsets that a finished flush made safe to commit, without those of partitions that were lost meanwhile:
+        whoever had them since may have come further. Empty if none has finished in time.
 
         Raises what the flush raised.
         """
-        running = self._running
-        if running is None:
+        running, batch = self._running, self._batch
+        if running is None or batch is None:
             return {}
         try:
             offsets = running.result(timeout)
@@ -104,7 +105,7 @@ class Flusher:
             raise
         self._running = None
         self._batch = None
-        return offsets
+        return {partition: offset for partition, offset in offsets.items() if partition not in batch.lost}
 
     def close(self) -> None:
         """Call off a flush that waits for a store. What it has not written is read again from Kafka."""

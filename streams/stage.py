@@ -26,8 +26,8 @@ class Batch:
 
     `topics` tells which topic feeds a table. `events` holds the rows of event views, and `undecided` the
     entities (a table of join keys) that have to be decided from the lake: both are settled once the rows are
-    there. `truncated` gives for each topic the LSNs of the truncates that all its rows take account of.
-    `since` is when it was begun.
+    there. `truncated` gives for each topic the LSNs of the truncates that all its rows take account of. Of partitions
+    that were `lost` since it was handed to the flush nothing is to be committed. `since` is when it was begun.
     """
 
     since: float
@@ -37,6 +37,7 @@ class Batch:
     events: list[FeatureRows] = field(default_factory=list)
     undecided: list[tuple[View, pa.Table]] = field(default_factory=list)
     truncated: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    lost: set[Partition] = field(default_factory=set)
     rows: int = 0
 
     def put(self, table: LakeTable, topic: str, rows: pa.Table) -> None:

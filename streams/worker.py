@@ -382,6 +382,7 @@ class Worker:
         """Stage nothing of these partitions: whoever has them next reads it again."""
         self._batch.drop(partitions)
         for flushed in self._flushed:
+            flushed.lost.update(partitions)
             self._batch.undecide_lost(flushed, partitions)
         self._writes.lose(partitions)
 

@@ -327,6 +327,25 @@ def test_a_row_that_another_member_deleted_does_not_come_back_with_a_flush_under
     assert platform.customer("ann") == 1.0
 
 
+def test_offsets_of_before_a_partition_was_lost_are_not_committed_when_it_is_back(platform: Platform) -> None:
+    """They would take back what the member between had committed, and nobody would read it again."""
+    platform.produce((key(1), envelope("c", row(1), lsn=10)))
+    worker, consumer = joined(platform)
+    worker._check_positions()
+    worker._take(consumer.poll(0, 100))
+    worker._start_flush()
+    while not worker._flusher._running.done():  # type: ignore[union-attr]  # it was started
+        time.sleep(0.001)
+    consumer.revoke([P0], lost=True)
+    platform.produce((key(2), envelope("c", row(2), lsn=11)))
+    platform.run()  # another member
+    assert platform.broker.offsets[GROUP, P0] == 2
+    consumer.assign([P0])
+    worker._commit(worker._flusher.collect())
+    assert platform.broker.offsets[GROUP, P0] == 2
+    assert not worker._flusher.busy
+
+
 def rebalanced_in_its_next_poll(consumer: MemoryConsumer, rebalance: Callable[[], None], took: int) -> None:
     """librdkafka serves rebalances between two records of a poll."""
     poll = consumer.poll
