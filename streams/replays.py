@@ -5,11 +5,13 @@ cannot: the version it stores is that of the winning row, and a replayed row tha
 again; its entities are decided anew. The lake knows, with what is staged for it.
 
 Nor does an event view know of every entity that a row left: a backfill reads that off the row's earlier changes, and
-these may be the letters. So what is late comes with a mark at the row's next change.
+these may be the letters. So what is late comes with a mark where the row's next change has it elsewhere, or nowhere.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +26,11 @@ from streams.changes import Changes
 from streams.decide import changes_table
 from streams.letters import REPLAY_OF
 from streams.pipeline import Outcome
-from streams.views import Moments, left
+from streams.views import Projected, StreamView, left
 
 Mask = npt.NDArray[np.bool_]
 
-PLACE = ("_lsn", "_partition", "_offset", "_commit_ts")
+PLACE = ("_lsn", "_partition", "_offset", "_commit_ts", "_op")
 
 ELSEWHERE = -1
 """The position of a change that may not be a copy, or is not of this very batch."""
@@ -40,20 +42,42 @@ def replayed(outcome: Outcome) -> Mask:
     return np.isin(outcome.accepted.kept, records)
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Over some changes, what is known of the next change of each one's row: its LSN, -1 if none is known, and its
+    commit time in microseconds since the epoch; whether it deletes the row; by column whether it has another value."""
+
+    lsns: npt.NDArray[np.int64]
+    times: npt.NDArray[np.int64]
+    deletes: Mask
+    changes: Mapping[str, Mask]
+
+    def takes_from(self, view: StreamView) -> Mask:
+        """Whether it takes the row from the entity of an event view that it was at."""
+        changed = (self.changes[column] for column in view.key_columns if column in self.changes)
+        return reduce(np.logical_or, changed, self.deletes)
+
+
 def settle_replays(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mask) -> Outcome:
     """The outcome without those changes of `mask` that stand already; replays that are known newer are `late`, and
-    their rows of event views are followed by the mark of a row that left its entity.
+    their rows of event views are followed by the mark of a row that left, if the next change says so.
 
     `staged` are the table's changes that this worker has taken and the lake may not hold yet. What is staged and
     then lost with its partition is read again by another member, so nothing is dropped for good because of it.
     Raises `StoreUnavailable`.
     """
     accepted = outcome.accepted
-    doubled, following = _compare(lake, staged, accepted.changes, mask)
+    doubled, following = _compare(lake, staged, outcome, mask)
     late = (following.lsns >= 0) & replayed(outcome)
-    projected = tuple((v, left(p, late, following) if v.view.kind == "event" else p) for v, p in accepted.projected)
+    projected = tuple((v, _marked(v, p, late, following)) for v, p in accepted.projected)
     accepted = replace(accepted, projected=projected, late=late).without(doubled)
     return replace(outcome, accepted=accepted, ignored=outcome.ignored + int(doubled.sum()))
+
+
+def _marked(view: StreamView, projected: Projected, late: Mask, following: Following) -> Projected:
+    if view.view.kind != "event":
+        return projected
+    return left(projected, late & following.takes_from(view), following.lsns, following.times)
 
 
 def settle_read_again(lake: Lake, held: Mapping[int, int], outcome: Outcome) -> Outcome:
@@ -81,41 +105,65 @@ def settle_read_again(lake: Lake, held: Mapping[int, int], outcome: Outcome) -> 
     return replace(outcome, accepted=accepted.without(rejected), ignored=outcome.ignored + int(rejected.sum()))
 
 
-def _compare(lake: Lake, staged: Sequence[pa.Table], changes: Changes, mask: Mask) -> tuple[Mask, Moments]:
-    """Over the changes: which of `mask` stand already, and where the next change of their row is known to be, -1 where
-    none is. A change is known by its row's key and its LSN; one that stands from the same place in the topic is no
-    double but the same record, read again because what followed on it may not have been done."""
-    names = [*changes.table.primary_key, *PLACE]
-    ours = changes.rows.select(names)
+def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mask) -> tuple[Mask, Following]:
+    """Over the changes: which of `mask` stand already, and what follows them. A change is known by its row's key and
+    its LSN; one that stands from the same place in the topic is no double but the same record, read again because what
+    followed on it may not have been done. What comes in the same batch follows, unless its text is yet to be embedded,
+    at which it may be rejected."""
+    changes, flow = outcome.accepted.changes, outcome.flow
+    key = changes.table.primary_key
+    compared = [column for column in flow.before if column not in key]
+    ours = changes.rows.select([*key, *PLACE, *compared])
     positions = np.where(mask, np.arange(len(changes)), ELSEWHERE)
-    lake_rows = _held(lake, changes, ours.filter(pa.array(mask))).cast(ours.schema)
-    known = pa.concat_tables([lake_rows, *(part.select(names) for part in staged)])
-    known = pa.concat_tables([_numbered(known, np.full(known.num_rows, ELSEWHERE)), _numbered(ours, positions)])
-    same_row = " and ".join(f"known.k{i} = ours.k{i}" for i in range(len(changes.table.primary_key)))
+    asked = ours.filter(pa.array(mask))
+    elsewhere = [_held(lake, changes, asked).cast(ours.schema), *(part.select(ours.column_names) for part in staged)]
+    known = pa.concat_tables(
+        [
+            *(_named(rows, len(key), np.full(rows.num_rows, ELSEWHERE), follows=True) for rows in elsewhere),
+            _named(ours, len(key), positions, follows=not flow.embeds),
+        ]
+    )
+    same_row = " and ".join(f"known.k{i} = ours.k{i}" for i in range(len(key)))
+    columns = "".join(f", c{i} := known.c{i}" for i in range(len(compared)))
+    changed = "".join(f", c.c{i} is distinct from own{i} as changes{i}" for i in range(len(compared)))
+    own = "".join(f", any_value(ours.c{i}) as own{i}" for i in range(len(compared)))
     query = f"""
-        select ours.position,
-               bool_or(known.lsn = ours.lsn and known.position < ours.position
-                       and (known.part, known.off) <> (ours.part, ours.off)) as doubled,
-               coalesce(min(known.lsn) filter (known.lsn > ours.lsn), -1) as lsn,
-               coalesce(arg_min(epoch_us(known.ts), known.lsn) filter (known.lsn > ours.lsn), -1) as ts
-        from ours join known on {same_row} group by ours.position
+        select position, doubled, coalesce(c.lsn, -1) as lsn, coalesce(epoch_us(c.ts), -1) as ts,
+               coalesce(c.op = 'd', false) as deletes{changed}
+        from (
+            select ours.position{own},
+                   bool_or(known.lsn = ours.lsn and known.position < ours.position
+                           and (known.part, known.off) <> (ours.part, ours.off)) as doubled,
+                   arg_min(struct_pack(lsn := known.lsn, ts := known.ts, op := known.op{columns}), known.lsn)
+                       filter (known.lsn > ours.lsn and known.follows) as c
+            from ours join known on {same_row} group by ours.position
+        )
     """
-    with session(ours=_numbered(ours, positions).filter(pa.array(mask)), known=known) as connection:
+    with session(ours=_named(asked, len(key), positions[mask], follows=False), known=known) as connection:
         found = connection.sql(query).to_arrow_table()
     at = found["position"].to_numpy()
-    doubled, lsns, times = np.zeros(len(changes), bool), *np.full((2, len(changes)), -1)
-    doubled[at], lsns[at], times[at] = found["doubled"], found["lsn"], found["ts"]
-    return doubled, Moments(lsns, times)
+
+    def spread(name: str, missing: int | bool) -> npt.NDArray[Any]:
+        values = np.full(len(changes), missing)
+        values[at] = found[name]
+        return values
+
+    moved = {column: spread(f"changes{i}", False) for i, column in enumerate(compared)}
+    following = Following(spread("lsn", ELSEWHERE), spread("ts", ELSEWHERE), spread("deletes", False), moved)
+    return spread("doubled", False), following
 
 
-def _numbered(rows: pa.Table, positions: np.ndarray) -> pa.Table:
-    """Key columns, LSN, place and time under names that no column of the source can clash with, and the positions."""
-    names = [*(f"k{i}" for i in range(rows.num_columns - len(PLACE))), "lsn", "part", "off", "ts"]
-    return rows.rename_columns(names).append_column("position", pa.array(positions, pa.int64()))
+def _named(rows: pa.Table, keys: int, positions: np.ndarray, *, follows: bool) -> pa.Table:
+    """Key columns, place and compared columns under names that no column of the source can clash with, the positions,
+    and whether these may follow on others."""
+    compared = rows.num_columns - keys - len(PLACE)
+    names = [*(f"k{i}" for i in range(keys)), *("lsn", "part", "off", "ts", "op"), *(f"c{i}" for i in range(compared))]
+    named = rows.rename_columns(names).append_column("position", pa.array(positions, pa.int64()))
+    return named.append_column("follows", pa.repeat(follows, rows.num_rows))
 
 
 def _held(lake: Lake, changes: Changes, wanted: pa.Table) -> pa.Table:
-    """Key, LSN, place and time of the changes in the lake of at least the rows that `wanted` names."""
+    """The wanted columns of the changes in the lake of at least the rows that `wanted` names."""
     snapshot = lake.snapshot(changes_table(changes.table.topic))
     wanted_rows = ds.scalar(True)
     for name in changes.table.primary_key:

@@ -77,29 +77,21 @@ class Projected:
         return Projected(FeatureRows(self.rows.view, table), self.positions, self.skipped)
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """LSNs and commit times (microseconds since the epoch) of some changes."""
-
-    lsns: np.ndarray
-    times: np.ndarray
-
-
-def left(projected: Projected, late: np.ndarray, following: Moments) -> Projected:
-    """An event view's rows, those made of values by a change marked in `late` followed by the mark of a row that left
-    its entity `following` this change. Of a live row and a mark at one LSN the live row counts, so where it stayed
-    the mark says nothing."""
+def left(projected: Projected, gone: np.ndarray, lsns: np.ndarray, times: np.ndarray) -> Projected:
+    """An event view's rows, those made of values by a change marked in `gone` followed by the mark of a row that left
+    its entity, at the LSN and commit time (microseconds since the epoch) that `lsns` and `times` have for the change.
+    """
     rows = projected.rows
     live = pc.invert(rows.table["_deleted"]).to_numpy(zero_copy_only=False)
-    at = np.flatnonzero(live & late[projected.positions])
+    at = np.flatnonzero(live & gone[projected.positions])
     if not len(at):
         return projected
     positions = projected.positions[at]
-    times = pa.array(following.times[positions], TIMESTAMP)
+    moments = pa.array(times[positions], TIMESTAMP)
     of_mark = {
-        "event_timestamp": times,
-        "created_timestamp": times,
-        "_lsn": pa.array(following.lsns[positions]),
+        "event_timestamp": moments,
+        "created_timestamp": moments,
+        "_lsn": pa.array(lsns[positions]),
         "_deleted": pa.array(np.ones(len(at), bool)),
         **{feature.name: pa.nulls(len(at), feature.arrow_type) for feature in rows.view.features},
     }

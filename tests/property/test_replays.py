@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from stores.history import change_properties, feature_properties, newest
 from stores.lake import TopicPartition
 from stores.memory_lake import MemoryLake
 from stores.rows import rows_schema
-from stores.view import Feature, View
+from stores.view import Feature, Vector, View
 from streams.changes import changes_schema
 from streams.decide import changes_table, features_table
 from streams.letters import REPLAY_OF
-from streams.messages import Headers, Records
-from streams.pipeline import Flow, take
+from streams.messages import Headers, Records, joined
+from streams.pipeline import Flow, Outcome, take
 from streams.replays import replayed as replayed_changes
 from streams.replays import settle_replays
+from streams.transform import transform
 from streams.views import StreamView
 from tests.envelopes import envelope
 from validation.contract import load
@@ -58,11 +60,17 @@ histories = st.lists(knowns, max_size=8, unique=True)
 def rows(known: Sequence[Known], start: int) -> pa.Table:
     """The changes of one history, as the worker would have taken them."""
     values = [
-        envelope("c", {"position": name, "lsn": number, "customer": "ann"}, lsn=lsn) for (name, number), lsn in known
+        envelope("c", {"position": name, "lsn": number, "customer": customer(lsn)}, lsn=lsn)
+        for (name, number), lsn in known
     ]
     count = len(known)
     records = Records(LINES.topic, [0] * count, list(range(start, start + count)), [b"{}"] * count, values)
     return take(records, FLOW, 10_000).accepted.changes.rows
+
+
+def customer(lsn: int) -> str:
+    """Whom the change at an LSN gives its row to."""
+    return "ann" if lsn < 4 else "bob"
 
 
 def committed(lsn: int) -> datetime:
@@ -80,7 +88,7 @@ def test_a_replay_passes_only_if_it_stands_nowhere(
     lake.create(table, changes_schema(LINES), change_properties(LINES.topic, LINES.primary_key))
     lake.append(table, rows(held, 0), {(LINES.topic, 0): 100})
     values = [
-        envelope("u", {"position": name, "lsn": number, "customer": "ann"}, lsn=lsn)
+        envelope("u", {"position": name, "lsn": number, "customer": customer(lsn)}, lsn=lsn)
         for ((name, number), lsn), _ in batch
     ]
     headers = {i: {REPLAY_OF: b"shop.public.lines/0/0"} for i, (_, replayed) in enumerate(batch) if replayed}
@@ -97,11 +105,11 @@ def test_a_replay_passes_only_if_it_stands_nowhere(
             offset, (key, lsn) = 200 + place, known
             following = min((at for k, at in everything if k == key and at > lsn), default=None)
             passed.append(offset)
-            stored.append((offset, lsn, "ann", False, committed(lsn)))
+            stored.append((offset, lsn, customer(lsn), False, committed(lsn)))
             if not replayed or following is None:
                 served.append(offset)
-            else:
-                stored.append((offset, following, "ann", True, committed(following)))
+            elif customer(following) != customer(lsn):
+                stored.append((offset, following, customer(lsn), True, committed(following)))
         standing.add(known)
     assert settled.accepted.changes.rows["_offset"].to_pylist() == passed
     (view_rows,), (served_rows,) = settled.rows(), settled.served()
@@ -111,20 +119,61 @@ def test_a_replay_passes_only_if_it_stands_nowhere(
     assert settled.ignored == count - len(passed)
 
 
-def test_a_row_that_left_for_no_entity_unseen_does_not_come_back() -> None:
-    """All changes that told of the entity were letters, and the view's table was filled from what the lake held: only
-    the row's next change tells that it left."""
+def replayed_over(later: Records, letter: Records, stream_view: StreamView | None = None) -> tuple[MemoryLake, Outcome]:
+    """A lake whose view was filled from the later change, and the letter of an earlier one that is replayed then."""
+    flow = FLOW if stream_view is None else replace(FLOW, views=(stream_view,))
     lake = MemoryLake()
     names = {"changes": changes_table(LINES.topic), "view": features_table("last")}
     lake.create(names["changes"], changes_schema(LINES), change_properties(LINES.topic, LINES.primary_key))
     lake.create(names["view"], rows_schema(LAST), feature_properties(LAST, LINES.topic))
-    left = take(line(None, lsn=5, offset=1), FLOW, 10_000)
-    letter = take(line("ann", lsn=3, offset=2, headers={REPLAY_OF: b"shop.public.lines/0/0"}), FLOW, 10_000)
-    for outcome in (left, settle_replays(lake, [left.accepted.changes.rows], letter, replayed_changes(letter))):
+    first, replay = take(later, flow, 10_000), take(letter, flow, 10_000)
+    settled = settle_replays(lake, [first.accepted.changes.rows], replay, replayed_changes(replay))
+    for outcome in (first, settled):
         offsets: dict[TopicPartition, int] = {(LINES.topic, 0): outcome.records.offsets[0] + 1}
         lake.append(names["changes"], outcome.accepted.changes.rows, offsets)
         lake.append(names["view"], outcome.rows()[0].table, offsets)
+    return lake, settled
+
+
+def test_a_row_that_left_for_no_entity_unseen_does_not_come_back() -> None:
+    """All changes that told of the entity were letters, and the view's table was filled from what the lake held: only
+    the row's next change tells that it left."""
+    lake, _ = replayed_over(line(None, lsn=5, offset=1), line("ann", lsn=3, offset=2, headers=REPLAYED))
     assert not newest(lake, LAST).num_rows
+
+
+def test_a_row_that_stayed_and_whose_transform_drops_it_keeps_what_it_had() -> None:
+    """As where its changes come in their order: no mark is written for a change that took it nowhere."""
+    shown = {"customer": pa.string(), "position": pa.string()}
+    dropping = transform("last", lambda frame: frame[frame["_lsn"] < 5], "pandas", shown)
+    letter = line("ann", lsn=3, offset=2, headers=REPLAYED)
+    lake, _ = replayed_over(line("ann", lsn=5, offset=1), letter, StreamView(LAST, LINES, transform=dropping))
+    assert newest(lake, LAST).select(["customer", "_lsn"]).to_pylist() == [{"customer": "ann", "_lsn": 3}]
+
+
+def test_a_change_of_the_same_poll_whose_text_may_be_rejected_does_not_follow() -> None:
+    """A model refuses it after this: what it was to replace has to be served, and not to be marked as left."""
+    text = View(
+        "p",
+        "text",
+        "text",
+        "state",
+        (Feature("lsn", 3, pa.int32()),),
+        (Feature("position", 2, pa.string()), Feature("vector", 16, pa.list_(pa.float32()))),
+        vector=Vector("vector", 4, "cosine", ("position",)),
+    )
+    flow = replace(FLOW, views=(*FLOW.views, StreamView(text, LINES)))
+    lake = MemoryLake()
+    lake.create(changes_table(LINES.topic), changes_schema(LINES), change_properties(LINES.topic, LINES.primary_key))
+    both = joined([line("ann", lsn=3, offset=1, headers=REPLAYED), line(None, lsn=5, offset=2)])[0]
+    for declared, late in ((FLOW, [True, False]), (flow, [False, False])):
+        outcome = take(both, declared, 10_000)
+        settled = settle_replays(lake, [], outcome, replayed_changes(outcome))
+        assert settled.accepted.late.tolist() == late
+        assert settled.rows()[0].table["_deleted"].to_pylist() == ([False, True] if late[0] else [False])
+
+
+REPLAYED: Headers = {REPLAY_OF: b"shop.public.lines/0/0"}
 
 
 def line(customer: str | None, lsn: int, offset: int, headers: Headers | None = None) -> Records:
