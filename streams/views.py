@@ -59,8 +59,8 @@ class Unprojectable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Projected:
-    """A view's rows; `positions[i]` is the change that row `i` was made of. `skipped` counts the changes
-    that belong to no entity (a null join key) or that the transform dropped."""
+    """A view's rows; `positions[i]` is the change that row `i` was made of. `skipped` counts the changes without a row:
+    they belong to no entity (a null join key), or the transform dropped them."""
 
     rows: FeatureRows
     positions: np.ndarray
@@ -104,8 +104,9 @@ def left(projected: Projected, gone: np.ndarray, lsns: np.ndarray, times: np.nda
 def project(stream_view: StreamView, changes: Changes) -> Projected:
     """The feature rows that the changes make of a view, in arrival order.
 
-    A create, update or snapshot read gives a row of values; a delete a row of nulls, marked; an update that
-    moved its row to another entity of an event view gives first the marked row of the entity it left.
+    A create, update or snapshot read gives a row of values; a delete a row of nulls, marked, and so does an update that
+    the transform drops: the row may have been in the view before. An update that moved its row to another entity of an
+    event view gives first the marked row of the entity it left.
     The vector of a view with one is null: `streams.embed` fills it. Raises `Unprojectable`.
     """
     ops = changes.rows["_op"]
@@ -113,6 +114,9 @@ def project(stream_view: StreamView, changes: Changes) -> Projected:
     deleted = np.flatnonzero(pc.equal(ops, "d"))
     row_ids = _row_ids(changes) if stream_view.view.kind == "event" else None
     parts = [_live(stream_view, changes, live, row_ids)]
+    dropped = np.setdiff1d(live[np.asarray(pc.equal(ops, "u"))[live]], parts[0][0])
+    if len(dropped):
+        parts.insert(0, _gone(stream_view, changes, dropped, changes.rows, row_ids))
     if len(deleted):
         parts.insert(0, _gone(stream_view, changes, deleted, changes.rows, row_ids))
     if stream_view.view.kind == "event" and changes.before is not None:

@@ -138,17 +138,19 @@ def replayed_over(later: Records, letter: Records, stream_view: StreamView | Non
 def test_a_row_that_left_for_no_entity_unseen_does_not_come_back() -> None:
     """All changes that told of the entity were letters, and the view's table was filled from what the lake held: only
     the row's next change tells that it left."""
-    lake, _ = replayed_over(line(None, lsn=5, offset=1), line("ann", lsn=3, offset=2, headers=REPLAYED))
+    lake, settled = replayed_over(line(None, lsn=5, offset=1), line("ann", lsn=3, offset=2, headers=REPLAYED))
+    assert settled.rows()[0].table["_deleted"].to_pylist() == [False, True]
     assert not newest(lake, LAST).num_rows
 
 
-def test_a_row_that_stayed_and_whose_transform_drops_it_keeps_what_it_had() -> None:
-    """As where its changes come in their order: no mark is written for a change that took it nowhere."""
+def test_a_mark_is_for_a_row_that_left_and_not_for_one_that_was_dropped() -> None:
+    """That the next change of a row made no row of the view is the transform's doing, and told by its own mark."""
     shown = {"customer": pa.string(), "position": pa.string()}
     dropping = transform("last", lambda frame: frame[frame["_lsn"] < 5], "pandas", shown)
     letter = line("ann", lsn=3, offset=2, headers=REPLAYED)
-    lake, _ = replayed_over(line("ann", lsn=5, offset=1), letter, StreamView(LAST, LINES, transform=dropping))
-    assert newest(lake, LAST).select(["customer", "_lsn"]).to_pylist() == [{"customer": "ann", "_lsn": 3}]
+    lake, settled = replayed_over(line("ann", lsn=5, offset=1), letter, StreamView(LAST, LINES, transform=dropping))
+    assert settled.rows()[0].table["_deleted"].to_pylist() == [False]
+    assert not newest(lake, LAST).num_rows
 
 
 def test_a_change_of_the_same_poll_whose_text_may_be_rejected_does_not_follow() -> None:

@@ -243,6 +243,15 @@ def test_rows_that_a_transform_drops_are_skipped() -> None:
     assert (rows(found, "id"), found.skipped, found.positions.tolist()) == ([(2,)], 1, [1])
 
 
+def test_an_update_that_a_transform_drops_takes_the_row_out_of_the_view() -> None:
+    """As it is to be where the change is the newest: what was served of the row before is not what it is now."""
+    function = transform("v", lambda frame: frame[frame["id"] > 1], "pandas", {"id": pa.int64(), "price": pa.float64()})
+    given = changes(("u", 1, {"id": 1, "price": Decimal(1)}), ("u", 2, {"id": 2, "price": Decimal(2)}))
+    found = project(stream_view(transform=function), given)
+    assert rows(found, "id", "price", "_deleted") == [(1, None, True), (2, 2.0, False)]
+    assert (found.skipped, found.positions.tolist()) == (0, [0, 1])
+
+
 VALUES: dict[int, list[Any]] = {
     8: [NOON.replace(microsecond=999_999), None, datetime(1969, 12, 31, 23, 59, 59, 500_000, tzinfo=UTC)],
     11: [[b"a", None], None, []],
