@@ -53,4 +53,4 @@ def _asked(snapshot: Snapshot, name: str) -> Asked:
         return Asked((), name, True)
     if ":" in name:
         return Asked((name,), None, True)
-    return Asked(tuple(f"{name}:{field.name}" for field in snapshot.view(name).features), None, True)
+    return Asked(tuple(f"{name}:{feature}" for feature in snapshot.features(name)), None, True)

@@ -30,7 +30,8 @@ class UnknownTable(Exception):
 
     def __init__(self, name: str, captured: Collection[str]) -> None:
         close = difflib.get_close_matches(name, captured, n=1)
-        instead = f"did you mean {close[0]}?" if close else f"captured are {', '.join(sorted(captured))}"
+        there = ", ".join(sorted(captured)) or "none: run millrace apply"
+        instead = f"did you mean {close[0]}?" if close else f"captured are {there}"
         super().__init__(f"no view captures a table {name}; {instead}")
 
 

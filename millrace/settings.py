@@ -146,9 +146,12 @@ def load(repo: Path, stack_folder: Path) -> Settings:
 
 
 def check_variables(path: Path) -> None:
-    """Raises `SettingsError` for a variable of `feature_store.yaml` that is not set: Feast would take `${NAME}` as it
-    stands there for an address or a folder."""
-    _expanded(yaml.safe_load(path.read_text()), os.environ, path, "")
+    """Raises `SettingsError` for a variable of `feature_store.yaml` that is not set, or has a default, which Feast does
+    not know: it would take `${NAME}` as it stands there for an address or a folder."""
+    found = yaml.safe_load(path.read_text())
+    _expanded(found, os.environ, path, "")
+    if with_default := next((m for m in VARIABLE.finditer(yaml.safe_dump(found)) if m[2] is not None), None):
+        raise SettingsError(f"{path}: Feast knows no defaults, as in {with_default[0]}: write ${{{with_default[1]}}}")
 
 
 def stands_alone(repo: Path) -> bool:

@@ -1,6 +1,7 @@
 """`millrace status`: the services, the connectors, the workers and how far behind they are, in one screen.
 
-All are asked at the same time, and none for long: one that hangs is why status is asked.
+All are asked at the same time, and none of the services for longer than ten seconds or so: one that hangs is why status
+is asked. A lake in an object store is waited for as long as its own client tries.
 """
 
 import json

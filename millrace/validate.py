@@ -1,6 +1,7 @@
 """`millrace validate`: a table's whole contract, by Great Expectations itself, and what its views make of the rows."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from millrace.repo import Repo, UnknownTable
 from millrace.wiring import flows, lake, source
 from streams.changes import Changes, as_snapshot, carried, changes_schema
 from streams.decide import changes_table
-from streams.pipeline import Flow
-from streams.views import StreamView, Unprojectable, project
+from streams.pipeline import Flow, process
+from streams.views import StreamView
 
 CHUNK = 20_000
 """Rows that a view is given at once."""
@@ -61,14 +62,14 @@ def validate_table(repo: Repo, topic: str, from_source: bool, docs: Path) -> dic
 
 
 def _rejections(view: StreamView, flow: Flow, rows: pa.Table) -> dict[str, Any]:
-    """How many rows a view cannot take, and its most frequent reasons."""
+    """How many rows that the contract lets through a view cannot take, and its most frequent reasons."""
     rejected, reasons = 0, Counter[str]()
     for start in range(0, rows.num_rows, CHUNK):
-        try:
-            project(view, Changes(flow.table, rows.slice(start, CHUNK)))
-        except Unprojectable as error:
-            rejected += len(error.bad)
-            reasons.update(flow.personal.reason(why) for several in error.bad.values() for why in several)
+        accepted = process(Changes(flow.table, rows.slice(start, CHUNK)), replace(flow, views=(view,)))
+        for stage, several in accepted.bad.values():
+            if stage == "transform":
+                rejected += 1
+                reasons.update(map(flow.personal.reason, several))
     return {"rejected": rejected, "reasons": dict(reasons.most_common(REASONS))}
 
 

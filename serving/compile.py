@@ -1,6 +1,7 @@
 """From a request's features to a `Plan`, by Feast's own resolution: services, projections, aliases, join key maps,
 versions and on-demand views mean here what they mean in `feast serve`."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -43,13 +44,13 @@ class Declared(Protocol):
 @dataclass(frozen=True, slots=True)
 class OnDemand:
     """On-demand views of a request that read the same views: Feast's objects, the references to their features, and
-    the numbers of the plan's features that their functions are given. `prefix` is what the names of their features
-    still lack: Feast, asked for full names, drops what a function in Python calls by its own."""
+    the numbers of the plan's features that their functions are given, with the names that these have there. `prefix`
+    is what the names of the answer's features lack: Feast, asked for full names, drops what a function in Python calls
+    by its own, and what any calls as one that it reads."""
 
     views: tuple[Any, ...]
     references: tuple[str, ...]
-    inputs: tuple[int, ...]
-    full_feature_names: bool
+    inputs: tuple[tuple[int, str], ...]
     prefix: str
 
 
@@ -234,15 +235,25 @@ def _on_demand(
     alike: dict[tuple[frozenset[str], str], list[Any]] = {}
     for view in views:
         sources = frozenset(source.name for source in view.source_feature_view_projections.values())
-        prefix = f"{view.projection.name_to_use()}__" if full_feature_names and view.mode == "python" else ""
+        prefix = f"{view.projection.name_to_use()}__" if full_feature_names else ""
         alike.setdefault((sources, prefix), []).append(view)
     found = []
     for (sources, prefix), its_views in alike.items():
         names = {view.projection.name_to_use() for view in its_views}
         its_references = tuple(reference for reference in references if _view_of(reference) in names)
-        inputs = tuple(number for number, feature in enumerate(plan.features) if read[feature.view] in sources)
-        found.append(OnDemand(tuple(its_views), its_references, inputs, full_feature_names and not prefix, prefix))
+        found.append(OnDemand(tuple(its_views), its_references, _inputs(plan, read, sources), prefix))
     return tuple(found)
+
+
+def _inputs(plan: Plan, read: Sequence[str], sources: frozenset[str]) -> tuple[tuple[int, str], ...]:
+    """The plan's features of some views, by their own names; by full ones where two have the same, as Feast has them
+    for functions."""
+    read_there = [number for number, feature in enumerate(plan.features) if read[feature.view] in sources]
+    named = Counter(plan.features[number].feature for number in read_there)
+    return tuple(
+        (number, feature.feature if named[feature.feature] == 1 else f"{read[feature.view]}__{feature.feature}")
+        for number, feature in ((number, plan.features[number]) for number in read_there)
+    )
 
 
 def _personal(known: Mapping[str, frozenset[str]], views: Sequence[Any], references: Sequence[str]) -> tuple[str, ...]:

@@ -1,20 +1,23 @@
 """Online features within a service's own process: the plans and decoders of the server, without a hop."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
+import orjson
 import pyarrow as pa
 
 from serving.features import vector_columns
-from serving.on_demand import derive
+from serving.on_demand import Derived, derive
 from serving.plan import InvalidRequest, Plan, Rows
 from serving.refresh import Registry
 from serving.request import join_keys
 from serving.snapshot import Asked
 from serving.status import NAMES
+from stores.errors import StoreRefused
+from stores.json_values import Stored
 from stores.rows import FeatureReader
 from stores.values import decode, has_column
 
@@ -28,26 +31,38 @@ class Hashes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """An answer by column, a value an entity: `values` as JSON can carry them, `statuses` by name, `event_times` in
-    microseconds since 1970, None where there is none (also for features of on-demand views)."""
+    """An answer by column, in the order asked, a value an entity: `values` as JSON can carry them, `statuses` by name,
+    `event_times` in microseconds since 1970, None where there is none (also for features of on-demand views)."""
 
     plan: Plan = field(repr=False)
     rows: Rows = field(repr=False)
+    derived: Sequence[Derived] = field(repr=False)
     values: dict[str, list[Any]]
     statuses: dict[str, list[str]]
     event_times: dict[str, Sequence[int | None]]
 
     def to_arrow(self) -> pa.Table:
         """The values, a column a feature, in the types that the features have in Arrow: bytes are bytes, timestamps
-        timestamps in UTC. Those without one there, and those of on-demand views, have the types of `values`."""
-        stored = {
-            feature.name: (column, feature.value_type)
+        timestamps in UTC; JSON as text where they have none, as for maps and sets.
+
+        Raises `StoreRefused` for a feature that was stored as another type.
+        """
+        stored: dict[str, tuple[int, Stored]] = {
+            feature.name: (feature.value_type, column)
             for feature, column in zip(self.plan.features, self.rows.columns, strict=True)
-            if feature.asked and has_column(feature.value_type)
+            if feature.asked
         }
-        return pa.table(
-            {name: decode(*stored[name]) if name in stored else pa.array(self.values[name]) for name in self.values}
-        )
+        stored |= {one.name: (one.value_type, [m.SerializeToString() for m in one.messages]) for one in self.derived}
+        return pa.table({name: _column(name, *stored[name], values) for name, values in self.values.items()})
+
+
+def _column(name: str, value_type: int, stored: Stored, values: Sequence[Any]) -> pa.Array:
+    if not has_column(value_type):
+        return pa.array([None if value is None else orjson.dumps(value).decode() for value in values], pa.string())
+    try:
+        return decode(stored, value_type)
+    except ValueError as error:
+        raise StoreRefused(f"feature {name!r}: {error}; if its type has changed, backfill its view") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,32 +84,51 @@ class OnlineLookup:
         """The features, or those of the service, of each entity: `entities` has a list a join key. `now` (with its
         time zone) is what a view's `ttl` counts back from, the clock's by default.
 
-        Raises `InvalidRequest`, `StoreUnavailable` and `StoreRefused`.
+        Raises `InvalidRequest`, `StoreUnavailable` and `StoreRefused`, and `ValueError` for a `now` without a zone.
         """
+        if now is not None and now.tzinfo is None:
+            raise ValueError("now needs a time zone: a time without one is another on each machine")
         compiled = self.registry.current.plan(Asked(tuple(features), feature_service, full_feature_names))
         plan = compiled.plan
-        for name, values in entities.items():
-            if isinstance(values, str | bytes):
-                raise InvalidRequest(f"entities.{name} must be a list, one value an entity")
-        columns = {name: list(values) for name, values in entities.items()}
+        columns = {name: _listed(name, values) for name, values in entities.items()}
         sizes = {len(values) for values in columns.values()}
-        if len(sizes) != 1:
+        if len(sizes) > 1:
             raise InvalidRequest("the lists of entities are of one length")
-        (count,) = sizes
+        count = sizes.pop() if sizes else 0
+        if not count:
+            raise InvalidRequest("entities names no entity: give each join key a list of at least one value")
         keys = join_keys(plan, columns)
         commands = plan.commands(keys)
         replies = self.store.ask(commands) if commands else []
         stored = [vector_columns(self.vectors, view, keys) for view in plan.vectors]
         rows = plan.rows(replies, count, time.time() if now is None else now.timestamp(), stored)
-        answer = Features(plan, rows, {}, {}, {})
+        derived = derive(compiled, rows, keys, columns) if compiled.on_demand else ()
+        answer = Features(plan, rows, derived, {}, {}, {})
         for feature, values, statuses in zip(plan.features, plan.values(rows), plan.statuses(rows), strict=True):
             if feature.asked:
                 names = ["PRESENT"] * count if statuses is None else [NAMES[status] for status in statuses]
                 answer.values[feature.name], answer.statuses[feature.name] = values, names
                 answer.event_times[feature.name] = rows.views[feature.view].micros
-        if compiled.on_demand:
-            for column in derive(compiled, rows, keys, columns):
-                answer.values[column.name] = list(column.values)
-                answer.statuses[column.name] = ["NULL_VALUE" if v is None else "PRESENT" for v in column.values]
-                answer.event_times[column.name] = [None] * count
-        return answer
+        for column in derived:
+            answer.values[column.name] = list(column.values)
+            answer.statuses[column.name] = ["NULL_VALUE" if v is None else "PRESENT" for v in column.values]
+            answer.event_times[column.name] = [None] * count
+        return answer if tuple(answer.values) == plan.requested else _in_order(answer)
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidRequest(f"entities.{name} must be a list, one value an entity")
+    # NumPy's and pandas' have numbers of their own, of which no key is made.
+    return list(values.tolist() if hasattr(values, "tolist") else values)
+
+
+def _in_order(answer: Features) -> Features:
+    """The answer by the order asked; an on-demand view may leave a feature out."""
+    names = [name for name in answer.plan.requested if name in answer.values]
+    return replace(
+        answer,
+        values={name: answer.values[name] for name in names},
+        statuses={name: answer.statuses[name] for name in names},
+        event_times={name: answer.event_times[name] for name in names},
+    )

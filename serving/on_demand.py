@@ -21,9 +21,10 @@ log = logging.getLogger("millrace")
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A feature of an on-demand view: its name in the answer, and its values as Feast's messages."""
+    """A feature of an on-demand view: its name in the answer, its `ValueType`, and its values as Feast's messages."""
 
     name: str
+    value_type: int
     messages: Sequence[Value]
 
     @property
@@ -60,14 +61,13 @@ def _derived(
     response = GetOnlineFeaturesResponse()
     response.CopyFrom(given)
     types = dict(key_types)
-    for number in on_demand.inputs:
-        feature = plan.features[number]
-        _add(response, feature.name, [Value.FromString(value or b"") for value in rows.columns[number]])
-        types[feature.name] = ValueType(feature.value_type)
+    for number, name in on_demand.inputs:
+        _add(response, name, [Value.FromString(value or b"") for value in rows.columns[number]])
+        types[name] = ValueType(plan.features[number].value_type)
     known = len(response.results)
     try:
         _augment_response_with_on_demand_transforms(
-            response, list(on_demand.references), list(on_demand.views), on_demand.full_feature_names, types
+            response, list(on_demand.references), list(on_demand.views), False, types
         )
     except Exception as error:  # a user's function raises what it likes
         failed = ", ".join(view.name for view in on_demand.views)
@@ -75,8 +75,11 @@ def _derived(
         told = {"event": "on_demand_failed", "error": type(error).__name__, "at": places(error)}
         log.warning("on-demand view %s failed", failed, extra=told)
         raise InvalidRequest(f"on-demand view {failed} failed on these entities: {type(error).__name__}") from error
-    names = [on_demand.prefix + name for name in response.metadata.feature_names.val[known:]]
-    return [Derived(name, found.values) for name, found in zip(names, response.results[known:], strict=True)]
+    declared = {field.name: field.dtype.to_value_type().value for view in on_demand.views for field in view.features}
+    return [
+        Derived(on_demand.prefix + name, declared[name], found.values)
+        for name, found in zip(response.metadata.feature_names.val[known:], response.results[known:], strict=True)
+    ]
 
 
 def _add(response: Any, name: str, values: Sequence[Any]) -> None:

@@ -142,6 +142,8 @@ def from_text(name: str, text: str, value_type: int | None) -> Any:
             return int(text)
         except ValueError:
             raise InvalidRequest(f"{name} must be a whole number") from None
+    if value_type == UNIX_TIMESTAMP and text.removeprefix("-").isdecimal():
+        return int(text)
     if value_type is None:
         try:
             return orjson.loads(text)

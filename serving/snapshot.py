@@ -102,6 +102,13 @@ class Snapshot:
             raise NotDeclared(f"there is no feature view {name!r}; there are: {known}")
         return self.views[name]
 
+    def features(self, name: str) -> list[str]:
+        """The features of a view; the registry lists the join keys of a stream view among them, and they are none.
+        Raises `NotDeclared`."""
+        view = self.view(name)
+        keys = {field.name for field in getattr(view, "entity_columns", ())}
+        return [field.name for field in view.features if field.name not in keys]
+
     def _resolved(self, asked: Asked) -> Any:
         """What Feast takes: references, checked, or the service itself."""
         if asked.service is not None:

@@ -255,13 +255,13 @@ class DeltaLake:
     ) -> pa.RecordBatchReader:
         return self.snapshot(name).rows(columns, filter)
 
-    def compact(self, name: str) -> int:
+    def compact(self, name: str, *, look_inside: bool = False) -> int:
         if self._rewritten_by_another(name):
             raise CompactedByAnother(f"{self.root}/{name}")
         try:
             table = self._claimed(name, time.time() + REWRITE_SECONDS).table
             merged = int(table.optimize.compact(max_concurrent_tasks=1)["numFilesRemoved"])
-            if self._written_in_views(name):
+            if look_inside and self._written_in_views(name):
                 merged += int(table.optimize.z_order([table.schema().fields[0].name])["numFilesRemoved"])
             self._set(name, {REWRITER: ""})
         except CommitFailedError as error:

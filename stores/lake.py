@@ -169,9 +169,10 @@ class Lake(Protocol):
     ) -> pa.RecordBatchReader:
         """`Snapshot.rows` of the newest version."""
 
-    def compact(self, name: str) -> int:
+    def compact(self, name: str, *, look_inside: bool = False) -> int:
         """Rewrite small files as large ones; the number of files replaced. Safe beside appends. One process does it
-        at a time: raises `CompactedByAnother` to the others."""
+        at a time: raises `CompactedByAnother` to the others. To `look_inside` opens every file, and has a table with
+        some that cannot be searched (`WrittenInViews`) written anew."""
 
     def vacuum(self, name: str, retention: timedelta) -> int:
         """Delete files that the table has not used for `retention`; the number deleted. A retention shorter

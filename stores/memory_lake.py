@@ -136,7 +136,7 @@ class MemoryLake:
     ) -> pa.RecordBatchReader:
         return self.snapshot(name).rows(columns, filter)
 
-    def compact(self, name: str) -> int:
+    def compact(self, name: str, *, look_inside: bool = False) -> int:
         self._table(name)
         return 0
 

@@ -63,10 +63,13 @@ class Positions:
         _refuse_gap(partition, held.get(changes_table(partition.topic)) if committed is None else committed, first)
 
     def refuse_gap(self, partition: Partition) -> None:
-        """Refuse to go on after a pause in which records passed their retention. Raises `RecordsExpired`."""
-        committed = self._patience(partial(self._consumer.committed, partition))
+        """Refuse to go on after a time in which records passed their retention, and the group's offsets perhaps theirs.
+        Raises `RecordsExpired`."""
+        known = self._patience(partial(self._consumer.committed, partition))
+        if known is None:
+            known = self._patience(partial(self._lake.next_offset, changes_table(partition.topic), *partition))
         first, _ = self._patience(partial(self._consumer.span, partition))
-        _refuse_gap(partition, committed, first)
+        _refuse_gap(partition, known, first)
 
     def follow(self, polled: Collection[Records]) -> None:
         """Refuse to go on where records passed their retention while this worker waited or was behind: the client then

@@ -51,7 +51,7 @@ def _compacted(store: Lake, name: str, report: dict[str, Any]) -> bool:
     """Whether the table was merged; not while another process does it."""
     report[name] = {"merged": 0}
     try:
-        report[name]["merged"] = store.compact(name)
+        report[name]["merged"] = store.compact(name, look_inside=True)
     except CompactedByAnother:
         return False
     return True

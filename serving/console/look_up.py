@@ -73,8 +73,7 @@ def target(snapshot: Snapshot, caller: Caller, name: str, is_service: bool) -> T
             compiled = snapshot.plan(Asked((), name, True))
         withhold(caller, compiled.personal)
         return Target(name, True, compiled, ())
-    declared = snapshot.view(name)
-    features = [field.name for field in declared.features]
+    features = snapshot.features(name)
     hidden = () if caller.personal else snapshot.personal.get(name, frozenset())
     seen = [f"{name}:{feature}" for feature in features if feature not in hidden]
     withheld = [feature for feature in features if feature in hidden]

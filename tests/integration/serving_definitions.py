@@ -127,6 +127,35 @@ def cabin_kelvin(inputs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"kelvin": inputs["temp"] + 273})
 
 
+SAME = [Field(name="temp", dtype=Float64), Field(name="colder", dtype=Float64)]
+"""One of them is called as what the functions read."""
+
+
+@on_demand_feature_view(sources=[cabins], schema=SAME, mode="python", name="cabin_same_python")
+def cabin_same_python(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {"temp": [t and 2 * t for t in inputs["temp"]], "colder": [t and t - 1 for t in inputs["temp"]]}
+
+
+@on_demand_feature_view(sources=[cabins], schema=SAME, mode="pandas", name="cabin_same_pandas")
+def cabin_same_pandas(inputs: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"temp": 2 * inputs["temp"], "colder": inputs["temp"] - 1})
+
+
+@on_demand_feature_view(
+    sources=[cabins, weather], schema=[Field(name="difference", dtype=Float64)], mode="python", name="outside"
+)
+def outside(inputs: dict[str, Any]) -> dict[str, Any]:
+    both = zip(inputs["weather__temp"], inputs["cabins__temp"], strict=True)
+    return {"difference": [None if None in (there, here) else there - here for there, here in both]}
+
+
+@on_demand_feature_view(
+    sources=[cabins], schema=[Field(name="endless", dtype=Float64)], mode="python", name="cabin_endless"
+)
+def cabin_endless(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {"endless": [t and (t if t < 20 else float("inf")) for t in inputs["temp"]]}
+
+
 departure = FeatureService(name="departure", features=[weather[["temp", "sky"]], airports])
 both_ends = FeatureService(
     name="both_ends",

@@ -123,9 +123,10 @@ def write_rows(store: FeatureStore) -> None:
     fares = {"origin": ["EWR", "JFK"], "fare": [101.25, 130.0], "tax": [7.0, 8.5], "event_timestamp": moments[:2]}
     store.write_to_online_store("fares", pd.DataFrame(fares))
     write_types(store)
-    # The join key that Feast gives to a view without entities, and does not add by itself here.
-    totals = pd.DataFrame({"__dummy_id": [""], "flights": [336_776], "event_timestamp": moments[:1]})
-    store.write_to_online_store("totals", totals)
+    # Where Feast reads a view without entities; what it writes by itself it does not find there.
+    key = EntityKey(join_keys=["__dummy_id"], entity_values=[Value(string_val="")])
+    row = (key, {"flights": Value(int64_val=336_776)}, NOW, None)
+    store._get_provider().online_store.online_write_batch(store.config, store.get_feature_view("totals"), [row], None)
 
 
 def write_types(store: FeatureStore) -> None:

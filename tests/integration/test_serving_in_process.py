@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -11,7 +13,7 @@ from millrace.lookup import look_up
 from millrace.repo import Repo, open_repo
 from millrace.wiring import in_process
 from serving.lookup import OnlineLookup
-from serving.plan import InvalidRequest, NotDeclared
+from serving.plan import InvalidRequest
 from tests.integration.serving_repo import NOW, make_repo
 from tests.redis_server import RedisServer
 
@@ -71,11 +73,77 @@ def test_as_arrow_the_features_have_their_types(lookup: OnlineLookup) -> None:
     assert all(column[1].as_py() is None for column in found.columns)
 
 
-def test_what_cannot_be_answered(lookup: OnlineLookup) -> None:
-    with pytest.raises(NotDeclared, match="no feature 'tmp'"):
-        lookup.get({"origin": ["EWR"]}, ["weather:tmp"])
-    with pytest.raises(InvalidRequest, match="of one length"):
-        lookup.get({"origin": ["EWR"], "flight": []}, ["weather:temp"])
+def test_the_columns_stand_as_they_were_asked_for(lookup: OnlineLookup) -> None:
+    entities: dict[str, list[Any]] = {"origin": ["EWR"], "flight": [1], "offset": [1.5]}
+    wanted = ["felt_python:felt", "weather:wind", "totals:flights", "airports:name", "weather:temp", "routes:delay"]
+    found = lookup.get(entities, wanted)
+    assert found.values == {
+        "felt": [40.75],
+        "wind": [7],
+        "flights": [336_776],
+        "name": ["Newark"],
+        "temp": [39.25],
+        "delay": [1.5],
+    }
+    names = ["felt", "wind", "flights", "name", "temp", "delay"]
+    assert [list(found.values), list(found.statuses), list(found.event_times)] == [names] * 3
+    assert found.to_arrow().column_names == names
+
+
+@pytest.mark.parametrize("column", [np.array([2, 1]), pd.Series([2, 1]), (2, 1), range(2, 0, -1)])
+def test_entities_may_be_any_column(lookup: OnlineLookup, column: Any) -> None:
+    assert lookup.get({"flight": column}, ["cabins:seats"]).values == {"seats": [90, 180]}
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("view", ["cabin_same_python", "cabin_same_pandas"])
+def test_a_function_may_call_a_feature_as_one_that_it_reads(lookup: OnlineLookup, view: str, full: bool) -> None:
+    """Feast leaves it out where it is asked for full names."""
+    prefix = f"{view}__" if full else ""
+    found = lookup.get({"flight": [1]}, [f"{view}:temp", f"{view}:colder"], full_feature_names=full)
+    assert found.values == {f"{prefix}temp": [43.0], f"{prefix}colder": [20.5]}
+
+
+def test_a_function_over_two_views_gets_both_features_of_one_name(lookup: OnlineLookup) -> None:
+    trip: dict[str, list[Any]] = {"origin": ["EWR"], "flight": [1]}
+    for more in ([], ["weather:wind"], ["cabins:seats"]):
+        assert lookup.get(trip, ["outside:difference", *more]).values["difference"] == [17.75]
+    full = lookup.get(trip, ["outside:difference"], full_feature_names=True)
+    assert full.values == {"outside__difference": [17.75]}
+
+
+def test_derived_numbers_that_are_none_in_json_are_numbers_in_arrow(lookup: OnlineLookup) -> None:
+    found = lookup.get({"flight": [1, 2]}, ["cabin_endless:endless"])
+    assert found.values == {"endless": ["Infinity", 19.0]}
+    assert found.to_arrow()["endless"].to_pylist() == [float("inf"), 19.0]
+
+
+@pytest.mark.parametrize(
+    ("entities", "features", "why"),
+    [
+        ({"origin": ["EWR"]}, ["weather:tmp"], "no feature 'tmp'"),
+        ({"origin": ["EWR"], "flight": []}, ["weather:temp"], "of one length"),
+        ({}, ["weather:temp"], "names no entity"),
+        ({"origin": []}, ["weather:temp"], "names no entity"),
+        ({"origin": "EWR"}, ["weather:temp"], "origin must be a list"),
+        ({"origin": None}, ["weather:temp"], "origin must be a list"),
+        ({"flight": ["1"]}, ["cabins:seats"], "flight must be INT64, and holds str"),
+    ],
+)
+def test_what_cannot_be_answered(lookup: OnlineLookup, entities: Any, features: list[str], why: str) -> None:
+    with pytest.raises(InvalidRequest, match=why):
+        lookup.get(entities, features)
+
+
+def test_a_moment_has_its_zone(lookup: OnlineLookup) -> None:
+    with pytest.raises(ValueError, match="time zone"):
+        lookup.get({"origin": ["EWR"]}, ["weather:temp"], now=NOW.replace(tzinfo=None))
+
+
+def test_lookup_takes_a_timestamp_as_seconds_or_as_text(repo: Repo) -> None:
+    for seen in ("86400", "1970-01-02T00:00:00Z"):
+        found = look_up(repo, ["moments"], {"seen": seen, "item": "1"})
+        assert found["features"]["moments__count"]["value"] == 5
 
 
 def test_lookup_takes_views_features_and_services_together(repo: Repo) -> None:

@@ -158,8 +158,8 @@ class Lake:
     ) -> pa.RecordBatchReader:
         return self._call(f"scan {name}", lambda: self.inner.scan(name, columns, filter))
 
-    def compact(self, name: str) -> int:
-        return self._call(f"compact {name}", lambda: self.inner.compact(name))
+    def compact(self, name: str, *, look_inside: bool = False) -> int:
+        return self._call(f"compact {name}", lambda: self.inner.compact(name, look_inside=look_inside))
 
     def _call(self, what: str, effect: Callable[[], Any]) -> Any:
         return self.process.call("lake", what, effect)

@@ -23,7 +23,7 @@ class Compacted(MemoryLake):
         self.go = threading.Event()
         self.go.set()
 
-    def compact(self, name: str) -> int:
+    def compact(self, name: str, *, look_inside: bool = False) -> int:
         self.go.wait(10)
         self.tables_compacted.append(name)
         if self.failure is not None:

@@ -318,7 +318,7 @@ def test_files_that_another_program_wrote_in_view_types_are_refused_until_compac
         lake.scan(NAME, ["id"], searched).read_all()
     with pytest.raises(WrittenInViews), session(data=lake.snapshot(NAME).data) as connection:
         connection.sql("SELECT id FROM data WHERE note = 'a note'").fetchall()
-    lake.compact(NAME)
+    lake.compact(NAME, look_inside=True)
     assert lake.scan(NAME, ["id"], searched).read_all().num_rows == 1
     assert append(lake, 0, 3) == AppendResult(0, 3)
     assert ids(lake) == [0, 2]

@@ -119,6 +119,9 @@ def test_feasts_own_file_names_no_variable_that_is_not_set(repo: Path, monkeypat
         check_variables(yaml)
     monkeypatch.setenv("SHOP_REDIS", "redis:6379")
     check_variables(yaml)
+    yaml.write_text("online_store: {connection_string: '${SHOP_REDIS:-localhost:6379}'}\n")
+    with pytest.raises(SettingsError, match=r"no defaults, as in .*6379\}: write \$\{SHOP_REDIS\}"):
+        check_variables(yaml)
 
 
 def test_a_file_that_is_not_there(repo: Path) -> None:
