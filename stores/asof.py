@@ -50,7 +50,8 @@ def asof(lake: Lake, entities: pa.Table, times: pa.ChunkedArray, join: Join, *, 
     until the commit time of the row's delete: as the online store served it, if changes arrive in time; one
     that a later version moved to the same time or before was corrected, and does not count. With `known` a
     version counts from its commit time at the earliest, and a row has at each time the newest version
-    committed by then. A version was committed no later than those above it, whatever a snapshot's row says.
+    committed by then. A version was committed no later than those above it, whatever a snapshot's row says. A delete
+    after a delete says nothing.
 
     Raises `StoreUnavailable`, `TableMissing`, `StoreRefused` if the table lacks a column, and `ValueError` if
     a key is missing in `entities` or cannot be read as the join key's type.
@@ -64,6 +65,12 @@ def asof(lake: Lake, entities: pa.Table, times: pa.ChunkedArray, join: Join, *, 
     with session(data=table.data, spine=spine) as connection:
         found = query.state() if kind(table) == "state" else query.event(connection)
         return answer(connection, found, schema)
+
+
+def _says_something(window: str) -> str:
+    """SQL of whether a version is no delete of what a delete before it has ended: which truncates end a row depends on
+    the order in which they were heard of."""
+    return f"NOT (d AND coalesce(lag(d) OVER ({window}), false))"
 
 
 def _key(entities: pa.Table, column: str, table: Snapshot, name: str) -> pa.ChunkedArray:
@@ -110,7 +117,12 @@ class _Query:
         return f"""
             WITH versions AS (
                 SELECT *, {"greatest(h, if(e = c, h, e))" if self.known else "if(e = c, h, e)"} AS s
-                FROM (SELECT *, {heard} AS h FROM {self._named_rows()} SEMI JOIN spine USING ({self.by_key}))
+                FROM (
+                    SELECT *, {heard} AS h FROM (
+                        SELECT * FROM {self._named_rows()} SEMI JOIN spine USING ({self.by_key})
+                        QUALIFY {_says_something(f"PARTITION BY {self.by_key} ORDER BY l, d DESC, o")}
+                    )
+                )
             ), monotone AS (
                 SELECT * REPLACE (max(s) OVER version AS s), lead(s) OVER version AS following
                 FROM versions WINDOW version AS ({order} UNBOUNDED PRECEDING)
@@ -211,10 +223,11 @@ class _Query:
         until = f"min({'c' if self.known else 'e'}) OVER (version {later})"
         connection.execute(f"""
             CREATE TEMP TABLE versions AS
-            SELECT *, {until} AS until
-            FROM unordered AS one WHERE NOT d OR NOT EXISTS (
-                SELECT 1 FROM unordered AS live WHERE NOT live.d AND live.r = one.r AND live.l = one.l)
-            WINDOW version AS (PARTITION BY r ORDER BY l, o)""")
+            SELECT *, {until} AS until FROM (
+                SELECT * FROM unordered AS one WHERE NOT d OR NOT EXISTS (
+                    SELECT 1 FROM unordered AS live WHERE NOT live.d AND live.r = one.r AND live.l = one.l)
+                QUALIFY {_says_something("PARTITION BY r ORDER BY l, o")}
+            ) WINDOW version AS (PARTITION BY r ORDER BY l, o)""")
         columns = f"{self.by_key}, e, l, r, d, o, s, until"
         connection.execute(f"CREATE TEMP TABLE closed AS SELECT {columns} FROM versions WHERE NOT d AND s < until")
         connection.execute(f"""

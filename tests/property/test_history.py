@@ -134,10 +134,16 @@ def event_value(history: Sequence[Change], entity: int, time: int, ttl: int, kno
     return value if not ttl or event >= time - ttl else None
 
 
+def _telling(versions: Sequence[Change]) -> list[Change]:
+    """Without deletes of what a delete before them has ended."""
+    ended = [place > 0 and versions[place - 1].entity is None for place in range(len(versions))]
+    return [c for c, over in zip(versions, ended, strict=True) if c.entity is not None or not over]
+
+
 def state_value(history: Sequence[Change], entity: int, time: int, ttl: int, known: bool) -> int | None:
     """The value that the rules give an entity of a state view at a time."""
     value, valid = None, 0
-    versions = [c for c in history if c.row == entity]
+    versions = _telling([c for c in history if c.row == entity])
     for place, change in enumerate(versions):
         heard = min(c.commit for c in versions[place:])
         counts = heard if change.event == change.commit else change.event
@@ -183,6 +189,23 @@ def test_an_event_view_over_time(history: list[Change], known: bool) -> None:
     spine = [(entity, time) for entity in (0, 1) for time in range(12)]
     expected = [event_value(history, entity, time, 0, known) for entity, time in spine]
     assert joined(filled(view_of("event"), event_rows(history)), spine, 0, known) == expected
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("kind", ["state", "event"])
+def test_a_second_delete_says_nothing(kind: Kind, known: bool) -> None:
+    """Of two truncates the first that was heard of ends a row as well, and its clock may have gone back since."""
+    live, first, second = Change(0, 0, 1, 1, 1), Change(0, None, 8, 8, 2), Change(0, None, 5, 5, 3)
+    spine = [(0, time) for time in range(12)]
+    answers = []
+    for deletes in ([first], [first, second]):
+        rows, row = Rows(), None if kind == "state" else 0
+        rows.add(0, live, row, deleted=False, event=live.event)
+        for delete in deletes:
+            rows.add(0, delete, row, deleted=True, event=delete.commit)
+        answers.append(joined(filled(view_of(kind), rows.table()), spine, 0, known))
+    assert answers[0] == answers[1]
+    assert [value is not None for value in answers[0]] == [1 <= time < 8 for _, time in spine]
 
 
 spines = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 14)), max_size=12)
