@@ -25,7 +25,7 @@ from stores.rows import FeatureWriter
 from stores.view import View
 from streams.clock import Clock
 from streams.compact import Compactor
-from streams.decide import decide, features_table, is_changes_table
+from streams.decide import changes_table, decide, features_table, is_changes_table
 from streams.letters import DeadLetters
 from streams.messages import Partition
 from streams.missing import add_missing
@@ -129,6 +129,7 @@ class Flusher:
                     self._patience(partial(add_missing, self._lake, table, topic, rows))
             if is_changes_table(table) and truncates(rows):
                 self._patience(partial(self._truncates.place, topic))
+        self._pass_over(batch)
         decided = self._settle(batch, replayed)
         for topic in set(batch.topics.values()):
             self._settle_truncates(batch, topic, any(batch.topics[table] == topic for table in replayed))
@@ -136,6 +137,14 @@ class Flusher:
         self._tally.flushed(time.perf_counter() - began, files)
         self._compactor.flushed(batch.tables, decided)
         return batch.offsets
+
+    def _pass_over(self, batch: Batch) -> None:
+        """Of a topic of which nothing was accepted the lake still learns how far it was read: what was rejected stays a
+        letter if it is read again, whatever the contract says by then."""
+        accepted = {topic for table, topic in batch.topics.items() if is_changes_table(table)}
+        for topic in {partition.topic: None for partition in batch.offsets if partition.topic not in accepted}:
+            offsets: dict[TopicPartition, int] = {p: n for p, n in batch.offsets.items() if p.topic == topic}
+            self._patience(partial(self._lake.advance, changes_table(topic), offsets))
 
     def _append(self, table: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> bool:
         """Whether the lake held some of the rows already."""

@@ -245,6 +245,14 @@ def test_records_that_expired_unread_stop_the_worker(platform: Platform, first: 
         platform.run(until=lambda: False)
 
 
+def test_the_lake_knows_how_far_a_topic_was_read_of_which_nothing_was_accepted(platform: Platform) -> None:
+    """Below that a record stays a letter, whatever the contract says when it is read again."""
+    platform.produce((key(1), envelope("c", row(1, amount=-1.0), lsn=1)))
+    platform.run()
+    assert len(platform.letters()) == 1
+    assert platform.lake.next_offset(changes_table(TOPIC), TOPIC, 0) == 1
+
+
 def test_a_partition_that_is_assigned_while_another_is_checked_is_checked_too(platform: Platform) -> None:
     worker = platform.start()
     platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(1, 4)), to=P1)
