@@ -4,7 +4,8 @@ Order, and why a crash after any step loses and doubles nothing:
 1. letters are durable;
 2. each lake table gets one commit, which carries the offsets: a replay of the batch is dropped there.
    The tables of the views come before the changes they were made of (see `Worker._stage`); what those of a
-   batch that ended in between lack, since a contract was mended, is added (`streams.missing`);
+   batch that ended in between lack, since a contract was mended, is added (`streams.missing`). Of a topic of
+   which nothing was accepted the offsets alone are noted;
 3. event views are made to agree with the lake: rows are offered once more, entities decided anew;
 4. what lies below a truncate is deleted (`streams.truncate`): if this batch brought the truncate, or older
    rows that did not know it, or was flushed before by a worker that may not have come so far;
