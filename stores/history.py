@@ -77,10 +77,11 @@ def standing(lake: Lake, view: View, lsns: Sequence[int]) -> pa.Table:
     schema = pa.schema([field for field in rows_schema(view) if field.name not in {f.name for f in view.features}])
     columns = ", ".join(quoted(held(table, name)) for name in schema.names)
     of_row = f"_row, {_by_key(view)}" if view.kind == "event" else _by_key(view)
-    moments = pa.table({"moment": pa.array(sorted(lsns), pa.int64())})
+    # No user's column has a name that begins with an underscore.
+    moments = pa.table({"_moment": pa.array(sorted(lsns), pa.int64())})
     with session(data=table.data, moments=moments) as connection:
         query = f"""SELECT {columns} FROM (
-            SELECT {columns}, moment FROM data ASOF JOIN moments ON _lsn <= moment {_latest(f"{of_row}, moment")}
+            SELECT {columns}, _moment FROM data ASOF JOIN moments ON _lsn <= _moment {_latest(f"{of_row}, _moment")}
         ) WHERE NOT _deleted"""
         return answer(connection, query, schema)
 

@@ -19,12 +19,13 @@ def vanished(lake: Lake, name: str, present: pa.Table, before: int) -> pa.Table:
     by = ", ".join(map(quoted, keys))
     with session(data=table.data, present=present.select(keys).cast(stored)) as connection:
         query = f"""
-            SELECT * EXCLUDE (truncated) FROM (
-                SELECT *, (SELECT coalesce(max(_lsn), -1) FROM data WHERE _op = 't') AS truncated FROM data
-                WHERE _op <> 't'
+            WITH newest AS (
+                SELECT * FROM data WHERE _op <> 't'
                 QUALIFY row_number() OVER (PARTITION BY {by} ORDER BY _lsn DESC, _op = 'd', _offset DESC) = 1
-            ) ANTI JOIN present USING ({by})
-            WHERE _op <> 'd' AND _lsn < {before} AND _lsn > truncated"""
+            )
+            SELECT * FROM newest ANTI JOIN present USING ({by})
+            WHERE _op <> 'd' AND _lsn < {before}
+            AND _lsn > (SELECT coalesce(max(_lsn), -1) FROM data WHERE _op = 't')"""
         return answer(connection, query, table.schema)
 
 
