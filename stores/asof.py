@@ -44,8 +44,9 @@ class Join:
 def asof(lake: Lake, entities: pa.Table, times: pa.ChunkedArray, join: Join, *, known: bool = False) -> pa.Table:
     """The features that each row of `entities` had at its time: columns `join.features`, rows in its order.
 
-    `times` are timestamps in UTC, one a row. A state view's version counts from its event time on, made
-    monotone along the LSN, so that the newest version has the last word; from a delete on the values are
+    `times` are timestamps in UTC, one a row. A state view's version counts from its event time on, but not sooner
+    than those before it, so that the newest version has the last word; one that was yet to count when the next was
+    committed never does, such as one whose event time was mistaken for years to come. From a delete on the values are
     null. A version of an event view's source row counts from its event time until that of a later version, or
     until the commit time of the row's delete: as the online store served it, if changes arrive in time; one
     that a later version moved to the same time or before was corrected, and does not count. With `known` a
@@ -111,7 +112,8 @@ class _Query:
             FROM data)"""
 
     def state(self) -> str:
-        order = f"PARTITION BY {self.by_key} ORDER BY l, d DESC, o ROWS"
+        version = f"PARTITION BY {self.by_key} ORDER BY l, d DESC, o"
+        order = f"{version} ROWS"
         # What a snapshot told stands below changes that were committed before it was read, and does not put them off.
         heard = f"min(c) OVER ({order} BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)"
         return f"""
@@ -120,14 +122,16 @@ class _Query:
                 FROM (
                     SELECT *, {heard} AS h FROM (
                         SELECT * FROM {self._named_rows()} SEMI JOIN spine USING ({self.by_key})
-                        QUALIFY {_says_something(f"PARTITION BY {self.by_key} ORDER BY l, d DESC, o")}
+                        QUALIFY {_says_something(version)}
                     )
                 )
-            ), monotone AS (
-                SELECT * REPLACE (max(s) OVER version AS s), lead(s) OVER version AS following
-                FROM versions WINDOW version AS ({order} UNBOUNDED PRECEDING)
+            ), begun AS (
+                SELECT * REPLACE (greatest(s, max(kept) OVER ({order} BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS s)
+                FROM (SELECT *, least(s, lead(h) OVER ({version})) AS kept FROM versions)
             ), steps AS (
-                SELECT * FROM monotone WHERE following IS NULL OR following > s
+                SELECT * EXCLUDE (following) FROM (
+                    SELECT *, min(s) OVER ({order} BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS following FROM begun
+                ) WHERE following IS NULL OR following > s
             ), found AS ({self._last("steps", "LEFT")})
             {self._values()}"""
 

@@ -142,14 +142,14 @@ class Flusher:
     def _pass_over(self, batch: Batch) -> None:
         """Of a topic of which nothing was accepted the lake still learns how far it was read: what was rejected stays a
         letter if it is read again, whatever the contract says by then."""
-        accepted = {topic for table, topic in batch.topics.items() if is_changes_table(table)}
+        accepted = {batch.topics[table] for table in batch.tables if is_changes_table(table)}
         for topic in {partition.topic: None for partition in batch.offsets if partition.topic not in accepted}:
             offsets: dict[TopicPartition, int] = {p: n for p, n in batch.offsets.items() if p.topic == topic}
             self._patience(partial(self._lake.advance, changes_table(topic), offsets))
 
     def _append(self, table: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> bool:
         """Whether the lake held some of the rows already."""
-        return bool(rows.num_rows) and self._lake.append(table, rows, offsets).duplicates > 0
+        return self._lake.append(table, rows, offsets).duplicates > 0
 
     def _settle_truncates(self, batch: Batch, topic: str, replayed: bool) -> None:
         truncated = self._patience(partial(self._truncates.refresh, topic))
@@ -203,5 +203,5 @@ def _concerns(batch: Batch, topic: str, truncate: int) -> bool:
     return any(
         truncates(rows) if is_changes_table(name) else below(rows, truncate).any()
         for name in tables
-        for rows in batch.tables[name]
+        for rows in batch.tables.get(name, [])
     )

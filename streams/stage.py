@@ -24,7 +24,7 @@ SMALL = 1_000
 class Batch:
     """Rows for several lake tables, and for each partition the offset that follows the last of them.
 
-    `topics` tells which topic feeds a table. `events` holds the rows of event views, and `undecided` the
+    A table that is in it has rows; `topics` tells which topic feeds one that has or had. `events` holds the rows of event views, and `undecided` the
     entities (a table of join keys) that have to be decided from the lake: both are settled once the rows are
     there. `truncated` gives for each topic the LSNs of the truncates that all its rows take account of. Of partitions
     that were `lost` since it was handed to the flush nothing is to be committed. `since` is when it was begun.
@@ -94,10 +94,13 @@ class Batch:
         """
         for partition in partitions:
             self.offsets.pop(partition, None)
-        for table, parts in self.tables.items():
+        for table, parts in list(self.tables.items()):
             lost = [p.number for p in partitions if p.topic == self.topics[table]]
             if lost:
-                self.tables[table] = [part.filter(pc.invert(_from(part, lost))) for part in parts]
+                left = [part.filter(pc.invert(_from(part, lost))) for part in parts]
+                self.tables[table] = [part for part in left if part.num_rows]
+                if not self.tables[table]:
+                    del self.tables[table]
                 self.events = [self._left(rows, lost) if _table(rows) == table else rows for rows in self.events]
         self.rows = sum(part.num_rows for parts in self.tables.values() for part in parts)
 

@@ -142,13 +142,14 @@ def _telling(versions: Sequence[Change]) -> list[Change]:
 
 def state_value(history: Sequence[Change], entity: int, time: int, ttl: int, known: bool) -> int | None:
     """The value that the rules give an entity of a state view at a time."""
-    value, valid = None, 0
+    value, begun = None, 0
     versions = _telling([c for c in history if c.row == entity])
     for place, change in enumerate(versions):
         heard = min(c.commit for c in versions[place:])
         counts = heard if change.event == change.commit else change.event
-        valid = max(valid, counts, heard if known else 0)
-        if valid <= time:
+        # What was yet to begin when this version was committed never does.
+        begun = max(counts, heard if known else 0, min(begun, heard))
+        if begun <= time:
             old = ttl and change.event < time - ttl
             value = None if change.entity is None or old else change.value
     return value
@@ -189,6 +190,16 @@ def test_an_event_view_over_time(history: list[Change], known: bool) -> None:
     spine = [(entity, time) for entity in (0, 1) for time in range(12)]
     expected = [event_value(history, entity, time, 0, known) for entity, time in spine]
     assert joined(filled(view_of("event"), event_rows(history)), spine, 0, known) == expected
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("kind", ["state", "event"])
+def test_an_event_time_that_was_mistaken_for_years_to_come_freezes_nothing(kind: Kind, known: bool) -> None:
+    history = [Change(0, 0, 1, 1, 1), Change(0, 0, 2_000, 4, 2), Change(0, 0, 4, 6, 3), Change(0, 0, 8, 8, 4)]
+    spine = [(0, time) for time in (3, 5, 7, 9, 3_000)]
+    rows = event_rows(history) if kind == "event" else state_rows(history)
+    corrected = {"state": 10, "event": None if known else 30}[kind]
+    assert joined(filled(view_of(kind), rows), spine, 0, known) == [10, corrected, 30, 40, 40]
 
 
 @pytest.mark.parametrize("known", [False, True])

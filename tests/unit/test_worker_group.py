@@ -357,6 +357,19 @@ def test_offsets_of_before_a_partition_was_lost_are_not_committed_when_it_is_bac
     assert not worker._flusher.busy
 
 
+def test_the_lake_learns_how_far_letters_were_read_though_what_was_accepted_beside_them_is_lost(
+    platform: Platform,
+) -> None:
+    platform.produce((key(1), envelope("c", row(1), lsn=10)))
+    platform.produce((key(2), envelope("c", row(2, amount=-1.0), lsn=11)), to=P1)
+    worker, consumer = joined(platform)
+    worker._check_positions()
+    worker._take(consumer.poll(0, 100))
+    consumer.revoke([P0], lost=True)
+    worker._flush_all()
+    assert platform.lake.next_offset(changes_table(TOPIC), *P1) == 1
+
+
 def rebalanced_in_its_next_poll(consumer: MemoryConsumer, rebalance: Callable[[], None], took: int) -> None:
     """librdkafka serves rebalances between two records of a poll."""
     poll = consumer.poll
