@@ -18,7 +18,8 @@ from streams.outage import Outage
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+MAX_MESSAGE_BYTES = 17 * 1024 * 1024
+"""Debezium's records have up to 16 MiB (`connectors.debezium`); letters and replays have more headers."""
 TIMEOUT_SECONDS = 10.0
 LAG_SECONDS = 2.0
 ASK_SECONDS = 1.0
@@ -242,7 +243,7 @@ class KafkaProducer:
                     raise BrokerUnavailable(f"Kafka takes no records for {topic}: {full}") from full
                 self._producer.poll(0.1)
             except KafkaException as error:
-                raise BrokerUnavailable(f"Kafka refused a record for {topic}: {error}") from error
+                raise BrokerUnavailable(f"Kafka refused a record for {topic}: {_advised(error.args[0])}") from error
 
     def flush(self) -> None:
         for _ in range(len(self._undelivered)):
@@ -256,7 +257,14 @@ class KafkaProducer:
     def _delivered(self, record: _Record, error: KafkaError | None, _: ConfluentMessage) -> None:
         if error is not None:
             self._undelivered.append(record)
-            self._failure = f"{record[0]}: {error.str()}"
+            self._failure = f"{record[0]}: {_advised(error)}"
+
+
+def _advised(error: KafkaError) -> str:
+    """What Kafka said, and what people can do where waiting does not help."""
+    if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
+        return str(error.str())
+    return f"{error.str()}: set max.message.bytes of the topic to {MAX_MESSAGE_BYTES}, and it goes on"
 
 
 class KafkaTopics:

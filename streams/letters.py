@@ -22,6 +22,9 @@ REPLAY_OF = "millrace.replay-of"
 BASE = "millrace.snapshot-base"
 """On the letter of a snapshot row, and on its replay: the base of that snapshot, by which it is as old as it was
 (`streams.snapshots`)."""
+REASON_CHARACTERS, MOST_REASONS = 1_000, 100
+"""Of a letter: a transform's words may quote a whole text, and Kafka takes no record that is much larger than its own.
+"""
 OURS = "millrace."
 """What the names of all headers begin with that millrace gives a record."""
 _OF_LETTERS = frozenset({TOPIC, PARTITION, OFFSET, STAGE, REASONS, SUITE, TIME})
@@ -105,7 +108,7 @@ class DeadLetters:
                 PARTITION: str(records.partitions[i]).encode(),
                 OFFSET: str(records.offsets[i]).encode(),
                 STAGE: rejection.stage.encode(),
-                REASONS: orjson.dumps(rejection.reasons),
+                REASONS: orjson.dumps(_cut(rejection.reasons)),
                 SUITE: version,
                 TIME: now,
             }
@@ -114,6 +117,11 @@ class DeadLetters:
     def flush(self) -> None:
         """Return once all letters are durable. Raises `BrokerUnavailable`."""
         self._producer.flush()
+
+
+def _cut(reasons: Sequence[str]) -> list[str]:
+    cut = [why if len(why) <= REASON_CHARACTERS else f"{why[:REASON_CHARACTERS]}..." for why in reasons[:MOST_REASONS]]
+    return cut if len(reasons) <= MOST_REASONS else [*cut, f"and {len(reasons) - MOST_REASONS} more"]
 
 
 def read(topics: Topics, topic: str, start: int = 0) -> Iterator[Letter]:

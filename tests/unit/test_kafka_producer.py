@@ -19,3 +19,9 @@ def test_a_record_that_was_not_delivered_stays_queued(monkeypatch: pytest.Monkey
         for _ in range(3):
             with pytest.raises(BrokerUnavailable, match="1 records are not durable: letters"):
                 producer.flush()
+
+
+def test_a_record_that_is_too_large_says_what_to_set() -> None:
+    producer = KafkaProducer("127.0.0.1:1")
+    with pytest.raises(BrokerUnavailable, match="for letters: .*too large.*: set max.message.bytes of the topic to"):
+        producer.send("letters", None, bytes(kafka.MAX_MESSAGE_BYTES + 1), {})

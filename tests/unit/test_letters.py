@@ -35,6 +35,18 @@ def letters(broker: MemoryBroker) -> list[Letter]:
     return list(read(MemoryTopics(broker), "letters"))
 
 
+def test_reasons_are_cut_so_that_a_letter_is_little_larger_than_its_record() -> None:
+    broker = MemoryBroker()
+    told = DeadLetters(MemoryProducer(broker), "letters")
+    many = tuple(f"view {i}: {'x' * 1_000_000}" for i in range(102))
+    told.send(records((b"key", BYTES)), [Rejection(0, "transform", many)], "v1")
+    told.flush()
+    (letter,) = read(MemoryTopics(broker), "letters")
+    assert letter.reasons[0].startswith("view 0: xxx") and letter.reasons[0].endswith("...")
+    assert letter.reasons[-1] == "and 2 more"
+    assert sum(map(len, letter.headers.values())) < 150_000
+
+
 def test_json_lines_hold_the_original_bytes_and_all_headers(letters: list[Letter], tmp_path: Path) -> None:
     path = tmp_path / "letters.jsonl"
     assert export(letters, path) == 2
