@@ -24,6 +24,16 @@ def changes_table(topic: str) -> LakeTableName:
     return f"changes/{topic}"
 
 
+def rejected_table(topic: str) -> LakeTableName:
+    """The lake's table of the topic's rows whose last change was rejected (`streams.left_behind`)."""
+    return f"rejected/{topic}"
+
+
+def is_features_table(table: LakeTableName) -> bool:
+    """Whether a lake table holds a view's rows."""
+    return table.startswith("features/")
+
+
 def is_changes_table(table: LakeTableName) -> bool:
     """Whether a lake table holds changes; it is written after those of the views."""
     return table.startswith("changes/")

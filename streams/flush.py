@@ -26,7 +26,7 @@ from stores.rows import FeatureWriter
 from stores.view import View
 from streams.clock import Clock
 from streams.compact import Compactor
-from streams.decide import changes_table, decide, features_table, is_changes_table
+from streams.decide import changes_table, decide, features_table, is_changes_table, is_features_table
 from streams.letters import DeadLetters
 from streams.messages import Partition
 from streams.missing import add_missing
@@ -126,7 +126,7 @@ class Flusher:
                 offsets |= heights(rows, topic)
             if self._patience(partial(self._append, table, rows, offsets)):
                 replayed.add(table)
-                if not is_changes_table(table):
+                if is_features_table(table):
                     self._patience(partial(add_missing, self._lake, table, topic, rows))
             if is_changes_table(table) and truncates(rows):
                 self._patience(partial(self._truncates.place, topic))
@@ -199,9 +199,8 @@ class Flusher:
 
 def _concerns(batch: Batch, topic: str, truncate: int) -> bool:
     """Whether the batch brought a truncate of the topic, or rows older than it."""
-    tables = [name for name, fed_by in batch.topics.items() if fed_by == topic]
+    parts = [(name, rows) for name in batch.tables if batch.topics[name] == topic for rows in batch.tables[name]]
     return any(
-        truncates(rows) if is_changes_table(name) else below(rows, truncate).any()
-        for name in tables
-        for rows in batch.tables.get(name, [])
+        (is_changes_table(name) and truncates(rows)) or (is_features_table(name) and below(rows, truncate).any())
+        for name, rows in parts
     )

@@ -42,9 +42,16 @@ class Flow:
 
     @property
     def before(self) -> tuple[str, ...]:
-        """The columns whose old values the event views need, to see a row leave an entity."""
+        """The columns whose old values the event views need, to see a row leave an entity; with one of the primary
+        key, which tells whether there are any."""
         columns = {c: None for v in self.views if v.view.kind == "event" for c in v.key_columns}
-        return tuple(columns)
+        return tuple({**dict.fromkeys(self.table.primary_key[:1]), **columns}) if columns else ()
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """The columns of which a new value takes a row to another entity of an event view. A new primary key makes
+        another row of it."""
+        return tuple(column for column in self.before if column not in self.table.primary_key)
 
     @property
     def embeds(self) -> bool:

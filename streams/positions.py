@@ -15,7 +15,13 @@ from streams.truncate import Truncates
 
 
 class TopicRecreated(Exception):
-    """The lake holds offsets that the topic does not have: going on would drop new records as replays."""
+    """The lake holds an offset that the topic does not have, or another record of it: going on would drop new records
+    as replays."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            f"{found}: the topic was made anew. Give the source a new name, or move the lake away and snapshot again"
+        )
 
 
 class RecordsExpired(Exception):
@@ -55,10 +61,7 @@ class Positions:
         first, end = self._patience(partial(self._consumer.span, partition))
         ahead = max((offset for offset in held.values()), default=0)
         if ahead > end:
-            raise TopicRecreated(
-                f"{partition} ends at offset {end}, but the lake holds its records up to {ahead}: the topic was "
-                "made anew. Give the source a new name, or move the lake away and snapshot again"
-            )
+            raise TopicRecreated(f"{partition} ends at offset {end}, but the lake holds its records up to {ahead}")
         self._begun[partition] = held.get(changes_table(partition.topic), 0)
         _refuse_gap(partition, held.get(changes_table(partition.topic)) if committed is None else committed, first)
 

@@ -67,9 +67,9 @@ def reconcile_earlier(lake: Lake, producer: Producer, flow: Flow) -> int:
 def _leave(lake: Lake, producer: Producer, flow: Flow, base: int, request: str) -> int:
     """Each row leaves at the time of the version that has it elsewhere: an event view has it there from then on, and
     a state view, whose versions count in the order of their LSNs, must not have this one count for longer."""
-    if not flow.before:
+    if not flow.moving:
         return 0
-    left = moved(lake, changes_table(flow.table.topic), flow.before, base - LEFT)
+    left = moved(lake, changes_table(flow.table.topic), flow.moving, base - LEFT)
     _send(producer, flow, left, left["_commit_ts"].cast(pa.int64()), base - LEFT, request)
     return int(left.num_rows)
 
@@ -85,7 +85,7 @@ def _deletes(flow: Flow, rows: pa.Table, times: list[int], lsn: int) -> Iterator
     """Key and envelope of the delete of each row at its time in microseconds, with the columns that name its
     entities."""
     table = flow.table
-    columns = dict.fromkeys([*table.primary_key, *flow.before])
+    columns = dict.fromkeys([*table.primary_key, *flow.moving])
     typed = rows.select(list(columns)).cast(_schema(table, list(columns))).combine_chunks()
     values = {name: encode(_array(typed[name]), table.column(name)) for name in columns}
     source = {"connector": "millrace", "schema": table.schema, "table": table.name, "lsn": lsn, "snapshot": "false"}

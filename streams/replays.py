@@ -25,7 +25,9 @@ from stores.query import session
 from streams.changes import Changes
 from streams.decide import changes_table
 from streams.letters import REPLAY_OF
+from streams.messages import Partition
 from streams.pipeline import Outcome
+from streams.positions import TopicRecreated
 from streams.views import Projected, StreamView, left
 
 Mask = npt.NDArray[np.bool_]
@@ -87,7 +89,7 @@ def settle_read_again(lake: Lake, held: Mapping[int, int], outcome: Outcome) -> 
     `held` gives for partitions the offset below which the lake held everything when this worker began. What is
     read again below it and does not stand in the lake is a letter, or the double of another: a contract that has
     changed since does not bring it in, for the lake would drop it there, and the stores would not. Its letter can
-    be replayed. Raises `StoreUnavailable`.
+    be replayed. Raises `StoreUnavailable`, and `TopicRecreated` if another record stood there.
     """
     rows = outcome.accepted.changes.rows
     places = list(zip(rows["_partition"].to_pylist(), rows["_offset"].to_pylist(), strict=True))
@@ -95,12 +97,18 @@ def settle_read_again(lake: Lake, held: Mapping[int, int], outcome: Outcome) -> 
     if not any(again):
         return outcome
     first = pc.field("_offset") >= min(offset for _, offset in places)
-    stored = lake.scan(changes_table(outcome.records.topic), ["_partition", "_offset", "_lsn"], first).read_all()
+    stored = lake.scan(changes_table(outcome.records.topic), list(PLACE), first).read_all()
     stands = zip(stored["_partition"].to_pylist(), stored["_offset"].to_pylist(), strict=True)
-    standing = dict(zip(stands, stored["_lsn"].to_pylist(), strict=True))
-    rejected = np.array([late and place not in standing for late, place in zip(again, places, strict=True)])
-    lsns = rows["_lsn"].to_pylist()
-    placed = [standing.get(place, lsn) if late else lsn for late, place, lsn in zip(again, places, lsns, strict=True)]
+    standing = dict(zip(stands, zip(stored["_op"].to_pylist(), stored["_lsn"].to_pylist(), strict=True), strict=True))
+    told = list(zip(rows["_op"].to_pylist(), rows["_lsn"].to_pylist(), strict=True))
+    stood = [standing.get(place) if late else None for late, place in zip(again, places, strict=True)]
+    for (number, offset), now, before in zip(places, told, stood, strict=True):
+        if before is not None and before != now and (before[0], now[0]) != ("r", "r"):
+            partition = Partition(outcome.records.topic, number)
+            raise TopicRecreated(f"{partition} has at offset {offset} another record than the lake holds of it")
+    rejected = np.array([late and before is None for late, before in zip(again, stood, strict=True)])
+    lsns = [lsn for _, lsn in told]
+    placed = [lsn if before is None else before[1] for lsn, before in zip(lsns, stood, strict=True)]
     accepted = outcome.accepted if placed == lsns else outcome.accepted.at(np.array(placed, np.int64))
     return replace(outcome, accepted=accepted.without(rejected), ignored=outcome.ignored + int(rejected.sum()))
 
@@ -112,11 +120,11 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
     at which it may be rejected."""
     changes, flow = outcome.accepted.changes, outcome.flow
     key = changes.table.primary_key
-    compared = [column for column in flow.before if column not in key]
+    compared = flow.moving
     ours = changes.rows.select([*key, *PLACE, *compared])
     positions = np.where(mask, np.arange(len(changes)), ELSEWHERE)
     asked = ours.filter(pa.array(mask))
-    elsewhere = [_held(lake, changes, asked).cast(ours.schema), *(part.select(ours.column_names) for part in staged)]
+    elsewhere = [held_of(lake, changes, asked).cast(ours.schema), *(part.select(ours.column_names) for part in staged)]
     known = pa.concat_tables(
         [
             *(_named(rows, len(key), np.full(rows.num_rows, ELSEWHERE), follows=True) for rows in elsewhere),
@@ -154,15 +162,19 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
 
 
 def _named(rows: pa.Table, keys: int, positions: np.ndarray, *, follows: bool) -> pa.Table:
-    """Key columns, place and compared columns under names that no column of the source can clash with, the positions,
-    and whether these may follow on others."""
-    compared = rows.num_columns - keys - len(PLACE)
-    names = [*(f"k{i}" for i in range(keys)), *("lsn", "part", "off", "ts", "op"), *(f"c{i}" for i in range(compared))]
+    """Key columns, place and compared columns by `column_names`, the positions, and whether these may follow on
+    others."""
+    names = column_names(keys, rows.num_columns - keys - len(PLACE))
     named = rows.rename_columns(names).append_column("position", pa.array(positions, pa.int64()))
     return named.append_column("follows", pa.repeat(follows, rows.num_rows))
 
 
-def _held(lake: Lake, changes: Changes, wanted: pa.Table) -> pa.Table:
+def column_names(keys: int, others: int) -> list[str]:
+    """Names that no column of the source can clash with, for those of its key, `PLACE`, and others."""
+    return [*(f"k{i}" for i in range(keys)), *("lsn", "part", "off", "ts", "op"), *(f"c{i}" for i in range(others))]
+
+
+def held_of(lake: Lake, changes: Changes, wanted: pa.Table) -> pa.Table:
     """The wanted columns of the changes in the lake of at least the rows that `wanted` names."""
     snapshot = lake.snapshot(changes_table(changes.table.topic))
     wanted_rows = ds.scalar(True)

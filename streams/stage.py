@@ -24,10 +24,11 @@ SMALL = 1_000
 class Batch:
     """Rows for several lake tables, and for each partition the offset that follows the last of them.
 
-    A table that is in it has rows; `topics` tells which topic feeds one that has or had. `events` holds the rows of event views, and `undecided` the
-    entities (a table of join keys) that have to be decided from the lake: both are settled once the rows are
-    there. `truncated` gives for each topic the LSNs of the truncates that all its rows take account of. Of partitions
-    that were `lost` since it was handed to the flush nothing is to be committed. `since` is when it was begun.
+    A table that is in it has rows; `topics` tells which topic feeds one that has or had some. `events` holds the rows
+    of event views, and `undecided` the entities (a table of join keys) that have to be decided from the lake: both are
+    settled once the rows are there. `truncated` gives for each topic the LSNs of the truncates that all its rows take
+    account of. Of partitions that were `lost` since it was handed to the flush nothing is to be committed. `since` is
+    when it was begun.
     """
 
     since: float

@@ -101,6 +101,22 @@ def left(projected: Projected, gone: np.ndarray, lsns: np.ndarray, times: np.nda
     return replace(projected, rows=FeatureRows(rows.view, table.combine_chunks()), positions=positions)
 
 
+def also_left(
+    stream_view: StreamView, changes: Changes, projected: Projected, positions: np.ndarray, was: pa.Table
+) -> Projected:
+    """An event view's rows of some changes, with the mark of a row that left before those of the changes at
+    `positions`: at the entities that the rows of `was`, one a position, name."""
+    try:
+        at, marks = _gone(stream_view, changes, positions, was, _row_ids(changes))
+    except Unprojectable as error:  # what the view's keys do not take was never in it
+        fits = ~np.isin(positions, list(error.bad))
+        at, marks = _gone(stream_view, changes, positions[fits], was.filter(pa.array(fits)), _row_ids(changes))
+    keyed = _keyed(stream_view.view, marks)
+    marked = at[keyed], marks.filter(pa.array(keyed))
+    positions, table = _in_order([marked, (projected.positions, projected.rows.table)])
+    return replace(projected, rows=FeatureRows(stream_view.view, table.combine_chunks()), positions=positions)
+
+
 def project(stream_view: StreamView, changes: Changes) -> Projected:
     """The feature rows that the changes make of a view, in arrival order.
 
@@ -116,13 +132,13 @@ def project(stream_view: StreamView, changes: Changes) -> Projected:
     parts = [_live(stream_view, changes, live, row_ids)]
     dropped = np.setdiff1d(live[np.asarray(pc.equal(ops, "u"))[live]], parts[0][0])
     if len(dropped):
-        parts.insert(0, _gone(stream_view, changes, dropped, changes.rows, row_ids))
+        parts.insert(0, _gone(stream_view, changes, dropped, changes.rows.take(pa.array(dropped)), row_ids))
     if len(deleted):
-        parts.insert(0, _gone(stream_view, changes, deleted, changes.rows, row_ids))
+        parts.insert(0, _gone(stream_view, changes, deleted, changes.rows.take(pa.array(deleted)), row_ids))
     if stream_view.view.kind == "event" and changes.before is not None:
         moved = live[_moved(stream_view, changes)[live]]
         if len(moved):
-            parts.insert(0, _gone(stream_view, changes, moved, changes.before, row_ids))
+            parts.insert(0, _gone(stream_view, changes, moved, changes.before.take(pa.array(moved)), row_ids))
     positions, table = _in_order(parts)
     keyed = _keyed(stream_view.view, table)
     if not keyed.all():
@@ -194,11 +210,11 @@ def _gone(
     stream_view: StreamView,
     changes: Changes,
     positions: np.ndarray,
-    values: pa.Table,
+    keys: pa.Table,
     row_ids: pa.Array | None,
 ) -> Part:
-    """Marked rows of nulls for the entities that `values` names at the given positions."""
-    meta, keys = changes.rows.take(pa.array(positions)), values.take(pa.array(positions))
+    """Marked rows of nulls for the entities that `keys` names, of the changes at the given positions."""
+    meta = changes.rows.take(pa.array(positions))
     bad: dict[int, list[str]] = {}
     view = stream_view.view
     named = zip(stream_view.key_columns, view.join_keys, strict=True)

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+import pyarrow as pa
+
 from connectors.table import Table
 from stores.lake import Lake
 from stores.rows import FeatureWriter, WriteResult
@@ -15,10 +17,11 @@ from streams.breaker import Breaker
 from streams.broker import BrokerUnavailable, Consumer
 from streams.clock import Clock
 from streams.control import Control
-from streams.decide import LakeTableName, changes_table, features_table
+from streams.decide import LakeTableName, changes_table, features_table, rejected_table
 from streams.drift import Guard, SourceTable, unasked
 from streams.flush import Flusher
 from streams.key_changes import KeyChanges
+from streams.left_behind import LeftBehind, settle_left_behind
 from streams.letters import DeadLetters
 from streams.membership import Membership
 from streams.messages import Partition, Records, joined
@@ -97,6 +100,7 @@ class Worker:
         self._flushed: list[Batch] = []
         self._truncates = Truncates(parts.lake)
         self._heights = Heights(parts.lake)
+        self._left_behind = LeftBehind(parts.lake, flows, parts.clock)
         self._key_changes = KeyChanges(parts.lake, parts.clock, flows)
         self._guard = Guard(parts.lake, flows, parts.source_table)
         views = {topic: [v.view for v in flow.views] for topic, flow in flows.items()}
@@ -241,19 +245,30 @@ class Worker:
                 self._members.resume(topic)
 
     def _with_history(self, outcome: Outcome, before: list[Outcome]) -> Outcome:
-        """What came before: replays, and what a connector sent again, need what the lake holds, what is staged for
-        it, and what stands `before` them in the same poll; rows older than a truncate come with their delete."""
+        """What came before: replays, what a connector sent again, and rows whose last change was rejected need what the
+        lake holds, what is staged for it, and what stands `before` them in the same poll; rows older than a truncate
+        come with their delete."""
         topic = outcome.records.topic
-        outcome = self._patience(partial(settle_read_again, self._parts.lake, self._positions.begun(topic), outcome))
+        lake = self._parts.lake
+        outcome = self._patience(partial(settle_read_again, lake, self._positions.begun(topic), outcome))
         copies = self._heights.suspects(outcome) | replayed(outcome)
         if copies.any():
-            self._writes.finish()
-            table = changes_table(topic)
-            staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
-            staged += [o.accepted.changes.rows for o in before if o.records.topic == topic]
+            staged = self._taken(topic, before)
             with self.tally.timed("history"):
-                outcome = self._patience(partial(settle_replays, self._parts.lake, staged, outcome, copies))
+                outcome = self._patience(partial(settle_replays, lake, staged, outcome, copies))
+        unsure = self._left_behind.unsure(outcome)
+        if unsure.any():
+            staged = self._taken(topic, before)
+            with self.tally.timed("history"):
+                outcome = self._patience(partial(settle_left_behind, lake, staged, outcome, unsure))
         return knowing(outcome, self._truncates.known(topic))
+
+    def _taken(self, topic: str, before: list[Outcome]) -> list[pa.Table]:
+        """The topic's changes that this worker has taken and the lake may not hold yet."""
+        self._writes.finish()
+        table = changes_table(topic)
+        staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
+        return staged + [o.accepted.changes.rows for o in before if o.records.topic == topic]
 
     def _stage(self, outcome: Outcome) -> None:
         """The rows of the views before the changes they were made of: a change that stands in the lake has its
@@ -265,6 +280,7 @@ class Worker:
                 self._batch.events.append(served)
                 if outcome.has_replays():
                     self._batch.undecide(rows)
+        self._batch.put(rejected_table(topic), topic, self._left_behind.rows(outcome))
         self._batch.put(changes_table(topic), topic, outcome.accepted.changes.rows)
         self._batch.advance(outcome.records.next_offsets())
         self._key_changes.note(outcome.records)
@@ -389,6 +405,7 @@ class Worker:
     def _check_positions(self) -> None:
         for partition in self._members.unchecked():
             self._positions.check(partition)
+            self._patience(partial(self._left_behind.assigned, partition))
 
     def _refuse_silent_gap(self) -> None:
         """While nothing comes, of one partition a poll, and of nothing else: to what the lake holds of it, the member

@@ -52,6 +52,7 @@ class Database:
     random: Random
     bad_share: float
     truncates: bool
+    untold: float
     rows: dict[str, dict[int, Row]] = field(default_factory=lambda: {"orders": {}, "notes": {}})
     changes: list[Change] = field(default_factory=list)
     lsn: int = 100
@@ -110,9 +111,7 @@ class Database:
             after["amount"] = float(lsn)
         bad: Bad = ""
         if self.random.random() < self.bad_share and table is ORDERS:
-            # What is rejected as a whole cannot tell an event view that the row left its entity.
             bad = self.random.choice(("contract", "never"))
-            after["customer"] = before["customer"] if before else after["customer"]
             after["amount"] = -float(lsn) if bad == "contract" else float(lsn)
         self.rows[table.name][id_] = after
         return Change(table, "u" if before else "c", id_, lsn, before, after, bad)
@@ -140,8 +139,10 @@ class Database:
         return [(partition, key, self._envelope(change), change), *tombstone]
 
     def _envelope(self, change: Change) -> bytes:
-        after = dict(change.after) if change.after else None
-        if after and change.before and change.before.get("customer") == after["customer"] and after["customer"]:
+        after, before = dict(change.after) if change.after else None, change.before
+        if before and self.random.random() < self.untold:
+            before = {"id": change.id} if change.op == "d" else None
+        if after and before and before.get("customer") == after["customer"] and after["customer"]:
             after["customer"] = PLACEHOLDER
         if change.bad == "never":
             assert after is not None
@@ -150,4 +151,4 @@ class Database:
                 return b"{oops"
             after["amount" if spoil == 1 else "placed_at"] = "much" if spoil == 1 else None
         source = {"lsn": change.lsn, "ts_us": change.commit_us, "table": change.table.name}
-        return orjson.dumps({"op": change.op, "before": change.before, "after": after, "source": source})
+        return orjson.dumps({"op": change.op, "before": before, "after": after, "source": source})

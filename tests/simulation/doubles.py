@@ -119,6 +119,9 @@ class Lake:
     def exists(self, name: str) -> bool:
         return self._call(f"exists {name}", lambda: self.inner.exists(name))
 
+    def create(self, name: str, schema: pa.Schema, properties: Mapping[str, str]) -> None:
+        self._call(f"create {name}", lambda: self.inner.create(name, schema, properties))
+
     def append(self, name: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> AppendResult:
         # In an order of its own: heights come from a grouping, whose rows have none.
         at = dict(sorted((place[1], offset) for place, offset in offsets.items()))

@@ -42,7 +42,8 @@ SETTINGS = WorkerSettings(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run is made of; the seed draws it. `overture` are seconds before the first commit."""
+    """What a run is made of; the seed draws it. `overture` are seconds before the first commit, `untold` is the share
+    of updates and deletes that come without old values."""
 
     commits: int
     workers: int
@@ -54,6 +55,7 @@ class Plan:
     jobs: bool
     outages: bool
     overture: float = 0.0
+    untold: float = 0.0
 
     @classmethod
     def of(cls, random: Random) -> "Plan":
@@ -70,6 +72,7 @@ class Plan:
             upgrade=some(0.4),
             jobs=some(0.4),
             outages=some(0.4),
+            untold=random.choice((0.0, 0.0, 0.3)),
         )
 
 
@@ -98,7 +101,7 @@ class Simulation:
         self.scheduler = Scheduler(self.random, STEPS)
         self.sky = self.weather or Weather.of(self.random)
         self.group = Group(self.broker)
-        self.database = Database(self.random, self.plan.bad_share, self.plan.truncates)
+        self.database = Database(self.random, self.plan.bad_share, self.plan.truncates, self.plan.untold)
         for flow in flows(upgraded=True).values():
             topic = flow.table.topic
             properties = change_properties(topic, flow.table.primary_key)

@@ -23,5 +23,5 @@ def test_a_record_that_was_not_delivered_stays_queued(monkeypatch: pytest.Monkey
 
 def test_a_record_that_is_too_large_says_what_to_set() -> None:
     producer = KafkaProducer("127.0.0.1:1")
-    with pytest.raises(BrokerUnavailable, match="for letters: .*too large.*: set max.message.bytes of the topic to"):
+    with pytest.raises(BrokerUnavailable, match=r"for letters: .*too large.*: set max\.message\.bytes of the topic to"):
         producer.send("letters", None, bytes(kafka.MAX_MESSAGE_BYTES + 1), {})

@@ -11,9 +11,53 @@ from stores.rows import TIMESTAMP, rows_schema
 from stores.view import Feature, Kind, View
 
 # What the queries call their tables and columns.
-NAMES = """asked at best by c candidates closed d data e earlier entities f0 follower following found h i k0 l leads live
-lsn moment moments monotone o old one open p present r s several spine t truncated unordered until version
-versions""".split()
+NAMES = [
+    "asked",
+    "at",
+    "begun",
+    "best",
+    "by",
+    "c",
+    "candidates",
+    "closed",
+    "d",
+    "data",
+    "e",
+    "earlier",
+    "entities",
+    "f0",
+    "follower",
+    "following",
+    "found",
+    "h",
+    "i",
+    "k0",
+    "kept",
+    "l",
+    "leads",
+    "live",
+    "lsn",
+    "moment",
+    "moments",
+    "newest",
+    "o",
+    "old",
+    "one",
+    "open",
+    "p",
+    "present",
+    "r",
+    "s",
+    "several",
+    "spine",
+    "steps",
+    "t",
+    "truncated",
+    "unordered",
+    "until",
+    "version",
+    "versions",
+]
 
 CHANGES = [("c", 1, 10), ("u", 1, 11), ("d", 2, 20), ("t", None, None), ("c", 3, 30), ("u", 3, 31)]
 """Operation, key and value, at the LSNs 0, 1, .."""

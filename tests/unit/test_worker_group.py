@@ -189,12 +189,14 @@ def test_partitions_are_handed_over_without_loss(platform: Platform) -> None:
     assert platform.changes() == [(10, "c"), (11, "c")]
 
 
-def test_a_topic_made_anew_is_refused_instead_of_taken_for_a_replay(platform: Platform) -> None:
+@pytest.mark.parametrize("filled", [1, 6])
+def test_a_topic_made_anew_is_refused_instead_of_taken_for_a_replay(platform: Platform, filled: int) -> None:
+    """Also when it has outgrown the one before it."""
     platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(1, 5)))
     platform.run()
     platform.broker.log.clear()
     platform.broker.offsets.clear()
-    platform.produce((key(9), envelope("c", row(9), lsn=100)))
+    platform.produce(*((key(i), envelope("c", row(i), lsn=100 + i)) for i in range(9, 9 + filled)))
     with pytest.raises(TopicRecreated, match="made anew"):
         platform.run(until=lambda: False)
 
@@ -467,6 +469,7 @@ def test_a_letter_that_cannot_be_queued_does_not_double_those_before_it(
 ) -> None:
     platform.produce(*((key(i), envelope("c", row(i, amount=-1.0), lsn=i)) for i in range(1, 4)))
     worker, _ = joined(platform)
+    worker._check_positions()
     producer = worker._parts.letters._producer
     send, calls = producer.send, itertools.count()
 

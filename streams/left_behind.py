@@ -1,0 +1,200 @@
+"""Where event views have a row of which a record does not say where it was.
+
+An update comes with the row's old values, by which an event view sees it leave an entity. They do not tell where the
+views have the row if the change before was rejected, for its values are in no view; and Debezium sends none where
+REPLICA IDENTITY is not FULL, which a new partition of a table does not inherit. Where such a row was is read off its
+last accepted change.
+
+Which rows had their last change rejected is kept in the lake, in `rejected/<topic>`: a row there says so of a record's
+key, or that a later change of it was accepted.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stores.lake import Lake
+from stores.query import answer, session
+from streams.changes import Changes, carried
+from streams.clock import Clock
+from streams.decide import rejected_table
+from streams.letters import REPLAY_OF
+from streams.messages import Partition
+from streams.pipeline import Flow, Flows, Outcome
+from streams.replays import PLACE, Mask, column_names, held_of
+from streams.views import Projected, StreamView, also_left
+
+log = logging.getLogger(__name__)
+
+REJECTED = pa.schema(
+    [("_key", pa.binary()), ("_open", pa.bool_()), ("_partition", pa.int32()), ("_offset", pa.int64())]
+)
+
+SAY_SECONDS = 60.0
+
+NEVER = 1 << 63
+"""Above every offset."""
+
+AT = ""
+"""A column of positions, by a name that no column of a table has."""
+
+
+class LeftBehind:
+    """The rows of a worker's tables whose last change was rejected, if event views could have them elsewhere since. All
+    methods are the loop's."""
+
+    def __init__(self, lake: Lake, flows: Flows, clock: Clock) -> None:
+        self._lake = lake
+        self._flows = flows
+        self._clock = clock
+        self._open: dict[str, dict[bytes | None, int]] = {}
+        self._say_next: dict[str, float] = {}
+
+    def assigned(self, partition: Partition) -> None:
+        """Read from the lake what whoever had the partition before left open. Raises `StoreUnavailable`."""
+        if not self._flows[partition.topic].moving:
+            return
+        table = rejected_table(partition.topic)
+        self._lake.create(table, REJECTED, {})
+        rows = self._lake.scan(table, filter=pc.field("_partition") == partition.number).read_all().sort_by("_offset")
+        ends = zip(rows["_open"].to_pylist(), rows["_offset"].to_pylist(), strict=True)
+        last = dict(zip(rows["_key"].to_pylist(), ends, strict=True))
+        self._open.setdefault(partition.topic, {}).update({key: at for key, (is_open, at) in last.items() if is_open})
+
+    def unsure(self, outcome: Outcome) -> Mask:
+        """Of which accepted changes the record does not say where event views have the row."""
+        flow, changes, kept = outcome.flow, outcome.accepted.changes, outcome.accepted.kept
+        if not flow.moving:
+            return np.zeros(len(changes), bool)
+        found = _untold(flow, changes)
+        if found.any():
+            self._say(changes.table.topic)
+        if opened := self._heard(outcome):
+            found |= np.fromiter((outcome.records.keys[i] in opened for i in kept), bool, len(kept))
+        return found | _repeated(outcome) if flow.embeds else found
+
+    def rows(self, outcome: Outcome) -> pa.Table:
+        """What the lake has to learn of an outcome that is online: which rows it left open, and which no longer are."""
+        records, opened = outcome.records, self._heard(outcome)
+        told = [(rejection.position, True) for rejection in outcome.rejections] if outcome.flow.moving else []
+        for i in outcome.accepted.kept.tolist() if opened else ():
+            key = records.keys[i]
+            # A replay stands behind changes that are newer.
+            if records.offsets[i] > opened.get(key, NEVER) and REPLAY_OF not in records.headers.get(i, {}):
+                told.append((i, False))
+                del opened[key]
+        rows = [(records.keys[i], is_open, records.partitions[i], records.offsets[i]) for i, is_open in told]
+        return pa.Table.from_pylist([dict(zip(REJECTED.names, row, strict=True)) for row in rows], REJECTED)
+
+    def _heard(self, outcome: Outcome) -> dict[bytes | None, int]:
+        """By key the offsets of the last rejected changes of rows, those of the outcome among them."""
+        records, opened = outcome.records, self._open.setdefault(outcome.records.topic, {})
+        for rejection in outcome.rejections if outcome.flow.moving else ():
+            key, offset = records.keys[rejection.position], records.offsets[rejection.position]
+            opened[key] = max(offset, opened.get(key, offset))
+        return opened
+
+    def _say(self, topic: str) -> None:
+        if self._clock.monotonic() < self._say_next.get(topic, float("-inf")):
+            return
+        self._say_next[topic] = self._clock.monotonic() + SAY_SECONDS
+        told = (
+            "%s: its records have no old values: REPLICA IDENTITY of the table, or of a partition of it, is not FULL. "
+            "Run millrace apply, which sets it; until then it is looked up in the lake where event views had a row, "
+            "which is slow"
+        )
+        log.warning(told, topic, extra={"event": "no_old_values", "table": topic})
+
+
+def settle_left_behind(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, unsure: Mask) -> Outcome:
+    """The outcome with a mark more where a row of `unsure` was in an event view by its last accepted change, if it is
+    elsewhere, or nowhere, since. `staged` as of `streams.replays.settle_replays`. Raises `StoreUnavailable`."""
+    accepted = outcome.accepted
+    places = _last_accepted(lake, staged, outcome, unsure)
+    projected = tuple(
+        (view, _marked(view, rows, accepted.changes, places) if view.view.kind == "event" else rows)
+        for view, rows in accepted.projected
+    )
+    return replace(outcome, accepted=replace(accepted, projected=projected))
+
+
+def _marked(view: StreamView, rows: Projected, changes: Changes, places: pa.Table) -> Projected:
+    """Where the old values of the record, or its new ones, name the same entity as `places` do, the rows have a mark
+    there already, or the row."""
+    assert changes.before is not None
+    columns = [column for column in view.key_columns if column in places.column_names]
+    places = places.group_by([AT, *columns]).aggregate([])
+    elsewhere = np.ones(places.num_rows, bool)
+    for named in (changes.rows.take(places[AT]), changes.before.take(places[AT])):
+        differs = np.zeros(places.num_rows, bool)
+        for column in columns:
+            differs |= _differ(places[column], named[column])
+        elsewhere &= differs
+    if not elsewhere.any():
+        return rows
+    places = places.filter(pa.array(elsewhere))
+    left = changes.rows.take(places[AT])
+    for column in columns:
+        left = left.set_column(left.schema.get_field_index(column), left.schema.field(column), places[column])
+    return also_left(view, changes, rows, places[AT].to_numpy(), left)
+
+
+def _differ(one: pa.ChunkedArray, other: pa.ChunkedArray) -> Mask:
+    same = pc.or_(pc.and_(pc.is_null(one), pc.is_null(other)), pc.fill_null(pc.equal(one, other), False))
+    return ~np.asarray(same)
+
+
+def _last_accepted(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, unsure: Mask) -> pa.Table:
+    """By the positions of unsure changes (`AT`) the columns by which rows move as they were before, if the row was
+    there. What comes in the same batch is no better known than what came before it while its text is yet to be
+    embedded, at which it may be rejected: then both are told."""
+    changes, flow = outcome.accepted.changes, outcome.flow
+    key = changes.table.primary_key
+    ours = changes.rows.select([*key, *PLACE, *flow.moving])
+    asked = ours.filter(pa.array(unsure))
+    before = [held_of(lake, changes, asked).cast(ours.schema), *(part.select(ours.column_names) for part in staged)]
+    names = column_names(len(key), len(flow.moving))
+    known = [
+        part.rename_columns(names).append_column("sure", pa.repeat(part is not ours or not flow.embeds, len(part)))
+        for part in (*before, ours)
+    ]
+    columns = [f"known.c{i}" for i in range(len(flow.moving))]
+    same_row = " and ".join(f"known.k{i} = asked.k{i}" for i in range(len(key)))
+    query = f"""
+        select position, {", ".join(columns)}
+        from asked join known on {same_row} and known.lsn < asked.lsn
+        qualify row_number() over (
+            partition by position, sure order by known.lsn desc, known.op = 'd', known.off desc) = 1 and known.op <> 'd'
+    """
+    positions = pa.array(np.flatnonzero(unsure))
+    types = pa.schema([pa.field(AT, pa.int64()), *(ours.schema.field(column) for column in flow.moving)])
+    with session(
+        asked=asked.rename_columns(names).append_column("position", positions), known=pa.concat_tables(known)
+    ) as connection:
+        return answer(connection, query, types)
+
+
+def _untold(flow: Flow, changes: Changes) -> Mask:
+    """Which updates and deletes came without old values: without the primary key, which all of them have, or with
+    nothing but it."""
+    assert changes.before is not None
+    ops, keys = changes.rows["_op"], changes.table.primary_key
+    updates = pc.and_(pc.equal(ops, "u"), pc.is_null(changes.before[keys[0]]))
+    deletes = pc.equal(ops, "d")
+    if pc.any(deletes).as_py():
+        others = [field.name for field in carried(changes.table) if field.name not in keys]
+        deletes = reduce(pc.and_, (pc.is_null(changes.rows[name]) for name in others), deletes)
+    found: Mask = np.asarray(pc.or_(updates, deletes))
+    return found.copy()
+
+
+def _repeated(outcome: Outcome) -> Mask:
+    """Which accepted changes follow on another of their row in the same batch."""
+    keys = [outcome.records.keys[i] for i in outcome.accepted.kept.tolist()]
+    first = {key: place for place, key in reversed(list(enumerate(keys)))}
+    return np.array([first[key] < place for place, key in enumerate(keys)], np.bool_)
