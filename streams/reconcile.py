@@ -21,7 +21,7 @@ from connectors.to_json import encode
 from stores.lake import Lake
 from stores.lost import moved, vanished
 from streams.broker import Producer
-from streams.changes import changes_schema
+from streams.changes import carried, changes_schema
 from streams.decide import changes_table
 from streams.pipeline import Flow
 from streams.snapshots import GONE, LEFT, end_snapshot, unreconciled
@@ -32,8 +32,9 @@ RECONCILED = "millrace.reconciled"
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """How many rows were found gone, and how many to have left an entity of an event view. Of the latter some may
-    have done so beside the snapshot and been heard: to delete them twice there is no harm."""
+    """How many rows were found gone, and how many to have left an entity of an event view, or to have changed where a
+    view's function may drop them for it. Of the latter some may have done so beside the snapshot and been heard: to
+    delete them twice there is no harm."""
 
     deleted: int
     moved: int
@@ -66,10 +67,13 @@ def reconcile_earlier(lake: Lake, producer: Producer, flow: Flow) -> int:
 
 def _leave(lake: Lake, producer: Producer, flow: Flow, base: int, request: str) -> int:
     """Each row leaves at the time of the version that has it elsewhere: an event view has it there from then on, and
-    a state view, whose versions count in the order of their LSNs, must not have this one count for longer."""
-    if not flow.moving:
+    a state view, whose versions count in the order of their LSNs, must not have this one count for longer. A view's
+    function may have dropped it for any value: then it leaves whatever it was, and is where the snapshot has it."""
+    drops = any(view.transform is not None for view in flow.views)
+    columns = [field.name for field in carried(flow.table)] if drops else flow.moving
+    if not columns:
         return 0
-    left = moved(lake, changes_table(flow.table.topic), flow.moving, base - LEFT)
+    left = moved(lake, changes_table(flow.table.topic), columns, base - LEFT)
     _send(producer, flow, left, left["_commit_ts"].cast(pa.int64()), base - LEFT, request)
     return int(left.num_rows)
 

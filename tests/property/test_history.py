@@ -121,7 +121,7 @@ def event_value(history: Sequence[Change], entity: int, time: int, ttl: int, kno
     """The value that the rules give an entity of an event view at a time."""
     counting = []
     for row in {change.row for change in history}:
-        versions = [c for c in history if c.row == row]
+        versions = _telling([c for c in history if c.row == row])
         for place, version in enumerate(versions):
             later = versions[place + 1 :]
             ends = [c.commit if known or c.entity is None else c.event for c in later]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -17,6 +18,7 @@ from streams.letters import REPLAY_OF, replay
 from streams.memory import MemoryProducer
 from streams.reconcile import RECONCILED, Reconciled, reconcile, reconcile_earlier
 from streams.snapshots import begin_first, begin_snapshot, snapshot_base, unreconciled
+from streams.transform import transform
 from tests.envelopes import TOPIC, envelope, key, row
 from tests.worker_platform import P0, P1, Platform
 
@@ -167,6 +169,30 @@ def test_an_entity_whose_only_row_moved_unheard_is_left(platform: Platform) -> N
     reconcile(platform.lake, MemoryProducer(platform.broker), platform.flow, present, BASE, "r-1")
     platform.run()
     assert (platform.customer("ann"), platform.customer("bob"), platform.order(1)) == (None, 1.0, 1.0)
+
+
+def test_a_row_that_changed_unheard_and_is_dropped_by_a_view_leaves_it(platform: Platform) -> None:
+    """Row 1 is dropped when the snapshot reads it, row 2 has changed and is not, row 3 is as it was."""
+
+    def cheap(rows: pd.DataFrame) -> pd.DataFrame:
+        return rows[rows["amount"] < 10]
+
+    views = tuple(
+        replace(v, transform=transform(v.view.name, cheap, "pandas", {name: kind, "amount": pa.float64()}))
+        for v, (name, kind) in zip(platform.flow.views, (("id", pa.int64()), ("customer", pa.string())), strict=True)
+    )
+    platform.flow = replace(platform.flow, views=views)
+    names = {1: "ann", 2: "bob", 3: "cyd"}
+    platform.produce(*((key(i), envelope("c", row(i, names[i], float(i)), lsn=8 * i)) for i in names))
+    now = {1: 11.0, 2: 7.0, 3: 3.0}
+    platform.produce(*((key(i), read(row(i, names[i], now[i]))) for i in names))
+    platform.run()
+    present = pa.table({"id": pa.array(list(names), pa.int64())})
+    found = reconcile(platform.lake, MemoryProducer(platform.broker), platform.flow, present, BASE, "r-1")
+    assert found == Reconciled(0, 2)
+    platform.run()
+    assert [platform.order(i) for i in names] == [None, 7.0, 3.0]
+    assert [platform.customer(name) for name in names.values()] == [None, 7.0, 3.0]
 
 
 def test_what_an_unreconciled_snapshot_told_is_not_lost_to_the_next_one(platform: Platform) -> None:
