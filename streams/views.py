@@ -134,7 +134,7 @@ def project(stream_view: StreamView, changes: Changes) -> Projected:
     if len(dropped):
         parts.insert(0, _gone(stream_view, changes, dropped, changes.rows.take(pa.array(dropped)), row_ids))
     if len(deleted):
-        parts.insert(0, _gone(stream_view, changes, deleted, changes.rows.take(pa.array(deleted)), row_ids))
+        parts.insert(0, _gone(stream_view, changes, deleted, _deleted_values(changes, deleted), row_ids))
     if stream_view.view.kind == "event" and changes.before is not None:
         moved = live[_moved(stream_view, changes)[live]]
         if len(moved):
@@ -223,6 +223,21 @@ def _gone(
         raise Unprojectable({int(positions[i]): why for i, why in bad.items()})
     columns += [pa.nulls(len(positions), f.arrow_type) for f in view.features]
     return positions, _assemble(view, columns, meta["_commit_ts"], meta, _at(row_ids, positions), deleted=True)
+
+
+def _deleted_values(changes: Changes, positions: np.ndarray) -> pa.Table:
+    """The values of deleted rows: in the columns of `before` those, where there are any. They may be of the lake, which
+    has them though the source sent none, or sent those of a rejected change."""
+    at = pa.array(positions)
+    rows = changes.rows.take(at)
+    if changes.before is None:
+        return rows
+    old = changes.before.take(at)
+    known = pc.is_valid(old[changes.table.primary_key[0]])
+    for name in old.column_names:
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(place, rows.schema.field(place), pc.if_else(known, old[name], rows[name]))
+    return rows
 
 
 def _moved(stream_view: StreamView, changes: Changes) -> np.ndarray:
