@@ -29,7 +29,7 @@ STORE = "pgvector"
 
 # Candidates of a search: of 100,000 vectors they hold 96 of 100 true neighbours, and with a filter 95 of 100 where a
 # tenth passes it, for the nearest that pass lie further out (benchmarks/search.py).
-_EF_SEARCH, _EF_SEARCH_FILTERED = 160, 300
+_EF_SEARCH, _EF_SEARCH_FILTERED = 90, 150
 _EF_SEARCH_LIMIT = 1000
 _FORGOTTEN_AT_ONCE = 1000
 _FORGET_SECONDS = 60.0
