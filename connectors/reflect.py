@@ -63,6 +63,15 @@ _TABLES = text(
     """
 )
 
+_PARTITIONS = text(
+    """
+    select n.nspname || '.' || c.relname as name, tree.relid::bigint as oid, tree.relid::regclass::text as partition
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    cross join lateral pg_partition_tree(c.oid) tree
+    where c.relkind = 'p' and tree.isleaf and n.nspname || '.' || c.relname = any(:tables)
+    """
+)
+
 # `base` follows a domain to the type that it is made of, with the modifiers and dimensions of the last step.
 _TYPES = text(
     """
@@ -124,6 +133,14 @@ def table_oids(connection: Connection) -> dict[str, int]:
     A schema whose name holds a dot is left out: "schema.name" could not be told apart.
     """
     return {row.name: row.oid for row in connection.execute(_TABLES)}
+
+
+def partitions(connection: Connection, tables: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Of the tables ("schema.name") that are partitioned the names of the partitions that hold rows, by their oids."""
+    found: dict[str, dict[str, str]] = {}
+    for row in connection.execute(_PARTITIONS, {"tables": list(tables)}):
+        found.setdefault(row.name, {})[str(row.oid)] = row.partition
+    return found
 
 
 def suggestion(table: str, known: Sequence[str] | Mapping[str, int]) -> str:

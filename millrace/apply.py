@@ -23,7 +23,7 @@ from connectors.snapshots import base
 from connectors.source import EXCLUDED, Capture, Source
 from connectors.table import Column, Table
 from connectors.table_file import dumps
-from millrace.made_again import dropped, note_oids
+from millrace.made_again import dropped, note_stored
 from millrace.repo import Repo, declared_at, parse, register, rehearse
 from millrace.settings import check_variables
 from millrace.wiring import connect, embedder, lake, source, topics, vectors
@@ -92,7 +92,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         _check_position(repo, captured, client)
         _check_source(captured, client, fix=False)
         client.validate({**connector_config(captured.source, captured.tables), "name": captured.source.name})
-    again = dropped(repo, [t.topic for c in plan.captured for t in c.tables]).made_again
+    lost = dropped(repo, [t.topic for c in plan.captured for t in c.tables])
+    again = lost.made_again
     fixed = [f for captured in plan.captured for f in _check_source(captured, client, fix=True)]
     made = _ensure_topics(repo, plan)
     for name, schema, properties in _lake_tables(plan):
@@ -111,7 +112,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         client.wait_running(name, CONNECTOR_SECONDS)
     for captured in plan.captured:
         _describe(repo, captured)  # last, for workers start anew at it
-    note_oids(repo, [t.topic for c in plan.captured for t in c.tables if t.topic not in again])
+    unread = {*again, *lost.partitions}
+    note_stored(repo, [t.topic for c in plan.captured for t in c.tables if t.topic not in unread])
     for topic in again:
         say(f"{topic} was dropped and made again: run millrace resnapshot {topic}, its old rows still stand")
     return {

@@ -1,9 +1,11 @@
-"""Tables that were dropped, and perhaps made again: PostgreSQL's log says nothing of it, only their object ids do."""
+"""Tables that were dropped, and perhaps made again, and partitions that are gone: PostgreSQL's log says nothing of it,
+only their object ids do."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from connectors.reflect import table_oids
+from connectors.reflect import partitions, table_oids
 from connectors.source import connected
 from connectors.table import Table
 from connectors.table_file import loads
@@ -15,47 +17,70 @@ from streams.drift import TABLE_PROPERTY
 OID_PROPERTY = "millrace.oid"
 """Property of the lake's `changes/<topic>`: the object id of the table whose rows it has."""
 
+PARTITIONS_PROPERTY = "millrace.partitions"
+"""The same: as a JSON object, the names of the partitions whose rows it has, by their object ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a database stores a table in: its object id, and the names of its partitions by theirs."""
+
+    oid: str
+    partitions: Mapping[str, str]
+
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Topics whose table is not the one that the lake has rows of: another stands in its place, or none."""
+    """Topics whose table is not the one that the lake has rows of: another stands in its place, or none. Of the others
+    `partitions` names those that are gone from their table, by topic."""
 
     made_again: list[str]
     gone: list[str]
+    partitions: Mapping[str, list[str]]
 
 
 def dropped(repo: Repo, topics: Sequence[str]) -> Dropped:
-    """Those of the topics whose table was dropped. Raises `SourceUnavailable`, `StoreUnavailable`."""
+    """Those of the topics whose table was dropped, or lost a partition. Raises `SourceUnavailable`,
+    `StoreUnavailable`."""
     kept = {topic: oid for topic in topics if (oid := _property(repo, topic, OID_PROPERTY)) is not None}
-    now = source_oids(repo, [_table(repo, topic) for topic in kept])
+    now = stored_in(repo, [_table(repo, topic) for topic in kept])
+    same = [topic for topic, oid in kept.items() if topic in now and now[topic].oid == oid]
+    lost = {topic: _lost(repo, topic, now[topic].partitions) for topic in same}
     return Dropped(
-        made_again=[topic for topic, oid in kept.items() if now.get(topic, oid) != oid],
+        made_again=[topic for topic in kept if topic in now and topic not in same],
         gone=[topic for topic in kept if topic not in now],
+        partitions={topic: names for topic, names in lost.items() if names},
     )
 
 
-def note_oids(repo: Repo, topics: Sequence[str], oids: Mapping[str, str] | None = None) -> None:
+def note_stored(repo: Repo, topics: Sequence[str], stored: Mapping[str, Stored] | None = None) -> None:
     """Note in the lake which tables it has the rows of: those given, or those that the database has now."""
-    now = source_oids(repo, [_table(repo, topic) for topic in topics]) if oids is None else oids
+    now = stored_in(repo, [_table(repo, topic) for topic in topics]) if stored is None else stored
     for topic in topics:
         if topic in now:
-            lake(repo).describe(changes_table(topic), {OID_PROPERTY: now[topic]})
+            of = {OID_PROPERTY: now[topic].oid, PARTITIONS_PROPERTY: json.dumps(now[topic].partitions, sort_keys=True)}
+            lake(repo).describe(changes_table(topic), of)
 
 
-def source_oids(repo: Repo, tables: Sequence[Table]) -> dict[str, str]:
-    """The object ids of the tables that the databases have, by topic. Raises `SourceUnavailable`."""
-    found: dict[str, str] = {}
+def stored_in(repo: Repo, tables: Sequence[Table]) -> dict[str, Stored]:
+    """What the databases store those of the tables in that they have, by topic. Raises `SourceUnavailable`."""
+    found: dict[str, Stored] = {}
     for name in {table.source for table in tables}:
+        mine = {f"{table.schema}.{table.name}": table.topic for table in tables if table.source == name}
         database = source(repo, name)
         engine = database.engine()
         try:
             with connected(engine, database) as connection:
-                oids = table_oids(connection)
+                oids, parts = table_oids(connection), partitions(connection, list(mine))
         finally:
             engine.dispose()
-        mine = [table for table in tables if table.source == name]
-        found |= {t.topic: str(oids[f"{t.schema}.{t.name}"]) for t in mine if f"{t.schema}.{t.name}" in oids}
+        found |= {topic: Stored(str(oids[t]), parts.get(t, {})) for t, topic in mine.items() if t in oids}
     return found
+
+
+def _lost(repo: Repo, topic: str, now: Mapping[str, str]) -> list[str]:
+    known: Mapping[str, str] = json.loads(_property(repo, topic, PARTITIONS_PROPERTY) or "{}")
+    return sorted(name for oid, name in known.items() if oid not in now)
 
 
 def _table(repo: Repo, topic: str) -> Table:

@@ -23,7 +23,7 @@ from connectors.rows import read_rows
 from connectors.snapshot_lock import alone
 from connectors.source import Source, connected
 from connectors.table import Table
-from millrace.made_again import note_oids, source_oids
+from millrace.made_again import note_stored, stored_in
 from millrace.repo import Repo, UnknownTable
 from millrace.wiring import connect, flows, lake, producer, source, topics
 from streams.pipeline import Flow
@@ -176,7 +176,7 @@ class _Job:
     def finish(self, base: int, request: str, rows: dict[str, int]) -> dict[str, Any]:
         """Reconcile what no snapshot tells, and the report."""
         self.drain()
-        oids = source_oids(self.repo, self.tables)  # before the comparison: a table made again after it is told of
+        stored = stored_in(self.repo, self.tables)  # before the comparison: a table made again after it is told of
         sender = producer(self.repo)
         report = {}
         for flow in self.flows:
@@ -189,7 +189,7 @@ class _Job:
                 "moved": self.moved[flow.table.topic] + found.moved,
             }
         self.drain()
-        note_oids(self.repo, [table.topic for table in self.tables], oids)
+        note_stored(self.repo, [table.topic for table in self.tables], stored)
         return report
 
 

@@ -224,10 +224,10 @@ def _dropped(repo: Repo, views: Mapping[str, list[str]], problems: list[str]) ->
     try:
         found = dropped(repo, sorted(views))
     except StoreUnavailable:
-        return Dropped([], [])  # told of above, and by the workers
+        return Dropped([], [], {})  # told of above, and by the workers
     except SourceUnavailable as error:
         problems.append(str(error))
-        return Dropped([], [])
+        return Dropped([], [], {})
     problems += [
         f"{topic} was dropped and made again: run millrace apply, then millrace resnapshot {topic}; until then "
         f"{', '.join(views[topic])} serve its old rows, and new ones are not captured"
@@ -237,6 +237,11 @@ def _dropped(repo: Repo, views: Mapping[str, list[str]], problems: list[str]) ->
         f"{topic} was dropped: {', '.join(views[topic])} go on serving its last rows. Make it again, then run millrace "
         f"apply and millrace resnapshot {topic}; or take the views out of the repo"
         for topic in found.gone
+    ]
+    problems += [
+        f"{topic} lost partitions ({', '.join(names)}), and no change tells that their rows went with them: run "
+        f"millrace resnapshot {topic}; until then {', '.join(views[topic])} serve them"
+        for topic, names in found.partitions.items()
     ]
     return found
 

@@ -126,8 +126,9 @@ class _Query:
                     )
                 )
             ), begun AS (
-                SELECT * REPLACE (greatest(s, max(kept) OVER ({order} BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS s)
-                FROM (SELECT *, least(s, lead(h) OVER ({version})) AS kept FROM versions)
+                SELECT * REPLACE (
+                    greatest(s, max(kept) OVER ({order} BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS s
+                ) FROM (SELECT *, least(s, lead(h) OVER ({version})) AS kept FROM versions)
             ), steps AS (
                 SELECT * EXCLUDE (following) FROM (
                     SELECT *, min(s) OVER ({order} BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS following FROM begun

@@ -17,6 +17,7 @@ from functools import reduce
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as pt
 
 from stores.lake import Lake
 from stores.query import answer, session
@@ -181,16 +182,32 @@ def _last_accepted(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, uns
 
 def _untold(flow: Flow, changes: Changes) -> Mask:
     """Which updates and deletes came without old values: without the primary key, which all of them have, or with
-    nothing but it."""
+    nothing but it. For the other columns of a delete Debezium then has null, or where they take none a zero."""
     assert changes.before is not None
     ops, keys = changes.rows["_op"], changes.table.primary_key
     updates = pc.and_(pc.equal(ops, "u"), pc.is_null(changes.before[keys[0]]))
     deletes = pc.equal(ops, "d")
     if pc.any(deletes).as_py():
-        others = [field.name for field in carried(changes.table) if field.name not in keys]
-        deletes = reduce(pc.and_, (pc.is_null(changes.rows[name]) for name in others), deletes)
+        others = (changes.rows[field.name] for field in carried(changes.table) if field.name not in keys)
+        deletes = reduce(pc.and_, map(_says_nothing, others), deletes)
     found: Mask = np.asarray(pc.or_(updates, deletes))
     return found.copy()
+
+
+def _says_nothing(values: pa.ChunkedArray) -> pa.ChunkedArray | bool:
+    """Whether they are null, or the zero of their type."""
+    kind = values.type
+    if pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_timestamp(kind):
+        zero = pa.scalar(0, pa.int64()).cast(kind)
+    elif pt.is_date32(kind):
+        zero = pa.scalar(0, pa.int32()).cast(kind)
+    elif pt.is_boolean(kind):
+        zero = pa.scalar(False)
+    elif pt.is_string(kind) or pt.is_binary(kind):
+        zero = pa.scalar("").cast(kind)
+    else:
+        return True
+    return pc.or_(pc.is_null(values), pc.fill_null(pc.equal(values, zero), False))
 
 
 def _repeated(outcome: Outcome) -> Mask:

@@ -455,7 +455,8 @@ def test_rows_without_old_values_leave_where_they_were(platform: Platform, caplo
         (key(1), envelope("u", row(1, "bob", 3.0), lsn=20)),
         (key(1), envelope("u", row(1, "cid", 4.0), lsn=21)),
         (key(2), envelope("d", None, before={"id": 2}, lsn=22)),
+        (key(1), envelope("d", None, before=row(1, "", 0.0, "1970-01-01T00:00:00Z"), lsn=23)),
     )
     platform.run()
-    assert [platform.customer(name) for name in ("ann", "bob", "cid")] == [None, None, 4.0]
+    assert [platform.customer(name) for name in ("ann", "bob", "cid")] == [None, None, None]
     assert "REPLICA IDENTITY of the table, or of a partition of it, is not FULL" in caplog.text
