@@ -1,4 +1,4 @@
-"""A worker starts anew when one of its tables was applied again: new columns, other types."""
+"""A worker starts anew when one of its tables was applied again: new columns, other types, other views."""
 
 import logging
 import threading
@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from connectors.table import Table
 from stores.errors import StoreUnavailable
 from stores.lake import Lake
-from streams.drift import applied_table
+from streams.decide import changes_table
+from streams.drift import VIEWS_PROPERTY, applied_table
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,8 @@ CLOSE_SECONDS = 1.0
 
 class AppliedWatch:
     """Looks every `seconds`, on a thread of its own, whether a topic's table is still the one that the worker
-    knows, and sets `stop` if not; `seen` then tells which. A topic that is `held` need only be applied again."""
+    knows, and its views those that it began with, and sets `stop` if not; `seen` then tells which. A topic that is
+    `held` need only be applied again."""
 
     def __init__(
         self,
@@ -30,7 +32,7 @@ class AppliedWatch:
     ) -> None:
         self._held = held
         self._lake = lake
-        self._tables = {topic: (table, applied_table(lake, topic)[1]) for topic, table in tables.items()}
+        self._tables = {t: (table, applied_table(lake, t)[1], _views(lake, t)) for t, table in tables.items()}
         self._stop = stop
         self._seconds = seconds
         self.seen: str | None = None
@@ -43,8 +45,9 @@ class AppliedWatch:
         self._thread.join(CLOSE_SECONDS)
 
     def _changed(self, topic: str) -> bool:
-        (table, applied), (table_now, applied_now) = self._tables[topic], applied_table(self._lake, topic)
-        return table != table_now or (applied != applied_now and topic in self._held())
+        (table, applied, views), (table_now, applied_now) = self._tables[topic], applied_table(self._lake, topic)
+        again = applied != applied_now and topic in self._held()
+        return again or table != table_now or views != _views(self._lake, topic)
 
     def _run(self) -> None:
         while self.seen is None and not self._stop.wait(self._seconds):
@@ -57,3 +60,7 @@ class AppliedWatch:
                 told = "%s was applied again: the worker starts anew"
                 log.info(told, self.seen, extra={"event": "applied", "table": self.seen})
                 self._stop.set()
+
+
+def _views(lake: Lake, topic: str) -> str | None:
+    return lake.properties(changes_table(topic)).get(VIEWS_PROPERTY)

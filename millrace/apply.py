@@ -36,7 +36,7 @@ from stores.view import View
 from streams.changes import changes_schema, contract_schema
 from streams.decide import LakeTableName, changes_table, features_table
 from streams.declarations import DeclarationError, Declared, captured_views, compile_view
-from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY
+from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, VIEWS_PROPERTY, digest
 from streams.kafka import MAX_MESSAGE_BYTES
 from streams.snapshots import begin_first
 from streams.views import StreamView
@@ -111,7 +111,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         client.restart_failed(name)
         client.wait_running(name, CONNECTOR_SECONDS)
     for captured in plan.captured:
-        _describe(repo, captured)  # last, for workers start anew at it
+        _describe(repo, captured, plan.views)  # last, for workers start anew at it
     unread = {*again, *lost.partitions}
     note_stored(repo, [t.topic for c in plan.captured for t in c.tables if t.topic not in unread])
     for topic in again:
@@ -331,13 +331,15 @@ def _check_lake(store: Lake, name: LakeTableName, schema: pa.Schema, properties:
         agreed_schema(present.schema, present.properties, schema, properties, name)
 
 
-def _describe(repo: Repo, captured: Captured) -> None:
-    """Note in the lake what workers go by: the tables, and up to where the log may know others."""
+def _describe(repo: Repo, captured: Captured, views: Sequence[StreamView]) -> None:
+    """Note in the lake what workers go by: the tables, up to where the log may know others, and which views there
+    are."""
     end = _now(captured)
     for table in captured.tables:
         name = changes_table(table.topic)
         kept = dumps([as_kept(table, lake(repo).snapshot(name).schema)])
-        lake(repo).describe(name, {TABLE_PROPERTY: kept, APPLIED_PROPERTY: str(end)})
+        made = digest([view for view in views if view.table.topic == table.topic])
+        lake(repo).describe(name, {TABLE_PROPERTY: kept, APPLIED_PROPERTY: str(end), VIEWS_PROPERTY: made})
 
 
 def as_kept(table: Table, kept: pa.Schema) -> Table:

@@ -5,6 +5,7 @@ silence. Debezium writes every column that it captures into every row image, and
 the schema comes between two records, so that the last record of each tells whether there was one.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from streams.messages import Records
 from streams.pipeline import Flow, Flows, Outcome
 from streams.sizes import Size, sizes
 from streams.snapshots import READ, SnapshotBase, no_base, snapshot_base
+from streams.views import StreamView
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,9 @@ APPLIED_PROPERTY = "millrace.applied"
 """Property of the same: the LSN at which the last apply ended. Columns that records from before it lack are null,
 and a snapshot completes them; that later ones lack them is news."""
 
+
+VIEWS_PROPERTY = "millrace.views"
+"""Property of the same: a digest of the views that the last apply made of the table, but for their functions."""
 
 _DAY = 86_400_000_000
 _LEAST = -(2**63)
@@ -147,6 +152,12 @@ def users(flow: Flow, columns: tuple[str, ...]) -> list[str]:
     if wanted & {column for rule in (*flow.contract.rules, *flow.contract.table_rules) for column in rule.columns}:
         found.append(f"contract {flow.contract.name}")
     return found + (["the primary key"] if wanted & set(table.primary_key) else [])
+
+
+def digest(views: Sequence[StreamView]) -> str:
+    """The same for the same views."""
+    told = sorted(repr((view.view, view.event_time, sorted(view.renames.items()))) for view in views)
+    return hashlib.blake2b(repr(told).encode(), digest_size=8).hexdigest()
 
 
 def applied_table(lake: Lake, topic: str) -> tuple[Table | None, int]:

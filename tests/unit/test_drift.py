@@ -18,7 +18,7 @@ from stores.errors import StoreRefused
 from stores.lake import Lake
 from stores.memory_lake import MemoryLake
 from streams.decide import changes_table
-from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, Drift, Guard, drift, users
+from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, VIEWS_PROPERTY, Drift, Guard, digest, drift, users
 from streams.letters import REPLAY_OF
 from streams.pipeline import Flow, Outcome, take
 from streams.snapshots import SnapshotBase, begin_snapshot
@@ -300,7 +300,13 @@ def test_values_of_another_type_wait_for_apply_and_bad_ones_do_not(platform: Pla
 def test_a_worker_starts_anew_when_its_table_is_applied_again(platform: Platform) -> None:
     name = changes_table(TOPIC)
     platform.lake.describe(name, {TABLE_PROPERTY: dumps([ORDERS]), APPLIED_PROPERTY: "10"})
-    for change, held in (({APPLIED_PROPERTY: "20"}, {TOPIC}), ({TABLE_PROPERTY: dumps([_with_city()])}, set[str]())):
+    views = {VIEWS_PROPERTY: digest(platform.flow.views)}
+    assert views != {VIEWS_PROPERTY: digest(platform.flow.views[:1])}
+    for change, held in (
+        ({APPLIED_PROPERTY: "20"}, {TOPIC}),
+        (views, set[str]()),
+        ({TABLE_PROPERTY: dumps([_with_city()])}, set[str]()),
+    ):
         stop = threading.Event()
         watch = AppliedWatch(platform.lake, {TOPIC: ORDERS}, stop, lambda held=held: held, seconds=0.01)  # type: ignore[misc]  # bound per turn
         assert not stop.wait(0.05) and watch.seen is None
