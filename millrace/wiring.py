@@ -18,6 +18,7 @@ from millrace.query_texts import QueryTexts
 from millrace.repo import Repo
 from millrace.settings import ProviderSettings, SettingsError
 from serving.access import OpenAccess
+from serving.aside import Aside
 from serving.audit import LoggedAudit, NoAudit
 from serving.console.platform import Platform
 from serving.console.sessions import Sessions
@@ -178,8 +179,9 @@ def http_application(
     registry = Registry(partial(take, config), settings.registry_seconds)
     hashes = reads(repo)
     index = vectors(repo, settings.request_seconds)
-    # Of their own: where the vector store is slow, on-demand views and readiness do not wait for its reads.
-    threads = ThreadPoolExecutor(VECTOR_THREADS, "vectors")
+    # Where the vector store or the provider is slow, no other request waits, nor lacks a place.
+    share = max(1, settings.concurrency // 4)
+    aside = Aside("vectors", VECTOR_THREADS, share)
     loopback = not keys and place.host in LOOPBACK
     gatekeeper: OpenAccess | KeyedAccess = OpenAccess(replay=loopback)
     if keys:
@@ -188,9 +190,9 @@ def http_application(
         gatekeeper = keyed
     audit = LoggedAudit(line, sys.stderr.write) if settings.audit else NoAudit()
     limits = RequestLimits(settings.entities, settings.features, settings.top_k, settings.cells)
-    texts = _texts(repo) if index is not None else None
-    search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, threads)
-    features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index, threads), gatekeeper, limits)
+    texts = Texts(QueryTexts(embedder(repo)), Aside("texts", TEXT_THREADS, share)) if index is not None else None
+    search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside)
+    features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index, aside), gatekeeper, limits)
     gate = Gate(settings.concurrency, settings.queue)
     named = frozenset(name.strip().lower() for name in settings.hosts.split(",") if name.strip())
     hosts = LOOPBACK | named if loopback or named else named
@@ -198,7 +200,7 @@ def http_application(
     counted = counts.claim()
     listeners = [_grpc(place, features, gate, bounds, counted, audit)] if place.grpc_port else []
     entrance = Entrance(keys, place.tls is not None)
-    serving = Serving(registry, features.features, index, texts, threads)
+    serving = Serving(registry, features.features, index, texts, aside)
     return Application(
         posts={
             "/get-online-features": features,
@@ -219,10 +221,6 @@ def http_application(
         beside=Beside(registry, hashes, gatekeeper, audit, listeners),
         site=Console(serving, platform, gatekeeper, sessions, entrance),
     )
-
-
-def _texts(repo: Repo) -> Texts:
-    return Texts(QueryTexts(embedder(repo)), ThreadPoolExecutor(TEXT_THREADS, "texts"))
 
 
 def in_process(repo: Repo) -> OnlineLookup:

@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from serving.answer import features_answer
+from serving.aside import Aside
 from serving.compile import Compiled
 from serving.on_demand import Derived, derive
 from serving.plan import InvalidRequest, Plan, PlannedView, Rows
@@ -40,15 +40,20 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class OnlineFeatures:
-    """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them, in
-    `threads` (asyncio's own if None)."""
+    """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them,
+    `aside` from the others."""
 
     reads: Reads
     vectors: FeatureReader | None
-    threads: Executor | None = None
+    aside: Aside
+
+    def look(self, compiled: Compiled) -> None:
+        """Raises `Overloaded` if there is no room for what the request needs, before any work is put into it."""
+        if compiled.plan.vectors:
+            self.aside.look()
 
     async def answer(self, request: FeaturesRequest, compiled: Compiled) -> bytes:
-        """The body of the answer. Raises `InvalidRequest`, `StoreUnavailable` and `StoreRefused`."""
+        """The body of the answer. Raises `InvalidRequest`, `Overloaded`, `StoreUnavailable` and `StoreRefused`."""
         found = await self.find(request, compiled)
         echoed = _echoed(found.plan, found.keys, request.entities)
         return features_answer(found.plan, found.rows, echoed, found.derived, request.versions)
@@ -68,8 +73,7 @@ class OnlineFeatures:
         replies = await self.reads.read(commands) if commands else []
         vectors = []
         if plan.vectors:
-            run = asyncio.get_running_loop().run_in_executor
-            vectors = [await run(self.threads, vector_columns, self.vectors, view, keys) for view in plan.vectors]
+            vectors = [await self.aside.run(vector_columns, self.vectors, view, keys) for view in plan.vectors]
         return plan.rows(replies, count, time.time(), vectors)
 
 

@@ -7,23 +7,25 @@ from collections import deque
 class Overloaded(Exception):
     """There is no room for another request now."""
 
-    def __init__(self) -> None:
-        super().__init__("the server has as many requests as it can take; try again in a second")
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the server has as many {what} as it can take; try again in a second")
 
 
 class Gate:
-    """A bounded number of places, and a bounded queue before them, first come, first served."""
+    """A bounded number of places, and a bounded queue before them, first come, first served. `what` takes them, for
+    people."""
 
-    def __init__(self, places: int, queue: int) -> None:
+    def __init__(self, places: int, queue: int, what: str = "requests") -> None:
         self._places = places
         self._queue = queue
+        self._what = what
         self._waiting: deque[asyncio.Future[None]] = deque()
         self.active = 0
 
     def look(self) -> None:
         """Raises `Overloaded` if there is neither a place nor room to wait for one, before any work is put into it."""
         if self.active >= self._places and len(self._waiting) >= self._queue:
-            raise Overloaded
+            raise Overloaded(self._what)
 
     async def enter(self) -> None:
         """Take a place, or wait for one. Raises `Overloaded`."""

@@ -307,12 +307,13 @@ class GetOnlineFeatures:
     limits: RequestLimits
 
     async def __call__(self, body: bytes, key_id: str, seen: Seen) -> bytes:
-        """Answers one request. Raises `InvalidRequest`, `AccessRefused`, and what the stores raise."""
+        """Answers one request. Raises `InvalidRequest`, `AccessRefused`, `Overloaded`, and what the stores raise."""
         request = features_request(body, self.limits)
         return await self.features.answer(request, self.admitted(key_id, request, seen))
 
     def admitted(self, key_id: str, request: FeaturesRequest, seen: Seen) -> Compiled:
-        """How to answer a request, if whoever has the key may ask it. Raises `AccessRefused` and `InvalidRequest`."""
+        """How to answer a request, if whoever has the key may ask it and there is room for it. Raises `AccessRefused`,
+        `InvalidRequest` and `Overloaded`."""
         service = request.asked.service
         seen.service, seen.entities = service and service[:SEEN_CHARACTERS], request.count
         snapshot = self.registry.current
@@ -321,6 +322,7 @@ class GetOnlineFeatures:
         seen.views = compiled.views
         withhold(caller, compiled.personal)
         within(self.limits, compiled, request.count)
+        self.features.look(compiled)
         self.access.charge(key_id, request.count)
         seen.charged = True
         return compiled

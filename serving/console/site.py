@@ -12,7 +12,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
@@ -20,6 +19,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 import orjson
 
 from serving.access import AccessRefused, Caller, Forbidden, Unauthorized
+from serving.aside import Aside
 from serving.console.latest import Latest
 from serving.console.look_up import Target, look_up, search, searched, target, vector_views
 from serving.console.platform import LetterLine, Platform, PlatformState, PlatformUnavailable
@@ -79,14 +79,14 @@ class Door(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What model services are answered with. `index` and `texts` are None where no view has a vector; searches run in
-    `threads`, asyncio's own if None."""
+    """What model services are answered with. `index` and `texts` are None where no view has a vector; searches run
+    `aside`."""
 
     registry: Registry
     features: OnlineFeatures
     index: VectorIndex | None
     texts: Texts | None
-    threads: Executor | None = None
+    aside: Aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +234,7 @@ class Console:
             asked.seen.views = [name[:SEEN_CHARACTERS]]
             wanted = searched(snapshot, caller, name, text)
             vector = await texts.vector(index, wanted.view, text)
-            run = asyncio.get_running_loop().run_in_executor
-            names, rows = await run(self._serving.threads, search, index, wanted, vector, int(top))
+            names, rows = await self._serving.aside.run(search, index, wanted, vector, int(top))
         return self._page("search", asked, caller, views=views, view=name, text=text, top=top, names=names, rows=rows)
 
     async def _lag(self, asked: Page) -> Answer:

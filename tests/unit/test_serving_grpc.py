@@ -35,6 +35,9 @@ class Store:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
 
+    def look(self, compiled: Compiled) -> None:
+        """There is room."""
+
     async def find(self, request: FeaturesRequest, compiled: Compiled) -> Any:
         self.asked.set()
         await asyncio.Event().wait()

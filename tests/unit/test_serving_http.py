@@ -92,7 +92,7 @@ def ask(
 
     access, audit = access or OneKey(), Noted()
     registry: Any = SimpleNamespace(current=SimpleNamespace(config=SimpleNamespace(project="nyc"), plan=plan))
-    features: Any = SimpleNamespace(answer=answer)
+    features: Any = SimpleNamespace(answer=answer, look=lambda compiled: None)
     post = GetOnlineFeatures(registry, features, access, RequestLimits(entities=100, cells=1_000))
     limits = HttpLimits(body_bytes=1_000, request_seconds=1.0)
     beside = Beside(registry, SimpleNamespace(), access, audit)

@@ -18,6 +18,7 @@ from feast.types import Int64, String
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from serving.access import Forbidden
+from serving.aside import Aside
 from serving.console.look_up import look_up, target
 from serving.features import OnlineFeatures
 from serving.http import GetOnlineFeatures, Seen
@@ -92,7 +93,7 @@ class Stored:
 
 def asking(snapshot: Snapshot) -> GetOnlineFeatures:
     registry: Any = SimpleNamespace(current=snapshot)
-    return GetOnlineFeatures(registry, OnlineFeatures(Stored(), None), Plain(), RequestLimits())
+    return GetOnlineFeatures(registry, OnlineFeatures(Stored(), None, Aside("vectors", 1, 1)), Plain(), RequestLimits())
 
 
 def by_http(snapshot: Snapshot, features: list[str]) -> dict[str, Any]:
