@@ -35,6 +35,7 @@ from serving.openapi import Docs, OpenApi
 from serving.pages import Answers, Ready, Scrape, health
 from serving.refresh import Registry
 from serving.request import RequestLimits
+from serving.scales import Scales
 from serving.search import Texts
 from serving.server import Listening
 from serving.snapshot import take
@@ -167,6 +168,10 @@ VECTOR_THREADS = 8
 """Reads of the vector store that a process does at once."""
 TEXT_THREADS = 4
 """Texts that a process has embedded at once."""
+CELLS = 2_000_000
+"""Values that the large requests of a process read at once, together: some 200 MB."""
+BODY_BYTES = 64 << 20
+"""Of the large bodies that a process holds at once, together."""
 
 
 def http_application(
@@ -192,8 +197,12 @@ def http_application(
     limits = RequestLimits(settings.entities, settings.features, settings.top_k, settings.cells)
     texts = Texts(QueryTexts(embedder(repo)), Aside("texts", TEXT_THREADS, share)) if index is not None else None
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside)
-    features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index, aside), gatekeeper, limits)
+    cells = Scales("large requests", max(CELLS, 2 * settings.cells), settings.concurrency, share)
+    features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index, aside, cells), gatekeeper, limits)
     gate = Gate(settings.concurrency, settings.queue)
+    bodies = Scales(
+        "large bodies", max(BODY_BYTES, 2 * settings.body_bytes), settings.concurrency + settings.queue, share
+    )
     named = frozenset(name.strip().lower() for name in settings.hosts.split(",") if name.strip())
     hosts = LOOPBACK | named if loopback or named else named
     bounds = HttpLimits(settings.body_bytes, settings.request_seconds, hosts)
@@ -215,6 +224,7 @@ def http_application(
             "/docs": Docs(registry),
         },
         gate=gate,
+        bodies=bodies,
         limits=bounds,
         counts=counted,
         audit=audit,

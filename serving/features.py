@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from serving.compile import Compiled
 from serving.on_demand import Derived, derive
 from serving.plan import InvalidRequest, Plan, PlannedView, Rows
 from serving.request import FeaturesRequest, join_keys
+from serving.scales import Scales
 from stores.entity_keys import BYTES, UNIX_TIMESTAMP
 from stores.json_values import Stored
 from stores.rows import FeatureReader
@@ -38,28 +39,40 @@ class Found:
     derived: Sequence[Derived]
 
 
+Write = Callable[[FeaturesRequest, Found], bytes]
+"""Makes an answer's bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class OnlineFeatures:
     """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them,
-    `aside` from the others."""
+    `aside` from the others. `cells` weighs requests by the values that they read."""
 
     reads: Reads
     vectors: FeatureReader | None
     aside: Aside
+    cells: Scales
 
-    def look(self, compiled: Compiled) -> None:
+    def look(self, request: FeaturesRequest, compiled: Compiled) -> None:
         """Raises `Overloaded` if there is no room for what the request needs, before any work is put into it."""
         if compiled.plan.vectors:
             self.aside.look()
+        if weight := self.cells.weight(request.count * compiled.width):
+            self.cells.look(weight)
 
-    async def answer(self, request: FeaturesRequest, compiled: Compiled) -> bytes:
+    async def answer(self, request: FeaturesRequest, compiled: Compiled, write: Write) -> bytes:
         """The body of the answer. Raises `InvalidRequest`, `Overloaded`, `StoreUnavailable` and `StoreRefused`."""
-        found = await self.find(request, compiled)
-        echoed = _echoed(found.plan, found.keys, request.entities)
-        return features_answer(found.plan, found.rows, echoed, found.derived, request.versions)
+        weight = self.cells.weight(request.count * compiled.width)
+        if weight:
+            await self.cells.enter(weight)
+        try:
+            return write(request, await self.find(request, compiled))
+        finally:
+            if weight:
+                self.cells.leave(weight)
 
     async def find(self, request: FeaturesRequest, compiled: Compiled) -> Found:
-        """What the answer is made of. Raises as `answer`."""
+        """What the answer is made of, not weighed. Raises as `answer`."""
         plan = compiled.plan
         keys = join_keys(plan, request.entities)
         rows = await self._rows(plan, keys, request.count)
@@ -75,6 +88,12 @@ class OnlineFeatures:
         if plan.vectors:
             vectors = [await self.aside.run(vector_columns, self.vectors, view, keys) for view in plan.vectors]
         return plan.rows(replies, count, time.time(), vectors)
+
+
+def json_body(request: FeaturesRequest, found: Found) -> bytes:
+    """An answer in Feast's JSON form."""
+    echoed = _echoed(found.plan, found.keys, request.entities)
+    return features_answer(found.plan, found.rows, echoed, found.derived, request.versions)
 
 
 def vector_columns(

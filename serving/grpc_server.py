@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from time import perf_counter
 from typing import Any
@@ -19,12 +20,13 @@ from feast.protos.feast.serving.ServingService_pb2 import (
 from serving.access import AccessRefused, Forbidden, TooMany, bearer
 from serving.audit import Audit, Request
 from serving.counts import GRPC_ROUTE, ProcessCounts
+from serving.features import Found
 from serving.gate import Gate
 from serving.http import GetOnlineFeatures, HttpLimits, Seen, charge_refused
 from serving.messages import request_fields, response
 from serving.plan import InvalidRequest
 from serving.refusals import refusal
-from serving.request import checked
+from serving.request import FeaturesRequest, checked
 from serving.tls import TlsFiles
 
 log = logging.getLogger("millrace")
@@ -140,13 +142,16 @@ class GrpcServer:
                 try:
                     request = checked(request_fields(message), self._features.limits)
                     compiled = self._features.admitted(key_id, request, seen)
-                    found = await self._features.features.find(request, compiled)
-                    return response(message, found, request.versions)
+                    return await self._features.features.answer(request, compiled, partial(_body, message))
                 finally:
                     self._gate.leave()
         except (InvalidRequest, Forbidden):
             charge_refused(access, key_id, seen)
             raise
+
+
+def _body(message: GetOnlineFeaturesRequest, request: FeaturesRequest, found: Found) -> bytes:
+    return response(message, found, request.versions)
 
 
 async def _info(message: GetFeastServingInfoRequest, context: Any) -> GetFeastServingInfoResponse:

@@ -22,6 +22,7 @@ from serving.features import OnlineFeatures
 from serving.gate import Gate, Overloaded
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits, Post
 from serving.request import RequestLimits
+from serving.scales import Scales
 from serving.search import Texts
 from serving.snapshot import Snapshot
 from stores.view import View
@@ -125,12 +126,13 @@ def server(snapshot: Snapshot, hung: Hung, access: OpenAccess) -> Ask:
     registry: Any = SimpleNamespace(current=snapshot)
     vectors, limits = Aside("vectors", 8, CONCURRENCY // 4), RequestLimits()
     texts = Texts(HungModel(hung), Aside("texts", 4, CONCURRENCY // 4))
-    features = GetOnlineFeatures(registry, OnlineFeatures(Redis(), index, vectors), access, limits)
+    cells = Scales("large requests", CONCURRENCY, CONCURRENCY, 0)
+    features = GetOnlineFeatures(registry, OnlineFeatures(Redis(), index, vectors, cells), access, limits)
     search = RetrieveOnlineDocuments(registry, index, texts, access, limits, vectors)
     beside: Any = Beside(registry, SimpleNamespace(), access, NoAudit())
     posts: dict[str, Post] = {"/get-online-features": features, "/search": search}
-    gate, counts = Gate(CONCURRENCY, 0), Counts(1).claim()
-    application = Application(posts, {}, gate, HttpLimits(), counts, NoAudit(), beside)
+    gate, bodies, counts = Gate(CONCURRENCY, 0), Scales("large bodies", 1 << 20, 1, 0), Counts(1).claim()
+    application = Application(posts, {}, gate, bodies, HttpLimits(), counts, NoAudit(), beside)
 
     async def asked(path: str, body: bytes) -> tuple[int, dict[str, str], Any]:
         protocol = Protocol(body)

@@ -13,6 +13,7 @@ from serving.access import OpenAccess
 from serving.audit import NoAudit, Request
 from serving.compile import Compiled
 from serving.counts import GRPC_ROUTE, Counts
+from serving.features import Write
 from serving.gate import Gate
 from serving.grpc_server import GrpcListening, GrpcServer
 from serving.http import GetOnlineFeatures, HttpLimits
@@ -35,10 +36,10 @@ class Store:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
 
-    def look(self, compiled: Compiled) -> None:
+    def look(self, request: FeaturesRequest, compiled: Compiled) -> None:
         """There is room."""
 
-    async def find(self, request: FeaturesRequest, compiled: Compiled) -> Any:
+    async def answer(self, request: FeaturesRequest, compiled: Compiled, write: Write) -> Any:
         self.asked.set()
         await asyncio.Event().wait()
 

@@ -18,11 +18,12 @@ from serving.access import Caller, Forbidden, OpenAccess
 from serving.aside import Aside
 from serving.console.look_up import searched
 from serving.documents import RetrieveOnlineDocuments
-from serving.features import OnlineFeatures, vector_columns
+from serving.features import OnlineFeatures, json_body, vector_columns
 from serving.http import GetOnlineFeatures, Seen
 from serving.plan import InvalidRequest, PlannedView
 from serving.refusals import refusal
 from serving.request import RequestLimits, features_request
+from serving.scales import Scales
 from serving.snapshot import Snapshot
 from stores.view import Feature, View
 from tests.unit.local_feast import local_feast
@@ -114,7 +115,7 @@ def test_the_console_searches_as_the_api_does(tmp_path: Path, vector: Any, key: 
 def admitted(declared: Snapshot, reference: str) -> None:
     """What HTTP and gRPC ask before they look anything up."""
     registry: Any = SimpleNamespace(current=declared)
-    features: Any = SimpleNamespace(look=lambda compiled: None)
+    features: Any = SimpleNamespace(look=lambda request, compiled: None)
     asked = orjson.dumps({"features": [reference], "entities": {"id": ["1"]}})
     request = features_request(asked, RequestLimits())
     GetOnlineFeatures(registry, features, Plain(), RequestLimits()).admitted("", request, Seen())
@@ -155,10 +156,9 @@ def test_the_log_of_a_failed_view_has_no_values(tmp_path: Path, caplog: pytest.L
         orjson.dumps({"features": ["domain:domain"], "entities": {"email": [SECRET]}}), RequestLimits()
     )
     reads: Any = SimpleNamespace()
+    answering = OnlineFeatures(reads, None, Aside("vectors", 1, 1), Scales("large requests", 10, 1, 0))
     with caplog.at_level(logging.DEBUG), pytest.raises(InvalidRequest, match="domain failed") as refused:
-        asyncio.run(
-            OnlineFeatures(reads, None, Aside("vectors", 1, 1)).answer(request, compiled_from.plan(request.asked))
-        )
+        asyncio.run(answering.answer(request, compiled_from.plan(request.asked), json_body))
     (record,) = [record for record in caplog.records if record.name == "millrace"]
     assert record.error == "ValueError" and "line" in record.at  # type: ignore[attr-defined]  # given with `extra`
     assert SECRET not in caplog.text + str(refused.value) + str(record.__dict__)
