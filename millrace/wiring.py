@@ -251,7 +251,9 @@ def _grpc(
     # Imported in the processes that serve, after the fork, which grpc does not survive.
     from serving.grpc_server import GrpcListening, GrpcServer
 
-    listening = GrpcListening(place.host, place.grpc_port, place.drain_seconds, place.tls)
+    listening = GrpcListening(
+        place.host, place.grpc_port, place.connections, place.header_seconds, place.drain_seconds, place.tls
+    )
     return GrpcServer(listening, features, gate, limits, counts, audit)
 
 

@@ -14,15 +14,26 @@ from feast.protos.feast.serving.ServingService_pb2 import (
     GetOnlineFeaturesResponse,
     GetOnlineFeaturesResponseMetadata,
 )
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from serving.answer import versions_of
 from serving.features import Found
+from serving.plan import InvalidRequest
 from serving.status import Status
 
 _RESULTS, _VALUES, _STATUSES, _TIMES = b"\x12", b"\x0a", b"\x12", b"\x1a"
 """Tags of fields with a length: `results` of the response; of a `FeatureVector` its `values`, `statuses` (packed) and
 `event_timestamps`."""
+
+
+def parsed(body: bytes) -> GetOnlineFeaturesRequest:
+    """A request from its bytes. Raises `InvalidRequest`."""
+    try:
+        message: GetOnlineFeaturesRequest = GetOnlineFeaturesRequest.FromString(body)
+    except DecodeError:  # its words are those of the library
+        raise InvalidRequest("the message is no GetOnlineFeaturesRequest of Feast") from None
+    return message
 
 
 def request_fields(message: GetOnlineFeaturesRequest) -> dict[str, Any]:
