@@ -18,6 +18,7 @@ from millrace.query_texts import QueryTexts
 from millrace.repo import Repo
 from millrace.settings import ProviderSettings, SettingsError
 from serving.access import OpenAccess
+from serving.aside import Aside
 from serving.audit import LoggedAudit, NoAudit
 from serving.console.platform import Platform
 from serving.console.sessions import Sessions
@@ -34,6 +35,7 @@ from serving.openapi import Docs, OpenApi
 from serving.pages import Answers, Ready, Scrape, health
 from serving.refresh import Registry
 from serving.request import RequestLimits
+from serving.scales import Scales
 from serving.search import Texts
 from serving.server import Listening
 from serving.snapshot import take
@@ -166,6 +168,10 @@ VECTOR_THREADS = 8
 """Reads of the vector store that a process does at once."""
 TEXT_THREADS = 4
 """Texts that a process has embedded at once."""
+CELLS = 2_000_000
+"""Values that the large requests of a process read at once, together: some 200 MB."""
+BODY_BYTES = 64 << 20
+"""Of the large bodies that a process holds at once, together."""
 
 
 def http_application(
@@ -178,8 +184,9 @@ def http_application(
     registry = Registry(partial(take, config), settings.registry_seconds)
     hashes = reads(repo)
     index = vectors(repo, settings.request_seconds)
-    # Of their own: where the vector store is slow, on-demand views and readiness do not wait for its reads.
-    threads = ThreadPoolExecutor(VECTOR_THREADS, "vectors")
+    # Where the vector store or the provider is slow, no other request waits, nor lacks a place.
+    share = max(1, settings.concurrency // 4)
+    aside = Aside("vectors", VECTOR_THREADS, share)
     loopback = not keys and place.host in LOOPBACK
     gatekeeper: OpenAccess | KeyedAccess = OpenAccess(replay=loopback)
     if keys:
@@ -188,17 +195,21 @@ def http_application(
         gatekeeper = keyed
     audit = LoggedAudit(line, sys.stderr.write) if settings.audit else NoAudit()
     limits = RequestLimits(settings.entities, settings.features, settings.top_k, settings.cells)
-    texts = _texts(repo) if index is not None else None
-    search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, threads)
-    features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index, threads), gatekeeper, limits)
+    texts = Texts(QueryTexts(embedder(repo)), Aside("texts", TEXT_THREADS, share)) if index is not None else None
+    search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside)
+    cells = Scales("large requests", max(CELLS, 2 * settings.cells), settings.concurrency, share)
+    features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index, aside, cells), gatekeeper, limits)
     gate = Gate(settings.concurrency, settings.queue)
+    bodies = Scales(
+        "large bodies", max(BODY_BYTES, 2 * settings.body_bytes), settings.concurrency + settings.queue, share
+    )
     named = frozenset(name.strip().lower() for name in settings.hosts.split(",") if name.strip())
     hosts = LOOPBACK | named if loopback or named else named
     bounds = HttpLimits(settings.body_bytes, settings.request_seconds, hosts)
     counted = counts.claim()
     listeners = [_grpc(place, features, gate, bounds, counted, audit)] if place.grpc_port else []
     entrance = Entrance(keys, place.tls is not None)
-    serving = Serving(registry, features.features, index, texts, threads)
+    serving = Serving(registry, features.features, index, texts, aside)
     return Application(
         posts={
             "/get-online-features": features,
@@ -213,16 +224,13 @@ def http_application(
             "/docs": Docs(registry),
         },
         gate=gate,
+        bodies=bodies,
         limits=bounds,
         counts=counted,
         audit=audit,
         beside=Beside(registry, hashes, gatekeeper, audit, listeners),
         site=Console(serving, platform, gatekeeper, sessions, entrance),
     )
-
-
-def _texts(repo: Repo) -> Texts:
-    return Texts(QueryTexts(embedder(repo)), ThreadPoolExecutor(TEXT_THREADS, "texts"))
 
 
 def in_process(repo: Repo) -> OnlineLookup:
@@ -243,7 +251,9 @@ def _grpc(
     # Imported in the processes that serve, after the fork, which grpc does not survive.
     from serving.grpc_server import GrpcListening, GrpcServer
 
-    listening = GrpcListening(place.host, place.grpc_port, place.drain_seconds, place.tls)
+    listening = GrpcListening(
+        place.host, place.grpc_port, place.connections, place.header_seconds, place.drain_seconds, place.tls
+    )
     return GrpcServer(listening, features, gate, limits, counts, audit)
 
 

@@ -1,8 +1,6 @@
 """`POST /retrieve-online-documents` and `/search`: the entities of a vector view nearest to a vector or a text."""
 
-import asyncio
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import DataError, ProgrammingError, StatementError
 
 from serving.access import Access
+from serving.aside import Aside
 from serving.http import Seen
 from serving.moments import NEVER, rfc3339
 from serving.plan import InvalidRequest, NotDeclared
@@ -71,11 +70,11 @@ class RetrieveOnlineDocuments:
     texts: Texts | None
     access: Access
     limits: RequestLimits
-    threads: Executor | None = None
-    """Where searches run; None are asyncio's own threads."""
+    aside: Aside
+    """Where searches run."""
 
     async def __call__(self, body: bytes, key_id: str, seen: Seen) -> bytes:
-        """Answers one request. Raises `InvalidRequest`, `AccessRefused`, and what the stores raise."""
+        """Answers one request. Raises `InvalidRequest`, `AccessRefused`, `Overloaded`, and what the stores raise."""
         found = document(body, FIELDS)
         wanted = asked(found, self.limits)
         snapshot = self.registry.current
@@ -94,6 +93,7 @@ class RetrieveOnlineDocuments:
         request = _request(found, view, features, self.limits)
         personal = snapshot.personal.get(name, frozenset())
         withhold_search(caller, view, personal, features, request.filters)
+        self._look(request)
         self.access.charge(key_id, 1)
         seen.charged = True
         if self.index is None:
@@ -103,8 +103,13 @@ class RetrieveOnlineDocuments:
             if self.texts is None:
                 raise InvalidRequest("this server embeds no texts: search by vector, as `query`")
             vector = await self.texts.vector(self.index, request.view, request.text)
-        run = asyncio.get_running_loop().run_in_executor
-        return await run(self.threads, self._search, self.index, request, vector)
+        return await self.aside.run(self._search, self.index, request, vector)
+
+    def _look(self, request: DocumentsRequest) -> None:
+        """Raises `Overloaded` before the key is charged: what there is no room for costs it nothing."""
+        self.aside.look()
+        if request.text is not None and self.texts is not None:
+            self.texts.look()
 
     def _search(self, index: VectorIndex, request: DocumentsRequest, vector: Any) -> bytes:
         try:

@@ -2,18 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from serving.answer import features_answer
+from serving.aside import Aside
 from serving.compile import Compiled
 from serving.on_demand import Derived, derive
 from serving.plan import InvalidRequest, Plan, PlannedView, Rows
 from serving.request import FeaturesRequest, join_keys
+from serving.scales import Scales
 from stores.entity_keys import BYTES, UNIX_TIMESTAMP
 from stores.json_values import Stored
 from stores.rows import FeatureReader
@@ -38,23 +39,40 @@ class Found:
     derived: Sequence[Derived]
 
 
+Write = Callable[[FeaturesRequest, Found], bytes]
+"""Makes an answer's bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class OnlineFeatures:
-    """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them, in
-    `threads` (asyncio's own if None)."""
+    """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them,
+    `aside` from the others. `cells` weighs requests by the values that they read."""
 
     reads: Reads
     vectors: FeatureReader | None
-    threads: Executor | None = None
+    aside: Aside
+    cells: Scales
 
-    async def answer(self, request: FeaturesRequest, compiled: Compiled) -> bytes:
-        """The body of the answer. Raises `InvalidRequest`, `StoreUnavailable` and `StoreRefused`."""
-        found = await self.find(request, compiled)
-        echoed = _echoed(found.plan, found.keys, request.entities)
-        return features_answer(found.plan, found.rows, echoed, found.derived, request.versions)
+    def look(self, request: FeaturesRequest, compiled: Compiled) -> None:
+        """Raises `Overloaded` if there is no room for what the request needs, before any work is put into it."""
+        if compiled.plan.vectors:
+            self.aside.look()
+        if weight := self.cells.weight(request.count * compiled.width):
+            self.cells.look(weight)
+
+    async def answer(self, request: FeaturesRequest, compiled: Compiled, write: Write) -> bytes:
+        """The body of the answer. Raises `InvalidRequest`, `Overloaded`, `StoreUnavailable` and `StoreRefused`."""
+        weight = self.cells.weight(request.count * compiled.width)
+        if weight:
+            await self.cells.enter(weight)
+        try:
+            return write(request, await self.find(request, compiled))
+        finally:
+            if weight:
+                self.cells.leave(weight)
 
     async def find(self, request: FeaturesRequest, compiled: Compiled) -> Found:
-        """What the answer is made of. Raises as `answer`."""
+        """What the answer is made of, not weighed. Raises as `answer`."""
         plan = compiled.plan
         keys = join_keys(plan, request.entities)
         rows = await self._rows(plan, keys, request.count)
@@ -68,9 +86,14 @@ class OnlineFeatures:
         replies = await self.reads.read(commands) if commands else []
         vectors = []
         if plan.vectors:
-            run = asyncio.get_running_loop().run_in_executor
-            vectors = [await run(self.threads, vector_columns, self.vectors, view, keys) for view in plan.vectors]
+            vectors = [await self.aside.run(vector_columns, self.vectors, view, keys) for view in plan.vectors]
         return plan.rows(replies, count, time.time(), vectors)
+
+
+def json_body(request: FeaturesRequest, found: Found) -> bytes:
+    """An answer in Feast's JSON form."""
+    echoed = _echoed(found.plan, found.keys, request.entities)
+    return features_answer(found.plan, found.rows, echoed, found.derived, request.versions)
 
 
 def vector_columns(

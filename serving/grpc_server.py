@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from time import perf_counter
 from typing import Any
@@ -11,7 +13,6 @@ import feast
 import grpc
 import orjson
 from feast.protos.feast.serving.ServingService_pb2 import (
-    GetFeastServingInfoRequest,
     GetFeastServingInfoResponse,
     GetOnlineFeaturesRequest,
 )
@@ -19,12 +20,13 @@ from feast.protos.feast.serving.ServingService_pb2 import (
 from serving.access import AccessRefused, Forbidden, TooMany, bearer
 from serving.audit import Audit, Request
 from serving.counts import GRPC_ROUTE, ProcessCounts
+from serving.features import Found
 from serving.gate import Gate
 from serving.http import GetOnlineFeatures, HttpLimits, Seen, charge_refused
-from serving.messages import request_fields, response
+from serving.messages import parsed, request_fields, response
 from serving.plan import InvalidRequest
 from serving.refusals import refusal
-from serving.request import checked
+from serving.request import FeaturesRequest, checked
 from serving.tls import TlsFiles
 
 log = logging.getLogger("millrace")
@@ -44,16 +46,23 @@ CODES = {
 }
 """By the HTTP status of the same refusal."""
 
+IDLE_SECONDS, AGE_SECONDS = 300, 1_800
+"""How long a connection may be without a call, and how long it lives: its client makes another one, which may reach
+another process. What has begun is answered first."""
+
 LEFT = 499
 """A client that went away, or whose deadline passed. HTTP has no such status: proxies log it by this number."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrpcListening:
-    """Where gRPC listens. The processes of a server share the port, which therefore cannot be 0."""
+    """Where gRPC listens, with so many `connections` at the most, and as many calls; a connection has `header_seconds`
+    to begin. The processes of a server share the port, which therefore cannot be 0."""
 
     host: str
     port: int
+    connections: int
+    header_seconds: float
     drain_seconds: float
     tls: TlsFiles | None = None
 
@@ -85,8 +94,8 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Listen. Raises `RuntimeError` if the port is taken, `OSError` if a TLS file cannot be read."""
-        options = [("grpc.max_receive_message_length", self._limits.body_bytes), ("grpc.so_reuseport", 1)]
-        self._server = grpc.aio.server(options=options)
+        options = _options(self._listening, self._limits)
+        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=self._listening.connections)
         self._server.add_generic_rpc_handlers((self._handlers(),))
         if self._listening.tls is None:
             self._server.add_insecure_port(self._listening.address)
@@ -99,21 +108,18 @@ class GrpcServer:
         await self._server.stop(self._listening.drain_seconds)
 
     def _handlers(self) -> Any:
-        get_online_features = grpc.unary_unary_rpc_method_handler(
-            self._get_online_features, request_deserializer=GetOnlineFeaturesRequest.FromString
-        )
-        info = grpc.unary_unary_rpc_method_handler(
-            _info,
-            request_deserializer=GetFeastServingInfoRequest.FromString,
-            response_serializer=GetFeastServingInfoResponse.SerializeToString,
+        """As streams of one message, which is the same to clients: of them nothing is read before it is asked for."""
+        get_online_features = grpc.stream_unary_rpc_method_handler(self._get_online_features)
+        info = grpc.stream_unary_rpc_method_handler(
+            _info, response_serializer=GetFeastServingInfoResponse.SerializeToString
         )
         methods = {"GetOnlineFeatures": get_online_features, "GetFeastServingInfo": info}
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
-    async def _get_online_features(self, message: GetOnlineFeaturesRequest, context: Any) -> bytes:
+    async def _get_online_features(self, messages: AsyncIterator[bytes], context: Any) -> bytes:
         start, seen, status = perf_counter(), Seen(), LEFT
         try:
-            answer = await self._answer(message, context, seen)
+            answer = await self._answer(messages, context, seen)
             status = 200
             return answer
         except Exception as error:  # the last line: no request ends without an answer
@@ -129,28 +135,54 @@ class GrpcServer:
             code = CODES[status].name if status in CODES else "OK"
             self._audit.note(Request(seen.caller, seen.service, seen.views, seen.entities, code, "grpc"))
 
-    async def _answer(self, message: GetOnlineFeaturesRequest, context: Any, seen: Seen) -> bytes:
+    async def _answer(self, messages: AsyncIterator[bytes], context: Any, seen: Seen) -> bytes:
+        """The key first, as over HTTP: of who has none no message is read."""
         metadata = dict(context.invocation_metadata() or ())
         access = self._features.access
         key_id = access.identify(bearer(metadata.get("authorization")))
         seen.caller = access.name(key_id)
+        self._gate.look()
         try:
             async with asyncio.timeout(self._limits.request_seconds):
+                body = await self._message(messages)
                 await self._gate.enter()
                 try:
+                    message = parsed(body)
                     request = checked(request_fields(message), self._features.limits)
                     compiled = self._features.admitted(key_id, request, seen)
-                    found = await self._features.features.find(request, compiled)
-                    return response(message, found, request.versions)
+                    return await self._features.features.answer(request, compiled, partial(_body, message))
                 finally:
                     self._gate.leave()
         except (InvalidRequest, Forbidden):
             charge_refused(access, key_id, seen)
             raise
 
+    async def _message(self, messages: AsyncIterator[bytes]) -> bytes:
+        body = await anext(messages, None)
+        if body is None:
+            raise InvalidRequest(f"no message came, or one of more than {self._limits.body_bytes} bytes")
+        return body
 
-async def _info(message: GetFeastServingInfoRequest, context: Any) -> GetFeastServingInfoResponse:
-    """Which Feast the server speaks for; as `/health` it needs no key."""
+
+def _options(listening: GrpcListening, limits: HttpLimits) -> list[tuple[str, int]]:
+    """grpc's own bounds, for what comes before a key is looked at."""
+    return [
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_receive_message_length", limits.body_bytes),
+        ("grpc.max_allowed_incoming_connections", listening.connections),
+        ("grpc.server_handshake_timeout_ms", ceil(listening.header_seconds * 1_000)),
+        ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1_000),
+        ("grpc.max_connection_age_ms", AGE_SECONDS * 1_000),
+        ("grpc.max_connection_age_grace_ms", ceil(listening.drain_seconds * 1_000)),
+    ]
+
+
+def _body(message: GetOnlineFeaturesRequest, request: FeaturesRequest, found: Found) -> bytes:
+    return response(message, found, request.versions)
+
+
+async def _info(messages: AsyncIterator[bytes], context: Any) -> GetFeastServingInfoResponse:
+    """Which Feast the server speaks for; as `/health` it needs no key. The request is empty, and is not read."""
     return GetFeastServingInfoResponse(version=feast.__version__)
 
 

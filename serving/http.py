@@ -14,12 +14,13 @@ from serving.access import Access, AccessRefused, Forbidden, bearer, withhold
 from serving.audit import Audit, Request
 from serving.compile import Compiled
 from serving.counts import ProcessCounts
-from serving.features import OnlineFeatures
+from serving.features import OnlineFeatures, json_body
 from serving.gate import Gate, Overloaded
 from serving.plan import InvalidRequest
 from serving.refresh import Registry
 from serving.refusals import JSON, Answer, ClientLeft, refusal, refused
 from serving.request import FeaturesRequest, RequestLimits, TooLarge, features_request, within
+from serving.scales import Scales
 
 COLLECT = (50_000, 20, 100)
 """Thresholds of the cyclic collector: a request makes many objects and no cycles."""
@@ -144,6 +145,7 @@ class Application:
         posts: Mapping[str, Post],
         gets: Mapping[str, Get],
         gate: Gate,
+        bodies: Scales,
         limits: HttpLimits,
         counts: ProcessCounts,
         audit: Audit,
@@ -153,6 +155,7 @@ class Application:
         self._posts = posts
         self._gets = gets
         self._gate = gate
+        self._bodies = bodies
         self._limits = limits
         self._counts = counts
         self._audit = audit
@@ -232,23 +235,37 @@ class Application:
             await self._drain(scope, protocol)
             raise
         seen.caller = access.name(key_id)
-        await self._look(scope, protocol)
+        length, most = scope.headers.get("content-length"), self._limits.body_bytes
+        weight = self._bodies.weight(most if length is None else min(int(length), most))
+        await self._look(scope, protocol, weight)
         try:
             async with asyncio.timeout(self._limits.request_seconds):
-                body = await self._body(scope, protocol, self._limits.body_bytes)
-                await self._gate.enter()
+                if weight:
+                    await self._bodies.enter(weight)
                 try:
-                    return await post(body, key_id, seen)
+                    return await self._answered(post, scope, protocol, key_id, seen)
                 finally:
-                    self._gate.leave()
+                    if weight:
+                        self._bodies.leave(weight)
         except (InvalidRequest, Forbidden):
             charge_refused(access, key_id, seen)
             raise
 
-    async def _look(self, scope: Any, protocol: Any) -> None:
-        """Raises `Overloaded` where there is no room for a request whose body would have to be waited for."""
+    async def _answered(self, post: Post, scope: Any, protocol: Any, key_id: str, seen: Seen) -> bytes:
+        body = await self._body(scope, protocol, self._limits.body_bytes)
+        await self._gate.enter()
+        try:
+            return await post(body, key_id, seen)
+        finally:
+            self._gate.leave()
+
+    async def _look(self, scope: Any, protocol: Any, weight: int = 0) -> None:
+        """Raises `Overloaded` where there is no room for a request whose body would have to be waited for; `weight` is
+        that of its body, if it is large."""
         try:
             self._gate.look()
+            if weight:
+                self._bodies.look(weight)
         except Overloaded:
             await self._drain(scope, protocol)
             raise
@@ -307,12 +324,13 @@ class GetOnlineFeatures:
     limits: RequestLimits
 
     async def __call__(self, body: bytes, key_id: str, seen: Seen) -> bytes:
-        """Answers one request. Raises `InvalidRequest`, `AccessRefused`, and what the stores raise."""
+        """Answers one request. Raises `InvalidRequest`, `AccessRefused`, `Overloaded`, and what the stores raise."""
         request = features_request(body, self.limits)
-        return await self.features.answer(request, self.admitted(key_id, request, seen))
+        return await self.features.answer(request, self.admitted(key_id, request, seen), json_body)
 
     def admitted(self, key_id: str, request: FeaturesRequest, seen: Seen) -> Compiled:
-        """How to answer a request, if whoever has the key may ask it. Raises `AccessRefused` and `InvalidRequest`."""
+        """How to answer a request, if whoever has the key may ask it and there is room for it. Raises `AccessRefused`,
+        `InvalidRequest` and `Overloaded`."""
         service = request.asked.service
         seen.service, seen.entities = service and service[:SEEN_CHARACTERS], request.count
         snapshot = self.registry.current
@@ -321,6 +339,7 @@ class GetOnlineFeatures:
         seen.views = compiled.views
         withhold(caller, compiled.personal)
         within(self.limits, compiled, request.count)
+        self.features.look(request, compiled)
         self.access.charge(key_id, request.count)
         seen.charged = True
         return compiled
@@ -335,7 +354,14 @@ def _name_in(host: str) -> str | None:
         return None
 
 
-def charge_refused(access: Access, key_id: str, seen: Seen) -> None:
+class Charges(Protocol):
+    """Counts requests against the limits of keys: `serving.access.Access`."""
+
+    def charge(self, key_id: str, entities: int) -> None:
+        """As `serving.access.Access.charge`."""
+
+
+def charge_refused(access: Charges, key_id: str, seen: Seen) -> None:
     """A request that cannot be answered counts as one all the same, without its entities. Raises `TooMany`."""
     if not seen.charged:
         access.charge(key_id, 0)

@@ -14,10 +14,12 @@ from feast.protos.feast.serving.ServingService_pb2 import (
     GetOnlineFeaturesResponse,
     GetOnlineFeaturesResponseMetadata,
 )
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from serving.answer import versions_of
 from serving.features import Found
+from serving.plan import InvalidRequest
 from serving.status import Status
 
 _RESULTS, _VALUES, _STATUSES, _TIMES = b"\x12", b"\x0a", b"\x12", b"\x1a"
@@ -25,9 +27,23 @@ _RESULTS, _VALUES, _STATUSES, _TIMES = b"\x12", b"\x0a", b"\x12", b"\x1a"
 `event_timestamps`."""
 
 
+def parsed(body: bytes) -> GetOnlineFeaturesRequest:
+    """A request from its bytes. Raises `InvalidRequest`."""
+    try:
+        message: GetOnlineFeaturesRequest = GetOnlineFeaturesRequest.FromString(body)
+    except DecodeError:  # its words are those of the library
+        raise InvalidRequest("the message is no GetOnlineFeaturesRequest of Feast") from None
+    return message
+
+
 def request_fields(message: GetOnlineFeaturesRequest) -> dict[str, Any]:
-    """A request in the form of a body of `POST /get-online-features`; its context joins the entities, as there."""
-    columns = {**message.entities, **message.request_context}
+    """A request in the form of a body of `POST /get-online-features`; its context joins the entities, as there.
+
+    Raises `InvalidRequest` for a name that both have: its values would be looked up by one and answered as the other.
+    """
+    if both := message.entities.keys() & message.request_context.keys():
+        raise InvalidRequest(f"{', '.join(sorted(both))} is in entities and in request_context: give it in one of them")
+    columns = _columns(message)
     return {
         "features": list(message.features.val),
         "feature_service": message.feature_service or None,
@@ -42,10 +58,11 @@ def response(message: GetOnlineFeaturesRequest, found: Found, versions: bool) ->
     """A serialised `GetOnlineFeaturesResponse`: the join keys as the request gave them, then the features asked for."""
     count = found.rows.count
     never, present = _field(_TIMES, b"") * count, [int(Status.PRESENT)] * count
+    given = _columns(message)
     columns = {
-        name: _vector([value.SerializeToString() for value in message.entities[name].val], present, never)
+        name: _vector([value.SerializeToString() for value in given[name].val], present, never)
         for name in found.keys
-        if name in message.entities
+        if name in given
     }
     names, results = list(columns), list(columns.values())
     features = {**_stored(found), **{column.name: _derived(column.messages) for column in found.derived}}
@@ -59,6 +76,10 @@ def response(message: GetOnlineFeaturesRequest, found: Found, versions: bool) ->
         metadata.feature_view_metadata.add(**version)
     head: bytes = GetOnlineFeaturesResponse(metadata=metadata).SerializeToString()
     return head + b"".join([_field(_RESULTS, result) for result in results])
+
+
+def _columns(message: GetOnlineFeaturesRequest) -> dict[str, Any]:
+    return {**message.entities, **message.request_context}
 
 
 def _stored(found: Found) -> Mapping[str, bytes]:

@@ -1,8 +1,6 @@
 """Vector search by text: the entities of a view whose texts mean most nearly the same."""
 
-import asyncio
 from collections.abc import Collection, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +9,7 @@ import pyarrow as pa
 from feast.filter_models import CompoundFilter
 
 from serving.access import Caller, withhold
+from serving.aside import Aside
 from serving.plan import InvalidRequest
 from serving.request import TooLarge
 from stores.vector_filters import Filters
@@ -49,20 +48,23 @@ class TextModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Embeds the texts that a server is asked to search by. `threads` should do nothing else (None are asyncio's own):
-    a provider that hangs then keeps no read of the vector store waiting."""
+    """Embeds the texts that a server is asked to search by, `aside` from all else: a provider that hangs keeps no read
+    of the vector store waiting."""
 
     model: TextModel
-    threads: Executor | None = None
+    aside: Aside
+
+    def look(self) -> None:
+        """Raises `Overloaded` if there is no room for another text."""
+        self.aside.look()
 
     async def vector(self, index: Held, view: View, text: str) -> np.ndarray:
-        """The text as a vector that the view is searched by. Raises `InvalidRequest`, and what index and model
-        raise."""
+        """The text as a vector that the view is searched by. Raises `InvalidRequest`, `Overloaded`, and what index and
+        model raise."""
         if len(text) > TEXT_CHARACTERS:
             raise TooLarge(f"the text has {len(text)} characters; at most {TEXT_CHARACTERS} are embedded")
-        run = asyncio.get_running_loop().run_in_executor
         try:
-            return await run(self.threads, embedded, index, self.model, view, text)
+            return await self.aside.run(embedded, index, self.model, view, text)
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
 

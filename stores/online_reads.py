@@ -148,6 +148,12 @@ class RedisReads:
         """Whether Redis answers."""
         return self._replies is not None
 
+    @property
+    def connection(self) -> object | None:
+        """What it reads by now, None while Redis does not answer. After a break it is another one, and what answers
+        there may have been started anew."""
+        return self._replies
+
     async def read(self, commands: Sequence[bytes]) -> list[Any]:
         """The replies to packed commands. Raises `StoreUnavailable` and `StoreRefused`."""
         replies = await self.ask(commands)

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
@@ -20,6 +19,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 import orjson
 
 from serving.access import AccessRefused, Caller, Forbidden, Unauthorized
+from serving.aside import Aside
 from serving.console.latest import Latest
 from serving.console.look_up import Target, look_up, search, searched, target, vector_views
 from serving.console.platform import LetterLine, Platform, PlatformState, PlatformUnavailable
@@ -27,11 +27,12 @@ from serving.console.render import STYLE, page
 from serving.console.sessions import Session, Sessions, of_form, set_cookie
 from serving.console.views import view_rows
 from serving.features import OnlineFeatures
-from serving.http import SEEN_CHARACTERS, Seen, Visit
+from serving.http import SEEN_CHARACTERS, Seen, Visit, charge_refused
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.refusals import Answer, Headers, refusal
 from serving.search import Texts, VectorIndex
+from serving.snapshot import Snapshot
 
 log = logging.getLogger("millrace")
 
@@ -73,20 +74,26 @@ class Door(Protocol):
     def name(self, key_id: str) -> str:
         """As `serving.access.Access.name`."""
 
+    def reach(self, key_id: str, project: str, service: str | None) -> Caller:
+        """As `serving.access.Access.reach`."""
+
+    def charge(self, key_id: str, entities: int) -> None:
+        """As `serving.access.Access.charge`."""
+
     def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
         """As `serving.access.Access.admit_id`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What model services are answered with. `index` and `texts` are None where no view has a vector; searches run in
-    `threads`, asyncio's own if None."""
+    """What model services are answered with. `index` and `texts` are None where no view has a vector; searches run
+    `aside`."""
 
     registry: Registry
     features: OnlineFeatures
     index: VectorIndex | None
     texts: Texts | None
-    threads: Executor | None = None
+    aside: Aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +176,20 @@ class Console:
         begun = session is None
         session = session or self._sessions.begin("")
         seen.caller = self._door.name(session.key_id)
-        if visit.method == "POST" and not of_form(session, form.get("token", "")):
-            raise Forbidden("the form is out of date: load the page again, and send it once more")
-        shown = await show(Page(visit, session, form, seen))
+        shown = await self._charged(show, Page(visit, session, form, seen))
         if begun:
             shown.headers.append(set_cookie(session.cookie, self._entrance.secure))
         return shown
+
+    async def _charged(self, show: Show, asked: Page) -> Answer:
+        """The page, which counts against the key's limits whatever comes of it."""
+        try:
+            if asked.visit.method == "POST" and not of_form(asked.session, asked.form.get("token", "")):
+                raise Forbidden("the form is out of date: load the page again, and send it once more")
+            return await show(asked)
+        except (InvalidRequest, Forbidden):
+            charge_refused(self._door, asked.session.key_id, asked.seen)
+            raise
 
     def _of_here(self, visit: Visit) -> None:
         """Raises `Forbidden` for what another site sends."""
@@ -185,7 +200,9 @@ class Console:
     def _admit(self, asked: Page, service: str | None, entities: int) -> Caller:
         project = self._serving.registry.current.config.project
         asked.seen.service, asked.seen.entities = service and service[:SEEN_CHARACTERS], entities
-        return self._door.admit_id(asked.session.key_id, project, service, entities)
+        caller = self._door.admit_id(asked.session.key_id, project, service, entities)
+        asked.seen.charged = True
+        return caller
 
     def _log_in(self, form: Mapping[str, str]) -> Answer:
         session = self._sessions.begin(self._door.identify(form.get("key", "").strip()))
@@ -217,8 +234,22 @@ class Console:
             asked.seen.views = wanted.compiled.views
         if wanted is not None and asked.visit.method == "POST":
             found = await look_up(self._serving.features, wanted, keys, time.time())
-        values = {"views": sorted(snapshot.views), "services": sorted(snapshot.services), "of": of}
-        return self._page("lookup", asked, caller, target=wanted, form=keys, found=found, **values)
+        views, services = self._within_reach(snapshot, asked.session.key_id)
+        names = {"views": views, "services": services, "of": of}
+        return self._page("lookup", asked, caller, target=wanted, form=keys, found=found, **names)
+
+    def _within_reach(self, snapshot: Snapshot, key_id: str) -> tuple[list[str], list[str]]:
+        """The names of the views and services that the key is for."""
+
+        def reached(service: str | None) -> bool:
+            try:
+                self._door.reach(key_id, snapshot.config.project, service)
+            except Forbidden:
+                return False
+            return True
+
+        views = sorted(snapshot.views) if reached(None) else []
+        return views, [name for name in sorted(snapshot.services) if reached(name)]
 
     async def _search(self, asked: Page) -> Answer:
         caller = self._admit(asked, None, 1)
@@ -234,8 +265,7 @@ class Console:
             asked.seen.views = [name[:SEEN_CHARACTERS]]
             wanted = searched(snapshot, caller, name, text)
             vector = await texts.vector(index, wanted.view, text)
-            run = asyncio.get_running_loop().run_in_executor
-            names, rows = await run(self._serving.threads, search, index, wanted, vector, int(top))
+            names, rows = await self._serving.aside.run(search, index, wanted, vector, int(top))
         return self._page("search", asked, caller, views=views, view=name, text=text, top=top, names=names, rows=rows)
 
     async def _lag(self, asked: Page) -> Answer:
@@ -267,6 +297,8 @@ class Console:
         try:
             return self._admit(asked, None, 0)
         except Forbidden as error:
+            charge_refused(self._door, asked.session.key_id, asked.seen)
+            asked.seen.charged = True
             return Caller(error.caller, personal=False)
 
     def _page(self, template: str, asked: Page, caller: Caller, **values: Any) -> Answer:

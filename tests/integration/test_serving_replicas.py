@@ -1,5 +1,6 @@
 """`millrace serve` over replicas of Redis: by turns, around those that are away or cut off, the primary last."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -44,6 +45,21 @@ def hmgets(server: RedisServer) -> int:
 def follows(server: RedisServer) -> bool:
     with redis.Redis(port=server.port) as client:
         return bool(client.info("replication")["master_link_status"] == "up")
+
+
+def test_a_replica_that_starts_without_its_primary_is_not_asked(
+    primary: RedisServer, replicas: list[RedisServer], store: FeatureStore
+) -> None:
+    until(lambda: all(map(follows, replicas)))
+    with millrace(Path(store.repo_path), replicas=replicas[0].connection_string) as server:
+        until(lambda: server.features(**TEMP)[0] == 200 and hmgets(replicas[0]) > 0)
+        replicas[0].stop()
+        replicas[0].options = ()
+        replicas[0].start()
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            assert server.features(**TEMP)[1]["results"][1]["values"] == [39.25]
+        assert hmgets(replicas[0]) == 0
 
 
 def test_reads_go_to_the_replicas_by_turns_and_around_those_that_fail(

@@ -10,6 +10,7 @@ from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueTyp
 from feast.types import Array, Float32, Int64, String
 
 from serving.access import OpenAccess
+from serving.aside import Aside
 from serving.documents import RetrieveOnlineDocuments
 from serving.http import Seen
 from serving.plan import InvalidRequest
@@ -37,7 +38,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 def search(snapshot: Snapshot, filters: Any) -> None:
     """Comes to the search itself, which has no store here, unless it is refused before."""
     registry: Any = SimpleNamespace(current=snapshot)
-    documents = RetrieveOnlineDocuments(registry, None, None, OpenAccess(), RequestLimits())
+    documents = RetrieveOnlineDocuments(registry, None, None, OpenAccess(), RequestLimits(), Aside("vectors", 1, 1))
     body = json.dumps({"features": ["texts:size"], "query": [1.0, 0.0], "filters": filters}).encode()
     asyncio.run(documents(body, "", Seen()))
 

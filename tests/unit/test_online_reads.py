@@ -19,6 +19,7 @@ from stores.replica_reads import ReplicaReads
 
 Answers = Callable[[list[bytes], int], bytes | None]
 GET = command(b"GET", b"a")
+FOLLOWING = b"*5\r\n$5\r\nslave\r\n$4\r\nhost\r\n:1\r\n$9\r\nconnected\r\n:0\r\n"
 
 
 @asynccontextmanager
@@ -104,7 +105,7 @@ def test_a_sentinel_among_the_replicas_is_no_replica(monkeypatch: pytest.MonkeyP
 
     def answers(asked: list[bytes], port: int) -> bytes | None:
         if asked[0] == b"ROLE":
-            return b"*2\r\n$8\r\nsentinel\r\n*0\r\n" if sentinel else b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"
+            return b"*2\r\n$8\r\nsentinel\r\n*0\r\n" if sentinel else FOLLOWING
         return b"$7\r\nreplica\r\n" if asked[0] == b"GET" else None
 
     async def visit() -> None:

@@ -1,6 +1,8 @@
-"""Requests by gRPC without a server: what is counted and noted of one that is refused, or that its client gives up."""
+"""Requests by gRPC: what is read, counted and noted of one that is refused, or that its client gives up."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,14 +11,19 @@ import pytest
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest
 from feast.protos.feast.types.Value_pb2 import Value
 
-from serving.access import OpenAccess
+from millrace.stack.ports import choose_ports
+from serving.access import OpenAccess, Unauthorized
 from serving.audit import NoAudit, Request
 from serving.compile import Compiled
 from serving.counts import GRPC_ROUTE, Counts
+from serving.features import Write
 from serving.gate import Gate
 from serving.grpc_server import GrpcListening, GrpcServer
 from serving.http import GetOnlineFeatures, HttpLimits
 from serving.request import FeaturesRequest, RequestLimits
+
+METHOD = "/feast.serving.ServingService/GetOnlineFeatures"
+KEY = [("authorization", "Bearer mr_known")]
 
 
 class Noted(NoAudit):
@@ -35,17 +42,25 @@ class Store:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
 
-    async def find(self, request: FeaturesRequest, compiled: Compiled) -> Any:
+    def look(self, request: FeaturesRequest, compiled: Compiled) -> None:
+        """There is room."""
+
+    async def answer(self, request: FeaturesRequest, compiled: Compiled, write: Write) -> Any:
         self.asked.set()
         await asyncio.Event().wait()
 
 
 class OneKey(OpenAccess):
-    """Keeps what it was charged."""
+    """Knows one key, and keeps what it was charged."""
 
     def __init__(self) -> None:
         super().__init__()
         self.charged: list[int] = []
+
+    def identify(self, key: str | None) -> str:
+        if key != "mr_known":
+            raise Unauthorized("the key is not known")
+        return "id"
 
     def name(self, key_id: str) -> str:
         return "model"
@@ -54,53 +69,132 @@ class OneKey(OpenAccess):
         self.charged.append(entities)
 
 
-class Aborted(Exception):
-    """As grpc's own."""
+class Served:
+    """A server on a port of its own, what it counts and notes, and what its one key was charged."""
+
+    def __init__(self, connections: int = 100) -> None:
+        self.counts, self.audit, self.access, self.store = Counts(1), Noted(), OneKey(), Store()
+        compiled = SimpleNamespace(views=["weather"], personal=(), references=("weather:temp",), width=1)
+        snapshot = SimpleNamespace(config=SimpleNamespace(project="nyc"), plan=lambda asked: compiled)
+        registry: Any = SimpleNamespace(current=snapshot)
+        store: Any = self.store
+        features = GetOnlineFeatures(registry, store, self.access, RequestLimits())
+        listening = GrpcListening("127.0.0.1", choose_ports(("grpc",), {})["grpc"], connections, 5.0, 0.0)
+        limits = HttpLimits(body_bytes=1_000, request_seconds=0.5)
+        self.address = listening.address
+        self.server = GrpcServer(listening, features, Gate(10, 0), limits, self.counts.claim(), self.audit)
+
+    @property
+    def statuses(self) -> dict[int, int]:
+        routes = [route for route in self.counts.routes() if route.route == GRPC_ROUTE]
+        return {status: count for route in routes for status, count in route.statuses if count}
 
 
-def test_a_refused_request_has_its_keys_name_and_costs_one() -> None:
-    access, audit = OneKey(), Noted()
+def serve(scene: Callable[[Served, Any], Awaitable[None]], **options: int) -> None:
+    async def run() -> None:
+        served = Served(**options)
+        await served.server.start()
+        try:
+            async with grpc.aio.insecure_channel(served.address) as channel:
+                await scene(served, channel)
+        finally:
+            await served.server.close()
 
-    async def abort(code: grpc.StatusCode, details: str, trailing: object) -> None:
-        raise Aborted(code.name)
+    asyncio.run(run())
 
-    async def ask() -> None:
-        nothing: Any = SimpleNamespace()
-        features = GetOnlineFeatures(nothing, nothing, access, RequestLimits())
-        listening = GrpcListening("127.0.0.1", 0, 0.0)
-        server = GrpcServer(listening, features, Gate(1, 0), HttpLimits(), Counts(1).claim(), audit)
-        context: Any = SimpleNamespace(invocation_metadata=lambda: (), abort=abort)
-        with pytest.raises(Aborted, match="INVALID_ARGUMENT"):
-            await server._get_online_features(GetOnlineFeaturesRequest(), context)
 
-    asyncio.run(ask())
-    assert access.charged == [0]
-    assert audit.requests == [Request("model", None, (), 0, "INVALID_ARGUMENT", "grpc")]
+async def refusal(call: Any) -> tuple[str, str]:
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return error.code().name, error.details() or ""
+    raise AssertionError("it was answered")
+
+
+async def never() -> AsyncIterator[bytes]:
+    await asyncio.Event().wait()
+    yield b""
+
+
+def test_who_has_no_key_is_refused_before_a_message_is_read() -> None:
+    async def scene(served: Served, channel: Any) -> None:
+        async with asyncio.timeout(5):
+            code, _ = await refusal(channel.stream_unary(METHOD)(never()))
+        assert code == "UNAUTHENTICATED"
+        assert await refusal(channel.unary_unary(METHOD)(b"\xff" * 2_000)) == (code, "the key is not known")
+        assert served.statuses == {401: 2}
+        assert [request.status for request in served.audit.requests] == [code, code]
+
+    serve(scene)
+
+
+def test_a_message_is_waited_for_as_long_as_a_body() -> None:
+    async def scene(served: Served, channel: Any) -> None:
+        code, _ = await refusal(channel.stream_unary(METHOD)(never(), metadata=KEY))
+        assert (code, served.statuses, served.access.charged) == ("UNAVAILABLE", {503: 1}, [])
+
+    serve(scene)
+
+
+@pytest.mark.parametrize("body", [b"\xff\xff", b"", b"\x0a\x02\xff\xfe"])
+def test_a_malformed_message_is_a_request_that_is_refused(body: bytes) -> None:
+    async def scene(served: Served, channel: Any) -> None:
+        code, said = await refusal(channel.unary_unary(METHOD)(body, metadata=KEY))
+        assert code == "INVALID_ARGUMENT"
+        assert "no entity" in said if not body else "no GetOnlineFeaturesRequest" in said
+        assert (served.statuses, served.access.charged) == ({422: 1}, [0])
+        assert served.audit.requests == [Request("model", None, (), 0, "INVALID_ARGUMENT", "grpc")]
+
+    serve(scene)
+
+
+def test_a_message_above_the_limit_is_not_read() -> None:
+    async def scene(served: Served, channel: Any) -> None:
+        code, said = await refusal(channel.unary_unary(METHOD)(b"\x0a" * 2_000, metadata=KEY))
+        assert code == "RESOURCE_EXHAUSTED" and "larger than max" in said
+        assert served.access.charged == [0]
+
+    serve(scene)
+
+
+def test_calls_and_connections_are_bounded() -> None:
+    async def scene(served: Served, channel: Any) -> None:
+        calls = [refusal(channel.stream_unary(METHOD)(never(), metadata=KEY)) for _ in range(5)]
+        codes = [code for code, _ in await asyncio.gather(*calls)]
+        assert sorted(codes) == ["RESOURCE_EXHAUSTED"] * 2 + ["UNAVAILABLE"] * 3
+        host, port = served.address.split(":")
+        opened = [await asyncio.open_connection(host, int(port)) for _ in range(6)]
+        greeted = [await greeting(reader) for reader, _ in opened]
+        assert greeted.count(True) <= 3 and greeted.count(False) >= 3
+        for _, writer in opened:
+            writer.close()
+
+    serve(scene, connections=3)
+
+
+async def greeting(reader: asyncio.StreamReader) -> bool:
+    """Whether the server speaks to whoever has connected, and does not hang up."""
+    with suppress(ConnectionError):
+        return bool(await reader.read(1))
+    return False
 
 
 def test_a_request_that_its_client_gives_up_is_not_counted_as_answered() -> None:
     """grpc ends the coroutine by a cancellation, at the client's deadline too."""
-    counts, audit = Counts(1), Noted()
-    compiled = SimpleNamespace(views=["weather"], personal=(), references=("weather:temp",), width=1)
-    snapshot = SimpleNamespace(config=SimpleNamespace(project="nyc"), plan=lambda asked: compiled)
-    registry: Any = SimpleNamespace(current=snapshot)
     request = GetOnlineFeaturesRequest()
     request.features.val.append("weather:temp")
     request.entities["origin"].val.append(Value(string_val="EWR"))
-    context: Any = SimpleNamespace(invocation_metadata=lambda: ())
 
-    async def ask() -> None:
-        store: Any = Store()
-        features = GetOnlineFeatures(registry, store, OpenAccess(), RequestLimits())
-        listening = GrpcListening("127.0.0.1", 0, 0.0)
-        server = GrpcServer(listening, features, Gate(1, 0), HttpLimits(), counts.claim(), audit)
-        asked = asyncio.create_task(server._get_online_features(request, context))
-        await store.asked.wait()
-        asked.cancel()
+    async def scene(served: Served, channel: Any) -> None:
+        call = channel.unary_unary(METHOD)(request.SerializeToString(), metadata=KEY)
+        await served.store.asked.wait()
+        call.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asked
+            await call
+        async with asyncio.timeout(5):
+            while not served.audit.requests:
+                await asyncio.sleep(0.01)
+        assert served.statuses == {499: 1}
+        assert served.audit.requests == [Request("model", None, ["weather"], 1, "CANCELLED", "grpc")]
 
-    asyncio.run(ask())
-    (route,) = [route for route in counts.routes() if route.route == GRPC_ROUTE]
-    assert {status: count for status, count in route.statuses if count} == {499: 1}
-    assert audit.requests == [Request("anonymous", None, ["weather"], 1, "CANCELLED", "grpc")]
+    serve(scene)

@@ -14,6 +14,7 @@ from serving.gate import Gate
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits
 from serving.plan import NotDeclared
 from serving.request import RequestLimits
+from serving.scales import Scales
 
 KEY = "mr_known"
 PATH = "/get-online-features"
@@ -87,16 +88,17 @@ def ask(
             raise NotDeclared("there is no such feature")
         return PLANS[asked.features[0]]
 
-    async def answer(request: Any, compiled: Any) -> bytes:
+    async def answer(request: Any, compiled: Any, write: Any) -> bytes:
         return b"{}"
 
     access, audit = access or OneKey(), Noted()
     registry: Any = SimpleNamespace(current=SimpleNamespace(config=SimpleNamespace(project="nyc"), plan=plan))
-    features: Any = SimpleNamespace(answer=answer)
+    features: Any = SimpleNamespace(answer=answer, look=lambda request, compiled: None)
     post = GetOnlineFeatures(registry, features, access, RequestLimits(entities=100, cells=1_000))
     limits = HttpLimits(body_bytes=1_000, request_seconds=1.0)
     beside = Beside(registry, SimpleNamespace(), access, audit)
-    application = Application({PATH: post}, {}, Gate(places, 0), limits, Counts(1).claim(), audit, beside)
+    gate, bodies = Gate(places, 0), Scales("large bodies", 1_000, 1, 0)
+    application = Application({PATH: post}, {}, gate, bodies, limits, Counts(1).claim(), audit, beside)
     headers = {"authorization": f"Bearer {key}", "content-length": str(len(body or b"x"))}
     protocol = Protocol(body)
     asyncio.run(application.__rsgi__(SimpleNamespace(path=PATH, method="POST", headers=headers), protocol))

@@ -15,13 +15,15 @@ from feast.types import Array, Float32, String
 
 from millrace.logs import Logfmt
 from serving.access import Caller, Forbidden, OpenAccess
+from serving.aside import Aside
 from serving.console.look_up import searched
 from serving.documents import RetrieveOnlineDocuments
-from serving.features import OnlineFeatures, vector_columns
+from serving.features import OnlineFeatures, json_body, vector_columns
 from serving.http import GetOnlineFeatures, Seen
 from serving.plan import InvalidRequest, PlannedView
 from serving.refusals import refusal
 from serving.request import RequestLimits, features_request
+from serving.scales import Scales
 from serving.snapshot import Snapshot
 from stores.view import Feature, View
 from tests.unit.local_feast import local_feast
@@ -59,7 +61,7 @@ def snapshot(folder: Path, objects: list[Any]) -> Snapshot:
 def search(folder: Path, body: dict[str, Any], vector: dict[str, str] | None = None) -> None:
     """Comes to the search itself, which has no store here, unless it is refused before."""
     registry: Any = SimpleNamespace(current=snapshot(folder, customers(vector or {})))
-    documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits())
+    documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits(), Aside("vectors", 1, 1))
     asked = {"features": ["customers:city"], "query": [1.0, 0.0], **body}
     asyncio.run(documents(orjson.dumps(asked), "", Seen()))
 
@@ -98,7 +100,7 @@ def test_a_personal_vector_is_not_searched(tmp_path: Path) -> None:
 
 def test_a_search_answers_no_personal_join_key(tmp_path: Path) -> None:
     registry: Any = SimpleNamespace(current=snapshot(tmp_path, customers({}, key=PERSONAL)))
-    documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits())
+    documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits(), Aside("vectors", 1, 1))
     with pytest.raises(Forbidden, match="customers:id is personal data"):
         asyncio.run(documents(orjson.dumps({"features": ["customers:city"], "query": [1.0, 0.0]}), "", Seen()))
 
@@ -113,7 +115,7 @@ def test_the_console_searches_as_the_api_does(tmp_path: Path, vector: Any, key: 
 def admitted(declared: Snapshot, reference: str) -> None:
     """What HTTP and gRPC ask before they look anything up."""
     registry: Any = SimpleNamespace(current=declared)
-    features: Any = SimpleNamespace()
+    features: Any = SimpleNamespace(look=lambda request, compiled: None)
     asked = orjson.dumps({"features": [reference], "entities": {"id": ["1"]}})
     request = features_request(asked, RequestLimits())
     GetOnlineFeatures(registry, features, Plain(), RequestLimits()).admitted("", request, Seen())
@@ -154,8 +156,9 @@ def test_the_log_of_a_failed_view_has_no_values(tmp_path: Path, caplog: pytest.L
         orjson.dumps({"features": ["domain:domain"], "entities": {"email": [SECRET]}}), RequestLimits()
     )
     reads: Any = SimpleNamespace()
+    answering = OnlineFeatures(reads, None, Aside("vectors", 1, 1), Scales("large requests", 10, 1, 0))
     with caplog.at_level(logging.DEBUG), pytest.raises(InvalidRequest, match="domain failed") as refused:
-        asyncio.run(OnlineFeatures(reads, None).answer(request, compiled_from.plan(request.asked)))
+        asyncio.run(answering.answer(request, compiled_from.plan(request.asked), json_body))
     (record,) = [record for record in caplog.records if record.name == "millrace"]
     assert record.error == "ValueError" and "line" in record.at  # type: ignore[attr-defined]  # given with `extra`
     assert SECRET not in caplog.text + str(refused.value) + str(record.__dict__)
@@ -198,7 +201,7 @@ def test_what_the_store_cannot_read_is_not_quoted(tmp_path: Path) -> None:
 
     index: Any = Odd()
     registry: Any = SimpleNamespace(current=snapshot(tmp_path, customers({})))
-    documents = RetrieveOnlineDocuments(registry, index, None, Plain(), RequestLimits())
+    documents = RetrieveOnlineDocuments(registry, index, None, Plain(), RequestLimits(), Aside("vectors", 1, 1))
     asked = orjson.dumps({"features": ["customers:city"], "query": [1.0, 0.0]})
     with pytest.raises(pa.ArrowInvalid) as raised:
         asyncio.run(documents(asked, "", Seen()))

@@ -18,12 +18,14 @@ from feast.types import Int64, String
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from serving.access import Forbidden
+from serving.aside import Aside
 from serving.console.look_up import look_up, target
 from serving.features import OnlineFeatures
 from serving.http import GetOnlineFeatures, Seen
 from serving.lookup import OnlineLookup
 from serving.messages import request_fields, response
 from serving.request import RequestLimits, checked
+from serving.scales import Scales
 from serving.snapshot import Snapshot
 from stores.fields import fields_of
 from stores.view import View
@@ -92,7 +94,8 @@ class Stored:
 
 def asking(snapshot: Snapshot) -> GetOnlineFeatures:
     registry: Any = SimpleNamespace(current=snapshot)
-    return GetOnlineFeatures(registry, OnlineFeatures(Stored(), None), Plain(), RequestLimits())
+    features = OnlineFeatures(Stored(), None, Aside("vectors", 1, 1), Scales("large requests", 100, 1, 0))
+    return GetOnlineFeatures(registry, features, Plain(), RequestLimits())
 
 
 def by_http(snapshot: Snapshot, features: list[str]) -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""Feast's message as a request, and as what the answer repeats of it: both are of the same values."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest, GetOnlineFeaturesResponse
+from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
+
+from serving.messages import request_fields, response
+from serving.plan import InvalidRequest
+
+
+def column(value: str) -> RepeatedValue:
+    return RepeatedValue(val=[Value(string_val=value)])
+
+
+def answered(message: GetOnlineFeaturesRequest, *keys: str) -> dict[str, str]:
+    """The join keys of an answer that has no features."""
+    plan = SimpleNamespace(features=(), requested=(), statuses=lambda rows: ())
+    found: Any = SimpleNamespace(plan=plan, keys=keys, rows=SimpleNamespace(count=1, views=(), columns=()), derived=())
+    answer = GetOnlineFeaturesResponse.FromString(response(message, found, False))
+    shown = zip(answer.metadata.feature_names.val, answer.results, strict=True)
+    return {name: vector.values[0].string_val for name, vector in shown}
+
+
+def test_a_name_in_the_entities_and_in_the_context_is_refused() -> None:
+    message = GetOnlineFeaturesRequest(
+        entities={"origin": column("EWR"), "dest": column("LAX")}, request_context={"origin": column("JFK")}
+    )
+    with pytest.raises(InvalidRequest, match="origin is in entities and in request_context"):
+        request_fields(message)
+
+
+def test_a_join_key_of_the_context_is_answered_as_one_of_the_entities() -> None:
+    message = GetOnlineFeaturesRequest(
+        entities={"origin": column("EWR")}, request_context={"dest": column("LAX"), "offset": column("1")}
+    )
+    assert request_fields(message)["entities"] == {"dest": ["LAX"], "offset": ["1"], "origin": ["EWR"]}
+    assert answered(message, "dest", "origin") == {"dest": "LAX", "origin": "EWR"}

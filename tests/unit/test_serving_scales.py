@@ -1,0 +1,190 @@
+"""Large requests beside small ones: what they weigh together is bounded, and the small ones never wait for them."""
+
+import asyncio
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+
+from serving.access import OpenAccess
+from serving.aside import Aside
+from serving.audit import NoAudit
+from serving.compile import Compiled
+from serving.counts import Counts
+from serving.features import OnlineFeatures
+from serving.gate import Gate, Overloaded
+from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits
+from serving.request import FeaturesRequest, RequestLimits
+from serving.scales import Scales
+
+PATH = "/get-online-features"
+LARGE, SMALL = 50, 2
+"""Entities of a request, each of one feature: the server of these tests takes two large requests at once, lets one
+wait, and has eight places."""
+
+
+class Charged(OpenAccess):
+    """Counts what is charged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests = 0
+
+    def charge(self, key_id: str, entities: int) -> None:
+        self.requests += 1
+
+
+class Store:
+    """How many values are being read, and were at the most; large requests wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.let_go = asyncio.Event()
+        self.reading = 0
+        self.most = 0
+
+    async def read(self, commands: Sequence[bytes]) -> list[Any]:
+        self.reading += len(commands)
+        self.most = max(self.most, self.reading)
+        if len(commands) == LARGE:
+            await self.let_go.wait()
+        self.reading -= len(commands)
+        return []
+
+
+class Features(OnlineFeatures):
+    """Reads a value an entity, and finds nothing."""
+
+    async def find(self, request: FeaturesRequest, compiled: Compiled) -> Any:
+        await self.reads.read([b""] * request.count)
+
+
+class Protocol:
+    """One request as granian gives it, whose body comes once it is let come, and its answer."""
+
+    def __init__(self, body: bytes, comes: asyncio.Event) -> None:
+        self.body = body
+        self.comes = comes
+        self.read = False
+        self.status = 0
+        self.answer: Any = None
+
+    async def __call__(self) -> bytes:
+        self.read = True
+        await self.comes.wait()
+        return self.body
+
+    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.status, self.answer = status, (dict(headers), body)
+
+
+class Server:
+    """Asks the application."""
+
+    def __init__(self) -> None:
+        self.access = Charged()
+        plain = SimpleNamespace(vectors=())
+        compiled = SimpleNamespace(plan=plain, views=["v"], personal=(), references=("v:f",), width=1)
+        snapshot = SimpleNamespace(config=SimpleNamespace(project="nyc"), plan=lambda asked: compiled)
+        registry: Any = SimpleNamespace(current=snapshot)
+        nothing: Any = SimpleNamespace()
+        cells, bodies = Scales("large requests", 2 * LARGE, 8, 1), Scales("large bodies", 4_000, 8, 1)
+        self.store = Store()
+        answering = Features(self.store, None, Aside("vectors", 1, 1), cells)
+        features = GetOnlineFeatures(registry, answering, self.access, RequestLimits())
+        beside = Beside(registry, nothing, self.access, NoAudit())
+        limits = HttpLimits(body_bytes=2_000, request_seconds=5.0)
+        counts = Counts(1).claim()
+        self.application = Application({PATH: features}, {}, Gate(8, 0), bodies, limits, counts, NoAudit(), beside)
+
+    def ask(self, body: bytes, comes: asyncio.Event | None = None) -> tuple[Protocol, asyncio.Task[None]]:
+        if comes is None:
+            comes = asyncio.Event()
+            comes.set()
+        protocol = Protocol(body, comes)
+        scope = SimpleNamespace(path=PATH, method="POST", headers={"content-length": str(len(body))})
+        return protocol, asyncio.create_task(self.application.__rsgi__(scope, protocol))
+
+
+def of(entities: int) -> bytes:
+    return orjson.dumps({"features": ["v:f"], "entities": {"id": list(range(entities))}})
+
+
+@pytest.fixture(autouse=True)
+def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.http.json_body", lambda request, found: b"{}")
+
+
+def test_large_requests_are_bounded_by_what_they_read_and_small_ones_pass() -> None:
+    async def scene() -> None:
+        server = Server()
+        large = [server.ask(of(LARGE)) for _ in range(6)]
+        await asyncio.sleep(0.01)
+        assert [protocol.status for protocol, _ in large] == [0, 0, 0, 503, 503, 503]
+        headers, body = large[-1][0].answer
+        assert headers["retry-after"] == "1" and orjson.loads(body)["error"] == "overloaded"
+        assert server.access.requests == 3  # what there was no room for costs its key nothing
+        small = [server.ask(of(SMALL)) for _ in range(5)]
+        async with asyncio.timeout(1):
+            await asyncio.gather(*(task for _, task in small))
+        assert [protocol.status for protocol, _ in small] == [200] * 5
+        server.store.let_go.set()
+        await asyncio.gather(*(task for _, task in large))
+        assert [protocol.status for protocol, _ in large] == [200, 200, 200, 503, 503, 503]
+        assert server.store.most <= 2 * LARGE + 5 * SMALL
+
+    asyncio.run(scene())
+
+
+def test_large_bodies_are_bounded_and_small_ones_pass() -> None:
+    async def scene() -> None:
+        server, comes = Server(), asyncio.Event()
+        body = of(SMALL).ljust(2_000)
+        large = [server.ask(body, comes) for _ in range(4)]
+        await asyncio.sleep(0.01)
+        assert [(protocol.read, protocol.status) for protocol, _ in large[:3]] == [(True, 0), (True, 0), (False, 0)]
+        await large[3][1]  # its body is waited for a little while, as of all that is refused
+        assert large[3][0].status == 503
+        small, task = server.ask(of(SMALL))
+        await task
+        assert small.status == 200
+        comes.set()
+        await asyncio.gather(*(task for _, task in large))
+        assert [protocol.status for protocol, _ in large] == [200, 200, 200, 503]
+
+    asyncio.run(scene())
+
+
+def test_who_needs_many_places_is_not_overtaken() -> None:
+    async def scene() -> None:
+        gate, order = Gate(4, 3), list[str]()
+
+        async def ask(name: str, places: int) -> None:
+            await gate.enter(places)
+            order.append(name)
+            await asyncio.sleep(0.01)
+            gate.leave(places)
+
+        await asyncio.gather(ask("first", 2), ask("all", 4), ask("small", 1), ask("other", 2))
+        assert order == ["first", "all", "small", "other"]
+        assert gate.active == 0
+
+    asyncio.run(scene())
+
+
+def test_who_gives_up_waiting_for_many_places_lets_those_behind_in() -> None:
+    async def scene() -> None:
+        gate = Gate(4, 2)
+        await gate.enter(2)
+        whole = asyncio.create_task(gate.enter(4))
+        await asyncio.sleep(0)
+        small = asyncio.create_task(gate.enter(1))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            gate.look()
+        whole.cancel()
+        await small
+        assert gate.active == 3
+
+    asyncio.run(scene())
