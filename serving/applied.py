@@ -98,8 +98,8 @@ class Applied:
 
 
 def check(config: RepoConfig) -> None:
-    """Raises what `Applied.take` would, before processes are started that need the registry. One of `SERVERS` is left
-    to them: its connection would not survive their fork."""
+    """Raises what `Applied.take` would, before processes are started that need the registry, and before Feast's own
+    registry is asked, which would make a file. Of `SERVERS` none is asked: a connection would not survive a fork."""
     if config.registry.registry_type not in SERVERS:
         Applied(config).take()
 
