@@ -8,6 +8,7 @@ from typing import Any
 from millrace.repo import Repo
 from millrace.status import repo_status
 from millrace.wiring import producer, topics
+from serving.applied import RegistryUnreadable, check
 from serving.console.platform import (
     LetterLine,
     Platform,
@@ -36,6 +37,7 @@ class RepoPlatform(Platform):
 
     def state(self) -> PlatformState:
         with _told():
+            check(self._repo.config)
             self._repo.store.refresh_registry()
             captured = {one.view.name: one.topic for one in self._repo.declared()}
             return platform_state(captured, repo_status(self._repo))
@@ -43,6 +45,7 @@ class RepoPlatform(Platform):
     def letters(self) -> Sequence[LetterLine]:
         repo = self._repo
         with _told():
+            check(repo.config)
             return newest_letters(topics(repo), repo.group, repo.letters_topic, repo.personal())
 
     def replay(self, number: int) -> bool:
@@ -111,5 +114,5 @@ def _slot(connector: str, slot: Mapping[str, Any] | None) -> SlotState:
 def _told() -> Iterator[None]:
     try:
         yield
-    except (BrokerUnavailable, DeclarationError) as error:
+    except (BrokerUnavailable, DeclarationError, RegistryUnreadable) as error:
         raise PlatformUnavailable(str(error)) from error

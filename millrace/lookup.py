@@ -1,7 +1,7 @@
 """What `millrace lookup` and `millrace search` answer, from the stores that model services read."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from millrace.repo import Repo
@@ -10,6 +10,8 @@ from serving.plan import InvalidRequest
 from serving.request import from_text
 from serving.search import search
 from serving.snapshot import Asked, Snapshot
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def look_up(
@@ -27,7 +29,7 @@ def look_up(
         values = found.to_arrow()
         for feature, (status,) in found.statuses.items():
             (micros,) = found.event_times[feature]
-            moment = None if micros is None else datetime.fromtimestamp(micros / 1e6, UTC)
+            moment = None if micros is None else EPOCH + timedelta(microseconds=micros)
             shown[feature] = {"value": values[feature][0].as_py(), "status": status, "event_timestamp": moment}
     return {"entity": dict(entity), "features": shown}
 

@@ -18,6 +18,7 @@ from millrace.query_texts import QueryTexts
 from millrace.repo import Repo
 from millrace.settings import ProviderSettings, SettingsError
 from serving.access import OpenAccess
+from serving.applied import Applied
 from serving.aside import Aside
 from serving.audit import LoggedAudit, NoAudit
 from serving.console.platform import Platform
@@ -38,7 +39,6 @@ from serving.request import RequestLimits
 from serving.scales import Scales
 from serving.search import Texts
 from serving.server import Listening
-from serving.snapshot import take
 from serving.tls import TlsError, TlsFiles
 from stores.access_keys import RedisKeys
 from stores.cluster_reads import ClusterReads
@@ -181,7 +181,7 @@ def http_application(
     are the console's."""
     settings = repo.settings.serve
     config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
-    registry = Registry(partial(take, config), settings.registry_seconds)
+    registry = Registry(Applied(config).take, settings.registry_seconds)
     hashes = reads(repo)
     index = vectors(repo, settings.request_seconds)
     # Where the vector store or the provider is slow, no other request waits, nor lacks a place.
@@ -236,7 +236,7 @@ def http_application(
 def in_process(repo: Repo) -> OnlineLookup:
     """Online features without a server between: for a service that reads the stores itself."""
     config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
-    registry = Registry(partial(take, config), repo.settings.serve.registry_seconds)
+    registry = Registry(Applied(config).take, repo.settings.serve.registry_seconds)
     return OnlineLookup(registry, online(repo), vectors(repo))
 
 

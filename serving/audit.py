@@ -2,15 +2,18 @@
 
 A line has the key's name, the feature service or the views, how many entities, and the status; no values, no entity
 keys, no secrets. Lines are written many at a time, by a thread of their own, so that a slow disk or terminal delays no
-request and a fast server is not slowed by its log. As many as may wait are bounded: beyond that lines are lost, and the
-next one written says how many.
+request and a fast server is not slowed by its log. As many as may wait are bounded: beyond that lines are lost, and so
+are those whose write fails; the next write that succeeds is followed by how many.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+log = logging.getLogger("millrace")
 
 WAITING = 65_536
 """Lines that may wait to be written."""
@@ -66,6 +69,7 @@ class LoggedAudit(Audit):
         self._most = waiting
         self._waiting: deque[str] = deque()
         self._lost = 0
+        self._failing = False
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
@@ -75,8 +79,7 @@ class LoggedAudit(Audit):
         if len(self._waiting) < self._most:
             self._waiting.append(self._line("INFO", _told(request)))
         else:
-            with self._lock:
-                self._lost += 1
+            self._lose(1)
 
     def close(self) -> None:
         self._closed.set()
@@ -91,11 +94,30 @@ class LoggedAudit(Audit):
         lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
         with self._lock:
             lost, self._lost = self._lost, 0
-        if lost:
-            said = f"{lost} requests are missing from the audit log: it was written too slowly"
-            lines.append(self._line("WARNING", {"event": "audit_lost", "msg": said, "lines": lost}))
         for part in _parts(lines):
-            self._write(part)
+            if not self._is_written(part):
+                self._lose(part.count("\n"))
+        if lost:
+            said = f"{lost} requests are missing from the audit log: it was written too slowly, or could not be written"
+            notice = self._line("WARNING", {"event": "audit_lost", "msg": said, "lines": lost})
+            if not self._is_written(notice + "\n"):
+                self._lose(lost)
+
+    def _is_written(self, text: str) -> bool:
+        """Write it; what cannot be is said when it begins."""
+        try:
+            self._write(text)
+        except (OSError, ValueError) as error:  # a full disk, a pipe that nobody reads; a file that was closed
+            if not self._failing:
+                log.error("the audit log cannot be written: %s", error, extra={"event": "audit_unwritable"})
+            self._failing = True
+            return False
+        self._failing = False
+        return True
+
+    def _lose(self, lines: int) -> None:
+        with self._lock:
+            self._lost += lines
 
 
 def _parts(lines: Sequence[str]) -> Iterator[str]:

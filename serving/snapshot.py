@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from feast import FeatureStore, FeatureView, OnDemandFeatureView, RepoConfig
+from feast import FeatureView, OnDemandFeatureView, RepoConfig
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import _parse_feature_ref
 
@@ -138,12 +138,3 @@ class Snapshot:
         known = [field.name for field in self.view(name).features]
         if version is None and feature not in known:
             raise NotDeclared(f"feature view {name!r} has no feature {feature!r}; it has: {', '.join(known)}")
-
-
-def take(config: RepoConfig) -> Snapshot:
-    """The registry as it is now. Raises what Feast raises where it cannot be read."""
-    config.registry.cache_ttl_seconds = 0  # Feast's word for: what was read once holds
-    registry: Any = FeatureStore(config=config).registry
-    # A file's registry looks at its file's time besides, unless it is refreshed in another way.
-    registry.cache_mode = "none"
-    return Snapshot(config, registry)

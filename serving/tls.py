@@ -2,8 +2,8 @@
 
 granian reads the files in each worker process as it starts, and on SIGHUP to its main process it starts new workers
 before it ends the old ones. So a reload is a SIGHUP (`granian.server.Server.signal_handler_reload`) once the new
-files are whole: they are read here first, and a certificate that does not fit its key changes nothing. gRPC asks for
-its credentials at each new connection, see `serving.grpc_server`.
+files are whole: they are read here first, and a certificate that does not fit its key changes nothing. gRPC reads them
+as a process starts, too (`serving.grpc_server`), and so has the new ones with the new processes.
 """
 
 import hashlib

@@ -49,6 +49,7 @@ def serve(
     from millrace.console import RepoPlatform
     from millrace.repo import open_repo
     from millrace.wiring import LOOPBACK, access_keys, http_application, listening
+    from serving.applied import check
     from serving.console.sessions import Sessions
     from serving.counts import Counts
     from serving.server import address_of
@@ -74,6 +75,7 @@ def serve(
             if not loopback
             else f"project {repo.project} has no API key: make one with millrace keys add NAME"
         )
+    check(repo.config)
     for taken in filter(None, (place.grpc_port, place.port)):
         place = replace(place, host=address_of(place.host, taken))
     log.info(

@@ -75,6 +75,8 @@ HEADERS: tuple[dict[str, str], ...] = (
     {"authorization": "Basic x"},
     {"authorization": "Bearer mr_" + "0" * 60},
     {"accept": "\xff" * 50},
+    {"accept": "application/openmetrics-text; version=abc"},
+    {"accept": "text/plain; version=x; escaping=allow-utf-8"},
     {"cookie": "millrace_console=;;;=" + "x" * 500},
     {"content-encoding": "gzip"},
     {"host": "elsewhere.example"},

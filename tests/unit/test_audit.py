@@ -1,5 +1,6 @@
 """The audit log: one line a request, written beside the requests, without what was asked of whom."""
 
+import logging
 import re
 import threading
 from types import SimpleNamespace
@@ -78,6 +79,37 @@ def test_a_slow_log_delays_nobody_and_what_is_lost_is_counted() -> None:
     found = "".join(written).splitlines()
     assert sum("event=request" in one for one in found) == 6
     assert [one for one in found if "level=WARNING event=audit_lost" in one and "lines=3" in one]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("I/O operation on closed file")])
+def test_what_cannot_be_written_is_counted_and_told_once_it_can(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused, mended = threading.Semaphore(0), threading.Event()
+    written: list[str] = []
+
+    def write(text: str) -> None:
+        if not mended.is_set():
+            refused.release()
+            raise error
+        written.append(text)
+
+    audit = LoggedAudit(line, write)
+    with caplog.at_level(logging.INFO):
+        for count in range(2):
+            for _ in range(3):
+                audit.note(Request("model", "gone", (), count, 200))
+            for _ in range(3):
+                assert refused.acquire(timeout=60)
+        mended.set()
+        audit.note(Request("model", "kept", (), 1, 200))
+        audit.close()
+    found = "".join(written).splitlines()
+    assert [one for one in found if "event=request" in one] == [one for one in found if "service=kept" in one]
+    assert [one for one in found if "level=WARNING event=audit_lost" in one and "lines=6" in one]
+    assert len(found) == 2
+    assert [(record.levelname, record.event) for record in caplog.records] == [("ERROR", "audit_unwritable")]  # type: ignore[attr-defined]
+    assert str(error) in caplog.messages[0]
 
 
 def test_a_name_of_any_length_is_cut() -> None:

@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from millrace.console import LETTERS, newest_letters, platform_state
+from millrace.console import LETTERS, RepoPlatform, newest_letters, platform_state
+from millrace.repo import open_repo
 from serving.console.latest import Latest
 from serving.console.look_up import Shown, as_text
 from serving.console.platform import LetterLine, PlatformState, PlatformUnavailable, TableState
@@ -17,6 +19,7 @@ from serving.console.views import ViewRow
 from streams.letters import OFFSET, PARTITION, REASONS, STAGE, TIME, TOPIC
 from streams.messages import Partition, Records
 from streams.personal import PersonalColumns
+from tests.unit.command_repo import command_repo
 
 EVIL = "<script>alert('x')</script>\"'&"
 COMMON: dict[str, Any] = {
@@ -194,6 +197,14 @@ def test_the_newest_letters_without_personal_data() -> None:
         "expect_column_values_to_be_in_set on email: (personal data)",
         "expect_it on tier: gold",
     )
+
+
+@pytest.mark.parametrize("ask", [RepoPlatform.state, RepoPlatform.letters])
+def test_a_page_makes_no_registry_where_there_is_none(ask: Callable[[RepoPlatform], object], tmp_path: Path) -> None:
+    command_repo(tmp_path)
+    with pytest.raises(PlatformUnavailable, match="there is no registry at"):
+        ask(RepoPlatform(open_repo(tmp_path, tmp_path)))
+    assert not (tmp_path / "registry.db").exists()
 
 
 def test_the_state_is_that_of_all_workers() -> None:

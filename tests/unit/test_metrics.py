@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from connectors.health import SlotHealth
+from serving.counts import Counts
+from serving.metrics import Metrics as ServerMetrics
 from streams.histogram import Histogram
 from streams.letters import kind_of
 from streams.metrics import Metrics
@@ -89,6 +91,22 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(tmp_path: 
     named = set(re.findall(r"`(millrace_[a-z_]+)", DOCS.read_text().split("### Metrics")[1].split("\n### ")[0]))
     exported = {name for name in families if name.startswith("millrace_")}
     assert {name.removesuffix("_total") for name in named} == exported
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=abc",
+        "text/plain; version=x; escaping=allow-utf-8",
+        "text/plain; version=1.x, application/openmetrics-text; version=1.0.0",
+        "application/openmetrics-text; version=" + "9" * 5_000,
+    ],
+)
+def test_a_version_that_is_none_gets_the_plain_text(tmp_path: Path, accept: str) -> None:
+    of_worker = Metrics(Platform(tmp_path).start(), lambda: SLOTS)
+    for body, content_type in (of_worker.exposition(accept), ServerMetrics(Counts(1)).exposition(accept)):
+        assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+        assert list(text_string_to_metric_families(body.decode()))
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=200), st.floats(0.01, 1))

@@ -10,12 +10,15 @@ import orjson
 import pyarrow as pa
 import pytest
 from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest, GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from serving.answer import features_answer
+from serving.features import Found
 from serving.gate import Gate, Overloaded
+from serving.messages import response
 from serving.moments import moments, rfc3339
 from serving.plan import InvalidRequest, Plan, PlannedFeature, PlannedView
 from serving.request import join_keys
@@ -164,6 +167,31 @@ def test_an_early_year_has_four_digits() -> None:
     micros = int(moment.timestamp()) * 1_000_000
     assert rfc3339(micros) == "0385-07-04T12:30:00Z"
     assert datetime.fromisoformat(rfc3339(micros + 500_000)) == moment.replace(microsecond=500_000)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown", "status"),
+    [
+        (253_402_300_800, "9999-12-31T23:59:59.999999Z", "PRESENT"),
+        (2**62, "9999-12-31T23:59:59.999999Z", "PRESENT"),
+        (-62_135_596_801, "0001-01-01T00:00:00Z", "OUTSIDE_MAX_AGE"),
+        (-(2**62), "0001-01-01T00:00:00Z", "OUTSIDE_MAX_AGE"),
+    ],
+)
+def test_an_event_time_that_no_calendar_has_spoils_no_answer(seconds: int, shown: str, status: str) -> None:
+    """Feast's client takes seconds of any size from whoever writes."""
+    odd = [stamp(seconds), *REPLIES[0][1:]]
+    rows = plan().rows([odd, REPLIES[0]], 2, NOW)
+    answer = orjson.loads(features_answer(plan(), rows, {"id": [1, 2]}, [], versions=False))
+    feature = answer["results"][2]
+    assert feature["event_timestamps"] == [shown, "2013-02-12T02:00:00Z"]
+    assert feature["statuses"] == [status, "PRESENT"]
+    by_grpc = GetOnlineFeaturesResponse.FromString(
+        response(GetOnlineFeaturesRequest(), Found(plan(), {}, rows, []), versions=False)
+    )
+    moment = by_grpc.results[1].event_timestamps[0].ToDatetime(UTC)
+    assert moment == datetime.fromisoformat(shown)
+    assert rfc3339(seconds * 1_000_000) == shown
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, File
 from feast.types import Int64
 
 from serving import snapshot as bounds
+from serving.applied import Applied
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
-from serving.snapshot import Asked, Snapshot, take
+from serving.snapshot import Asked, Snapshot
 from tests.unit.local_feast import local_feast
 
 
@@ -64,7 +65,7 @@ def test_a_new_snapshot_has_the_plans_in_use_and_those_of_the_services(snapshot:
     def take_next() -> Snapshot:
         if taken:
             renewed.set()
-        taken.append(take(snapshot.config) if taken else snapshot)
+        taken.append(Applied(snapshot.config).take() if taken else snapshot)
         return taken[-1]
 
     registry = Registry(take_next, 0.01)
@@ -84,7 +85,7 @@ def test_a_plan_in_use_of_what_is_no_longer_declared_is_left_out(snapshot: Snaps
     snapshot.plan(asked(0))
     snapshot.plan(asked(7))
     applied(snapshot.config, 7)
-    after = take(snapshot.config)
+    after = Applied(snapshot.config).take()
     after.prepare(snapshot)
     assert list(after._plans) == [asked(0)]
 
@@ -104,7 +105,7 @@ def test_requests_are_answered_while_the_plans_in_use_are_made_anew(snapshot: Sn
     in_use = [Halting((f"things:f{number}",), None, False) for number in range(3)]
     for one in in_use:
         snapshot.plan(one)
-    after = take(snapshot.config)
+    after = Applied(snapshot.config).take()
     with ThreadPoolExecutor(1, thread_name_prefix="registry") as registry:
         prepared = registry.submit(after.prepare, snapshot)
         assert begun.wait(10)

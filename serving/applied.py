@@ -1,0 +1,124 @@
+"""The registry where `feast apply` left it, which is read here and never written."""
+
+from pathlib import Path
+from time import sleep
+
+from feast import FeatureStore, RepoConfig
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.infra.registry.registry import get_registry_store_class_from_scheme, get_registry_store_class_from_type
+from feast.infra.registry.registry_store import RegistryStore
+from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from google.protobuf.message import DecodeError
+
+from serving.frozen import Frozen
+from serving.snapshot import Snapshot
+
+SETTLE_SECONDS = 0.1
+"""A file is read again after this time, and what it has is taken if it was the same twice."""
+
+READS = 10
+"""So often it is read before it counts as unreadable."""
+
+SERVERS = frozenset({"sql", "snowflake.registry", "remote"})
+"""Feast's types of registries that are asked, object by object, by a connection; every other is one file or object."""
+
+
+class RegistryUnreadable(Exception):
+    """What is stored is no whole registry of the project; the text says where, and what to do."""
+
+
+class Applied:
+    """Takes snapshots of the registry that a configuration names. For one thread at a time.
+
+    A connection to a database is made by the first look and kept.
+    """
+
+    def __init__(self, config: RepoConfig) -> None:
+        self._config = config
+        self._opened: RegistryStore | BaseRegistry | None = None
+        self._taken: Snapshot | None = None
+
+    def take(self) -> Snapshot:
+        """The registry as it is now: the snapshot of before if that has not changed.
+
+        Raises `RegistryUnreadable` where it is missing, empty, cut off, of other projects or not at rest, and what
+        Feast raises where it cannot be reached.
+        """
+        message = self._settled()
+        if self._taken is None or not self._is_taken(message):
+            versions = self._opened if isinstance(self._opened, BaseRegistry) else None
+            self._taken = Snapshot(self._config, Frozen(self._config, message, versions))
+        return self._taken
+
+    def _settled(self) -> RegistryProto:
+        """Feast empties a file before it fills it: what cannot be read now may be soon, and what can may be a part."""
+        before: RegistryProto | None = None
+        for again in range(READS):
+            if again:
+                sleep(SETTLE_SECONDS)
+            try:
+                message = self._read()
+            except RegistryUnreadable as error:
+                before, unreadable = None, error
+                continue
+            if message == before or isinstance(self._opened, BaseRegistry) or self._is_taken(message):
+                return message
+            before, unreadable = message, RegistryUnreadable(f"{self._place()} was another each time that it was read")
+        raise unreadable
+
+    def _is_taken(self, message: RegistryProto) -> bool:
+        return self._taken is not None and _text(message) == self._taken.fingerprint
+
+    def _read(self) -> RegistryProto:
+        if self._opened is None:
+            self._opened = _opened(self._config)
+        opened = self._opened
+        try:
+            message: RegistryProto = opened.proto() if isinstance(opened, BaseRegistry) else opened.get_registry_proto()
+        except FileNotFoundError as error:
+            raise RegistryUnreadable(
+                f"there is no registry at {self._place()}: run millrace apply ({error})"
+            ) from error
+        except DecodeError as error:
+            raise RegistryUnreadable(
+                f"{self._place()} is cut off, or no registry of Feast's: run millrace apply ({error})"
+            ) from error
+        # The project comes last in a file, behind all that it declares but the old versions of views.
+        if self._config.project not in {project.spec.name for project in message.projects}:
+            raise RegistryUnreadable(
+                f"{self._place()} has no project {self._config.project!r}: it is empty, cut off, being written, or "
+                "another's; if it stays so, run millrace apply"
+            )
+        return message
+
+    def _place(self) -> str:
+        """Where the registry is; of a database, whose address may hold a password, what it is."""
+        kind = self._config.registry.registry_type
+        return f"the {kind} registry" if kind in SERVERS else str(self._config.registry.path)
+
+
+def check(config: RepoConfig) -> None:
+    """Raises what `Applied.take` would, before processes are started that need the registry, and before Feast's own
+    registry is asked, which would make a file. Of `SERVERS` none is asked: a connection would not survive a fork."""
+    if config.registry.registry_type not in SERVERS:
+        Applied(config).take()
+
+
+def _opened(config: RepoConfig) -> RegistryStore | BaseRegistry:
+    """A server of registries as Feast opens it; else the file or object itself, since Feast's registry over it makes
+    one where there is none."""
+    registry = config.registry
+    if registry.registry_type in SERVERS:
+        registry.cache_ttl_seconds, registry.cache_mode = 0, "sync"  # Feast's words for: nothing is read unasked
+        return FeatureStore(config=config).registry
+    if registry.registry_store_type is None:
+        store = get_registry_store_class_from_scheme(registry.path)
+    else:
+        store = get_registry_store_class_from_type(str(registry.registry_store_type))
+    opened: RegistryStore = store(registry, config.repo_path or Path.cwd())
+    return opened
+
+
+def _text(message: RegistryProto) -> bytes:
+    text: bytes = message.SerializeToString(deterministic=True)
+    return text
