@@ -36,6 +36,16 @@ REJECTED = pa.schema(
     [("_key", pa.binary()), ("_open", pa.bool_()), ("_partition", pa.int32()), ("_offset", pa.int64())]
 )
 
+OPEN = pa.schema([REJECTED.field("_key"), REJECTED.field("_offset")])
+LAST_OPEN = """
+    select _key, _offset from (
+        select * from rejected where _partition = {}
+        qualify row_number() over (partition by _key order by _offset desc) = 1
+    ) where _open"""
+
+CREATE_OP = b'"op":"c"'
+"""In an envelope of a row that is new, as Kafka Connect's JSON converter writes it: no view has it elsewhere."""
+
 SAY_SECONDS = 60.0
 
 NEVER = 1 << 63
@@ -61,11 +71,12 @@ class LeftBehind:
         if not self._flows[partition.topic].moving:
             return
         table = rejected_table(partition.topic)
-        self._lake.create(table, REJECTED, {})
-        rows = self._lake.scan(table, filter=pc.field("_partition") == partition.number).read_all().sort_by("_offset")
-        ends = zip(rows["_open"].to_pylist(), rows["_offset"].to_pylist(), strict=True)
-        last = dict(zip(rows["_key"].to_pylist(), ends, strict=True))
-        self._open.setdefault(partition.topic, {}).update({key: at for key, (is_open, at) in last.items() if is_open})
+        if partition.topic not in self._open:
+            self._lake.create(table, REJECTED, {})
+        opened = self._open.setdefault(partition.topic, {})
+        with session(rejected=self._lake.snapshot(table).data) as connection:
+            last = answer(connection, LAST_OPEN.format(partition.number), OPEN)
+        opened.update(zip(last["_key"].to_pylist(), last["_offset"].to_pylist(), strict=True))
 
     def unsure(self, outcome: Outcome) -> Mask:
         """Of which accepted changes the record does not say where event views have the row."""
@@ -82,7 +93,7 @@ class LeftBehind:
     def rows(self, outcome: Outcome) -> pa.Table:
         """What the lake has to learn of an outcome that is online: which rows it left open, and which no longer are."""
         records, opened = outcome.records, self._heard(outcome)
-        told = [(rejection.position, True) for rejection in outcome.rejections] if outcome.flow.moving else []
+        told = [(position, True) for position in _leaving_open(outcome)]
         for i in outcome.accepted.kept.tolist() if opened else ():
             key = records.keys[i]
             # A replay stands behind changes that are newer.
@@ -95,8 +106,8 @@ class LeftBehind:
     def _heard(self, outcome: Outcome) -> dict[bytes | None, int]:
         """By key the offsets of the last rejected changes of rows, those of the outcome among them."""
         records, opened = outcome.records, self._open.setdefault(outcome.records.topic, {})
-        for rejection in outcome.rejections if outcome.flow.moving else ():
-            key, offset = records.keys[rejection.position], records.offsets[rejection.position]
+        for position in _leaving_open(outcome):
+            key, offset = records.keys[position], records.offsets[position]
             opened[key] = max(offset, opened.get(key, offset))
         return opened
 
@@ -110,6 +121,14 @@ class LeftBehind:
             "which is slow"
         )
         log.warning(told, topic, extra={"event": "no_old_values", "table": topic})
+
+
+def _leaving_open(outcome: Outcome) -> list[int]:
+    """The positions of rejected records whose rows event views may have elsewhere."""
+    if not outcome.flow.moving:
+        return []
+    values = outcome.records.values
+    return [r.position for r in outcome.rejections if CREATE_OP not in (values[r.position] or b"")]
 
 
 def settle_left_behind(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, unsure: Mask) -> Outcome:

@@ -12,7 +12,7 @@ from stores.errors import StoreUnavailable
 from stores.rows import TIMESTAMP, FeatureRows, rows_schema
 from streams.clock import SystemClock
 from streams.control import ask_to_resume
-from streams.decide import changes_table, features_table
+from streams.decide import changes_table, features_table, rejected_table
 from streams.letters import REPLAY_OF, replay
 from streams.memory import MemoryProducer
 from streams.messages import Partition
@@ -460,3 +460,20 @@ def test_rows_without_old_values_leave_where_they_were(platform: Platform, caplo
     platform.run()
     assert [platform.customer(name) for name in ("ann", "bob", "cid")] == [None, None, None]
     assert "REPLICA IDENTITY of the table, or of a partition of it, is not FULL" in caplog.text
+
+
+def test_a_rejected_insert_leaves_nothing_to_look_up(platform: Platform) -> None:
+    """It is in no view. Of other rejected changes the lake keeps whether a later one was accepted."""
+    platform.produce(
+        (key(1), envelope("c", row(1, "ann", -1.0), lsn=10)),
+        (key(2), envelope("c", row(2, "bob", 1.0), lsn=11)),
+        (key(2), envelope("u", row(2, "bob", -2.0), before=row(2, "bob", 1.0), lsn=12)),
+        (key(3), envelope("c", row(3, "bob", 3.0), lsn=13)),
+        (key(2), envelope("u", row(2, "bob", 2.0), before=row(2, "bob", -2.0), lsn=14)),
+    )
+    platform.run()
+    kept = platform.lake.scan(rejected_table(TOPIC)).read_all()
+    assert list(zip(*(kept[name].to_pylist() for name in ("_key", "_open", "_offset")), strict=True)) == [
+        (key(2), True, 2),
+        (key(2), False, 4),
+    ]
