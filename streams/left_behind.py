@@ -12,6 +12,8 @@ key, or that a later change of it was accepted.
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from functools import reduce
 
 import numpy as np
@@ -23,7 +25,7 @@ from stores.lake import Lake
 from stores.query import answer, session
 from streams.changes import Changes, carried
 from streams.clock import Clock
-from streams.decide import rejected_table
+from streams.decide import LakeTableName, rejected_table
 from streams.letters import REPLAY_OF
 from streams.messages import Partition
 from streams.pipeline import Flow, Flows, Outcome
@@ -48,8 +50,8 @@ CREATE_OP = b'"op":"c"'
 
 SAY_SECONDS = 60.0
 
-NEVER = 1 << 63
-"""Above every offset."""
+Open = dict[bytes | None, set[int]]
+"""By key the offsets of rejected changes that no accepted one has followed."""
 
 AT = ""
 """A column of positions, by a name that no column of a table has."""
@@ -63,7 +65,8 @@ class LeftBehind:
         self._lake = lake
         self._flows = flows
         self._clock = clock
-        self._open: dict[str, dict[bytes | None, int]] = {}
+        self._open: dict[str, Open] = {}
+        self._made = set[LakeTableName]()
         self._say_next: dict[str, float] = {}
 
     def assigned(self, partition: Partition) -> None:
@@ -71,12 +74,13 @@ class LeftBehind:
         if not self._flows[partition.topic].moving:
             return
         table = rejected_table(partition.topic)
-        if partition.topic not in self._open:
+        if table not in self._made:
             self._lake.create(table, REJECTED, {})
+            self._made.add(table)
         opened = self._open.setdefault(partition.topic, {})
         with session(rejected=self._lake.snapshot(table).data) as connection:
             last = answer(connection, LAST_OPEN.format(partition.number), OPEN)
-        opened.update(zip(last["_key"].to_pylist(), last["_offset"].to_pylist(), strict=True))
+        opened.update({key: {at} for key, at in zip(*(last[name].to_pylist() for name in OPEN.names), strict=True)})
 
     def unsure(self, outcome: Outcome) -> Mask:
         """Of which accepted changes the record does not say where event views have the row."""
@@ -88,27 +92,30 @@ class LeftBehind:
             self._say(changes.table.topic)
         if opened := self._heard(outcome):
             found |= np.fromiter((outcome.records.keys[i] in opened for i in kept), bool, len(kept))
-        return found | _repeated(outcome) if flow.embeds else found
+        return found
 
     def rows(self, outcome: Outcome) -> pa.Table:
-        """What the lake has to learn of an outcome that is online: which rows it left open, and which no longer are."""
+        """What the lake has to learn of an outcome that is online: which rows it left open, and which no longer are.
+        The same, whatever came after it meanwhile."""
         records, opened = outcome.records, self._heard(outcome)
         told = [(position, True) for position in _leaving_open(outcome)]
         for i in outcome.accepted.kept.tolist() if opened else ():
-            key = records.keys[i]
+            key, offset = records.keys[i], records.offsets[i]
+            before = {at for at in opened.get(key, ()) if at < offset}
             # A replay stands behind changes that are newer.
-            if records.offsets[i] > opened.get(key, NEVER) and REPLAY_OF not in records.headers.get(i, {}):
+            if before and REPLAY_OF not in records.headers.get(i, {}):
                 told.append((i, False))
-                del opened[key]
+                opened[key] -= before
+                if not opened[key]:
+                    del opened[key]
         rows = [(records.keys[i], is_open, records.partitions[i], records.offsets[i]) for i, is_open in told]
         return pa.Table.from_pylist([dict(zip(REJECTED.names, row, strict=True)) for row in rows], REJECTED)
 
-    def _heard(self, outcome: Outcome) -> dict[bytes | None, int]:
-        """By key the offsets of the last rejected changes of rows, those of the outcome among them."""
+    def _heard(self, outcome: Outcome) -> Open:
+        """What is open, with what the outcome rejected."""
         records, opened = outcome.records, self._open.setdefault(outcome.records.topic, {})
         for position in _leaving_open(outcome):
-            key, offset = records.keys[position], records.offsets[position]
-            opened[key] = max(offset, opened.get(key, offset))
+            opened.setdefault(records.keys[position], set()).add(records.offsets[position])
         return opened
 
     def _say(self, topic: str) -> None:
@@ -148,7 +155,6 @@ def _marked(view: StreamView, rows: Projected, changes: Changes, places: pa.Tabl
     there already, or the row."""
     assert changes.before is not None
     columns = [column for column in view.key_columns if column in places.column_names]
-    places = places.group_by([AT, *columns]).aggregate([])
     elsewhere = np.ones(places.num_rows, bool)
     for named in (changes.rows.take(places[AT]), changes.before.take(places[AT])):
         differs = np.zeros(places.num_rows, bool)
@@ -171,31 +177,26 @@ def _differ(one: pa.ChunkedArray, other: pa.ChunkedArray) -> Mask:
 
 def _last_accepted(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, unsure: Mask) -> pa.Table:
     """By the positions of unsure changes (`AT`) the columns by which rows move as they were before, if the row was
-    there. What comes in the same batch is no better known than what came before it while its text is yet to be
-    embedded, at which it may be rejected: then both are told."""
-    changes, flow = outcome.accepted.changes, outcome.flow
+    there. What comes before them in the same batch counts."""
+    changes, moving = outcome.accepted.changes, outcome.flow.moving
     key = changes.table.primary_key
-    ours = changes.rows.select([*key, *PLACE, *flow.moving])
+    ours = changes.rows.select([*key, *PLACE, *moving])
     asked = ours.filter(pa.array(unsure))
-    before = [held_of(lake, changes, asked).cast(ours.schema), *(part.select(ours.column_names) for part in staged)]
-    names = column_names(len(key), len(flow.moving))
-    known = [
-        part.rename_columns(names).append_column("sure", pa.repeat(part is not ours or not flow.embeds, len(part)))
-        for part in (*before, ours)
-    ]
-    columns = [f"known.c{i}" for i in range(len(flow.moving))]
+    known = [held_of(lake, changes, asked).cast(ours.schema), *(part.select(ours.column_names) for part in staged)]
+    names = column_names(len(key), len(moving))
     same_row = " and ".join(f"known.k{i} = asked.k{i}" for i in range(len(key)))
     query = f"""
-        select position, {", ".join(columns)}
+        select position, {", ".join(f"known.c{i}" for i in range(len(moving)))}
         from asked join known on {same_row} and known.lsn < asked.lsn
         qualify row_number() over (
-            partition by position, sure order by known.lsn desc, known.op = 'd', known.off desc) = 1 and known.op <> 'd'
+            partition by position order by known.lsn desc, known.op = 'd', known.off desc) = 1 and known.op <> 'd'
     """
-    positions = pa.array(np.flatnonzero(unsure))
-    types = pa.schema([pa.field(AT, pa.int64()), *(ours.schema.field(column) for column in flow.moving)])
-    with session(
-        asked=asked.rename_columns(names).append_column("position", positions), known=pa.concat_tables(known)
-    ) as connection:
+    tables = {
+        "asked": asked.rename_columns(names).append_column("position", pa.array(np.flatnonzero(unsure))),
+        "known": pa.concat_tables([*known, ours]).rename_columns(names),
+    }
+    types = pa.schema([pa.field(AT, pa.int64()), *(ours.schema.field(column) for column in moving)])
+    with session(**tables) as connection:
         return answer(connection, query, types)
 
 
@@ -216,21 +217,16 @@ def _untold(flow: Flow, changes: Changes) -> Mask:
 def _says_nothing(values: pa.ChunkedArray) -> pa.ChunkedArray | bool:
     """Whether they are null, or the zero of their type."""
     kind = values.type
-    if pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_timestamp(kind):
-        zero = pa.scalar(0, pa.int64()).cast(kind)
+    if pt.is_integer(kind) or pt.is_floating(kind) or pt.is_timestamp(kind):
+        zero = pa.scalar(0, kind)
+    elif pt.is_decimal(kind):
+        zero = pa.scalar(Decimal(0), kind)
     elif pt.is_date32(kind):
-        zero = pa.scalar(0, pa.int32()).cast(kind)
+        zero = pa.scalar(date(1970, 1, 1), kind)
     elif pt.is_boolean(kind):
         zero = pa.scalar(False)
     elif pt.is_string(kind) or pt.is_binary(kind):
-        zero = pa.scalar("").cast(kind)
+        zero = pa.scalar(b"").cast(kind)
     else:
         return True
     return pc.or_(pc.is_null(values), pc.fill_null(pc.equal(values, zero), False))
-
-
-def _repeated(outcome: Outcome) -> Mask:
-    """Which accepted changes follow on another of their row in the same batch."""
-    keys = [outcome.records.keys[i] for i in outcome.accepted.kept.tolist()]
-    first = {key: place for place, key in reversed(list(enumerate(keys)))}
-    return np.array([first[key] < place for place, key in enumerate(keys)], np.bool_)

@@ -1,6 +1,6 @@
 """Changes to feature rows: rename, transform, cast, for one view after the other."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import mmh3
@@ -105,15 +105,17 @@ def also_left(
     stream_view: StreamView, changes: Changes, projected: Projected, positions: np.ndarray, was: pa.Table
 ) -> Projected:
     """An event view's rows of some changes, with the mark of a row that left before those of the changes at
-    `positions`: at the entities that the rows of `was`, one a position, name."""
+    `positions`, unless it is among them: at the entities that the rows of `was`, one a position, name."""
     try:
         at, marks = _gone(stream_view, changes, positions, was, _row_ids(changes))
     except Unprojectable as error:  # what the view's keys do not take was never in it
         fits = ~np.isin(positions, list(error.bad))
         at, marks = _gone(stream_view, changes, positions[fits], was.filter(pa.array(fits)), _row_ids(changes))
-    keyed = _keyed(stream_view.view, marks)
-    marked = at[keyed], marks.filter(pa.array(keyed))
-    positions, table = _in_order([marked, (projected.positions, projected.rows.table)])
+    gone = projected.rows.table["_deleted"]
+    marked = set(_places(stream_view.view, projected.positions[np.asarray(gone)], projected.rows.table.filter(gone)))
+    new = np.array([place not in marked for place in _places(stream_view.view, at, marks)], bool)
+    new &= _keyed(stream_view.view, marks)
+    positions, table = _in_order([(at[new], marks.filter(pa.array(new))), (projected.positions, projected.rows.table)])
     return replace(projected, rows=FeatureRows(stream_view.view, table.combine_chunks()), positions=positions)
 
 
@@ -320,6 +322,11 @@ def _assemble(
         ],
         schema=rows_schema(view),
     )
+
+
+def _places(view: View, positions: np.ndarray, rows: pa.Table) -> Iterator[tuple[object, ...]]:
+    """The position and the entity of each row."""
+    return zip(positions.tolist(), *(rows[key.name].to_pylist() for key in view.join_keys), strict=True)
 
 
 def _keyed(view: View, table: pa.Table) -> np.ndarray:

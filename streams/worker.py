@@ -214,6 +214,7 @@ class Worker:
 
     def _delivered(self, outcomes: list[Outcome], result: WriteResult, lost: Collection[Partition]) -> None:
         """What is online is staged for the lake, but for what was lost meanwhile."""
+        outcomes = [self._after_refusals(outcome) for outcome in outcomes]
         self._reject([o for o in outcomes if o.flow.embeds])  # the model may have refused texts, too
         self.tally.wrote(result)
         self.tally.served(outcomes)
@@ -222,6 +223,20 @@ class Worker:
             self._parts.windows.add(outcome)
         self._batch.undecided += result.undecided
         self._batch.drop(lost)
+
+    def _after_refusals(self, outcome: Outcome) -> Outcome:
+        """Where the model refused the text of a change, those that follow it in the same batch do not say where event
+        views have the row: the marks that this calls for are written now."""
+        if not (outcome.flow.embeds and outcome.rejections):
+            return outcome
+        unsure = self._left_behind.unsure(outcome)
+        if not unsure.any():
+            return outcome
+        lake, staged = self._parts.lake, self._staged(outcome.records.topic)
+        outcome = self._patience(partial(settle_left_behind, lake, staged, outcome, unsure))
+        events = [rows for rows in outcome.served() if rows.view.kind == "event" and rows.table.num_rows]
+        self._batch.undecided += self._patience(lambda: self._parts.online.write(events)).undecided
+        return outcome
 
     def _reject(self, outcomes: list[Outcome]) -> None:
         """Queue the letters (durable before their offsets are committed) and pause a table that is all bad."""
@@ -266,9 +281,11 @@ class Worker:
     def _taken(self, topic: str, before: list[Outcome]) -> list[pa.Table]:
         """The topic's changes that this worker has taken and the lake may not hold yet."""
         self._writes.finish()
+        return self._staged(topic) + [o.accepted.changes.rows for o in before if o.records.topic == topic]
+
+    def _staged(self, topic: str) -> list[pa.Table]:
         table = changes_table(topic)
-        staged = [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
-        return staged + [o.accepted.changes.rows for o in before if o.records.topic == topic]
+        return [*self._flusher.staged(table), *self._batch.tables.get(table, [])]
 
     def _stage(self, outcome: Outcome) -> None:
         """The rows of the views before the changes they were made of: a change that stands in the lake has its
