@@ -184,8 +184,8 @@ def test_at_twice_its_capacity_what_is_accepted_stays_fast(store: FeatureStore, 
     assert {(answer.body["error"], answer.headers["retry-after"]) for answer in refused} == {("overloaded", "1")}
     assert len(refused) > 0.2 * len(answers), report
     assert len(accepted) > 0.2 * len(answers), report
-    # Two rounds in the queue and one of its own, and as much again for a busy machine.
-    assert p99(accepted) < 8 * quiet, report
+    # Two rounds in the queue and one of its own, and more for a busy machine; it is a hundred without the bound.
+    assert p99(accepted) < 20 * quiet, report
 
 
 def _at_rate(server: Server, rate: int, seconds: float) -> list[Answered]:
