@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from tests.chaos.ledger import PRIMARY_KEY, TIERS, Change, Ledger, Row, acceptable
+from tests.chaos.ledger import PRIMARY_KEY, TIERS, Change, Ledger, Row
 
 Statement = tuple[sql.Composed, list[Any]]
 
@@ -24,9 +24,6 @@ KEYS = {"accounts": 150, "trades": 400, "articles": 60, "stock": 60}
 
 TABLES = (*["accounts"] * 4, *["trades"] * 6, *["articles"] * 1, *["stock"] * 2)
 SHARE_BAD = 0.05
-ENTITIES = ("account", "desk", "shelf")
-"""The columns by which event views are keyed. The change that takes a row out of an entity names it only if the
-row's last accepted version was in it, so a row that is rejected stays where it is until it is mended."""
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 WORDS = (
     "river",
@@ -175,10 +172,6 @@ class Planner:
             values = {column: values[column] for column in columns}
         values["v"] = self._next_v()
         row = {**before, PRIMARY_KEY[table]: key, **values}
-        if before and not (acceptable(table, before) and acceptable(table, row)):
-            # A row moves to another entity while it is good: see `ENTITIES`.
-            values = {column: value for column, value in values.items() if column not in ENTITIES}
-            row = {**before, **values}
         names = [sql.Identifier(name) for name in (values if before else row)]
         if before:
             sets = sql.SQL(", ").join(sql.SQL("{} = %s").format(name) for name in names)
