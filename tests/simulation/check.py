@@ -1,7 +1,7 @@
 """After a run: the database, the online stores and the lake agree, and every change is where it belongs."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -111,6 +111,11 @@ def _history(simulation: Simulation) -> Iterable[str]:
         return
     out = {"never"} if simulation.upgraded else {"never", "contract"}
     for view, entity_of, value in ((ORDER_NOW, "id", state_value), (CUSTOMER_LAST, "customer", event_value)):
+        accepted = [
+            change
+            for change in sorted(simulation.database.changes, key=lambda change: change.lsn)
+            if change.table is view.table and change.bad not in out
+        ]
         past = [
             Past(
                 change.id,
@@ -119,10 +124,7 @@ def _history(simulation: Simulation) -> Iterable[str]:
                 change.commit_us,
                 change.lsn,
             )
-            for change in sorted(simulation.database.changes, key=lambda change: change.lsn)
-            if change.table is view.table
-            and change.bad not in out
-            and not (view is CUSTOMER_LAST and _homeless(change))
+            for change in (_with_home(accepted) if view is CUSTOMER_LAST else accepted)
         ]
         entities: Iterable[Entity] = CUSTOMERS if view is CUSTOMER_LAST else range(1, IDS + 1)
         spine = [(entity, place.event) for entity in entities for place in past[::4]]
@@ -139,9 +141,15 @@ def _history(simulation: Simulation) -> Iterable[str]:
                     yield f"{view.view.name} {entity} as of {time} ({known=}): {amount}, not {wanted and wanted // 10}"
 
 
-def _homeless(change: Change) -> bool:
-    """Whether the row has no customer before and after: the event view does not see it."""
-    return all(row is None or row["customer"] is None for row in (change.before, change.after))
+def _with_home(accepted: Iterable[Change]) -> Iterator[Change]:
+    """Those of the accepted changes, in their order, that the event view sees: the row has a customer by it, or had one
+    by the last before it."""
+    homes: dict[int, str | None] = {}
+    for change in accepted:
+        home = change.after["customer"] if change.after else None
+        if home or homes.get(change.id):
+            yield change
+        homes[change.id] = home
 
 
 def _micros(iso: str) -> int:
