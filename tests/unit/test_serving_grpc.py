@@ -89,6 +89,12 @@ class Served:
         routes = [route for route in self.counts.routes() if route.route == GRPC_ROUTE]
         return {status: count for route in routes for status, count in route.statuses if count}
 
+    async def noted(self, requests: int) -> None:
+        """Returns once so many are: a client has its answer a moment before."""
+        async with asyncio.timeout(5):
+            while len(self.audit.requests) < requests:
+                await asyncio.sleep(0.001)
+
 
 def serve(scene: Callable[[Served, Any], Awaitable[None]], **options: int) -> None:
     async def run() -> None:
@@ -122,6 +128,7 @@ def test_who_has_no_key_is_refused_before_a_message_is_read() -> None:
             code, _ = await refusal(channel.stream_unary(METHOD)(never()))
         assert code == "UNAUTHENTICATED"
         assert await refusal(channel.unary_unary(METHOD)(b"\xff" * 2_000)) == (code, "the key is not known")
+        await served.noted(2)
         assert served.statuses == {401: 2}
         assert [request.status for request in served.audit.requests] == [code, code]
 
@@ -131,6 +138,7 @@ def test_who_has_no_key_is_refused_before_a_message_is_read() -> None:
 def test_a_message_is_waited_for_as_long_as_a_body() -> None:
     async def scene(served: Served, channel: Any) -> None:
         code, _ = await refusal(channel.stream_unary(METHOD)(never(), metadata=KEY))
+        await served.noted(1)
         assert (code, served.statuses, served.access.charged) == ("UNAVAILABLE", {503: 1}, [])
 
     serve(scene)
@@ -142,6 +150,7 @@ def test_a_malformed_message_is_a_request_that_is_refused(body: bytes) -> None:
         code, said = await refusal(channel.unary_unary(METHOD)(body, metadata=KEY))
         assert code == "INVALID_ARGUMENT"
         assert "no entity" in said if not body else "no GetOnlineFeaturesRequest" in said
+        await served.noted(1)
         assert (served.statuses, served.access.charged) == ({422: 1}, [0])
         assert served.audit.requests == [Request("model", None, (), 0, "INVALID_ARGUMENT", "grpc")]
 
