@@ -28,8 +28,8 @@ the smallest value under all three. https://github.com/pgvector/pgvector#queryin
 
 
 HNSW: Mapping[str, int] = {"m": 24, "ef_construction": 100}
-"""Of 100,000 vectors an index made so has 96 of 100 true neighbours for a sixth fewer pages than pgvector's own (16 and
-64), and takes 1.5 to 1.8 times as long to make (benchmarks/search.py)."""
+"""Of 100,000 vectors an index made so has 96 of 100 true neighbours for an eighth fewer pages than pgvector's own (16
+and 64), a sixth with a filter, and takes about a quarter longer to make (docs/benchmarks.md)."""
 
 
 class Instant(sa.types.UserDefinedType[int]):

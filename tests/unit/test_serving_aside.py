@@ -26,6 +26,7 @@ from serving.scales import Scales
 from serving.search import Texts
 from serving.snapshot import Snapshot
 from stores.view import View
+from tests.unit.charged_access import Charged
 from tests.unit.local_feast import local_feast
 
 CONCURRENCY = 4
@@ -52,17 +53,6 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
         ]
     )
     return Snapshot(config, store.registry)
-
-
-class Charged(OpenAccess):
-    """Counts what is charged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.requests = 0
-
-    def charge(self, key_id: str, entities: int) -> None:
-        self.requests += 1
 
 
 class Hung:

@@ -8,7 +8,6 @@ from typing import Any
 import orjson
 import pytest
 
-from serving.access import OpenAccess
 from serving.aside import Aside
 from serving.audit import NoAudit
 from serving.compile import Compiled
@@ -18,22 +17,12 @@ from serving.gate import Gate, Overloaded
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits
 from serving.request import FeaturesRequest, RequestLimits
 from serving.scales import Scales
+from tests.unit.charged_access import Charged
 
 PATH = "/get-online-features"
 LARGE, SMALL = 50, 2
 """Entities of a request, each of one feature: the server of these tests takes two large requests at once, lets one
 wait, and has eight places."""
-
-
-class Charged(OpenAccess):
-    """Counts what is charged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.requests = 0
-
-    def charge(self, key_id: str, entities: int) -> None:
-        self.requests += 1
 
 
 class Store:

@@ -1,0 +1,14 @@
+"""Access for everybody, which counts what it is charged."""
+
+from serving.access import OpenAccess
+
+
+class Charged(OpenAccess):
+    """Counts what is charged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests = 0
+
+    def charge(self, key_id: str, entities: int) -> None:
+        self.requests += 1
