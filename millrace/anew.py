@@ -1,4 +1,5 @@
-"""A worker starts anew when one of its tables was applied again: new columns, other types, other views."""
+"""A worker starts anew when one of its tables was applied again: new columns, other types, views, functions, another
+contract; and when a table was added to those that are captured, or taken away."""
 
 import logging
 import threading
@@ -7,8 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from connectors.table import Table
 from stores.errors import StoreUnavailable
 from stores.lake import Lake
-from streams.decide import changes_table
-from streams.drift import VIEWS_PROPERTY, applied_table
+from streams.drift import applied_table, declared_digest
 
 log = logging.getLogger(__name__)
 
@@ -17,22 +17,30 @@ SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 
 
+def noted(lake: Lake, topics: Collection[str]) -> dict[str, str | None]:
+    """What the last apply noted of the topics. To be read before what it declared: of an apply between the two a watch
+    then tells. Raises `StoreUnavailable`."""
+    return {topic: declared_digest(lake, topic) for topic in topics}
+
+
 class AppliedWatch:
-    """Looks every `seconds`, on a thread of its own, whether a topic's table is still the one that the worker
-    knows, and its views those that it began with, and sets `stop` if not; `seen` then tells which. A topic that is
-    `held` need only be applied again."""
+    """Looks every `seconds`, on a thread of its own, whether a topic's table is still the one that the worker knows,
+    and declared as `noted` says, and sets `stop` if not; `seen` then tells which. A topic that is `held` need only be
+    applied again."""
 
     def __init__(
         self,
         lake: Lake,
         tables: Mapping[str, Table],
+        noted: Mapping[str, str | None],
         stop: threading.Event,
         held: Callable[[], Collection[str]],
         seconds: float = SECONDS,
     ) -> None:
         self._held = held
         self._lake = lake
-        self._tables = {t: (table, applied_table(lake, t)[1], _views(lake, t)) for t, table in tables.items()}
+        self._tables = {topic: (table, applied_table(lake, topic)[1]) for topic, table in tables.items()}
+        self._noted = noted
         self._stop = stop
         self._seconds = seconds
         self.seen: str | None = None
@@ -45,9 +53,9 @@ class AppliedWatch:
         self._thread.join(CLOSE_SECONDS)
 
     def _changed(self, topic: str) -> bool:
-        (table, applied, views), (table_now, applied_now) = self._tables[topic], applied_table(self._lake, topic)
+        (table, applied), (table_now, applied_now) = self._tables[topic], applied_table(self._lake, topic)
         again = applied != applied_now and topic in self._held()
-        return again or table != table_now or views != _views(self._lake, topic)
+        return again or table != table_now or self._noted.get(topic) != declared_digest(self._lake, topic)
 
     def _run(self) -> None:
         while self.seen is None and not self._stop.wait(self._seconds):
@@ -60,7 +68,3 @@ class AppliedWatch:
                 told = "%s was applied again: the worker starts anew"
                 log.info(told, self.seen, extra={"event": "applied", "table": self.seen})
                 self._stop.set()
-
-
-def _views(lake: Lake, topic: str) -> str | None:
-    return lake.properties(changes_table(topic)).get(VIEWS_PROPERTY)

@@ -5,8 +5,9 @@ the online store, the source databases, the connectors' configurations. Then, in
 repeatable: the source databases, the topics, the lake, Feast's own apply, the connectors.
 """
 
+import ast
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 from feast import KafkaSource
 from feast.repo_contents import RepoContents
+from feast.repo_operations import get_repo_files
 
 from connectors.checks import Finding, check
 from connectors.connect import Connect
@@ -36,11 +38,11 @@ from stores.view import View
 from streams.changes import changes_schema, contract_schema
 from streams.decide import LakeTableName, changes_table, features_table
 from streams.declarations import DeclarationError, Declared, captured_views, compile_view
-from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, VIEWS_PROPERTY, digest
+from streams.drift import APPLIED_PROPERTY, DECLARED_PROPERTY, TABLE_PROPERTY, digest
 from streams.kafka import MAX_MESSAGE_BYTES
 from streams.snapshots import begin_first
 from streams.views import StreamView
-from validation.contract import load
+from validation.contract import Contract, load
 from validation.errors import ContractError
 
 Say = Callable[[str], None]
@@ -66,11 +68,12 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A feature repo that holds: what apply sets up."""
+    """A feature repo that holds: what apply sets up. `contracts` has the version of each topic's."""
 
     contents: RepoContents
     captured: tuple[Captured, ...]
     views: tuple[StreamView, ...]
+    contracts: Mapping[str, str]
 
 
 def apply(repo: Repo, say: Say) -> dict[str, object]:
@@ -111,7 +114,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         client.restart_failed(name)
         client.wait_running(name, CONNECTOR_SECONDS)
     for captured in plan.captured:
-        _describe(repo, captured, plan.views)  # last, for workers start anew at it
+        _describe(repo, captured, plan)  # last, for workers start anew at it
     unread = {*again, *lost.partitions}
     note_stored(repo, [t.topic for c in plan.captured for t in c.tables if t.topic not in unread])
     for topic in again:
@@ -152,20 +155,20 @@ def _plan(repo: Repo) -> Plan:
     captured = tuple(_capture(repo, name, views) for name, views in sorted(_by_source(repo, declared).items()))
     tables = _by_topic(captured)
     views = tuple(compile_view(repo.project, d, tables[d.topic], d.view.name) for d in declared)
+    contracts = {t.topic: _contract(repo.contract_path(t), t).version for t in tables.values()}
     for table in tables.values():
-        _check_contract(repo.contract_path(table), table)
         stored_schema(changes_schema(table), changes_table(table.topic))
     for view in views:
         stored_schema(feature_schema(view.view), features_table(view.view.name))
     check_collisions([v.view for v in views])
     _check_vectors(repo, [v.view for v in views if v.view.vector is not None])
     rehearse(repo, contents)
-    return Plan(contents, tuple(_with_identities(c, views) for c in captured), views)
+    return Plan(contents, tuple(_with_identities(c, views) for c in captured), views, contracts)
 
 
-def _check_contract(path: Path, table: Table) -> None:
+def _contract(path: Path, table: Table) -> Contract:
     try:
-        load(path, contract_schema(table))
+        return load(path, contract_schema(table))
     except ContractError as error:
         if error.problem not in {f"unknown column {column.name!r}" for column in table.columns if column.excluded}:
             raise
@@ -331,15 +334,21 @@ def _check_lake(store: Lake, name: LakeTableName, schema: pa.Schema, properties:
         agreed_schema(present.schema, present.properties, schema, properties, name)
 
 
-def _describe(repo: Repo, captured: Captured, views: Sequence[StreamView]) -> None:
-    """Note in the lake what workers go by: the tables, up to where the log may know others, and which views there
-    are."""
-    end = _now(captured)
+def _describe(repo: Repo, captured: Captured, plan: Plan) -> None:
+    """Note in the lake what workers go by: the tables, up to where the log may know others, and a digest of what is
+    declared of them."""
+    end, code = _now(captured), _code(repo)
     for table in captured.tables:
         name = changes_table(table.topic)
         kept = dumps([as_kept(table, lake(repo).snapshot(name).schema)])
-        made = digest([view for view in views if view.table.topic == table.topic])
-        lake(repo).describe(name, {TABLE_PROPERTY: kept, APPLIED_PROPERTY: str(end), VIEWS_PROPERTY: made})
+        views = [view for view in plan.views if view.table.topic == table.topic]
+        declared = digest(plan.contracts, plan.contracts[table.topic], views, code)
+        lake(repo).describe(name, {TABLE_PROPERTY: kept, APPLIED_PROPERTY: str(end), DECLARED_PROPERTY: declared})
+
+
+def _code(repo: Repo) -> str:
+    """What the repo's modules say, however it is laid out and commented."""
+    return repr([ast.dump(ast.parse(path.read_bytes())) for path in get_repo_files(repo.path)])
 
 
 def as_kept(table: Table, kept: pa.Schema) -> Table:

@@ -15,3 +15,7 @@ class StoreUnavailable(Exception):
 
 class StoreRefused(Exception):
     """The store cannot hold what was declared (colliding fields, another embedding model): stop and say so."""
+
+
+class NotSetUp(StoreRefused):
+    """The store has no place for a view: `millrace apply` has not made it yet, or is just taking it away."""

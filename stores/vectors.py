@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, distinct_on, insert
 
 from stores.entity_keys import entity_keys
-from stores.errors import StoreRefused, StoreUnavailable
+from stores.errors import NotSetUp, StoreRefused, StoreUnavailable
 from stores.rows import FeatureReader, FeatureRows, FeatureWriter, WriteResult
 from stores.vector_filters import Filters, conditions
 from stores.vector_rows import VECTOR_HEADER, arrow_table, copy_rows
@@ -37,6 +37,7 @@ _DIALECT = sa.make_url("postgresql+psycopg://").get_dialect()()
 _BATCHES = "millrace_batches"
 """Under this name a connection notes the temporary tables that it has."""
 _UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+_NO_TABLE = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
 _VERSION = ("_order", "_lsn", "_row", "_undecided")
 
 Folding = Callable[[View, Sequence[bytes], pa.Table, Entities], tuple[dict[bytes, Entity], int]]
@@ -279,7 +280,8 @@ class PgVectors(FeatureWriter, FeatureReader):
                 self._engine.dispose()  # the other connections of the pool are as dead
                 raise StoreUnavailable(STORE, f"{self._place}: {str(cause).strip()}") from error
             name = vectors.name if vectors else STORE
-            raise StoreRefused(f"{name} in {self._place}: {_advice(cause)}{_said(cause)}") from error
+            refused = NotSetUp if isinstance(cause, _NO_TABLE) else StoreRefused
+            raise refused(f"{name} in {self._place}: {_advice(cause)}{_said(cause)}") from error
 
 
 def _stands(connection: Any, *_: Any) -> None:
@@ -419,7 +421,7 @@ def _said(cause: BaseException | None) -> str:
 
 
 def _advice(cause: BaseException | None) -> str:
-    if isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
+    if isinstance(cause, _NO_TABLE):
         return "the view has no table yet, run `millrace apply`: "
     if isinstance(cause, psycopg.errors.UndefinedColumn):
         return "the table lacks a declared feature, run `millrace apply`: "

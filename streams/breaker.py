@@ -38,8 +38,8 @@ class Breaker:
             return False
         self.paused[topic] = (
             f"{topic} is paused: {rejected:,} of its last {seen:,} records were rejected ({_first(rejections)}). "
-            f"Mend the source, then millrace resume {topic}; or mend the contract, then restart the worker. "
-            "millrace letters list shows all reasons"
+            f"Mend the source, then millrace resume {topic}; or mend the contract or the function, then millrace "
+            "apply. millrace letters list shows all reasons"
         )
         return True
 

@@ -8,7 +8,7 @@ the schema comes between two records, so that the last record of each tells whet
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -41,8 +41,9 @@ APPLIED_PROPERTY = "millrace.applied"
 and a snapshot completes them; that later ones lack them is news."""
 
 
-VIEWS_PROPERTY = "millrace.views"
-"""Property of the same: a digest of the views that the last apply made of the table, but for their functions."""
+DECLARED_PROPERTY = "millrace.declared"
+"""Property of the same: a digest of what the last apply found declared, by which running workers know that it is not
+what they began with."""
 
 _DAY = 86_400_000_000
 _LEAST = -(2**63)
@@ -154,10 +155,18 @@ def users(flow: Flow, columns: tuple[str, ...]) -> list[str]:
     return found + (["the primary key"] if wanted & set(table.primary_key) else [])
 
 
-def digest(views: Sequence[StreamView]) -> str:
-    """The same for the same views."""
+def digest(topics: Collection[str], contract: str, views: Sequence[StreamView], code: str) -> str:
+    """The same for the same: the topics that are captured, the version of a table's contract, its views and, if one of
+    them has a function, the code that this may be made of."""
     told = sorted(repr((view.view, view.event_time, sorted(view.renames.items()))) for view in views)
-    return hashlib.blake2b(repr(told).encode(), digest_size=8).hexdigest()
+    functions = code if any(view.transform is not None for view in views) else ""
+    return hashlib.blake2b(repr((sorted(topics), contract, told, functions)).encode(), digest_size=8).hexdigest()
+
+
+def declared_digest(lake: Lake, topic: str) -> str | None:
+    """`DECLARED_PROPERTY` of a topic; None if it was never applied."""
+    changes = changes_table(topic)
+    return lake.properties(changes).get(DECLARED_PROPERTY) if lake.exists(changes) else None
 
 
 def applied_table(lake: Lake, topic: str) -> tuple[Table | None, int]:

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from stores.errors import StoreUnavailable
+from stores.errors import NotSetUp, StoreUnavailable
 from streams.broker import BrokerUnavailable
 from streams.embedders import EmbedderUnavailable
 
 log = logging.getLogger(__name__)
 
-UNAVAILABLE = (StoreUnavailable, BrokerUnavailable, EmbedderUnavailable)
+UNAVAILABLE = (StoreUnavailable, NotSetUp, BrokerUnavailable, EmbedderUnavailable)
+"""What comes back, or is made: a view without its table is one that `millrace apply` is still working on, at the end
+of which workers start anew."""
+
 FIRST_SECONDS, LONGEST_SECONDS = 0.05, 2.0
 
 Result = TypeVar("Result")

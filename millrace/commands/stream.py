@@ -31,12 +31,12 @@ def run(places: Places, out: Out) -> None:
     """Run a worker: from Kafka to the feature stores, until SIGTERM or Ctrl-C.
 
     Start as many as there are partitions; they share the work. A worker that is told to stop finishes what it
-    holds, commits and leaves within ten seconds; a store that hangs just then adds its own time-out. When a table is
-    applied again, the process starts itself anew.
+    holds, commits and leaves within ten seconds; a store that hangs just then adds its own time-out. When `millrace
+    apply` has changed what is declared, a contract or a function too, the process starts itself anew.
     """
     from connectors.slots import SlotWatch
     from connectors.watch import Watch
-    from millrace.anew import AppliedWatch
+    from millrace.anew import AppliedWatch, noted
     from millrace.repo import open_repo
     from millrace.wiring import connect, flows, lake, source, worker
     from streams.health import Health
@@ -48,8 +48,9 @@ def run(places: Places, out: Out) -> None:
     repo = open_repo(places.repo, places.stack)
     waiting = Patience(partial(_wait, stop))
     try:
+        began = waiting(partial(noted, lake(repo), {declared.topic for declared in repo.declared()}))
         declared, member = waiting(partial(flows, repo)), waiting(partial(worker, repo))
-        applied = waiting(partial(AppliedWatch, lake(repo), member.tables, stop, lambda: member.paused))
+        applied = waiting(partial(AppliedWatch, lake(repo), member.tables, began, stop, lambda: member.paused))
     except Abandoned:
         log.info("stopped before its stores answered", extra={"event": "stopped"})
         value = {"waiting_for": waiting.waiting_for, "rows": {"applied": 0, "refused": 0}}
@@ -91,7 +92,7 @@ def resume(places: Places, out: Out, table: str, wait: float) -> None:
     """Let the workers go on with TABLE (<source>.<schema>.<table>), which they paused for its rejects.
 
     They go on from where they stopped, on whatever machine they run, and count the rejects anew. Mend the
-    source first; after mending a contract restart the workers instead, which read it at their start.
+    source first; after mending a contract run `millrace apply` instead, at which they start anew.
     """
     from millrace.repo import open_repo
     from millrace.resume import resume_table

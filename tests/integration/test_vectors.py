@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import numpy as np
 import psycopg
@@ -15,6 +16,7 @@ from stores.errors import StoreRefused, StoreUnavailable
 from stores.rows import EMBEDDING, TIMESTAMP, FeatureRows, WriteResult, rows_schema
 from stores.vectors import PgVectors
 from stores.view import Feature, Kind, Vector, View
+from streams.patience import Patience
 from tests.feature_writer_suite import FeatureWriterSuite, Store, by_inspection
 from tests.integration.database import Database
 from tests.integration.places import FLOATS, MODEL, NOON, place_rows, place_view
@@ -41,6 +43,13 @@ class TestPgVectors(FeatureWriterSuite):
         for view in views:
             vectors.create(view, MODEL)
         return Store(vectors, by_inspection(vectors), *views)
+
+
+def test_a_worker_waits_for_the_table_of_a_view(vectors: PgVectors) -> None:
+    """That is just being taken away, or was dropped by hand: the worker is told of it by `apply`, at its end."""
+    view = place_view("waited_for")
+    waiting = Patience(lambda seconds: vectors.create(view, MODEL))
+    assert waiting(partial(vectors.write, [place_rows(view, [[1.0, 0.0, 0.0]])])) == WriteResult(1, 0)
 
 
 def test_a_small_batch_does_not_read_the_whole_table(vectors: PgVectors, database: Database) -> None:
