@@ -16,6 +16,7 @@ from connectors.table import Table
 
 Kind = Literal["Initial Snapshot", "Incremental Snapshot"]
 
+_CLOCK = text("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
 _LSN = text("select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint")
 # A number of its own: xmax of a snapshot is the one after the latest that has ended, and may be that of an open one.
 _NEXT = text("select txid_current()")
@@ -34,18 +35,20 @@ _STOPPED = {"ABORTED", "SKIPPED"}
 @dataclass(frozen=True, slots=True)
 class Base:
     """A moment in PostgreSQL's log: no change that is committed after the transactions below `next` have ended
-    stands below `lsn`, where a record can begin."""
+    stands below `lsn`, where a record can begin, nor has a commit time below `micros`, since the epoch."""
 
     lsn: int
     next: int
+    micros: int
 
 
 def base(engine: Engine, source: Source) -> Base:
     """The moment now. Raises `SourceUnavailable`."""
     with connected(engine, source) as connection:
+        micros = connection.execute(_CLOCK).scalar_one()
         lsn = connection.execute(_LSN).scalar_one()  # first: what has written below it has a number already
         number = connection.execute(_NEXT).scalar_one()
-    return Base(-(-lsn // 8) * 8, number)
+    return Base(-(-lsn // 8) * 8, number, micros)
 
 
 def open_transactions(engine: Engine, source: Source, since: Base) -> list[str]:

@@ -21,7 +21,7 @@ from connectors.checks import Finding, check
 from connectors.connect import Connect
 from connectors.debezium import connector_config
 from connectors.reflect import TableNotFound, reflect
-from connectors.snapshots import base
+from connectors.snapshots import Base, base
 from connectors.source import EXCLUDED, Capture, Source
 from connectors.table import Column, Table
 from connectors.table_file import dumps
@@ -308,11 +308,11 @@ def _ensure_topics(repo: Repo, plan: Plan) -> Sequence[str]:
     return [*made, *told, *own, *broker.ensure({repo.control_topic: 1}, {"retention.ms": "3600000"})]
 
 
-def _now(captured: Captured) -> int:
+def _now(captured: Captured) -> Base:
     """Where the source's log is."""
     engine = captured.source.engine()
     try:
-        return base(engine, captured.source).lsn
+        return base(engine, captured.source)
     finally:
         engine.dispose()
 
@@ -337,7 +337,7 @@ def _check_lake(store: Lake, name: LakeTableName, schema: pa.Schema, properties:
 def _describe(repo: Repo, captured: Captured, plan: Plan) -> None:
     """Note in the lake what workers go by: the tables, up to where the log may know others, and a digest of what is
     declared of them."""
-    end, code = _now(captured), _code(repo)
+    end, code = _now(captured).lsn, _code(repo)
     for table in captured.tables:
         name = changes_table(table.topic)
         kept = dumps([as_kept(table, lake(repo).snapshot(name).schema)])

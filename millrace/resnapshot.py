@@ -86,7 +86,7 @@ class _Job:
         for flow in self.flows:
             topic = flow.table.topic
             self.moved[topic] = reconcile_earlier(lake(self.repo), sender, flow)
-            begin_snapshot(lake(self.repo), topic, start.lsn)
+            begin_snapshot(lake(self.repo), topic, start)
         return start.lsn
 
     def ended(self, start: asked.Base) -> None:

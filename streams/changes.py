@@ -75,6 +75,11 @@ class Changes:
         """The changes with other LSNs."""
         return Changes(self.table, at_lsns(self.rows, lsns), self.before)
 
+    def timed(self, moments: pa.Array) -> "Changes":
+        """The changes with other commit times."""
+        place = self.rows.schema.get_field_index("_commit_ts")
+        return Changes(self.table, self.rows.set_column(place, META[2], moments), self.before)
+
     def without(self, positions: "set[int]") -> "Changes":
         """All changes but those at the given positions."""
         if not positions:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from connectors.table import Table
 from stores.rows import FeatureRows
-from streams.changes import Changes, plain
+from streams.changes import TIMESTAMP, Changes, plain
 from streams.decode import Decoded, decode_records
 from streams.embed import Embedded, KnownVectors, embed
 from streams.embedders import Embedder
@@ -54,6 +54,11 @@ class Flow:
         return tuple(column for column in self.before if column not in self.table.primary_key)
 
     @property
+    def goes_by_commits(self) -> bool:
+        """Whether an event view takes the row for the newest that was committed last."""
+        return any(v.view.kind == "event" and v.event_time is None for v in self.views)
+
+    @property
     def embeds(self) -> bool:
         """Whether a view has a vector."""
         return any(v.view.vector is not None for v in self.views)
@@ -90,6 +95,12 @@ class Accepted:
         """The same at other LSNs, one a change."""
         projected = tuple((v, p.at(lsns)) for v, p in self.projected)
         return replace(self, changes=self.changes.at(lsns), projected=projected)
+
+    def timed(self, times: np.ndarray) -> "Accepted":
+        """The same at other commit times (microseconds since the epoch), one a change."""
+        moments = pa.array(times, TIMESTAMP)
+        projected = tuple((view, p.timed(view, moments)) for view, p in self.projected)
+        return replace(self, changes=self.changes.timed(moments), projected=projected)
 
 
 @dataclass(frozen=True, slots=True)

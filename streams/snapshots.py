@@ -26,6 +26,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow.compute as pc
 
+from connectors.snapshots import Base
 from stores.lake import Lake
 from streams.changes import Changes
 from streams.decide import changes_table
@@ -37,6 +38,9 @@ MARK = -2
 
 RECONCILED_MARK = -3
 """The same for the base of the last snapshot that was reconciled (`streams.reconcile`)."""
+
+MOMENT_MARK = -4
+"""The same for PostgreSQL's time at the last base, in microseconds since the epoch (`streams.snapshot_times`)."""
 
 LEFT, READ, GONE = 3, 2, 1
 """How far below the base the three stand."""
@@ -54,17 +58,23 @@ def snapshot_base(lake: Lake, topic: str) -> int | None:
     return lake.next_offset(changes_table(topic), topic, MARK)
 
 
-def begin_snapshot(lake: Lake, topic: str, base: int) -> None:
+def snapshot_moment(lake: Lake, topic: str) -> int | None:
+    """PostgreSQL's time, in microseconds since the epoch, at the base of a topic's last snapshot; None if none was
+    noted. Raises `StoreUnavailable`."""
+    return lake.next_offset(changes_table(topic), topic, MOMENT_MARK)
+
+
+def begin_snapshot(lake: Lake, topic: str, start: Base) -> None:
     """Note the base of a snapshot of the topic's table, before it is asked for."""
-    lake.advance(changes_table(topic), {(topic, MARK): base})
+    lake.advance(changes_table(topic), {(topic, MARK): start.lsn, (topic, MOMENT_MARK): start.micros})
 
 
-def begin_first(lake: Lake, topic: str, base: int, *, under_way: bool) -> None:
+def begin_first(lake: Lake, topic: str, start: Base, *, under_way: bool) -> None:
     """Note the base of a source's first snapshot, which leaves nothing to reconcile. One that is `under_way` keeps the
     base that it began with: at a later one its rows would count as newer than changes that came after them."""
     if not under_way or snapshot_base(lake, topic) is None:
-        begin_snapshot(lake, topic, base)
-        end_snapshot(lake, topic, base)
+        begin_snapshot(lake, topic, start)
+        end_snapshot(lake, topic, start.lsn)
 
 
 def end_snapshot(lake: Lake, topic: str, base: int) -> None:

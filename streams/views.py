@@ -76,6 +76,14 @@ class Projected:
         table = at_lsns(self.rows.table, lsns[self.positions])
         return Projected(FeatureRows(self.rows.view, table), self.positions, self.skipped)
 
+    def timed(self, stream_view: StreamView, moments: pa.Array) -> "Projected":
+        """The same rows, of changes with other commit times."""
+        table, of_rows = self.rows.table, moments.take(pa.array(self.positions))
+        for name in ("created_timestamp", *(("event_timestamp",) if stream_view.event_time is None else ())):
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, table.schema.field(place), of_rows)
+        return Projected(FeatureRows(self.rows.view, table), self.positions, self.skipped)
+
 
 def left(projected: Projected, gone: np.ndarray, lsns: np.ndarray, times: np.ndarray) -> Projected:
     """An event view's rows, those made of values by a change marked in `gone` followed by the mark of a row that left

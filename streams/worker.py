@@ -31,6 +31,7 @@ from streams.positions import Positions
 from streams.redelivered import Heights
 from streams.replays import replayed, settle_read_again, settle_replays
 from streams.snapshot_log import SnapshotLog
+from streams.snapshot_times import settle_snapshot_times
 from streams.snapshots import snapshot_base
 from streams.stage import Batch
 from streams.tally import Tally
@@ -266,6 +267,10 @@ class Worker:
         topic = outcome.records.topic
         lake = self._parts.lake
         outcome = self._patience(partial(settle_read_again, lake, self._positions.begun(topic), outcome))
+        if outcome.flow.goes_by_commits and outcome.base is not None:
+            begun, staged = self._positions.begun(topic), self._taken(topic, before)
+            with self.tally.timed("history"):
+                outcome = self._patience(partial(settle_snapshot_times, lake, staged, outcome, begun))
         copies = self._heights.suspects(outcome) | replayed(outcome)
         if copies.any():
             staged = self._taken(topic, before)

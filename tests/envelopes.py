@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from connectors.snapshots import Base
 from connectors.table import Column, Table
 from streams.messages import Headers, Records
 
@@ -37,6 +38,11 @@ def envelope(
     """The value of a record."""
     source = {"lsn": lsn, "ts_us": 1_700_000_000_000_000 + (lsn or 0) if ts_us is None else ts_us, "table": "orders"}
     return orjson.dumps({"op": op, "before": before, "after": after, "source": source})
+
+
+def base(lsn: int) -> Base:
+    """A snapshot's, at the commit time of a record there."""
+    return Base(lsn, 0, 1_700_000_000_000_000 + lsn)
 
 
 def key(id_: int) -> bytes:

@@ -70,10 +70,13 @@ def shop(stack: Endpoints, folder: Path, partitions: int = 2) -> Iterator[Shop]:
 
 
 @contextmanager
-def filled_shop(stack: Endpoints, folder: Path) -> Iterator[Shop]:
-    """A shop with thousands of customers and orders, applied."""
+def filled_shop(stack: Endpoints, folder: Path, declared: str = "") -> Iterator[Shop]:
+    """A shop with thousands of customers and orders, applied; `declared` follows its declarations, with the name of
+    the source for `{source}`."""
     with shop(stack, folder) as made:
         for statement in FILL:
             made.sql.execute(statement)
+        features = made.repo.path / "features.py"
+        features.write_text(features.read_text() + declared.format(source=made.name))
         made.repo.apply()
         yield made

@@ -24,10 +24,22 @@ UNHEARD = (
     "insert into orders values (4000, 4000, 4.5, now())",
 )
 
+LAST_COMMITTED = """
+by_commits = cdc_source("{source}.public.orders", field_mapping={{"customer_id": "id"}}, name="by_commits")
+last_committed = FeatureView(
+    name="last_committed",
+    entities=[customer],
+    source=by_commits,
+    ttl=timedelta(days=30),
+    schema=[Field(name="id", dtype=Int64), Field(name="amount", dtype=Float64)],
+)
+"""
+"""An event view without an event time: its newest row is the one that was committed last."""
+
 
 @pytest.fixture(scope="module")
 def market(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    with filled_shop(stack, tmp_path_factory.mktemp("shop")) as made:
+    with filled_shop(stack, tmp_path_factory.mktemp("shop"), LAST_COMMITTED) as made:
         yield made
 
 
@@ -81,6 +93,20 @@ def test_a_table_is_read_anew_beside_live_traffic(market: Shop, worker: Running)
     again = market.repo.command("resnapshot", customers, orders)["tables"]
     assert [(t["deleted"], t["moved"]) for t in again.values()] == [(0, 0), (0, 0)]
     market.settle()
+    market.check()
+
+
+def test_the_row_that_was_committed_last_is_the_newest_of_what_is_read_anew(market: Shop, worker: Running) -> None:
+    """Customer 390 has ten orders, of which the snapshot reads the first one first."""
+
+    def served(amount: float) -> bool:
+        return market.repo.read("last_committed", ["amount"], [{"id": 390}]) == [{"amount": amount}]
+
+    market.sql.execute("update orders set amount = 7 where order_id = 290")
+    waited(lambda: served(7.0), "the order that was changed last")
+    market.repo.command("resnapshot", tables(market)[1])
+    market.settle()
+    assert served(7.0)
     market.check()
 
 

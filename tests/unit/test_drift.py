@@ -23,7 +23,7 @@ from streams.drift import APPLIED_PROPERTY, DECLARED_PROPERTY, TABLE_PROPERTY, D
 from streams.letters import REPLAY_OF
 from streams.pipeline import Flow, Outcome, take
 from streams.snapshots import SnapshotBase, begin_snapshot
-from tests.envelopes import ORDERS, TOPIC, envelope, key, records, row
+from tests.envelopes import ORDERS, TOPIC, base, envelope, key, records, row
 from tests.worker_platform import Platform
 
 CITY = Column("city", "text", pa.string(), "plain", nullable=True)
@@ -83,7 +83,7 @@ def test_a_row_of_an_incremental_snapshot_is_as_old_as_its_base() -> None:
     less = records((key(1), envelope("r", without("customer"), lsn=None)))
     asked: list[int | None] = []
 
-    def base(at: int | None) -> SnapshotBase:
+    def base_at(at: int | None) -> SnapshotBase:
         def ask() -> int | None:
             asked.append(at)
             return at
@@ -91,28 +91,28 @@ def test_a_row_of_an_incremental_snapshot_is_as_old_as_its_base() -> None:
         return ask
 
     held, old = Drift(("customer",), (), ()), Drift((), ("customer",), ())
-    assert drift(less, ORDERS, 25, base(24)) == old
-    assert drift(less, ORDERS, 25, base(32)) == held
-    assert drift(less, ORDERS, 25, base(None)) == old
+    assert drift(less, ORDERS, 25, base_at(24)) == old
+    assert drift(less, ORDERS, 25, base_at(32)) == held
+    assert drift(less, ORDERS, 25, base_at(None)) == old
     again = records((key(1), envelope("r", without("customer"), lsn=None)), headers={0: {REPLAY_OF: b"o/0/1"}})
-    assert drift(again, ORDERS, 25, base(32)) == old
+    assert drift(again, ORDERS, 25, base_at(32)) == old
     rekeyed = records((json.dumps({"customer": "ann"}).encode(), envelope("r", row(1), lsn=None)))
-    assert drift(rekeyed, ORDERS, 25, base(24)) == Drift((), (), (), (), ("customer",))
+    assert drift(rekeyed, ORDERS, 25, base_at(24)) == Drift((), (), (), (), ("customer",))
     asked.clear()
     whole = envelope("r", row(1), lsn=None)
     more = envelope("r", {**row(1), "city": "x"}, lsn=None)
-    assert drift(records((key(1), whole)), ORDERS, 25, base(24)) is None
-    assert drift(records((key(1), more)), ORDERS, 25, base(24)) == Drift((), (), ("city",))
+    assert drift(records((key(1), whole)), ORDERS, 25, base_at(24)) is None
+    assert drift(records((key(1), more)), ORDERS, 25, base_at(24)) == Drift((), (), ("city",))
     assert asked == []
 
 
 def test_snapshot_rows_from_before_an_apply_go_on_aloud(platform: Platform, caplog: pytest.LogCaptureFixture) -> None:
     platform.lake.describe(changes_table(TOPIC), {TABLE_PROPERTY: dumps([ORDERS]), APPLIED_PROPERTY: "30"})
     less = records((key(1), envelope("r", without("amount"), lsn=None)))
-    begin_snapshot(platform.lake, TOPIC, 24)
+    begin_snapshot(platform.lake, TOPIC, base(24))
     assert not guard(platform).holds(less)
     assert "Gone, so that they are null: amount" in caplog.text
-    begin_snapshot(platform.lake, TOPIC, 40)
+    begin_snapshot(platform.lake, TOPIC, base(40))
     assert guard(platform).holds(less)
 
 

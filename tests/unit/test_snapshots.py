@@ -19,7 +19,7 @@ from streams.memory import MemoryProducer
 from streams.reconcile import RECONCILED, Reconciled, reconcile, reconcile_earlier
 from streams.snapshots import begin_first, begin_snapshot, snapshot_base, unreconciled
 from streams.transform import transform
-from tests.envelopes import TOPIC, envelope, key, row
+from tests.envelopes import TOPIC, base, envelope, key, row
 from tests.worker_platform import P0, P1, Platform
 
 BASE = 1_000
@@ -36,7 +36,7 @@ def read(after: dict[str, Any], lsn: int | None = None) -> bytes:
 @pytest.fixture
 def platform(tmp_path: Path) -> Platform:
     made = Platform(tmp_path)
-    begin_snapshot(made.lake, TOPIC, BASE)
+    begin_snapshot(made.lake, TOPIC, base(BASE))
     return made
 
 
@@ -93,7 +93,7 @@ def test_a_replayed_letter_of_a_snapshot_row_counts_as_it_would_have(platform: P
     platform.produce((key(1), orjson.dumps(bad)))
     platform.run()
     assert [letter.stage for letter in platform.letters()] == [stage]
-    begin_snapshot(platform.lake, TOPIC, 2 * BASE)
+    begin_snapshot(platform.lake, TOPIC, base(2 * BASE))
     platform.take_the_rule_back()
     letters = platform.letters()
     if stage == "schema":
@@ -108,7 +108,7 @@ def test_a_replayed_letter_of_a_snapshot_row_counts_as_it_would_have(platform: P
 def test_a_letter_of_a_replay_keeps_the_base_of_its_snapshot(platform: Platform) -> None:
     platform.produce((key(1), read(row(1, "ann", -1.0))))
     platform.run()
-    begin_snapshot(platform.lake, TOPIC, 2 * BASE)
+    begin_snapshot(platform.lake, TOPIC, base(2 * BASE))
     replay(MemoryProducer(platform.broker), platform.letters())
     platform.run()
     assert [letter.headers[LETTER_BASE] for letter in platform.letters()] == [b"1000", b"1000"]
@@ -119,7 +119,7 @@ def test_a_snapshot_row_that_is_read_again_is_as_old_as_it_was(platform: Platfor
     platform.produce((key(1), read(row(1, "ann", 1.0))))
     platform.produce((key(1), envelope("d", None, before=row(1, "ann", 1.0), lsn=1_008)))
     platform.run()
-    begin_snapshot(platform.lake, TOPIC, 2 * BASE)
+    begin_snapshot(platform.lake, TOPIC, base(2 * BASE))
     platform.broker.offsets.clear()
     platform.run()
     assert (platform.order(1), platform.customer("ann")) == (None, None)
@@ -129,11 +129,11 @@ def test_a_snapshot_row_that_is_read_again_is_as_old_as_it_was(platform: Platfor
 def test_a_first_snapshot_that_is_under_way_keeps_its_base(platform: Platform) -> None:
     """Row 1 was read before it changed; the declarations were applied again before the worker came to it."""
     platform.produce((key(1), read(row(1, "ann", 1.0), 1_000)), (key(1), envelope("u", row(1, "ann", 2.0), lsn=1_008)))
-    begin_first(platform.lake, TOPIC, 2 * BASE, under_way=True)
+    begin_first(platform.lake, TOPIC, base(2 * BASE), under_way=True)
     platform.run()
     assert platform.order(1) == 2.0
     assert snapshot_base(platform.lake, TOPIC) == BASE
-    begin_first(platform.lake, TOPIC, 2 * BASE, under_way=False)
+    begin_first(platform.lake, TOPIC, base(2 * BASE), under_way=False)
     assert (snapshot_base(platform.lake, TOPIC), unreconciled(platform.lake, TOPIC)) == (2 * BASE, None)
 
 
@@ -203,7 +203,7 @@ def test_what_an_unreconciled_snapshot_told_is_not_lost_to_the_next_one(platform
     assert platform.customer("ann") == 1.0
     assert reconcile_earlier(platform.lake, producer, platform.flow) == 1
     assert reconcile_earlier(platform.lake, producer, platform.flow) == 0
-    begin_snapshot(platform.lake, TOPIC, 2 * BASE)
+    begin_snapshot(platform.lake, TOPIC, base(2 * BASE))
     platform.produce((key(1), read(row(1, "bob", 1.0))))
     platform.run()
     present = pa.table({"id": pa.array([1], pa.int64())})
