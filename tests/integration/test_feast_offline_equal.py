@@ -125,9 +125,7 @@ spines = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 60)), min_size=1, max_size=8, unique_by=lambda t: t
 )
 # Feast's file store takes a second for each answer: few examples, and a failing one is not shrunk.
-few = settings(
-    deadline=None, max_examples=6, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
-)
+few = settings(max_examples=6, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 
 
 @few

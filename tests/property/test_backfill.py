@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stores.history import change_properties, feature_properties
@@ -78,7 +78,6 @@ def moment(hour: int | None) -> datetime | None:
     return None if hour is None else (START + timedelta(hours=hour)).replace(tzinfo=None)
 
 
-@settings(deadline=None)
 @given(
     histories, st.integers(0, 31), hours, hours, st.sampled_from(VIEWS), st.integers(1, 4), st.sampled_from([1, 500])
 )

@@ -119,13 +119,13 @@ def assert_same(values: list[bytes | None]) -> None:
 
 
 @given(st.lists(envelopes(), min_size=1, max_size=12))
-@settings(max_examples=35, deadline=None)
+@settings(max_examples=35)
 def test_good_records(values: list[bytes | None]) -> None:
     assert_same(values * (LEAST // len(values) + 2))
 
 
 @given(st.lists(envelopes(), min_size=1, max_size=6), st.lists(st.sampled_from(BAD), min_size=1, max_size=4), st.data())
-@settings(max_examples=35, deadline=None)
+@settings(max_examples=35)
 def test_bad_records_among_good_ones(values: list[bytes | None], bad: list[bytes], data: st.DataObject) -> None:
     mixed = values * (LEAST // len(values) + 2)
     for one in bad:

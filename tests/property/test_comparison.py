@@ -97,7 +97,7 @@ AT = {"event_timestamp": datetime(2024, 1, 1, tzinfo=UTC)}
 @example({"postgres": [{**SOME, **AT}], "online": [], "lake": []}, [], 2)
 @example({"postgres": [{**SOME, **AT, "from": 2.0}, {**SOME, **AT}], "online": [SOME | AT], "lake": [SOME | AT]}, [], 2)
 @example({"postgres": [], "online": [SOME | AT, SOME | AT], "lake": [SOME | AT]}, [(1, "a")], 2)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_differs(held: dict[str, list[Row]], free: list[tuple[Any, ...]], bucket: int) -> None:
     rows = {place: held[place] if place == "postgres" else one_an_entity(held[place]) for place in PLACES}
     wanted = expected(rows, set(free))

@@ -154,7 +154,7 @@ def check(table: pa.Table, configurations: Iterable[Configuration]) -> None:
 def examples(count: int) -> settings:
     # No shrinking: it takes minutes here, and a failure already names one rule and the rows of its columns.
     phases = (Phase.explicit, Phase.reuse, Phase.generate)
-    return settings(max_examples=count, deadline=None, phases=phases, suppress_health_check=list(HealthCheck))
+    return settings(max_examples=count, phases=phases, suppress_health_check=list(HealthCheck))
 
 
 @examples(3)
@@ -281,7 +281,7 @@ def test_compound_unique(data: st.DataObject) -> None:
     pattern=st.text(st.sampled_from("ab1Z.^$|?*+()[]{},-\\dDsSwWbAZ\n é"), max_size=12),
     texts=st.lists(st.sampled_from(TEXTS) | st.text(st.sampled_from("ab1Z.\n é-"), max_size=6)),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_a_pattern_finds_what_python_finds(pattern: str, texts: list[str]) -> None:
     try:
         search = re.compile(pattern).search

@@ -80,7 +80,7 @@ TYPES: dict[str, tuple[Column, st.SearchStrategy[Any], Any]] = {
 
 @pytest.mark.parametrize("name", TYPES)
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_round_trip(name: str, data: st.DataObject) -> None:
     column, values, written = TYPES[name]
     rows = data.draw(st.lists(st.none() | values, max_size=10))
@@ -111,7 +111,7 @@ ANYTHING = st.sampled_from(SPECIAL) | st.integers(-(2**63), 2**64 - 1) | st.floa
 @pytest.mark.parametrize("name", TYPES)
 @given(rows=st.lists(ANYTHING, max_size=8))
 @example(rows=[1.5, True])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_batch_is_as_good_as_its_values(name: str, rows: list[Any]) -> None:
     """Whatever JSON arrives: a value is bad in a batch exactly if it is bad alone, and the good ones come out
     of the batch as they come out alone."""

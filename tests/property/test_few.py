@@ -49,7 +49,7 @@ def rows_of(draw: st.DrawFn, view: View) -> FeatureRows:
 
 
 @given(rows_of(STATE), rows_of(EVENT), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_same_commands(state: FeatureRows, event: FeatureRows, marking: bool) -> None:
     batch = versioned([state, event])
     if not batch.changes:

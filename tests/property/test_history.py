@@ -223,7 +223,7 @@ spines = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 14)), max_size=12)
 ttls = st.sampled_from([0, 0, 2, 5])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(histories(), spines, ttls, st.booleans(), st.randoms())
 def test_an_event_view_has_at_each_time_what_the_rules_say(
     history: list[Change], spine: list[tuple[int, int]], ttl: int, known: bool, random: Random
@@ -236,7 +236,7 @@ def test_an_event_view_has_at_each_time_what_the_rules_say(
     assert joined(lake, spine, ttl, known) == expected
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(histories(), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 14)), max_size=12), ttls, st.booleans())
 def test_a_state_view_has_at_each_time_what_the_rules_say(
     history: list[Change], spine: list[tuple[int, int]], ttl: int, known: bool
@@ -260,7 +260,7 @@ def test_an_entity_without_a_key_has_no_features() -> None:
     assert joined(lake, [(None, 5), (1, 5)], 0, False) == [None, 11]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(histories(), st.lists(st.integers(0, 3), unique=True), st.randoms())
 def test_the_newest_row_of_an_event_view(history: list[Change], asked: list[int], random: Random) -> None:
     rows = event_rows(history)
@@ -285,7 +285,7 @@ def test_the_newest_row_of_an_event_view(history: list[Change], asked: list[int]
     }
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(histories(), st.sets(st.integers(0, 15)), st.sampled_from(["event", "state"]))
 def test_the_rows_that_stood_at_some_moments(history: list[Change], moments: set[int], kind: Kind) -> None:
     """What a truncate at each of these LSNs deleted."""
@@ -307,7 +307,7 @@ def test_a_row_that_moved_stands_where_it_moved_to_though_it_is_deleted_where_it
     assert list(zip(found["k"].to_pylist(), found["_lsn"].to_pylist(), strict=True)) == [(2, 15)]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(histories(), st.lists(st.integers(0, 5), unique=True))
 def test_the_newest_row_of_a_state_view(history: list[Change], asked: list[int]) -> None:
     lake, view = filled(view_of("state"), state_rows(history)), view_of("state")
@@ -321,7 +321,7 @@ def test_the_newest_row_of_a_state_view(history: list[Change], asked: list[int])
     assert gone == {row: last[row].entity is None for row in asked if row in last}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(histories(), st.integers(0, 12), st.integers(0, 12), st.integers(0, 15), st.booleans())
 def test_the_current_rows_of_a_table_of_changes(
     history: list[Change], start: int, end: int, truncated: int, latest: bool

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.table import Column, Table
@@ -78,7 +78,6 @@ def committed(lsn: int) -> datetime:
     return datetime.fromtimestamp(1_700_000_000, UTC) + timedelta(microseconds=lsn)
 
 
-@settings(deadline=None)
 @given(histories, histories, st.lists(st.tuples(knowns, st.booleans()), min_size=1, max_size=10))
 def test_a_replay_passes_only_if_it_stands_nowhere(
     held: list[Known], staged: list[Known], batch: list[tuple[Known, bool]]

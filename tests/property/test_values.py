@@ -80,7 +80,7 @@ def stored_bytes(column: pa.Array | pa.ChunkedArray, kind: ValueType) -> list[by
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_every_type_is_stored_as_feast_stores_it(kind: ValueType, data: st.DataObject) -> None:
     values = data.draw(st.lists(ALL[kind] | st.none(), max_size=8))
@@ -89,7 +89,7 @@ def test_every_type_is_stored_as_feast_stores_it(kind: ValueType, data: st.DataO
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_every_type_is_read_back(kind: ValueType, data: st.DataObject) -> None:
     strategy = st.lists(LISTS[kind], max_size=5) if kind in LISTS else ALL[kind]
@@ -99,7 +99,7 @@ def test_every_type_is_read_back(kind: ValueType, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_slices_and_chunks_are_stored_alike(kind: ValueType, data: st.DataObject) -> None:
     values = data.draw(st.lists(ALL[kind] | st.none(), min_size=2, max_size=8))
@@ -111,7 +111,7 @@ def test_slices_and_chunks_are_stored_alike(kind: ValueType, data: st.DataObject
     assert [value or b"" for value in encode_each(chunked, kind.value)] == whole
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(moments, min_size=1, max_size=8))
 def test_a_timestamp_is_rounded_down_as_feast_rounds_a_column(values: list[datetime]) -> None:
     kind = ValueType.UNIX_TIMESTAMP
@@ -173,7 +173,7 @@ def test_a_type_that_cannot_be_carried_is_refused(kind: ValueType) -> None:
         arrow_type_of(kind.value)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(moments | seconds, max_size=8))
 def test_event_times_are_stored_as_feast_stores_them(values: list[datetime]) -> None:
     expected = []
@@ -196,7 +196,7 @@ def key_view(join_keys: dict[str, ValueType], project: str = "prod") -> View:
     return View(project, "v", "v", "state", keys, ())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_entity_keys_are_those_of_feast(data: st.DataObject) -> None:
     join_keys = data.draw(st.dictionaries(names, st.sampled_from(KEY_TYPES), min_size=1, max_size=3))

@@ -90,7 +90,7 @@ def reduced(batch: list[Change]) -> list[Change]:
     return [batch[place] for place in kept]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_what_does_not_survive_changes_no_state_view(data: st.DataObject) -> None:
     state, whole, less = view("v", "state"), MemoryOnline(), MemoryOnline()
@@ -104,7 +104,7 @@ def test_what_does_not_survive_changes_no_state_view(data: st.DataObject) -> Non
         assert inspected(whole, state) == inspected(less, state)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(deliveries(1))
 def test_what_does_not_survive_changes_no_event_view_once_decided(history: list[list[Change]]) -> None:
     event, less, delivered, open_ = view("v", "event"), MemoryOnline(), list[Change](), False

@@ -35,7 +35,7 @@ def test_a_line_says_who_what_and_how_many() -> None:
     ]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.text(min_size=1), st.lists(st.text(), max_size=3))
 def test_no_name_breaks_a_line(name: str, views: list[str]) -> None:
     written: list[str] = []

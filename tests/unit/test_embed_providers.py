@@ -62,7 +62,7 @@ class TestWordLlama:
         assert vectors[1] @ wordllama.embed(["a harbour for sailing boats"])[0] > 0.99
         assert (vectors[0] == vectors[2]).all()
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=8))
     def test_neighbours_change_nothing(self, wordllama: WordLlamaEmbedder, texts: list[str]) -> None:
         alone = np.concatenate([wordllama.embed([text]) for text in texts])

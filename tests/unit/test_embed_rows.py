@@ -202,7 +202,7 @@ def test_a_view_that_declares_another_length() -> None:
 TITLES = st.one_of(st.none(), st.sampled_from(["Emma", "Ulysses", "", " ", "Ä 😀"]), st.text(max_size=20))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batches=st.lists(st.lists(st.tuples(TITLES, st.sampled_from("cud")), max_size=8), min_size=1, max_size=5))
 def test_it_is_as_if_everything_were_embedded(batches: list[list[tuple[str | None, str]]]) -> None:
     counting, known, view = Counting(), Known(), stream_view(columns=("title",))

@@ -66,7 +66,7 @@ def in_threads(*jobs: Callable[[], object]) -> None:
             done.result()
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.data())
 def test_each_record_stands_once_whatever_the_writers_do(data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:

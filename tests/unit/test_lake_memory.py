@@ -21,7 +21,7 @@ class TestMemoryLake(LakeSuite):
         return make
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.data())
 def test_each_record_stands_once_whatever_the_writers_do(data: st.DataObject) -> None:
     lake = MemoryLake()

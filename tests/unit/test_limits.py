@@ -151,7 +151,7 @@ def test_an_idle_process_asks_nothing_once_its_bucket_is_full() -> None:
     assert shared.reports == 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     processes=st.integers(1, 4),
     rate=st.integers(1, 200),

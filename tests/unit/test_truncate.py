@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores.history import newest
@@ -216,7 +216,7 @@ step = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(changes=st.lists(change, min_size=1, max_size=12), steps=st.lists(step, max_size=14))
 def test_any_order_and_any_crash_leaves_what_postgresql_holds(
     changes: Sequence[Any], steps: Sequence[tuple[int, str, int, str]]
