@@ -66,10 +66,14 @@ class Membership:
         """The partitions of a topic that are owned."""
         return sorted(p for p in self.owned if p.topic == topic)
 
-    def unchecked(self) -> Iterator[Partition]:
-        """Those that were assigned and not told here yet; more can be assigned while one is looked at."""
-        while self._unchecked:
-            partition = min(self._unchecked)
+    def unchecked(self, polled: Collection[Records]) -> Iterator[Partition]:
+        """Those of these records that were assigned and not told here yet; they can be assigned once more while one is
+        looked at. Of hundreds, to look at all of them at once could take longer than a group waits for a member."""
+        if not self._unchecked:
+            return
+        came = {partition for records in polled for partition in records.next_offsets()}
+        while due := self._unchecked & came:
+            partition = min(due)
             self._unchecked.discard(partition)
             self._silent.discard(partition)
             yield partition

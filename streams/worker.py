@@ -143,7 +143,7 @@ class Worker:
                 self._members.go_on()
                 polled = self._members.poll(self._poll_seconds(), self._settings.poll_records)
                 if polled:
-                    self._check_positions()
+                    self._check_positions(polled)
                     self._positions.follow(polled)
                 else:
                     self._refuse_silent_gap()
@@ -424,8 +424,8 @@ class Worker:
             self._batch.undecide_lost(flushed, partitions)
         self._writes.lose(partitions)
 
-    def _check_positions(self) -> None:
-        for partition in self._members.unchecked():
+    def _check_positions(self, polled: list[Records]) -> None:
+        for partition in self._members.unchecked(polled):
             self._positions.check(partition)
             self._patience(partial(self._left_behind.assigned, partition))
 

@@ -88,15 +88,25 @@ def test_a_paused_table_stays_paused_after_a_rest_and_when_more_of_it_is_assigne
     assert member.polled() == [(TOPIC, 0, 0), (TOPIC, 1, 0)]
 
 
-def test_each_partition_is_told_once_as_unchecked_those_assigned_meanwhile_too(member: Member) -> None:
+def test_a_partition_is_told_once_as_unchecked_when_it_has_records(member: Member) -> None:
+    member.consumer.assign([P0, P1])
+    for partition in (P0, P1):
+        member.put(partition)
+        polled = member.members.poll(0, 10)
+        assert list(member.members.unchecked(polled)) == [partition]
+        assert list(member.members.unchecked(polled)) == []
+
+
+def test_one_that_is_lost_and_given_back_as_it_is_looked_at_is_told_again(member: Member) -> None:
     member.consumer.assign([P0])
+    member.put(P0)
     told = []
-    for partition in member.members.unchecked():
+    for partition in member.members.unchecked(member.members.poll(0, 10)):
         told.append(partition)
-        if partition == P0:
-            member.consumer.assign([P1])
-    assert told == [P0, P1]
-    assert list(member.members.unchecked()) == []
+        if len(told) == 1:
+            member.consumer.revoke([P0], lost=True)
+            member.consumer.assign([P0])
+    assert told == [P0, P0]
 
 
 def test_what_is_silent_is_told_once_and_not_if_it_was_lost_or_told_as_unchecked(member: Member) -> None:
@@ -106,7 +116,8 @@ def test_what_is_silent_is_told_once_and_not_if_it_was_lost_or_told_as_unchecked
     member.consumer.revoke([P1], lost=True)
     assert member.members.silent() is None
     member.consumer.assign([P1])
-    assert list(member.members.unchecked()) == [P0, P1]
+    member.put(P0, P1)
+    assert list(member.members.unchecked(member.members.poll(0, 10))) == [P0, P1]
     assert member.members.silent() is None
 
 

@@ -44,12 +44,12 @@ class Member:
         self.consumer = self.platform.consumer
         self.worker._members.join([TOPIC], self.worker._revoked, self.worker._lost)
         self.consumer.assign([self.partition])
-        self.worker._check_positions()
 
     def take(self, limit: int = 100) -> None:
         """Read records: online at once, staged for the lake."""
         self.worker._members.go_on()
         if polled := self.consumer.poll(0, limit):
+            self.worker._check_positions(polled)
             self.worker._take(polled)
 
     def flush(self) -> None:

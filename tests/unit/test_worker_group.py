@@ -116,7 +116,7 @@ def test_a_member_that_checks_its_positions_beside_a_late_writer_goes_on(platfor
         return answer
 
     consumer.span = grows  # type: ignore[method-assign]
-    worker._check_positions()
+    worker._check_positions(consumer.poll(0, 100))
 
 
 def test_one_word_reaches_every_worker_of_the_group(platform: Platform) -> None:
@@ -263,6 +263,7 @@ def test_a_partition_that_is_assigned_while_another_is_checked_is_checked_too(pl
     consumer, next_offset = platform.consumer, platform.lake.next_offset
     assert consumer is not None
     worker._members.join([TOPIC], worker._revoked, worker._lost)
+    platform.produce((key(4), envelope("c", row(4), lsn=4)))
     consumer.assign([P0])
 
     def away_once(name: str, topic: str, partition: int) -> int | None:
@@ -272,8 +273,10 @@ def test_a_partition_that_is_assigned_while_another_is_checked_is_checked_too(pl
         raise StoreUnavailable("the lake", "slow")
 
     platform.lake.next_offset = away_once  # type: ignore[method-assign]
+    worker._check_positions(worker._members.poll(0, 10))
+    worker._members.go_on()
     with pytest.raises(RecordsExpired, match=r"orders\[1\] begins at offset 2"):
-        worker._check_positions()
+        worker._check_positions(worker._members.poll(0, 10))
 
 
 def test_a_pause_that_outlasts_the_retention_is_no_gap_in_silence(platform: Platform) -> None:
@@ -344,8 +347,9 @@ def test_offsets_of_before_a_partition_was_lost_are_not_committed_when_it_is_bac
     """They would take back what the member between had committed, and nobody would read it again."""
     platform.produce((key(1), envelope("c", row(1), lsn=10)))
     worker, consumer = joined(platform)
-    worker._check_positions()
-    worker._take(consumer.poll(0, 100))
+    polled = consumer.poll(0, 100)
+    worker._check_positions(polled)
+    worker._take(polled)
     worker._start_flush()
     while not worker._flusher._running.done():  # type: ignore[union-attr]  # it was started
         time.sleep(0.001)
@@ -365,8 +369,9 @@ def test_the_lake_learns_how_far_letters_were_read_though_what_was_accepted_besi
     platform.produce((key(1), envelope("c", row(1), lsn=10)))
     platform.produce((key(2), envelope("c", row(2, amount=-1.0), lsn=11)), to=P1)
     worker, consumer = joined(platform)
-    worker._check_positions()
-    worker._take(consumer.poll(0, 100))
+    polled = consumer.poll(0, 100)
+    worker._check_positions(polled)
+    worker._take(polled)
     consumer.revoke([P0], lost=True)
     worker._flush_all()
     assert platform.lake.next_offset(changes_table(TOPIC), *P1) == 1
@@ -391,8 +396,9 @@ def test_records_of_the_poll_in_which_their_partition_left_are_left_to_whoever_h
 ) -> None:
     platform.produce(*((key(i), envelope("c", row(i, amount=float(i)), lsn=10 + i)) for i in range(1, 5)))
     worker, consumer = joined(platform)
-    worker._check_positions()
-    worker._take(worker._members.poll(0, 2))
+    polled = worker._members.poll(0, 2)
+    worker._check_positions(polled)
+    worker._take(polled)
     rebalanced_in_its_next_poll(consumer, lambda: consumer.revoke([P0], lost=lost), 1)
     polled = worker._members.poll(0, 1)
     rebalanced_in_its_next_poll(consumer, lambda: consumer.assign([P0]), 0)
@@ -400,7 +406,7 @@ def test_records_of_the_poll_in_which_their_partition_left_are_left_to_whoever_h
     worker._take(polled)  # and the partition comes back while it waits
     worker._members.go_on()
     while polled := worker._members.poll(0, 10):
-        worker._check_positions()
+        worker._check_positions(polled)
         worker._take(polled)
     worker._flush_all()
     assert platform.changes() == [(11, "c"), (12, "c"), (13, "c"), (14, "c")]
@@ -469,7 +475,6 @@ def test_a_letter_that_cannot_be_queued_does_not_double_those_before_it(
 ) -> None:
     platform.produce(*((key(i), envelope("c", row(i, amount=-1.0), lsn=i)) for i in range(1, 4)))
     worker, _ = joined(platform)
-    worker._check_positions()
     producer = worker._parts.letters._producer
     send, calls = producer.send, itertools.count()
 
