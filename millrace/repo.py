@@ -17,6 +17,7 @@ from feast.repo_operations import _get_repo_contents, apply_total_with_repo_inst
 
 from connectors.table import Table
 from millrace import settings
+from millrace.said import said
 from millrace.settings import Settings, SettingsError
 from streams.declarations import DeclarationError, Declared, captured_views, personal_columns
 from streams.personal import PersonalColumns
@@ -116,8 +117,9 @@ def open_repo(path: Path, stack_folder: Path) -> Repo:
         raise SettingsError(f"{yaml} does not exist: millrace init makes a starting repo")
     try:
         store = FeatureStore(repo_path=str(path))
+        store.config.registry, store.config.auth_config  # noqa: B018  # which Feast reads once they are asked for
     except Exception as error:
-        raise SettingsError(f"{yaml}: Feast refuses it: {error}") from error
+        raise SettingsError(f"{yaml}: Feast refuses it: {said(error)}") from error
     if (found := store.config.entity_key_serialization_version) != SERIALIZATION:
         raise SettingsError(
             f"{yaml}: entity_key_serialization_version is {found}, and millrace writes the keys of {SERIALIZATION}: "
@@ -139,7 +141,8 @@ def parse(repo: Repo) -> RepoContents:
         place = f"{Path(error.filename or '').name}, line {error.lineno}"
         raise DeclarationError(place, f"SyntaxError: {error.msg}", "mend it") from error
     except Exception as error:
-        raise DeclarationError(_raised_in(repo.path, error), f"{type(error).__name__}: {error}", "mend it") from error
+        problem = f"{type(error).__name__}: {said(error)}"
+        raise DeclarationError(_raised_in(repo.path, error), problem, "mend it") from error
     except SystemExit as error:
         place = _raised_in(repo.path, error)
         if place != str(repo.path):
@@ -165,7 +168,7 @@ def rehearse(repo: Repo, contents: RepoContents) -> None:
         try:
             FeatureStore(config=config).plan(contents)
         except Exception as error:
-            raise DeclarationError(str(repo.path), f"Feast refuses it: {error}", "mend it") from error
+            raise DeclarationError(str(repo.path), f"Feast refuses it: {said(error)}", "mend it") from error
 
 
 def declared_at(folder: Path, kind: str, name: str) -> str | None:
