@@ -184,7 +184,7 @@ def test_a_function_finds_the_helpers_of_its_repo_in_any_process(applied: Path) 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (None, r"ModuleNotFoundError: No module named 'goods_\w+_texts' \(.*/goods_\w+\.py, line 9\)"),
+        (None, r"ModuleNotFoundError: No module named 'goods_\w+_texts'.*"),
         ("import no_such_package\n", r"No module named 'no_such_package' \(.*/goods_\w+_texts\.py, line 1\)"),
         ("def first(text, count)\n", r"SyntaxError: .* \(.*/goods_\w+_texts\.py, line 1\)"),
         ("first = 1 / 0\n", r"ZeroDivisionError: division by zero \(.*/goods_\w+_texts\.py, line 1\)"),
