@@ -3,8 +3,9 @@
 Property names and meanings: https://debezium.io/documentation/reference/stable/connectors/postgresql.html
 """
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from connectors.encodings import PLACEHOLDER
 from connectors.source import EXCLUDED, Source, quoted
@@ -15,6 +16,10 @@ _JSON = "org.apache.kafka.connect.json.JsonConverter"
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 """The largest record that the connector may produce and that a topic which Connect creates takes."""
+
+MAX_CONFIG_BYTES = 1_000_000
+"""The largest configuration: Connect keeps it as one record of its own topic, of which its producer sends up to
+1,048,576 bytes, and a task's is a little longer than its connector's."""
 
 _ENCODINGS = {
     "key.converter": _JSON,
@@ -107,7 +112,7 @@ def connector_config(source: Source, tables: Sequence[Table]) -> dict[str, str]:
 
     Only `tables`, and of them only columns that can be carried, are captured, so that a value of any other
     type can never stop the connector. Raises `ValueError` for an override that a field of the source sets, or of the
-    form in which changes are read.
+    form in which changes are read, and for a configuration that is larger than Connect can keep.
     """
     for name in source.overrides:
         if name in _FIELDS:
@@ -122,7 +127,7 @@ def connector_config(source: Source, tables: Sequence[Table]) -> dict[str, str]:
                 f"connector property {name} of source {source.name} cannot be set: records would have other keys, "
                 f"fields, values or topics than those that are read; take it out of sources.{source.name}.connector"
             )
-    return {
+    config = {
         "connector.class": CONNECTOR_CLASS,
         "plugin.name": "pgoutput",
         "tasks.max": "1",
@@ -143,6 +148,20 @@ def connector_config(source: Source, tables: Sequence[Table]) -> dict[str, str]:
         **source.overrides,
         **_columns(source, tables),
     }
+    _check_size(config, source, tables)
+    return config
+
+
+def _check_size(config: Mapping[str, str], source: Source, tables: Sequence[Table]) -> None:
+    """In the JSON that Connect keeps (org.apache.kafka.connect.storage.KafkaConfigBackingStore)."""
+    kept = {"properties": {**config, "name": source.name}}
+    size = len(json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode())
+    if size > MAX_CONFIG_BYTES:
+        raise ValueError(
+            f"the configuration of connector {source.name} has {size:,} bytes, and Kafka Connect keeps up to "
+            f"{MAX_CONFIG_BYTES:,}: it names all columns of {len(tables)} tables; split source {source.name} into two "
+            "in millrace.yaml, each with a part of the tables"
+        )
 
 
 def heartbeat_statement(source: Source) -> str:

@@ -324,6 +324,7 @@ _JSON_TYPES: dict[Encoding, pa.DataType] = {
     "time": pa.int64(),
     "timestamp": pa.int64(),
     "timestamptz": pa.string(),
+    "interval": pa.string(),
     "bytes": pa.string(),
     "vector": pa.list_(pa.float64()),
 }
@@ -335,6 +336,7 @@ _CONVERTERS: dict[Encoding, Callable[[pa.Array, Column], pa.Array]] = {
     "time": _time,
     "timestamp": _timestamp,
     "timestamptz": _timestamptz,
+    "interval": lambda durations, column: durations,
     "bytes": _bytes,
     "array": _array,
     "vector": _vector,
@@ -366,5 +368,6 @@ _EXPECTED: dict[Encoding, str] = {
     "time": "microseconds since midnight, before 24:00",
     "timestamp": "microseconds since 1970-01-01, in the years 1 to 9999 and not infinite",
     "timestamptz": "an ISO 8601 time with its zone, in the years 1 to 9999 and not infinite",
+    "interval": "a string",
     "bytes": "base64",
 }

@@ -36,7 +36,7 @@ _SCALARS: Mapping[str, tuple[Encoding, pa.DataType]] = {
     "inet": ("plain", pa.string()),
     "cidr": ("plain", pa.string()),
     "macaddr": ("plain", pa.string()),
-    "interval": ("plain", pa.string()),
+    "interval": ("interval", pa.string()),
     "date": ("date", pa.date32()),
     # As text, HH:MM:SS.ffffff: neither Feast nor Delta has a time of day.
     "time": ("time", pa.string()),

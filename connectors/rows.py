@@ -90,7 +90,9 @@ def _scalar(name: str, encoding: Encoding, kind: pa.DataType) -> str:
             return f"CASE WHEN isfinite({name}) THEN {epoch} WHEN {name} IS NOT NULL THEN {_ENDLESS_MICROSECONDS} END"
         case "timestamptz":
             text = f"to_char({name} AT TIME ZONE 'UTC', '{_ISO}')"
-            return f"CASE WHEN isfinite({name}) THEN {text} WHEN {name} IS NOT NULL THEN 'infinity' END"
+            # Which says nothing of the era: a year before Christ would be read as one after.
+            carried = f"isfinite({name}) AND {name} >= TIMESTAMPTZ '0001-01-01 00:00:00+00'"
+            return f"CASE WHEN {carried} THEN {text} WHEN {name} IS NOT NULL THEN 'infinity' END"
         case "bytes":
             return f"replace(encode({name}, 'base64'), E'\\n', '')"
         case "vector":
@@ -98,7 +100,7 @@ def _scalar(name: str, encoding: Encoding, kind: pa.DataType) -> str:
         case "decimal":
             specials = " ".join(f"WHEN '{ours}' THEN '{theirs}'" for ours, theirs in _SPECIAL_NUMERICS.items())
             return f"CASE {name}::text {specials} ELSE {name}::text END"
-        case "plain" if pt.is_string(kind):
+        case "plain" | "interval" if pt.is_string(kind):
             # format() writes a value as PostgreSQL prints it; a cast would cut char(n) and lengthen inet.
             return f"CASE WHEN {name} IS NOT NULL THEN format('%%s', {name}) END"
         case _:

@@ -99,12 +99,12 @@ class Source:
         """The parsed `url`. Raises `ValueError`, without the password, if it is not a usable URL."""
         try:
             url = make_url(self.url)
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # a port that is no number is quoted, and may be a password without a host
             raise ValueError(f"url of source {self.name}: not a URL") from None
         if not url.drivername.startswith(("postgresql", "postgres")) or not url.host or not url.username:
             raise ValueError(
                 f"url of source {self.name}: use postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
-                f"not {url.render_as_string()}"
+                f"not {url.set(query={}).render_as_string()}"
             )
         return url
 

@@ -14,6 +14,7 @@ Encoding = Literal[
     "time",  # microseconds since midnight; decoded to text, HH:MM:SS.ffffff
     "timestamp",  # microseconds since 1970-01-01, without zone
     "timestamptz",  # an ISO 8601 string in UTC
+    "interval",  # an ISO 8601 duration as Debezium alone spells it: PostgreSQL prints another text for the same
     "bytes",  # base64
     "array",  # a JSON array of a type above
     "vector",  # a JSON array of numbers

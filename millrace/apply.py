@@ -26,6 +26,7 @@ from connectors.source import EXCLUDED, Capture, Source
 from connectors.table import Column, Table
 from connectors.table_file import dumps
 from millrace.made_again import dropped, note_stored
+from millrace.on_demand import check_functions
 from millrace.repo import Repo, declared_at, parse, register, rehearse
 from millrace.settings import check_variables
 from millrace.wiring import connect, embedder, lake, source, topics, vectors
@@ -146,6 +147,7 @@ def _checked(repo: Repo) -> Plan:
 def _plan(repo: Repo) -> Plan:
     contents = parse(repo)
     _check_names(contents)
+    check_functions(contents.on_demand_feature_views)
     applied = [*contents.feature_views, *contents.stream_feature_views]
     declared = captured_views(applied, contents.entities, repo.settings.sources)
     if not declared:

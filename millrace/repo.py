@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Collection
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,11 @@ from feast.repo_operations import _get_repo_contents, apply_total_with_repo_inst
 
 from connectors.table import Table
 from millrace import settings
+from millrace.modules import check_names, importable
+from millrace.said import said
 from millrace.settings import Settings, SettingsError
+from serving.applied import Applied, RegistryUnreadable
+from stores.feast_functions import loading
 from streams.declarations import DeclarationError, Declared, captured_views, personal_columns
 from streams.personal import PersonalColumns
 
@@ -79,7 +83,7 @@ class Repo:
         return self.path / self.settings.contracts / f"{table.schema}.{table.name}.json"
 
     def declared(self) -> list[Declared]:
-        """The captured views of the registry, as last applied. Raises `DeclarationError`."""
+        """The captured views of the registry, as last applied. Raises `DeclarationError`, and `FunctionUnloadable`."""
         declared = self._captured()
         if not declared:
             raise DeclarationError(
@@ -95,7 +99,8 @@ class Repo:
         return {topic: personal_columns(views) for topic, views in by_topic.items()}
 
     def _captured(self) -> list[Declared]:
-        views = [*self.store.list_feature_views(), *self.store.list_stream_feature_views()]
+        with loading(self.store.registry.proto, self.project):
+            views = [*self.store.list_feature_views(), *self.store.list_stream_feature_views()]
         return captured_views({v.name: v for v in views}.values(), self.store.list_entities(), self.settings.sources)
 
     def online_name(self, view: str) -> str:
@@ -107,8 +112,9 @@ class Repo:
 
 
 def open_repo(path: Path, stack_folder: Path) -> Repo:
-    """Open a feature repo. Raises `SettingsError`."""
+    """Open a feature repo; its modules can be imported from then on. Raises `SettingsError`."""
     path = path.resolve()
+    importable(path)
     loaded = settings.load(path, stack_folder)
     settings.publish(settings.environment(stack_folder))
     yaml = path / "feature_store.yaml"
@@ -116,8 +122,9 @@ def open_repo(path: Path, stack_folder: Path) -> Repo:
         raise SettingsError(f"{yaml} does not exist: millrace init makes a starting repo")
     try:
         store = FeatureStore(repo_path=str(path))
+        store.config.registry, store.config.auth_config  # noqa: B018  # which Feast reads once they are asked for
     except Exception as error:
-        raise SettingsError(f"{yaml}: Feast refuses it: {error}") from error
+        raise SettingsError(f"{yaml}: Feast refuses it: {said(error)}") from error
     if (found := store.config.entity_key_serialization_version) != SERIALIZATION:
         raise SettingsError(
             f"{yaml}: entity_key_serialization_version is {found}, and millrace writes the keys of {SERIALIZATION}: "
@@ -128,6 +135,7 @@ def open_repo(path: Path, stack_folder: Path) -> Repo:
 
 def parse(repo: Repo) -> RepoContents:
     """Import the repo's modules as `feast apply` does. Raises `DeclarationError` naming the file."""
+    check_names(repo.path)
     before = Path.cwd()
     sys.path.insert(0, str(repo.path))
     os.chdir(repo.path)
@@ -139,7 +147,8 @@ def parse(repo: Repo) -> RepoContents:
         place = f"{Path(error.filename or '').name}, line {error.lineno}"
         raise DeclarationError(place, f"SyntaxError: {error.msg}", "mend it") from error
     except Exception as error:
-        raise DeclarationError(_raised_in(repo.path, error), f"{type(error).__name__}: {error}", "mend it") from error
+        problem = f"{type(error).__name__}: {said(error)}"
+        raise DeclarationError(_raised_in(repo.path, error), problem, "mend it") from error
     except SystemExit as error:
         place = _raised_in(repo.path, error)
         if place != str(repo.path):
@@ -151,21 +160,25 @@ def parse(repo: Repo) -> RepoContents:
     finally:
         os.chdir(before)
         sys.path.remove(str(repo.path))
+    check_names(repo.path)  # what a module of the repo imports may have taken the name of another
     return contents
 
 
 def rehearse(repo: Repo, contents: RepoContents) -> None:
-    """Feast's own checks of the parsed objects, as its apply makes them. Raises `DeclarationError`.
+    """Feast's own checks of the parsed objects, as its apply makes them. Raises `DeclarationError`, and
+    `FunctionUnloadable`: it compares each function with the one that was applied before.
 
     With a registry of its own: Feast writes to one even to plan.
     """
+    with suppress(RegistryUnreadable):  # nothing is applied yet
+        Applied(load_repo_config(repo.path, repo.path / "feature_store.yaml")).take()
     config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
     with TemporaryDirectory() as scratch:
         config.registry_config = {"path": f"{scratch}/registry.db"}
         try:
             FeatureStore(config=config).plan(contents)
         except Exception as error:
-            raise DeclarationError(str(repo.path), f"Feast refuses it: {error}", "mend it") from error
+            raise DeclarationError(str(repo.path), f"Feast refuses it: {said(error)}", "mend it") from error
 
 
 def declared_at(folder: Path, kind: str, name: str) -> str | None:

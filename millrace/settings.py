@@ -16,6 +16,8 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from millrace.said import said
+
 STACK_FOLDER = ".millrace"
 OVERRIDE = "MILLRACE__"
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -151,7 +153,8 @@ def check_variables(path: Path) -> None:
     found = yaml.safe_load(path.read_text())
     _expanded(found, os.environ, path, "")
     if with_default := next((m for m in VARIABLE.finditer(yaml.safe_dump(found)) if m[2] is not None), None):
-        raise SettingsError(f"{path}: Feast knows no defaults, as in {with_default[0]}: write ${{{with_default[1]}}}")
+        name = with_default[1]
+        raise SettingsError(f"{path}: Feast knows no defaults, and {name} has one: write ${{{name}}}, and set it")
 
 
 def stands_alone(repo: Path) -> bool:
@@ -170,7 +173,7 @@ def _read(path: Path, variables: Mapping[str, str]) -> Settings:
     except FileNotFoundError as error:
         raise SettingsError(f"{path} does not exist: millrace init makes one, --repo names another folder") from error
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {error}") from error
+        raise SettingsError(f"{path} is not YAML: {said(error)}") from error
     if not isinstance(document, dict):
         raise SettingsError(f"{path} is empty: it needs at least `sources:`")
     try:
@@ -199,7 +202,10 @@ def _overridden(document: dict[str, Any], variables: Mapping[str, str]) -> dict[
             for parent in parents:
                 section[parent] = section.get(parent) or {}
                 section = section[parent]
-            section[last] = yaml.safe_load(value)
+            try:
+                section[last] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise SettingsError(f"the variable {name} is not YAML: {said(error)}; quote its value") from error
     return document
 
 

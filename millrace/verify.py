@@ -32,7 +32,6 @@ from streams.views import StreamView
 
 SHOWN = 20
 INTERVAL_SECONDS = 0.5
-NOT_COMPARABLE = ("interval",)  # Debezium writes ISO 8601 its own way
 
 Scan = Callable[[View], Iterator[pa.Table]]
 """All entities of a view in the store that serves it, with `_present` or without deleted ones."""
@@ -147,15 +146,14 @@ def _present(table: pa.Table) -> pa.Table:
 
 
 def _comparable_to_postgres(stream_view: StreamView) -> list[str]:
-    """The features that PostgreSQL's rows can tell: not the vector, nor text that only Debezium writes so."""
-    view, columns = stream_view.view, {c.name: c for c in stream_view.table.columns}
-    told = []
-    for feature in view.features:
-        column = columns.get(stream_view.column(feature.name))
-        spelled = column is not None and column.sql_type.startswith(NOT_COMPARABLE)
-        if not spelled and (view.vector is None or feature.name != view.vector.name):
-            told.append(feature.name)
-    return told
+    """The features that PostgreSQL's rows can tell: not the vector, nor what only Debezium writes so, of which a
+    function may have made any."""
+    spelled = {column.name for column in stream_view.table.columns if column.encoding == "interval"}
+    if spelled and stream_view.transform is not None:
+        return []
+    view = stream_view.view
+    named = [feature.name for feature in view.features if view.vector is None or feature.name != view.vector.name]
+    return [name for name in named if stream_view.column(name) not in spelled]
 
 
 def verify_views(

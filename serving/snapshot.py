@@ -15,6 +15,7 @@ from feast.utils import _parse_feature_ref
 
 from serving.compile import Compiled, compile_request
 from serving.plan import InvalidRequest, NotDeclared
+from stores.feast_functions import loading
 from stores.personal import personal_features
 
 log = logging.getLogger("millrace")
@@ -36,18 +37,21 @@ class Asked:
 
 
 class Snapshot:
-    """A frozen registry. May be used by one event loop, or one thread, and by another that prepares the next one."""
+    """A frozen registry. May be used by one event loop, or one thread, and by another that prepares the next one.
+
+    Raises `FunctionUnloadable`."""
 
     def __init__(self, config: RepoConfig, registry: BaseRegistry) -> None:
         self.config = config
         self.registry = registry
         self.fingerprint = registry.proto().SerializeToString(deterministic=True)
         project = config.project
-        views: Sequence[Any] = [
-            *registry.list_feature_views(project, allow_cache=True),
-            *registry.list_stream_feature_views(project, allow_cache=True),
-            *registry.list_on_demand_feature_views(project, allow_cache=True),
-        ]
+        with loading(registry.proto, project):
+            views: Sequence[Any] = [
+                *registry.list_feature_views(project, allow_cache=True),
+                *registry.list_stream_feature_views(project, allow_cache=True),
+                *registry.list_on_demand_feature_views(project, allow_cache=True),
+            ]
         self.views: Mapping[str, Any] = {view.name: view for view in views}
         self.services: Mapping[str, Any] = {
             service.name: service for service in registry.list_feature_services(project, allow_cache=True)

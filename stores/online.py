@@ -77,7 +77,9 @@ class RedisAddress:
         for node in nodes:
             host, _, port = node.partition(":")
             if not host or not (port or "6379").isdigit():
-                raise ValueError(f"{node!r} in the Redis connection string is not host:port")
+                raise ValueError(  # without the part, which may be a URL with a password
+                    "a part of the Redis connection string is not host:port; write it as in 'localhost:6379,db=0'"
+                )
             found.append(cls(host, int(port or 6379), tuple(options.items())))
         return found
 

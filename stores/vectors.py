@@ -54,7 +54,13 @@ class PgVectors(FeatureWriter, FeatureReader):
     """
 
     def __init__(self, url: str, retention_seconds: float = 7 * 86_400, statement_seconds: float = 0.0) -> None:
-        parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
+        """Connects at first use. Raises `ValueError` for a text that is no URL."""
+        try:
+            parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
+        except (sa.exc.ArgumentError, ValueError):  # which may quote a password
+            raise ValueError(
+                "the URL of the vector store is none: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+            ) from None
         self._place = f"{parsed.host}:{parsed.port or 5432}/{parsed.database}"
         self._retention = timedelta(seconds=retention_seconds)
         self._forget_next: dict[str, float] = {}

@@ -110,6 +110,8 @@ def compile_view(project: str, declared: Declared, table: Table, online_name: st
         _check_key(where, key)
         _check_column(where, key, columns, table)
         _check_seconds(where, key, columns[key.name], table)
+        if columns[key.name].encoding == "interval":
+            raise _spelled(f"join key {key.name}", where, columns[key.name])
     vector = _vector(where, view, table)
     function = _function(view)
     names = {key.name for key in keys}
@@ -175,6 +177,17 @@ def _check_primary_key(where: str, table: Table) -> None:
                 f"{'generated' if column.generated else column.sql_type}, which Debezium does not carry",
                 "give the table a primary key of other columns",
             )
+        if column.name in table.primary_key and column.encoding == "interval":
+            raise _spelled(f"{column.name}, of the primary key of {table.schema}.{table.name},", where, column)
+
+
+def _spelled(what: str, where: str, column: Column) -> DeclarationError:
+    return DeclarationError(
+        where,
+        f"{what} is {column.sql_type}, an interval, which PostgreSQL and Debezium spell in two ways: rows of the "
+        "database could not be found again",
+        "use another column, such as the interval's seconds",
+    )
 
 
 def personal_columns(declared: Iterable[Declared]) -> PersonalColumns:

@@ -46,6 +46,9 @@ def kind_of(reason: str) -> str:
     return _OBSERVED.sub("...", _DETAIL.sub("", head))
 
 
+MOST_KINDS = 200
+"""Kinds of reasons that are told apart where they are counted; what comes later counts as "other"."""
+
 _DETAIL = re.compile(r" \([^)]*\)+$")
 _OBSERVED = re.compile(r"'[^']*'|\"[^\"]*\"|\b\d[\d,]{3,}\b")
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from stores.rows import WriteResult
 from streams.embed import Embedded
 from streams.histogram import Histogram
-from streams.letters import REPLAY_OF, kind_of
+from streams.letters import MOST_KINDS, REPLAY_OF, kind_of
 from streams.messages import Partition
 from streams.pipeline import Outcome
 
@@ -19,8 +19,6 @@ FRESHNESS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5,
 """Bounds in seconds, from commit to online."""
 DURATIONS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """Bounds in seconds, of a batch in one stage and of a flush."""
-MOST_KINDS = 200
-"""Kinds of reasons that are told apart for a table; what comes later counts as "other"."""
 
 Letters = Counter[tuple[str, str]]
 """By stage and kind of reason."""

@@ -1,7 +1,7 @@
 """Dead letters: list, show, export, replay."""
 
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -47,11 +47,18 @@ def filtered(command: Callable[..., Any]) -> Callable[..., Any]:
 @filtered
 @shared
 def list_(places: Places, out: Out, limit: int, **wanted: Any) -> None:
-    """List letters: number, table, stage and reasons."""
-    found = [letter.as_dict() for letter in _read(_open(places), **wanted)]
-    reasons = Counter(reason for letter in found for reason in letter["reasons"])  # type: ignore[attr-defined]  # a list
+    """List letters: number, table, stage and reasons. The JSON counts the reasons of all letters by their kinds."""
+    from streams.letters import MOST_KINDS, kind_of
+
+    newest: deque[Letter] = deque(maxlen=limit)  # of all letters, which are kept for ever
+    count, kinds = 0, Counter[str]()
+    for letter in _read(_open(places), **wanted):
+        count += 1
+        newest.append(letter)
+        for kind in map(kind_of, letter.reasons):
+            kinds[kind if kind in kinds or len(kinds) < MOST_KINDS else "other"] += 1
     out.result(
-        {"count": len(found), "reasons": dict(reasons.most_common()), "letters": found[-limit:]},
+        {"count": count, "reasons": dict(kinds.most_common()), "letters": [one.as_dict() for one in newest]},
         lambda value: "\n".join([*map(_line, value["letters"]), f"{value['count']} letters"]),
     )
 

@@ -191,6 +191,16 @@ def test_a_bad_key_in_feasts_settings(draft: Draft, refused: Callable[[], str]) 
     assert "conection_string" in error
 
 
+def test_a_key_that_is_for_another_store(draft: Draft, refused: Callable[[], str]) -> None:
+    """Whose section ends with the password, which pydantic would show."""
+    draft.write("  connection_string: ", "  key_ttl_seconds: 60\n  connection_string: ", "feature_store.yaml")
+    draft.write("${MILLRACE_REDIS}", "redis.internal:6379,password=s3cr3t-Pa55", "feature_store.yaml")
+    error = refused()
+    assert error.startswith(f"{draft.path}/feature_store.yaml: Feast refuses it: ")
+    assert "key_ttl_seconds would forget features" in error
+    assert "s3cr3t" not in error
+
+
 def test_keys_in_a_form_that_millrace_does_not_write(draft: Draft, refused: Callable[[], str]) -> None:
     draft.write("entity_key_serialization_version: 3", "entity_key_serialization_version: 2", "feature_store.yaml")
     assert refused() == (
@@ -309,6 +319,39 @@ def test_a_table_without_a_primary_key(draft: Draft, refused: Callable[[], str])
     error = refused()
     assert error.startswith(f"source {draft.name}: primary key: table public.orders has no primary key")
     assert "ALTER TABLE public.orders ADD PRIMARY KEY" in error
+
+
+@pytest.mark.parametrize("kind", ["interval", "span"])
+def test_an_interval_in_a_primary_key(draft: Draft, refused: Callable[[], str], kind: str) -> None:
+    draft.execute("create domain span as interval")
+    draft.execute(f"alter table orders drop constraint orders_pkey, add column term {kind} not null default '1 day'")
+    draft.execute("alter table orders add primary key (order_id, term)")
+    told = f"term, of the primary key of public.orders, is {kind}, an interval, which PostgreSQL and Debezium spell"
+    assert refused().startswith(line(draft, LAST) + f"view last_order: {told}")
+
+
+def test_a_file_with_the_name_of_a_package(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.features.rename(draft.path / "validation.py")
+    assert refused() == (
+        "validation.py: Feast imports it as validation, which is millrace's own package validation; rename it"
+    )
+
+
+def test_an_on_demand_function_that_uses_what_stands_beside_it(draft: Draft, refused: Callable[[], str]) -> None:
+    view = """
+import math
+from feast.on_demand_feature_view import on_demand_feature_view
+
+
+@on_demand_feature_view(sources=[last_order], schema=[Field(name="root", dtype=Float64)], mode="python")
+def amount_root(rows):
+    return {"root": [math.sqrt(amount) for amount in rows["amount"]]}
+
+
+model = """
+    draft.write("model = ", view)
+    told = "view amount_root: its function uses math of its file, and Feast keeps of an on-demand view the function's"
+    assert refused().startswith(line(draft, "def amount_root") + told)
 
 
 def test_columns_that_the_lake_cannot_tell_apart(draft: Draft, refused: Callable[[], str]) -> None:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,54 @@ def test_a_row_that_another_view_rejects_is_no_mismatch(database: Database, tmp_
         sql.execute("insert into goods values (4, 'dora', 5)")
     (missing,) = verifier.view(flow, views[0], captured, None).examples
     assert (missing.entity, missing.postgres, missing.online) == ({"id": 4}, {"price": 5.0}, None)
+    captured.engine.dispose()
+
+
+def test_what_only_debezium_spells_and_what_is_out_of_its_era_are_no_mismatch(
+    database: Database, tmp_path: Path
+) -> None:
+    with psycopg.connect(database.dsn) as sql:
+        sql.execute("create domain span as interval")
+        sql.execute("create table lent (id int primary key, warranty span, seen timestamptz, at timestamptz[])")
+        sql.execute(
+            "insert into lent values (1, '1 day', '2020-01-01 00:00+00', null),"
+            " (2, '1 day', '0044-03-15 00:00+00 BC', null), (3, '1 day', null, '{0001-12-31 23:59:59+00 BC}'),"
+            " (4, '1 day', '0001-01-01 00:00+00', '{0001-01-01 00:00+00}')"
+        )
+    captured, table = captured_table(database, "lent")
+    assert table.column("warranty").encoding == "interval"
+    moment, days = Feature("seen", 8, pa.timestamp("us", tz="UTC")), Feature("days", 2, pa.string())
+    plain = View("p", "lent_now", "lent_now", "state", (ID,), (moment, Feature("term", 2, pa.string())))
+    made = View("p", "lent_days", "lent_days", "state", (ID,), (days,))
+
+    def cut(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {**rows, "days": [term[:3] for term in rows["warranty"]]}
+
+    function = transform("lent_days", cut, "python", {f.name: f.arrow_type for f in (ID, days)})
+    views = (
+        StreamView(plain, table, renames={"warranty": "term"}),
+        StreamView(made, table, transform=function),
+    )
+    contract = tmp_path / "public.lent.json"
+    contract.write_text('{"name": "lent", "expectations": [], "meta": {}}')
+    flow = Flow(table, load(contract, changes_schema(table)), views)
+    lake = MemoryLake()
+    streamed = pa.table(
+        {
+            "id": pa.array([1, 4], pa.int32()),
+            "warranty": ["P0Y0M1DT0H0M0S"] * 2,
+            "seen": pa.array([datetime(2020, 1, 1, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)], moment.arrow_type),
+            "at": pa.array([None, [datetime(1, 1, 1, tzinfo=UTC)]], pa.list_(moment.arrow_type)),
+        }
+    )
+    for view, projected in process(as_snapshot(table, streamed), flow).projected:
+        name = features_table(view.view.name)
+        lake.create(name, rows_schema(view.view), feature_properties(view.view, table.topic))
+        lake.append(name, projected.rows.table, {(table.topic, 0): 3})
+    verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), 0.0)
+    for view in views:
+        report = verifier.view(flow, view, captured, None)
+        assert (report.mismatches, report.rejected) == (0, 2), report.examples
     captured.engine.dispose()
 
 

@@ -1,11 +1,12 @@
 """The derived Debezium configuration."""
 
+import json
 import re
 
 import pyarrow as pa
 import pytest
 
-from connectors.debezium import connector_config
+from connectors.debezium import MAX_CONFIG_BYTES, connector_config
 from connectors.encodings import PLACEHOLDER
 from connectors.source import Source
 from connectors.table import Column, Encoding, Table, topic
@@ -110,6 +111,19 @@ def test_the_form_that_the_decoder_reads_is_not_overridden(name: str, value: str
 def test_what_changes_the_shape_of_records_is_refused(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=rf"{name} of source shop cannot be set: .* take it out of sources\.shop"):
         connector_config(source(overrides={name: value}), [])
+
+
+def wide(tables: int) -> list[Table]:
+    columns: dict[str, Encoding] = {f"measured_value_{i}": "plain" for i in range(300)}
+    return [table("public", f"customer_orders_{i}", **columns) for i in range(tables)]
+
+
+def test_a_configuration_that_connect_cannot_keep_is_refused() -> None:
+    kept = {"properties": {**connector_config(source(), wide(150)), "name": "shop"}}
+    assert 800_000 < len(json.dumps(kept)) < MAX_CONFIG_BYTES
+    told = r"connector shop has 1,\d\d\d,\d\d\d bytes, .* up to 1,000,000: .* 200 tables; split source shop into two in"
+    with pytest.raises(ValueError, match=told):
+        connector_config(source(), wide(200))
 
 
 def test_only_carried_columns_of_declared_tables_are_captured() -> None:

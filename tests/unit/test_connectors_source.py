@@ -40,6 +40,13 @@ def test_what_cannot_be_used_is_refused(fields: dict[str, object], message: str)
         source(**fields)
 
 
+@pytest.mark.parametrize("url", ["postgresql://shop:s3cr3t", "postgresql://h/shop?user=shop&password=s3cr3t"])
+def test_a_url_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ValueError, match="url of source shop: ") as caught:
+        source(url=url)
+    assert "s3cr3t" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("patterns", "excluded"),
     [  # as Debezium 3.6.3's own filter answers (io.debezium.relational.Tables.ColumnNameFilterFactory)

@@ -32,6 +32,7 @@ TABLE = Table(
         Column("sizes", "integer[]", pa.list_(pa.int32()), "array", nullable=True, element="plain"),
         Column("seal", "bytea", pa.binary(), "bytes", nullable=True),
         Column("sold", "date", pa.date32(), "date", nullable=True),
+        Column("warranty", "span", pa.string(), "interval", nullable=False),
         Column("area", "polygon", pa.null(), "none", nullable=True),
         Column("twice", "bigint", pa.null(), "none", nullable=True, generated=True),
         Column("secret", "text", pa.null(), "none", nullable=True, excluded=True),
@@ -95,12 +96,27 @@ def test_the_event_time_is_a_column_or_the_commit() -> None:
     assert "has no column sould; did you mean sold?" in refused(Field(name="price", dtype=Float64), source=unknown)
 
 
-@pytest.mark.parametrize(("name", "told"), [("area", "is polygon, which"), ("twice", "is generated, which")])
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("area", "is polygon, which"),
+        ("twice", "is generated, which"),
+        ("warranty", "is span, an interval, which PostgreSQL and Debezium spell in two ways"),
+    ],
+)
 def test_a_primary_key_has_to_come_with_the_changes(name: str, told: str) -> None:
     with pytest.raises(
-        DeclarationError, match=rf"view lines: {name}, of the primary key of public\.Order Lines, {told}"
+        DeclarationError, match=rf"view lines: {name}, of the primary key of public\.Order Lines,? {told}"
     ):
         compiled(view(KEY, entities=[buyer]), replace(TABLE, primary_key=("line", name)))
+
+
+def test_an_interval_is_a_feature_and_no_join_key() -> None:
+    compiled(view(KEY, Field(name="warranty", dtype=String), entities=[buyer]))
+    warranty = Entity(name="warranty", value_type=ValueType.STRING)
+    (found,) = captured_views([view(KEY, entities=[warranty])], [warranty], ["shop"])
+    with pytest.raises(DeclarationError, match="view lines: join key warranty is span, an interval, which PostgreSQL"):
+        compile_view("p", found, TABLE, "lines")
 
 
 def test_a_view_over_another_source_is_feasts_own_business() -> None:

@@ -11,7 +11,7 @@ from feast import FeatureStore
 
 import millrace.wiring
 from millrace.cli import millrace as command_line
-from streams.letters import DeadLetters, Rejection
+from streams.letters import MOST_KINDS, DeadLetters, Rejection
 from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.messages import Partition
 from tests.envelopes import TOPIC, records
@@ -75,3 +75,18 @@ def test_a_list_of_nothing_is_refused(letters: Letters, limit: str) -> None:
     refused = letters("list", "--limit", limit)
     assert (refused.exit_code, "--limit" in refused.output) == (2, True)
     assert [x["letter"] for x in json.loads(letters("list", "--limit", "1").stdout)["letters"]] == [1]
+
+
+def test_a_list_counts_all_letters_by_the_kinds_of_their_reasons(broker: MemoryBroker, letters: Letters) -> None:
+    written = DeadLetters(MemoryProducer(broker), "shop.letters")
+    bad = records((b"key", b"bad"), (b"key", b"bad"))
+    for i in range(250):
+        rule, other = f"expect_odd on wind: {i} (min_value=0)", f"kind_{chr(97 + i // 26)}{chr(97 + i % 26)}: {i}"
+        written.send(bad, [Rejection(0, "contract", (rule, other))], "v1")
+    written.flush()
+    told = json.loads(letters("list", "--limit", "3").stdout)
+    assert (told["count"], [one["letter"] for one in told["letters"]]) == (252, [249, 250, 251])
+    assert told["reasons"]["expect_odd on wind"] == 250
+    assert (told["reasons"]["odd"], len(told["reasons"])) == (2, MOST_KINDS + 1)
+    assert sum(told["reasons"].values()) == 502
+    assert told["letters"][-1]["reasons"] == ["expect_odd on wind: 249 (min_value=0)", "kind_jp: 249"]

@@ -36,11 +36,13 @@ def test_an_address_does_not_tell_its_password() -> None:
         ("", "names no host"),
         ("redis:port", "is not host:port"),
         (":6379", "is not host:port"),
+        ("redis://:secret@redis:6379", "is not host:port"),
     ],
 )
 def test_a_connection_string_that_cannot_be_used(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         RedisAddress.parse(text)
+    assert "secret" not in str(caught.value)
 
 
 def test_an_option_that_does_not_exist() -> None:

@@ -120,8 +120,25 @@ def test_feasts_own_file_names_no_variable_that_is_not_set(repo: Path, monkeypat
     monkeypatch.setenv("SHOP_REDIS", "redis:6379")
     check_variables(yaml)
     yaml.write_text("online_store: {connection_string: '${SHOP_REDIS:-localhost:6379}'}\n")
-    with pytest.raises(SettingsError, match=r"no defaults, as in .*6379\}: write \$\{SHOP_REDIS\}"):
+    with pytest.raises(SettingsError, match=r"defaults, and SHOP_REDIS has one: write \$\{SHOP_REDIS\}, and set") as no:
         check_variables(yaml)
+    assert "6379" not in str(no.value)
+
+
+@pytest.mark.parametrize("text", ["api: [s3cr3t", "api: *s3cr3t", "api: !s3cr3t x", "api: 's3cr3t\nb: c"])
+def test_a_file_that_is_not_yaml_is_not_quoted(repo: Path, text: str) -> None:
+    message = refused(repo, MINIMAL + text)
+    assert ": line " in message
+    assert "s3cr3t" not in message
+
+
+def test_a_variable_that_is_not_yaml_is_named_and_not_quoted(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE__KAFKA__GROUP", "@s3cr3t")
+    with pytest.raises(
+        SettingsError, match=r"the variable MILLRACE__KAFKA__GROUP is not YAML: .*; quote its value"
+    ) as no:
+        loaded(repo, MINIMAL)
+    assert "s3cr3t" not in str(no.value)
 
 
 def test_a_file_that_is_not_there(repo: Path) -> None:
