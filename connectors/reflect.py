@@ -15,7 +15,7 @@ import pyarrow as pa
 from sqlalchemy import Connection, Engine, Row, inspect, text
 from sqlalchemy.exc import SAWarning
 
-from connectors.source import Source, connected, split
+from connectors.source import Source, SourceUnavailable, connected, split
 from connectors.table import Column, Encoding, Table, topic
 
 _SCALARS: Mapping[str, tuple[Encoding, pa.DataType]] = {
@@ -99,6 +99,31 @@ _TYPES = text(
 )
 
 
+# ACCESS EXCLUSIVE alone keeps a reader out, also while it waits itself.
+_LOCKS = text(
+    """
+    select n.nspname || '.' || c.relname as name, l.pid, coalesce(nullif(a.application_name, ''), 'a client') as program
+    from pg_locks l
+    join pg_class c on c.oid = l.relation
+    join pg_namespace n on n.oid = c.relnamespace
+    left join pg_stat_activity a on a.pid = l.pid
+    where l.mode = 'AccessExclusiveLock'
+      and l.database = (select oid from pg_database where datname = current_database())
+      and n.nspname || '.' || c.relname = any(:tables)
+    order by l.granted desc, name
+    """
+)
+_WAIT_FOR_LOCKS = text("select set_config('lock_timeout', :milliseconds, true)")
+_LOCK_NOT_AVAILABLE = "55P03"
+
+LOCK_SECONDS = 30.0
+"""How long a table may be locked while a person waits."""
+
+
+class TableLocked(SourceUnavailable):
+    """Another session holds a lock that keeps everybody from a table."""
+
+
 class TableNotFound(Exception):
     """A declared table ("schema.name") that the source database does not have; `instead` names the nearest ones."""
 
@@ -108,14 +133,40 @@ class TableNotFound(Exception):
         self.instead = nearest.removeprefix(": ") or "name one that it has"
 
 
-def reflect(engine: Engine, source: Source, tables: Sequence[str]) -> tuple[Table, ...]:
+def reflect(
+    engine: Engine, source: Source, tables: Sequence[str], lock_seconds: float = LOCK_SECONDS
+) -> tuple[Table, ...]:
     """The tables, each "schema.name", with their columns in the database's order.
 
     A table without a primary key has an empty one. A column of a type that cannot be carried, or generated,
-    or excluded by the source, has the encoding "none" and the Arrow type null. Raises `TableNotFound`
-    and `SourceUnavailable`.
+    or excluded by the source, has the encoding "none" and the Arrow type null. Raises `TableNotFound`,
+    `SourceUnavailable`, and `TableLocked` if one is locked for longer than `lock_seconds`: PostgreSQL takes a lock of
+    its own to print the default of a column.
     """
+    try:
+        return _reflect(engine, source, tables, lock_seconds)
+    except SourceUnavailable as error:
+        if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        holder = _lock(engine, source, tables)
+        raise TableLocked(
+            f"source {source.name}: {holder}; its columns could not be read for {lock_seconds:g} s. Try again once "
+            "that transaction has ended"
+        ) from error
+
+
+def _lock(engine: Engine, source: Source, tables: Sequence[str]) -> str:
+    """Which of the tables is locked and by whom, for people."""
     with connected(engine, source) as connection:
+        row = connection.execute(_LOCKS, {"tables": list(tables)}).first()
+    if row is None:
+        return f"one of {', '.join(tables)}, or of the catalog, was locked"
+    return f"table {row.name} is locked by {row.program} (pid {row.pid} of the database)"
+
+
+def _reflect(engine: Engine, source: Source, tables: Sequence[str], lock_seconds: float) -> tuple[Table, ...]:
+    with connected(engine, source) as connection:
+        connection.execute(_WAIT_FOR_LOCKS, {"milliseconds": str(round(1_000 * lock_seconds))})
         known = table_oids(connection)
         for table in tables:
             if table not in known:

@@ -1,12 +1,16 @@
 """A source database of `millrace.yaml`, and what the declarations ask of its tables."""
 
+import os
 import re
+import socket
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 
@@ -22,6 +26,15 @@ _TO_DO = {
     "42501": "grant the user that, then try again",
     "42P01": "run millrace apply, which names what is missing",
     "42703": "run millrace apply, which names what is missing",
+}
+
+# A connection that the network has forgotten ends within a minute.
+# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES
+_NOTICED_DEAD = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
 }
 
 EXCLUDED = "column.exclude.list"
@@ -108,11 +121,15 @@ class Source:
             )
         return url
 
-    def engine(self, connect_seconds: int = 10) -> Engine:
-        """A new SQLAlchemy engine; the caller disposes of it."""
+    def engine(self, connect_seconds: int = 10, life_seconds: float | None = None) -> Engine:
+        """A new SQLAlchemy engine; the caller disposes of it. Connections end after `life_seconds`, if these are given:
+        so long one waits for an answer at most, whatever the server or the network is at."""
         url = self.address().set(drivername="postgresql+psycopg")
-        options = {"connect_timeout": connect_seconds, "application_name": "millrace"}
-        return create_engine(url, pool_size=1, connect_args=options)
+        options = {"connect_timeout": connect_seconds, "application_name": "millrace", **_NOTICED_DEAD}
+        engine = create_engine(url, pool_size=1, connect_args=options)
+        if life_seconds is not None:
+            _end_connections(engine, life_seconds)
+        return engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +139,25 @@ class Capture:
 
     table: str
     full_identity: bool
+
+
+def _end_connections(engine: Engine, seconds: float) -> None:
+    """Hang up on every connection so long after it was made. A server that hangs heeds no time-out of its own, and a
+    proxy before it keeps the connection alive; so the questions that SQLAlchemy asks first are bounded, too."""
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, record: object, arguments: Any, parameters: Any) -> Any:
+        made = dialect.connect(*arguments, **parameters)
+        line = socket.socket(fileno=os.dup(made.fileno()))  # its own number, which nobody else gets meanwhile
+        end = threading.Timer(seconds, _hang_up, [line])
+        end.daemon = True
+        end.start()
+        return made
+
+
+def _hang_up(line: socket.socket) -> None:
+    with line, suppress(OSError):  # the server may have hung up before
+        line.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

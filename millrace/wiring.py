@@ -354,14 +354,18 @@ def worker(repo: Repo) -> Worker:
     )
 
 
+ASKED_LOCK_SECONDS, ASKED_LIFE_SECONDS = 1.0, 3.0
+"""For a lock, and for all answers: all tables of a worker wait while it asks a database."""
+
+
 def _source_table(repo: Repo, table: Table) -> Table | None:
-    """A table as its database has it now; None if that cannot be known."""
+    """A table as its database has it now; None if that cannot be known, or not at once."""
     if table.source not in repo.settings.sources:
         return None
     database = source(repo, table.source)
-    engine = database.engine(connect_seconds=2)
+    engine = database.engine(connect_seconds=2, life_seconds=ASKED_LIFE_SECONDS)
     try:
-        return reflect(engine, database, [f"{table.schema}.{table.name}"])[0]
+        return reflect(engine, database, [f"{table.schema}.{table.name}"], ASKED_LOCK_SECONDS)[0]
     except (SourceUnavailable, TableNotFound):
         return None
     finally:

@@ -8,11 +8,13 @@ The order of versions, as everywhere in millrace (`stores.rows`, `stores.view`):
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from stores.errors import StoreRefused
@@ -26,6 +28,9 @@ KIND = "millrace.kind"
 
 JOIN_KEYS = "millrace.join_keys"
 """Property of `features/<view>`: a JSON list of its join keys."""
+
+PART_ROWS = 50_000
+"""Rows of an answer that is given part by part, at once."""
 
 PRIMARY_KEY = "millrace.primary_key"
 """Property of `changes/<topic>`: a JSON list of the primary key columns of the source table."""
@@ -66,24 +71,54 @@ def newest(lake: Lake, view: View, keys: pa.Table | None = None, *, deleted: boo
 def every_newest(lake: Lake, view: View) -> Iterator[pa.Table]:
     """As `newest` of all entities, part by part: more of them than memory holds."""
     with _newest(lake, view, None, False) as (connection, query, schema):
-        yield from parts(connection, query, schema)
+        yield from parts(connection, query, schema, PART_ROWS)
 
 
-def standing(lake: Lake, view: View, lsns: Sequence[int]) -> pa.Table:
-    """Every source row as it stood at each of these LSNs, if it was not gone by then and had changed since the
-    LSN before, in no order: its join keys and `stores.rows.META`. What came late at an entity counts there, whatever
-    became of the row at another one. Errors as of `newest`."""
+def standing(lake: Lake, view: View, lsns: Sequence[int], among: Collection[int]) -> Iterator[pa.Table]:
+    """Every source row as it stood at each of these LSNs that is `among` the others, if it was not gone by then and had
+    changed since the LSN before, in no order, part by part: its join keys and `stores.rows.META`. What came late at an
+    entity counts there, whatever became of the row at another one. Errors as of `newest`."""
+    ends = np.unique(np.array(lsns, np.int64))
+    asked = np.isin(ends, list(among))
+    if not asked.any():
+        return
+    moments = pa.table({"_after": np.concatenate([[-1], ends[:-1]])[asked], "_moment": ends[asked]})
+    # No user's column has a name that begins with an underscore.
+    with _keyed(lake, view, moments=moments) as (connection, columns, of_row, schema):
+        query = f"""SELECT {columns} FROM (
+            SELECT {columns}, _moment FROM (SELECT * FROM data WHERE {_between(moments)})
+            ASOF JOIN moments ON _lsn <= _moment WHERE _lsn > _after {_latest(f"{of_row}, _moment")}
+        ) WHERE NOT _deleted"""
+        yield from parts(connection, query, schema, PART_ROWS)
+
+
+def deleted_at(lake: Lake, view: View, lsns: Sequence[int]) -> Iterator[pa.Table]:
+    """Of each source row at each entity the newest delete that has one of these LSNs, in no order, part by part: its
+    join keys and `stores.rows.META`. Errors as of `newest`."""
+    if not lsns:
+        return
+    moments = pa.table({"_after": np.array(lsns, np.int64) - 1, "_moment": pa.array(lsns, pa.int64())})
+    with _keyed(lake, view, moments=moments) as (connection, columns, of_row, schema):
+        query = f"""SELECT {columns} FROM data SEMI JOIN moments ON _lsn = _moment
+            WHERE _deleted AND {_between(moments)} {_latest(of_row)}"""
+        yield from parts(connection, query, schema, PART_ROWS)
+
+
+@contextmanager
+def _keyed(lake: Lake, view: View, **tables: pa.Table) -> Iterator[tuple[Session, str, str, pa.Schema]]:
+    """A session with a view's table as `data`; its columns but for the features, what tells its source rows at their
+    entities apart, and the schema of these columns."""
     table = lake.snapshot(f"features/{view.name}")
     schema = pa.schema([field for field in rows_schema(view) if field.name not in {f.name for f in view.features}])
     columns = ", ".join(quoted(held(table, name)) for name in schema.names)
     of_row = f"_row, {_by_key(view)}" if view.kind == "event" else _by_key(view)
-    # No user's column has a name that begins with an underscore.
-    moments = pa.table({"_moment": pa.array(sorted(lsns), pa.int64())})
-    with session(data=table.data, moments=moments) as connection:
-        query = f"""SELECT {columns} FROM (
-            SELECT {columns}, _moment FROM data ASOF JOIN moments ON _lsn <= _moment {_latest(f"{of_row}, _moment")}
-        ) WHERE NOT _deleted"""
-        return answer(connection, query, schema)
+    with session(data=table.data, **tables) as connection:
+        yield connection, columns, of_row, schema
+
+
+def _between(moments: pa.Table) -> str:
+    """A condition that spares files: it is told from their statistics."""
+    return f"_lsn > {pc.min(moments['_after']).as_py()} AND _lsn <= {pc.max(moments['_moment']).as_py()}"
 
 
 def before(table: Snapshot, changes: pa.Table, columns: Sequence[str]) -> pa.Table:

@@ -17,8 +17,6 @@ from stores.lake import STORE, VIEW_TYPES, Snapshot, WrittenInViews
 
 Session: TypeAlias = duckdb.DuckDBPyConnection
 
-PART_ROWS = 50_000
-
 _CONFIG = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -60,9 +58,9 @@ def answer(connection: Session, query: str, schema: pa.Schema) -> pa.Table:
     return found.rename_columns(schema.names).cast(schema)
 
 
-def parts(connection: Session, query: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    """As `answer`, some rows at a time."""
-    for batch in connection.sql(query).to_arrow_reader(PART_ROWS):
+def parts(connection: Session, query: str, schema: pa.Schema, most: int) -> Iterator[pa.Table]:
+    """As `answer`, at most so many rows at a time."""
+    for batch in connection.sql(query).to_arrow_reader(most):
         yield pa.Table.from_batches([batch]).rename_columns(schema.names).cast(schema)
 
 

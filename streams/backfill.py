@@ -28,7 +28,7 @@ from streams.decide import changes_table, decide, features_table
 from streams.messages import Records
 from streams.missing import JOB, Places, absent, among, below, places, span
 from streams.pipeline import Embedding, Flow, Flows, Outcome, process
-from streams.truncate import Truncated, Truncates, settle, with_deletes
+from streams.truncate import Truncated, Truncates, complete, with_deletes
 from streams.views import StreamView
 
 CHUNK = 20_000
@@ -97,8 +97,7 @@ class Backfill:
         truncates = Truncates(self.lake)
         self._complete(flow, view, truncates.refresh(flow.table.topic), window, advance, report)
         truncated = truncates.refresh(flow.table.topic)
-        if truncated.last:
-            settle(self.lake, self.writer, view.view, truncated, 0)
+        complete(self.lake, view.view, truncated, truncated.lsns.tolist())
         self._write(view, window, advance, report)
         advance(view.view.name, 1.0)
         return report

@@ -7,16 +7,18 @@ Order, and why a crash after any step loses and doubles nothing:
    batch that ended in between lack, since a contract was mended, is added (`streams.missing`). Of a topic of
    which nothing was accepted the offsets alone are noted;
 3. event views are made to agree with the lake: rows are offered once more, entities decided anew;
-4. what lies below a truncate is deleted (`streams.truncate`): if this batch brought the truncate, or older
-   rows that did not know it, or was flushed before by a worker that may not have come so far;
-5. only then the caller commits the offsets to Kafka.
+4. what lies below a truncate is deleted (`streams.truncate`), if this batch brought the truncate, for the first time or
+   again, or older rows that did not know it;
+5. only then the caller commits the offsets to Kafka: a truncate that may not be settled is read again, and so are older
+   rows whose worker may not have looked for it. These come with their deletes then; what the lake lacks of those is
+   added beside step 2 (`streams.missing`).
 """
 
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +31,7 @@ from streams.compact import Compactor
 from streams.decide import changes_table, decide, features_table, is_changes_table, is_features_table
 from streams.letters import DeadLetters
 from streams.messages import Partition
-from streams.missing import add_missing
+from streams.missing import add_deletes, add_missing
 from streams.patience import Abandoned, Patience
 from streams.redelivered import heights
 from streams.stage import Batch, LakeTable
@@ -128,12 +130,13 @@ class Flusher:
                 replayed.add(table)
                 if is_features_table(table):
                     self._patience(partial(add_missing, self._lake, table, topic, rows))
-            if is_changes_table(table) and truncates(rows):
+                    self._patience(partial(add_deletes, self._lake, table, rows, self._truncates.known(topic).lsns))
+            if is_changes_table(table) and len(truncates(rows)):
                 self._patience(partial(self._truncates.place, topic))
         self._pass_over(batch)
         decided = self._settle(batch, replayed)
         for topic in set(batch.topics.values()):
-            self._settle_truncates(batch, topic, any(batch.topics[table] == topic for table in replayed))
+            self._settle_truncates(batch, topic)
         files = {table: self._patience(partial(self._lake.files, table)) for table in batch.tables}
         self._tally.flushed(time.perf_counter() - began, files)
         self._compactor.flushed(batch.tables, decided)
@@ -151,13 +154,13 @@ class Flusher:
         """Whether the lake held some of the rows already."""
         return self._lake.append(table, rows, offsets).duplicates > 0
 
-    def _settle_truncates(self, batch: Batch, topic: str, replayed: bool) -> None:
+    def _settle_truncates(self, batch: Batch, topic: str) -> None:
         truncated = self._patience(partial(self._truncates.refresh, topic))
-        known = () if replayed else batch.truncated[topic]
-        news = np.setdiff1d(truncated.lsns, known)
-        if len(news) and (replayed or _concerns(batch, topic, truncated.last)):
+        brought = [truncates(rows) for rows in batch.tables.get(changes_table(topic), [])]
+        news = reduce(np.union1d, brought, np.setdiff1d(truncated.lsns, batch.truncated[topic]))
+        if any(map(len, brought)) or (len(news) and _has_older(batch, topic, int(news[-1]))):
             for view in self._views[topic]:
-                self._patience(partial(settle, self._lake, self._writer, view, truncated, int(news[0]) - 1))
+                self._patience(partial(settle, self._lake, self._writer, view, truncated, news.tolist()))
                 self._decide_below(batch, view, truncated.last)
 
     def _decide_below(self, batch: Batch, view: View, truncate: int) -> None:
@@ -197,10 +200,7 @@ class Flusher:
             raise Abandoned
 
 
-def _concerns(batch: Batch, topic: str, truncate: int) -> bool:
-    """Whether the batch brought a truncate of the topic, or rows older than it."""
-    parts = [(name, rows) for name in batch.tables if batch.topics[name] == topic for rows in batch.tables[name]]
-    return any(
-        (is_changes_table(name) and truncates(rows)) or (is_features_table(name) and below(rows, truncate).any())
-        for name, rows in parts
-    )
+def _has_older(batch: Batch, topic: str, truncate: int) -> bool:
+    """Whether the batch brought rows of the topic's views older than a truncate."""
+    names = [name for name in batch.tables if is_features_table(name) and batch.topics[name] == topic]
+    return any(below(rows, truncate).any() for name in names for rows in batch.tables[name])

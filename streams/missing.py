@@ -6,6 +6,8 @@ added beyond the offsets goes in numbered commits, so that of two processes that
 """
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +40,16 @@ def among(asked: Places, known: Places) -> Mask:
 
 
 def span(asked: Places) -> pc.Expression:
-    """A filter that lets rows through at no lower and no higher offset than these."""
-    offsets = asked & (1 << OFFSET_BITS) - 1
-    return (pc.field("_offset") >= int(offsets.min())) & (pc.field("_offset") <= int(offsets.max()))
+    """A filter that lets rows of their partitions through, of each at no lower and no higher offset than its own:
+    others may stand where a quiet one will be in years. There is one place at least."""
+    numbers, offsets = asked >> OFFSET_BITS, asked & (1 << OFFSET_BITS) - 1
+    between = []
+    for number in np.unique(numbers):
+        own = offsets[numbers == number]
+        low, high = int(own.min()), int(own.max())
+        within = (pc.field("_offset") >= low) & (pc.field("_offset") <= high)
+        between.append((pc.field("_partition") == int(number)) & within)
+    return reduce(or_, between)
 
 
 def below(rows: pa.RecordBatch | pa.Table, held: Mapping[TopicPartition, int | None]) -> Mask:
@@ -80,3 +89,26 @@ def add_missing(lake: Lake, table: LakeTableName, topic: str, rows: pa.Table) ->
             return
         if lake.append_once(table, torn.filter(pa.array(among(places(torn), lacking))), JOB, commits + 1):
             return
+
+
+def add_deletes(lake: Lake, table: LakeTableName, rows: pa.Table, truncates: npt.NDArray[np.int64]) -> None:
+    """Add the deletes by the truncates with these LSNs that a view's rows came with, where the rows stand in its table
+    without.
+
+    So it is where a worker wrote them that did not know of the truncate, and ended before it looked for one. Two that
+    add the same can leave it twice, which no reader can tell from once. Raises `StoreUnavailable`.
+    """
+    ended = rows.filter(pc.and_(rows["_deleted"], pc.is_in(rows["_lsn"], pa.array(truncates))))
+    if not ended.num_rows:
+        return
+    at, lsns = places(ended), np.asarray(ended["_lsn"])
+    asked = np.unique(at)
+    reader = lake.scan(table, ["_partition", "_offset", "_lsn", "_deleted"], span(asked))
+    parts = (part.filter(pa.array(among(places(part), asked))) for part in reader)
+    stored = pa.Table.from_batches(parts, reader.schema)
+    there, by, deleted = places(stored), np.asarray(stored["_lsn"]), np.asarray(stored["_deleted"])
+    lacking = np.isin(at, there[~deleted])
+    for truncate in np.unique(lsns):
+        lacking &= (lsns != truncate) | ~np.isin(at, there[deleted & (by == truncate)])
+    if lacking.any():
+        lake.append(table, ended.filter(pa.array(lacking)), {})

@@ -26,6 +26,7 @@ from streams.changes import Changes
 from streams.decide import changes_table
 from streams.letters import REPLAY_OF
 from streams.messages import Partition
+from streams.missing import Places, among, below, places, span
 from streams.pipeline import Outcome
 from streams.positions import TopicRecreated
 from streams.views import Projected, StreamView, left
@@ -92,25 +93,41 @@ def settle_read_again(lake: Lake, held: Mapping[int, int], outcome: Outcome) -> 
     be replayed. Raises `StoreUnavailable`, and `TopicRecreated` if another record stood there.
     """
     rows = outcome.accepted.changes.rows
-    places = list(zip(rows["_partition"].to_pylist(), rows["_offset"].to_pylist(), strict=True))
-    again = [offset < held.get(partition, 0) for partition, offset in places]
-    if not any(again):
+    again = below(rows, {(outcome.records.topic, number): offset for number, offset in held.items()})
+    if not again.any():
         return outcome
-    first = pc.field("_offset") >= min(offset for _, offset in places)
-    stored = lake.scan(changes_table(outcome.records.topic), list(PLACE), first).read_all()
-    stands = zip(stored["_partition"].to_pylist(), stored["_offset"].to_pylist(), strict=True)
-    standing = dict(zip(stands, zip(stored["_op"].to_pylist(), stored["_lsn"].to_pylist(), strict=True), strict=True))
-    told = list(zip(rows["_op"].to_pylist(), rows["_lsn"].to_pylist(), strict=True))
-    stood = [standing.get(place) if late else None for late, place in zip(again, places, strict=True)]
-    for (number, offset), now, before in zip(places, told, stood, strict=True):
-        if before is not None and before != now and (before[0], now[0]) != ("r", "r"):
-            partition = Partition(outcome.records.topic, number)
-            raise TopicRecreated(f"{partition} has at offset {offset} another record than the lake holds of it")
-    rejected = np.array([late and before is None for late, before in zip(again, stood, strict=True)])
-    lsns = [lsn for _, lsn in told]
-    placed = [lsn if before is None else before[1] for lsn, before in zip(lsns, stood, strict=True)]
-    accepted = outcome.accepted if placed == lsns else outcome.accepted.at(np.array(placed, np.int64))
+    asked = places(rows)[again]
+    stored = _at_places(lake, outcome.records.topic, np.sort(asked))
+    found = pc.index_in(pa.array(asked), pa.array(places(stored)))
+    stood = np.asarray(pc.is_valid(found))
+    standing, rejected = np.flatnonzero(again)[stood], again.copy()
+    rejected[standing] = False
+    before = stored.take(found.drop_null())
+    _refuse_another(outcome.records.topic, before, rows.take(pa.array(standing)))
+    told = np.asarray(rows["_lsn"])
+    lsns = told.copy()
+    lsns[standing] = before["_lsn"]
+    accepted = outcome.accepted if np.array_equal(lsns, told) else outcome.accepted.at(lsns)
     return replace(outcome, accepted=accepted.without(rejected), ignored=outcome.ignored + int(rejected.sum()))
+
+
+def _at_places(lake: Lake, topic: str, asked: Places) -> pa.Table:
+    """What the lake holds at places of the topic, which are sorted; a part at a time, for between them may stand
+    others that are not asked for."""
+    reader = lake.scan(changes_table(topic), ["_partition", "_offset", "_op", "_lsn"], span(asked))
+    return pa.Table.from_batches((part.filter(pa.array(among(places(part), asked))) for part in reader), reader.schema)
+
+
+def _refuse_another(topic: str, before: pa.Table, now: pa.Table) -> None:
+    """Raises `TopicRecreated` if a change is not the one that stood at its place before. Of a snapshot's row the LSN
+    may be another."""
+    operation = pc.not_equal(before["_op"], now["_op"])
+    lsn = pc.and_(pc.not_equal(before["_lsn"], now["_lsn"]), pc.not_equal(now["_op"], "r"))
+    other = now.filter(pc.or_(operation, lsn))
+    if other.num_rows:
+        partition = Partition(topic, other["_partition"][0].as_py())
+        offset = other["_offset"][0].as_py()
+        raise TopicRecreated(f"{partition} has at offset {offset} another record than the lake holds of it")
 
 
 def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mask) -> tuple[Mask, Following]:

@@ -10,10 +10,16 @@ things together leave, once all is read, no row of a view below a truncate:
    look, so that at least one of the two sees the other's.
 3. `with_deletes`: a row that is read when its truncate is known already comes with its delete.
 
+Which truncates are settled the group's offsets say, for they are committed after it. A worker that dies before is
+followed by one that reads the same records again: the truncate, and settles it as if for the first time; or the older
+row, which comes with its delete by then, and the lake is given it if it has the row alone
+(`streams.missing.add_deletes`). Those below the offsets are not looked at again, however many there were.
+
 A delete has the LSN and the commit time of the first truncate after its row. Two workers that settle at once
 can leave it twice, which no reader can tell from once.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stores.history import standing
+from stores.history import deleted_at, standing
 from stores.lake import Lake
 from stores.rows import TIMESTAMP, FeatureRows, FeatureWriter, rows_schema
 from stores.view import View
@@ -82,9 +88,9 @@ def _read(lake: Lake, topic: str) -> Truncated:
     return Truncated(lsns, np.asarray(rows["_commit_ts"].cast(pa.int64()))[first])
 
 
-def truncates(changes: pa.Table) -> bool:
-    """Whether a truncate is among changes."""
-    return bool(pc.any(pc.equal(changes["_op"], "t")).as_py())
+def truncates(changes: pa.Table) -> npt.NDArray[np.int64]:
+    """The LSNs of the truncates among changes, in order."""
+    return np.unique(np.asarray(changes["_lsn"].filter(pc.equal(changes["_op"], "t"))))
 
 
 def knowing(outcome: Outcome, truncated: Truncated) -> Outcome:
@@ -130,23 +136,27 @@ def deletes(view: View, rows: pa.Table, truncated: Truncated) -> pa.Table:
         "_lsn": pa.array(truncated.lsns[by]),
         "_deleted": pa.array(np.ones(rows.num_rows, bool)),
     }
-    schema = rows_schema(view)
-    return pa.table([columns.get(f.name, pa.nulls(rows.num_rows, f.type)) for f in schema], schema=schema)
+    return _filled(view, pa.table(columns))
 
 
-def settle(lake: Lake, writer: FeatureWriter, view: View, truncated: Truncated, since: int) -> int:
-    """Delete what stood in the lake's table of the view at each truncate, and serve it no more.
+def _filled(view: View, rows: pa.Table) -> pa.Table:
+    """The rows with nulls for the view's features; schema `rows_schema(view)`."""
+    held, schema = set(rows.column_names), rows_schema(view)
+    columns = [rows[f.name] if f.name in held else pa.nulls(rows.num_rows, f.type) for f in schema]
+    return pa.table(columns, schema=schema)
 
-    Repeatable: the lake tells what is left to do, and the stores are told again of every delete by a truncate
-    after the LSN `since`. Returns the number of rows deleted. Raises `StoreUnavailable`.
-    """
-    table = features_table(view.name)
-    late = standing(lake, view, truncated.lsns.tolist())
-    if late.num_rows:
-        lake.append(table, deletes(view, late, truncated), {})
-    columns = rows_schema(view).names
-    by_truncate = pc.field("_deleted") & pc.field("_lsn").isin(pa.array(truncated.lsns[truncated.lsns > since]))
-    gone = lake.scan(table, columns, by_truncate).read_all().cast(rows_schema(view))
-    for undecided, keys in writer.write([FeatureRows(view, gone)]).undecided:
-        decide(lake, writer, undecided, keys)
-    return int(late.num_rows)
+
+def complete(lake: Lake, view: View, truncated: Truncated, among: Collection[int]) -> None:
+    """Delete in the lake's table of the view what stood there at each of the truncates whose LSNs are `among` these: a
+    commit for each part of it. Repeatable: the lake tells what is left to do. Raises `StoreUnavailable`."""
+    for late in standing(lake, view, truncated.lsns.tolist(), among):
+        lake.append(features_table(view.name), deletes(view, late, truncated), {})
+
+
+def settle(lake: Lake, writer: FeatureWriter, view: View, truncated: Truncated, among: Sequence[int]) -> None:
+    """`complete`, and serve no more what these truncates deleted. Repeatable: the stores are told of every delete by
+    one of them, part by part, of each row at an entity once. Raises `StoreUnavailable`."""
+    complete(lake, view, truncated, among)
+    for rows in deleted_at(lake, view, among):
+        for undecided, keys in writer.write([FeatureRows(view, _filled(view, rows))]).undecided:
+            decide(lake, writer, undecided, keys)

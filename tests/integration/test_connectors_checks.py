@@ -8,20 +8,27 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import event, make_url
 
 from connectors.checks import Finding, check
 from connectors.health import slot_health
-from connectors.reflect import TableNotFound, reflect
+from connectors.reflect import TableLocked, TableNotFound, reflect
 from connectors.source import Capture, Source, SourceUnavailable
+from connectors.table import Table
+from millrace.settings import SourceSettings
+from millrace.wiring import _source_table
 from tests.integration.capturing import eventually, new_source
+from tests.tcp_proxy import TcpProxy
 
 
 @pytest.fixture
@@ -296,6 +303,80 @@ def test_reflecting_a_table_that_is_not_there(database: Any, admin: psycopg.Conn
             reflect(engine, source, ["public.weather"])
     finally:
         engine.dispose()
+
+
+@pytest.fixture
+def locked(database: Any, admin: psycopg.Connection) -> Iterator[str]:
+    """A table with a default, locked by another session; for so long that who waits for it is not refused."""
+    admin.execute("create table public.busy (id int primary key, at timestamptz default now())")
+    with psycopg.connect(database.dsn, application_name="alterer") as other:
+        other.execute("lock table busy in access exclusive mode")
+        release = threading.Timer(20, other.rollback)
+        release.start()
+        yield "public.busy"
+        release.cancel()
+
+
+def test_reflecting_a_locked_table_says_which_one_is_locked_and_by_whom(
+    database: Any, admin: psycopg.Connection, locked: str
+) -> None:
+    admin.execute("create table idle (id int primary key)")
+    source = new_source(database.dsn)
+    engine = source.engine()
+    try:
+        told = r"table public\.busy is locked by alterer \(pid \d+ of the database\); .* not be read for 0\.2 s"
+        with pytest.raises(TableLocked, match=told):
+            reflect(engine, source, ["public.idle", locked], lock_seconds=0.2)
+        assert [table.name for table in reflect(engine, source, ["public.idle"], lock_seconds=0.2)] == ["idle"]
+    finally:
+        engine.dispose()
+
+
+def test_a_worker_does_not_wait_for_a_locked_table(database: Any, locked: str) -> None:
+    sources = {"shop": SourceSettings(url=database.dsn)}
+    repo: Any = SimpleNamespace(settings=SimpleNamespace(sources=sources), project="p", path=Path())
+    busy = Table("shop", "public", "busy", "shop.public.busy", (), ("id",))
+    assert _source_table(repo, busy) is None
+    assert _source_table(repo, replace(busy, source="other")) is None
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_a_server_that_falls_silent_keeps_nobody_longer_than_a_connection_lives(
+    database: Any, admin: psycopg.Connection, when: str
+) -> None:
+    """At once: before SQLAlchemy has asked for what it has to know of the server."""
+    admin.execute("create table idle (id int primary key)")
+    url = make_url(database.dsn)
+    assert url.port is not None
+    proxy = TcpProxy(url.port).start()
+    speak = threading.Timer(20, setattr, [proxy, "silent", False])
+    speak.start()
+    source = new_source(url.set(port=proxy.port).render_as_string(hide_password=False))
+    engine = source.engine(connect_seconds=2, life_seconds=3)
+    try:
+        if when == "at once":
+            event.listen(engine, "connect", lambda *made: setattr(proxy, "silent", True), insert=True)
+        else:
+            assert reflect(engine, source, ["public.idle"])
+            proxy.silent = True
+        with pytest.raises(SourceUnavailable):
+            reflect(engine, source, ["public.idle"])
+    finally:
+        engine.dispose()
+        speak.cancel()
+        proxy.stop()
+
+
+def test_a_connection_that_the_network_forgot_ends(database: Any) -> None:
+    engine = new_source(database.dsn).engine()
+    try:
+        with engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            settings = driver.info.get_parameters()
+    finally:
+        engine.dispose()
+    named = ("keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout")
+    assert [settings[name] for name in named] == ["30", "10", "3", "60000"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Newest rows and point-in-time joins, against a plain reading of the rules over generated histories."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores.asof import Join, asof
-from stores.history import change_properties, current, every_newest, feature_properties, newest, standing
+from stores.history import (
+    change_properties,
+    current,
+    deleted_at,
+    every_newest,
+    feature_properties,
+    newest,
+    standing,
+)
 from stores.memory_lake import MemoryLake
 from stores.rows import TIMESTAMP, rows_schema
 from stores.view import Feature, Kind, View
@@ -275,7 +283,7 @@ def test_the_newest_row_of_an_event_view(history: list[Change], asked: list[int]
     found = newest(lake, view)
     assert found.schema.equals(rows_schema(view))
     assert dict(zip(found["k"].to_pylist(), found["V"].to_pylist(), strict=True)) == best
-    with patch("stores.query.PART_ROWS", 2):
+    with patch("stores.history.PART_ROWS", 2):
         several = list(every_newest(lake, view))
     assert pa.concat_tables(several, promote_options="none").num_rows == len(best) if several else not best
     assert {k: v for part in several for k, v in zip(part["k"].to_pylist(), part["V"].to_pylist(), strict=True)} == best
@@ -286,25 +294,45 @@ def test_the_newest_row_of_an_event_view(history: list[Change], asked: list[int]
 
 
 @settings(max_examples=50)
-@given(histories(), st.sets(st.integers(0, 15)), st.sampled_from(["event", "state"]))
-def test_the_rows_that_stood_at_some_moments(history: list[Change], moments: set[int], kind: Kind) -> None:
-    """What a truncate at each of these LSNs deleted."""
+@given(histories(), st.sets(st.integers(0, 15)), st.sets(st.integers(0, 15)), st.sampled_from(["event", "state"]))
+def test_the_rows_that_stood_at_some_moments(
+    history: list[Change], moments: set[int], among: set[int], kind: Kind
+) -> None:
+    """What a truncate at each of these LSNs deleted; of some among them."""
     lake = filled(view_of(kind), event_rows(history) if kind == "event" else state_rows(history))
     expected = []
     for previous, moment in zip([-1, *sorted(moments)], sorted(moments), strict=False):
-        last = {change.row: change for change in history if previous < change.lsn <= moment}
+        last = {change.row: change for change in history if previous < change.lsn <= moment and moment in among}
         stood = [change for change in last.values() if change.entity is not None]
         expected += [(change.entity if kind == "event" else change.row, change.lsn) for change in stood]
-    found = standing(lake, view_of(kind), list(moments))
-    assert sorted(zip(found["k"].to_pylist(), found["_lsn"].to_pylist(), strict=True)) == sorted(expected)
+    with patch("stores.history.PART_ROWS", 2):
+        assert told(standing(lake, view_of(kind), list(moments), among)) == sorted(expected)
 
 
 def test_a_row_that_moved_stands_where_it_moved_to_though_it_is_deleted_where_it_was() -> None:
     """The move came late: a truncate had deleted the row where it had been before."""
     moved = event_rows([Change(0, 1, 1, 1, 10), Change(0, 2, 1, 2, 15)])
     truncated = event_rows([Change(0, 1, 1, 1, 10), Change(0, None, 3, 3, 20)]).slice(1)
-    found = standing(filled(view_of("event"), pa.concat_tables([moved, truncated])), view_of("event"), [20])
-    assert list(zip(found["k"].to_pylist(), found["_lsn"].to_pylist(), strict=True)) == [(2, 15)]
+    found = standing(filled(view_of("event"), pa.concat_tables([moved, truncated])), view_of("event"), [20], [20])
+    assert told(found) == [(2, 15)]
+
+
+@settings(max_examples=50)
+@given(histories(), st.sets(st.integers(0, 15)), st.sampled_from(["event", "state"]))
+def test_the_deletes_at_some_moments(history: list[Change], moments: set[int], kind: Kind) -> None:
+    """Each row at an entity is told of once, however often it was deleted there."""
+    rows = event_rows(history) if kind == "event" else state_rows(history)
+    expected: dict[object, tuple[int, int]] = {}
+    for row in sorted(rows.to_pylist(), key=lambda row: row["_lsn"]):
+        if row["_deleted"] and row["_lsn"] in moments:
+            expected[row["k"], row["_row"]] = row["k"], row["_lsn"]
+    with patch("stores.history.PART_ROWS", 2):
+        assert told(deleted_at(filled(view_of(kind), rows), view_of(kind), list(moments))) == sorted(expected.values())
+
+
+def told(parts: Iterable[pa.Table]) -> list[tuple[int, int]]:
+    """Entity and LSN of each row."""
+    return sorted(pair for part in parts for pair in zip(part["k"].to_pylist(), part["_lsn"].to_pylist(), strict=True))
 
 
 @settings(max_examples=25)

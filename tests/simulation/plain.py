@@ -3,7 +3,7 @@
 `tests/property/test_history.py` holds the query to its rule; every eighth seed uses the query itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -42,6 +42,17 @@ def ordered(query: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
         found = query(*arguments, **options)
         places = sorted(range(found.num_rows), key=lambda i: repr(found.slice(i, 1).to_pylist()))
         return found.take(pa.array(places, pa.int64()))
+
+    return run
+
+
+def ordered_parts(query: Callable[..., Iterator[pa.Table]], most: int) -> Callable[..., Iterator[pa.Table]]:
+    """As `ordered`, of a query that answers part by part; its parts have at most so many rows."""
+
+    def run(*arguments: Any, **options: Any) -> Iterator[pa.Table]:
+        if several := list(query(*arguments, **options)):
+            found = ordered(pa.concat_tables)(several)
+            yield from (found.slice(start, most) for start in range(0, found.num_rows, most))
 
     return run
 

@@ -35,6 +35,9 @@ from tests.simulation.shop import CONTROL, GROUP, LATE, LETTERS, PARTITIONS, flo
 STEPS = 60_000
 """Steps after which a run is taken to hang; a long one has some 5,000."""
 
+PART_ROWS = 3
+"""Of what a truncate deletes this much is settled at once, so that much can happen in between."""
+
 SETTINGS = WorkerSettings(
     poll_records=8, poll_seconds=0.05, flush_rows=25, flush_seconds=0.3, stage_rows=60, stop_seconds=1.0
 )
@@ -114,8 +117,10 @@ class Simulation:
     def run(self) -> None:
         """Live through everything. Raises what a process raised, and `Restless` if the lag does not end."""
         self.scheduler.spawn("conductor", self._conduct)
-        standing = patch("streams.truncate.standing", plain.ordered(history.standing))
-        with patch("streams.decide.newest", self.newest), patch("streams.backfill.newest", self.newest), standing:
+        standing = patch("streams.truncate.standing", plain.ordered_parts(history.standing, PART_ROWS))
+        deleted = patch("streams.truncate.deleted_at", plain.ordered_parts(history.deleted_at, PART_ROWS))
+        newest = patch("streams.decide.newest", self.newest), patch("streams.backfill.newest", self.newest)
+        with standing, deleted, newest[0], newest[1]:
             self.scheduler.run()
 
     def digest(self) -> str:

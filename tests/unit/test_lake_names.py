@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from stores.asof import Join, asof
-from stores.history import before, change_properties, current, feature_properties, newest, standing
+from stores.history import before, change_properties, current, deleted_at, feature_properties, newest, standing
 from stores.lost import moved, vanished
 from stores.memory_lake import MemoryLake
 from stores.rows import TIMESTAMP, rows_schema
@@ -112,7 +112,8 @@ def test_a_view_may_call_its_features_anything(key: str, value: str, kind: Kind)
     lake.append("features/v", table, {})
     assert newest(lake, view)[value].to_pylist() == [11]
     assert newest(lake, view, pa.table({key: pa.array([1, 2])}))[value].to_pylist() == [11]
-    assert sorted(standing(lake, view, [0, 2])[key].to_pylist()) == [1, 1, 2]
+    assert sorted(pa.concat_tables(standing(lake, view, [0, 2], [0, 2]))[key].to_pylist()) == [1, 1, 2]
+    assert pa.concat_tables(deleted_at(lake, view, [3]))[key].to_pylist() == [2]
     assert current(lake.snapshot("features/v"), {value: value}, "event_timestamp")[value].to_pylist() == [11]
     spine = pa.table({"of": pa.array([1, 1, 2, 2])})
     times = pa.chunked_array([pa.array([0, 9, 2, 9], TIMESTAMP)])

@@ -2,11 +2,15 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
@@ -14,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores.history import newest
+from stores.lake import AppendResult
+from stores.rows import FeatureRows, WriteResult
 from streams.backfill import Backfill, Window
 from streams.decide import changes_table, features_table
 from streams.letters import REPLAY_OF
@@ -21,7 +27,17 @@ from streams.memory import MemoryConsumer
 from streams.messages import Partition
 from streams.worker import Worker
 from tests.envelopes import TOPIC, envelope, key, row
-from tests.worker_platform import CUSTOMER, GROUP, ORDER, P0, P1, Killed, Platform
+from tests.worker_platform import (
+    CUSTOMER,
+    GROUP,
+    ORDER,
+    P0,
+    P1,
+    Killed,
+    Platform,
+    UnreliableLake,
+    UnreliableOnline,
+)
 
 TABLES = (features_table("order_now"), features_table("customer_last"), changes_table(TOPIC))
 
@@ -204,6 +220,187 @@ def test_a_view_that_is_filled_from_the_lake_after_the_truncate(platform: Platfo
         assert [platform.customer(name) for name in ("ann", "bob", "cyd")] == [None, None, 3.0]
     table = platform.lake.scan(features_table("customer_last")).read_all()
     assert table.num_rows == 5
+
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class Fate:
+    """Kills at the `left`-th call that changes a store, before or after it took effect; counts on after that."""
+
+    left: int
+    after: bool
+
+    def call(self, effect: Callable[[], _T]) -> _T:
+        self.left -= 1
+        if self.left == -1 and not self.after:
+            raise Killed
+        result = effect()
+        if self.left == -1:
+            raise Killed
+        return result
+
+
+class MortalLake(UnreliableLake):
+    fate: Fate | None = None
+
+    def append(self, name: str, rows: pa.Table, offsets: Any) -> AppendResult:
+        append = super().append
+        result: AppendResult = self._call(lambda: append(name, rows, offsets))
+        return result
+
+    def advance(self, name: str, offsets: Any) -> None:
+        advance = super().advance
+        self._call(lambda: advance(name, offsets))
+
+    def _call(self, effect: Callable[[], _T]) -> _T:
+        return self.fate.call(effect) if self.fate else effect()
+
+
+class MortalOnline(UnreliableOnline):
+    """Notes how many rows each write had, and the LSNs of deletes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fate: Fate | None = None
+        self.written: list[int] = []
+        self.deletes: Counter[int] = Counter()
+
+    def write(self, batches: Sequence[FeatureRows]) -> WriteResult:
+        for rows in batches:
+            self.written.append(rows.table.num_rows)
+            self.deletes.update(rows.table.filter(rows.table["_deleted"])["_lsn"].to_pylist())
+        write = super().write
+        return self._call(lambda: write(batches))
+
+    def decide(self, rows: FeatureRows) -> WriteResult:
+        decide = super().decide
+        return self._call(lambda: decide(rows))
+
+    def _call(self, effect: Callable[[], _T]) -> _T:
+        return self.fate.call(effect) if self.fate else effect()
+
+
+LIVES = {
+    "rows last": ("truncates finish", "rows finish"),
+    "rows are staged meanwhile": ("rows take", "truncates finish", "rows flush"),
+    "truncates are staged meanwhile": ("truncates take", "rows finish", "truncates flush"),
+    "one after another": ("rows take 1", "truncates finish", "rows finish"),
+}
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("life", LIVES)
+def test_a_kill_at_any_write_to_any_store_loses_no_truncate(tmp_path: Path, life: str, after: bool) -> None:
+    """Whatever was settled is found by what is read again; a part of a truncate holds one row."""
+    for n in count():
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        lake, online = MortalLake(), MortalOnline()
+        platform = Platform(folder, lake=lake, online=online)
+        truth = produce(platform, [(1, "ann", 1), (2, "bob", 2), (1, "bob", 3), P1, (2, "ann", 4), P0, (1, "ann", 5)])
+        lake.fate = online.fate = fate = Fate(n, after)
+        both = dict(zip(("rows", "truncates"), members(platform), strict=True))
+        with patch("stores.history.PART_ROWS", 1):
+            for step in LIVES[life]:
+                who, what, *limit = step.split()
+                with suppress(Killed):
+                    getattr(both[who], what)(*map(int, limit))
+                    continue
+                both[who].start()
+            for member in both.values():
+                member.finish()
+        check(platform, truth)
+        if fate.left >= 0:
+            break
+    assert n > 15
+
+
+def nights(platform: Platform, number: int) -> None:
+    """A table that is truncated and loaded each night."""
+    for night in range(number):
+        platform.produce((None, envelope("t", None, lsn=10 + 20 * night)), to=P1)
+        platform.produce(*((key(i), envelope("c", row(i, "ann"), lsn=10 + 20 * night + i)) for i in range(1, 6)))
+        for member in members(platform):
+            member.finish()
+
+
+def killed_at(platform: Platform, table: str) -> None:
+    """The records of both partitions are taken, but whoever has them dies when they stand in a table of the lake."""
+    for member in members(platform):
+        platform.lake.after[table] = [Killed()]
+        with suppress(Killed):
+            member.finish()
+    platform.lake.after.clear()
+
+
+def test_a_crash_tells_the_stores_nothing_of_truncates_that_were_settled(tmp_path: Path) -> None:
+    online = MortalOnline()
+    platform = Platform(tmp_path, online=online)
+    nights(platform, 4)
+    platform.produce((key(7), envelope("c", row(7, "cid"), lsn=100)))
+    killed_at(platform, changes_table(TOPIC))
+    online.deletes.clear()
+    for member in members(platform):
+        member.finish()
+    assert not online.deletes
+    assert platform.customer("cid") is not None
+
+
+def test_a_crash_on_the_way_of_a_truncate_settles_that_one_again(tmp_path: Path) -> None:
+    online = MortalOnline()
+    platform = Platform(tmp_path, online=online)
+    nights(platform, 4)
+    platform.produce((None, envelope("t", None, lsn=100)), to=P1)
+    killed_at(platform, features_table("customer_last"))  # the deletes stand there, and nobody else knows
+    assert platform.customer("ann") is not None
+    online.deletes.clear()
+    for member in members(platform):
+        member.finish()
+    assert online.deletes == {100: 10}
+    assert [platform.order(i) for i in range(1, 6)] + [platform.customer("ann")] == [None] * 6
+
+
+def test_a_log_that_is_read_again_settles_each_truncate_once(tmp_path: Path) -> None:
+    """The group's offsets were set back."""
+    online = MortalOnline()
+    platform = Platform(tmp_path, online=online)
+    nights(platform, 4)
+    platform.broker.offsets.clear()
+    online.deletes.clear()
+    for member in members(platform):
+        member.finish()
+    # Five rows in two views come with their deletes; of those of all truncates, flushed together, the last count.
+    assert +online.deletes == {30: 10, 50: 10, 70: 10 + 10}
+
+
+def test_a_backfill_tells_of_the_entities_of_its_window_alone(tmp_path: Path) -> None:
+    online = MortalOnline()
+    platform = Platform(tmp_path, online=online)
+    nights(platform, 4)
+    online.written.clear()
+    backfill = Backfill({TOPIC: platform.flow}, platform.lake, platform.online, lambda outcome: outcome)
+    backfill.run([], Window(start=datetime(2024, 1, 1, tzinfo=UTC)), lambda view, part: None)
+    assert not online.written
+
+
+def test_a_truncate_is_settled_part_by_part_each_row_once(tmp_path: Path) -> None:
+    """However many versions of a row two truncates that are settled together deleted."""
+    online = MortalOnline()
+    platform = Platform(tmp_path, online=online)
+    platform.produce(*((key(i), envelope("c", row(i, f"c{i}"), lsn=10 + i)) for i in range(1, 8)))
+    Member(platform, P0).finish()
+    platform.produce((None, envelope("t", None, lsn=20)), to=P1)
+    platform.produce(*((key(i), envelope("c", row(i, f"c{i}"), lsn=20 + i)) for i in range(1, 8)))
+    Member(platform, P0).finish()
+    platform.produce((None, envelope("t", None, lsn=30)), to=P1)
+    online.written.clear()
+    with patch("stores.history.PART_ROWS", 3):
+        Member(platform, P1).finish()
+    assert max(online.written) == 3
+    assert online.deletes == {30: 2 * 7}
+    assert not newest(platform.lake, ORDER).num_rows and not newest(platform.lake, CUSTOMER).num_rows
 
 
 # A change: the row, its customer, its amount; or a truncate with the partition it goes to.
