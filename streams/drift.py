@@ -49,8 +49,9 @@ _DAY = 86_400_000_000
 _LEAST = -(2**63)
 """-infinity, of which there is no absolute value."""
 
-ASKED_SECONDS = 1.0
-"""Between two questions to a database for a table's types: bad records may come in every poll."""
+ASKED_SECONDS, AWAY_SECONDS = 1.0, 10.0
+"""Between two questions to a database for a table's types, and to one that did not answer, for which all tables waited:
+bad records may come in every poll."""
 
 UNANSWERED_SECONDS = 60.0
 """Until a database that did not answer is asked again because of the size of values alone."""
@@ -261,9 +262,10 @@ class Guard:
 
     def _now(self, table: Table, doubtful: frozenset[str], *, anew: bool) -> Table | None:
         """The table in its database. Unless it is to be asked `anew`, the answer to an earlier poll is good enough for
-        `ASKED_SECONDS`, but not for columns that were not doubtful then."""
+        `ASKED_SECONDS`, but not for columns that were not doubtful then; none for `AWAY_SECONDS`, for any."""
         asked, columns, now = self._asked.get(table.topic, (float("-inf"), doubtful, None))
-        if anew or time.monotonic() >= asked + ASKED_SECONDS or not doubtful <= columns:
+        outdated = time.monotonic() >= asked + (AWAY_SECONDS if now is None else ASKED_SECONDS)
+        if anew or outdated or (now is not None and not doubtful <= columns):
             now = self._source_table(table)
             self._asked[table.topic] = time.monotonic(), doubtful, now
         return now

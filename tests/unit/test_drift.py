@@ -298,6 +298,20 @@ def test_values_of_another_type_wait_for_apply_and_bad_ones_do_not(platform: Pla
     assert "column amount was double precision when it was applied and is text now" in watching.held[TOPIC]
 
 
+def test_a_database_that_does_not_answer_is_left_alone_for_a_while(platform: Platform) -> None:
+    """All tables wait for each question."""
+    asked = []
+
+    def away(table: Table) -> None:
+        asked.append(table)
+
+    watching = Guard(platform.lake, {TOPIC: platform.flow}, away)
+    for bad in ({"amount": "much"}, {"placed_at": "late"}, {"amount": "more"}):
+        outcome = take(records((key(1), envelope("c", row(1, **bad), lsn=10))), platform.flow, 10_000)
+        assert outcome.rejections and not watching.retyped(outcome)
+    assert len(asked) == 1
+
+
 def test_a_worker_starts_anew_when_its_table_is_applied_again(platform: Platform) -> None:
     name = changes_table(TOPIC)
     platform.lake.describe(name, {TABLE_PROPERTY: dumps([ORDERS]), APPLIED_PROPERTY: "10"})
