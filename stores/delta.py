@@ -35,11 +35,13 @@ CHECKPOINT_INTERVAL = 50
 """Commits between two checkpoints of a table's log; a handle lives as long, for its commits cost more the
 longer the log it has followed (measured with deltalake 1.6.6: 8 ms grow to 60 ms within 400 commits)."""
 
+LOG_RETENTION = "delta.logRetentionDuration"
+
 DEFAULTS: Mapping[str, str] = {
     "delta.checkpointInterval": str(CHECKPOINT_INTERVAL),
     # On a local disk each log file costs every commit 14 us, so the log keeps minutes, not days. Nothing is
     # lost by it: the tables are append-only, and their past is in their rows.
-    "delta.logRetentionDuration": "interval 10 minutes",
+    LOG_RETENTION: "interval 2 minutes",
     "delta.enableExpiredLogCleanup": "true",
     # Every checkpoint remembers what was replaced for so long: 3,600 files an hour at a flush a second, and each costs
     # it 10 us. `vacuum` looks for them in the folder, and needs no memory of them.
@@ -55,6 +57,9 @@ delta-rs (1.6.6) lets two processes rewrite the same files at once, after which 
 commit if the table's properties have changed since it was opened. So whoever rewrites sets this property first, and
 opens the table then: of two, the one that set it earlier either had committed by the time the other one opened the
 table, or is refused. The time is a courtesy: without it two would go on refusing each other."""
+
+LONG_LOG = "interval 1 day"
+"""The log's retention while files are rewritten: the commit of that has to see all that came since it began."""
 
 REWRITE_SECONDS = 600.0
 """How long a compaction may take before others begin their own, after which it is refused."""
@@ -263,7 +268,7 @@ class DeltaLake:
             merged = int(table.optimize.compact(max_concurrent_tasks=1)["numFilesRemoved"])
             if look_inside and self._written_in_views(name):
                 merged += int(table.optimize.z_order([table.schema().fields[0].name])["numFilesRemoved"])
-            self._set(name, {REWRITER: ""})
+            self._release(name)
         except CommitFailedError as error:
             raise CompactedByAnother(f"{self.root}/{name}") from error
         except (DeltaError, OSError) as error:
@@ -378,7 +383,7 @@ class DeltaLake:
             mode="overwrite",
             schema_mode="overwrite",
         )
-        self._handles.pop(name, None)
+        self._release(name)
 
     def _set(self, name: str, properties: Mapping[str, str]) -> None:
         with self._guard(name):
@@ -395,11 +400,15 @@ class DeltaLake:
     def _claimed(self, name: str, until: float) -> _Handle:
         """The table as of after this process set `REWRITER`. Raises `CommitFailedError` if another one has since."""
         mine = f"{uuid.uuid4().hex} {until}"
-        self._set(name, {REWRITER: mine})
+        self._set(name, {REWRITER: mine, LOG_RETENTION: LONG_LOG})
         handle = self._open(name)
         if handle.table.metadata().configuration.get(REWRITER) != mine:
             raise CommitFailedError("another process has begun to rewrite its files")
         return handle
+
+    def _release(self, name: str) -> None:
+        """What was claimed is rewritten. After a failure the next one who claims and rewrites it does so."""
+        self._set(name, {REWRITER: "", LOG_RETENTION: DEFAULTS[LOG_RETENTION]})
 
     def _commit(self, handle: _Handle, name: str, rows: pa.Table, transactions: Mapping[str, int]) -> None:
         rows = conform(rows, handle.schema, name)

@@ -249,6 +249,24 @@ def test_a_compaction_beside_a_column_that_is_widened_doubles_nothing(root: Path
     assert others.snapshot(NAME).schema.equals(wider)
 
 
+def test_the_log_is_kept_while_files_are_rewritten(root: Path) -> None:
+    """The commit of that has to see all that came since it began, however long it takes."""
+    ours, others = Meeting(str(root)), DeltaLake(str(root))
+    for start in range(20):
+        append(others, start, start + 1)
+    others.describe(NAME, {delta.LOG_RETENTION: "interval 0 seconds"})
+    end = 20 + 3 * CHECKPOINT_INTERVAL
+
+    def meanwhile() -> None:
+        for start in range(20, end):
+            append(others, start, start + 1)
+
+    ours.after = meanwhile
+    assert ours.compact(NAME) == 20
+    assert ids(DeltaLake(str(root))) == list(range(end))
+    assert ours.properties(NAME)[delta.LOG_RETENTION] == delta.DEFAULTS[delta.LOG_RETENTION]
+
+
 def test_a_table_that_another_process_compacts_is_left_to_it(root: Path) -> None:
     ours, others = Meeting(str(root)), DeltaLake(str(root))
     append(ours, 0, 2)
