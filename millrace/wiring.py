@@ -33,7 +33,7 @@ from serving.keys import KeyedAccess
 from serving.lookup import OnlineLookup
 from serving.metrics import Metrics
 from serving.openapi import Docs, OpenApi
-from serving.pages import Answers, Ready, Scrape, health
+from serving.pages import Answers, Ready, Scrape, Stores, health
 from serving.refresh import Registry
 from serving.request import RequestLimits
 from serving.scales import Scales
@@ -180,8 +180,8 @@ def http_application(
     """What one process of `millrace serve` answers with; with `keys`, only to who has one. `sessions` and `platform`
     are the console's."""
     settings = repo.settings.serve
-    config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
-    registry = Registry(Applied(config).take, settings.registry_seconds)
+    registry = Registry(Applied(repo.config.model_copy(deep=True)).take, settings.registry_seconds)
+    registry.look()
     hashes = reads(repo)
     index = vectors(repo, settings.request_seconds)
     # Where the vector store or the provider is slow, no other request waits, nor lacks a place.
@@ -209,7 +209,8 @@ def http_application(
     counted = counts.claim()
     listeners = [_grpc(place, features, gate, bounds, counted, audit)] if place.grpc_port else []
     entrance = Entrance(keys, place.tls is not None)
-    serving = Serving(registry, features.features, index, texts, aside)
+    serving = Serving(repo.project, registry, features.features, index, texts, aside)
+    stores = Stores(registry, hashes, Answers(index.ping) if index is not None else None)
     return Application(
         posts={
             "/get-online-features": features,
@@ -218,8 +219,8 @@ def http_application(
         },
         gets={
             "/health": health,
-            "/ready": Ready(registry, hashes, Answers(index.ping) if index is not None else None),
-            "/metrics": Scrape(Metrics(counts)),
+            "/ready": Ready(repo.project, stores),
+            "/metrics": Scrape(Metrics(counts), stores),
             "/openapi.json": OpenApi(registry),
             "/docs": Docs(registry),
         },
@@ -237,6 +238,7 @@ def in_process(repo: Repo) -> OnlineLookup:
     """Online features without a server between: for a service that reads the stores itself."""
     config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
     registry = Registry(Applied(config).take, repo.settings.serve.registry_seconds)
+    registry.take()
     return OnlineLookup(registry, online(repo), vectors(repo))
 
 
@@ -267,6 +269,7 @@ def listening(repo: Repo) -> Listening:
         header_seconds=settings.header_seconds,
         drain_seconds=settings.drain_seconds,
         connections=settings.connections,
+        request_seconds=settings.request_seconds,
         grpc_port=settings.grpc_port,
         tls=_tls(repo),
     )

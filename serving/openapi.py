@@ -103,7 +103,7 @@ def document(snapshot: Snapshot) -> dict[str, Any]:
             "/retrieve-online-documents": {"post": search},
             "/search": {"post": search},
             "/health": {"get": _got("The process lives")},
-            "/ready": {"get": _got("The stores answer", {"503": "A store does not answer; the text names it."})},
+            "/ready": {"get": _got("Which stores answer", {"503": "No request is answered; the text says why."})},
             "/metrics": {"get": _got("Metrics for Prometheus")},
         },
         "components": {

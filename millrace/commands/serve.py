@@ -75,7 +75,8 @@ def serve(
             if not loopback
             else f"project {repo.project} has no API key: make one with millrace keys add NAME"
         )
-    check(repo.config)
+    readable = partial(check, repo.config)
+    readable()
     for taken in filter(None, (place.grpc_port, place.port)):
         place = replace(place, host=address_of(place.host, taken))
     log.info(
@@ -88,5 +89,6 @@ def serve(
         extra={"event": "serves", "workers": place.workers, "grpc_port": place.grpc_port or "none"},
     )
     counts, sessions = Counts(2 * place.workers), Sessions()
-    serve_forever(place, partial(http_application, repo, place, counts, keys, sessions, RepoPlatform(repo)))
+    build = partial(http_application, repo, place, counts, keys, sessions, RepoPlatform(repo))
+    serve_forever(place, build, readable)
     log.info("stopped", extra={"event": "stopped"})

@@ -89,6 +89,7 @@ class Serving:
     """What model services are answered with. `index` and `texts` are None where no view has a vector; searches run
     `aside`."""
 
+    project: str
     registry: Registry
     features: OnlineFeatures
     index: VectorIndex | None
@@ -312,8 +313,13 @@ class Console:
         return Answer(200, page(template, **common, **values), list(HTML))
 
     def _common(self) -> dict[str, Any]:
-        project = self._serving.registry.current.config.project
-        return {"project": project, "keyed": self._entrance.keyed, "nav": NAV, "here": "", "caller_name": ""}
+        return {
+            "project": self._serving.project,
+            "keyed": self._entrance.keyed,
+            "nav": NAV,
+            "here": "",
+            "caller_name": "",
+        }
 
     def _login_page(self, trouble: str, status: int) -> Answer:
         return Answer(status, page("login", **{**self._common(), "nav": (), "trouble": trouble}), list(HTML))
