@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from feast.infra.online_stores.redis import RedisType
-from feast.repo_config import RepoConfig, load_repo_config
+from feast.repo_config import load_repo_config
 
 from connectors.connect import Connect
 from connectors.reflect import TableNotFound, reflect
@@ -117,8 +117,9 @@ def connect(repo: Repo, seconds: float | None = None) -> Connect:
 
 
 def online(repo: Repo, timeout: float | None = None) -> RedisOnline:
-    """The online store that `feature_store.yaml` names. Raises `SettingsError` for a Redis Cluster."""
-    if _is_cluster(repo.config):
+    """The online store that `feature_store.yaml` names. Raises `SettingsError` for a Redis Cluster and for
+    sentinels."""
+    if _is_cluster(repo):
         raise SettingsError(
             f"{repo.path / 'feature_store.yaml'}: online_store is a Redis Cluster, of which millrace serve reads; this "
             "needs a single Redis (for API keys: set serve.keys in millrace.yaml)"
@@ -134,8 +135,17 @@ def _redis(repo: Repo, connection_string: str, timeout: float | None) -> RedisOn
     return RedisOnline(address, repo.settings.kafka.retention_hours * 3_600, timeout)
 
 
-def _is_cluster(config: RepoConfig) -> bool:
-    return bool(getattr(config.online_store, "redis_type", RedisType.redis) == RedisType.redis_cluster)
+def _is_cluster(repo: Repo) -> bool:
+    """Raises `SettingsError` for a type that no module here reads: a sentinel answers as a Redis does, and holds no
+    feature."""
+    found = getattr(repo.config.online_store, "redis_type", RedisType.redis)
+    if found not in (RedisType.redis, RedisType.redis_cluster):
+        raise SettingsError(
+            f"{repo.path / 'feature_store.yaml'}: online_store.redis_type is {RedisType(found).value}; millrace reads "
+            "of redis and redis_cluster: write one of these, and the address of the Redis itself (for sentinels, one "
+            "that follows the primary)"
+        )
+    return bool(found == RedisType.redis_cluster)
 
 
 def access_keys(repo: Repo, timeout: float | None = None) -> RedisKeys:
@@ -148,7 +158,7 @@ def reads(repo: Repo) -> RedisReads | ReplicaReads | ClusterReads:
     """What a server reads the online store by. Raises `SettingsError`."""
     connection_string, timeout = repo.config.online_store.connection_string, repo.settings.serve.store_seconds
     try:
-        if _is_cluster(repo.config):
+        if _is_cluster(repo):
             return ClusterReads(RedisAddress.parse_all(connection_string), timeout)
         primary = RedisAddress.parse(connection_string)
         if repo.settings.serve.replicas:
