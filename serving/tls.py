@@ -109,10 +109,14 @@ class TlsWatch:
             if self._files.digest() != found:
                 return False  # still being written
             self._reload()
-        except (TlsError, OSError, Postponed) as error:
+        except (TlsError, OSError) as error:
             if str(error) != self._refused:
-                event = "tls_postponed" if isinstance(error, Postponed) else "tls_refused"
-                logger.error("the old certificate stays: %s", error, extra={"event": event})
+                logger.error("the old certificate stays: %s", error, extra={"event": "tls_refused"})
+            self._refused = str(error)
+            return False
+        except Postponed as error:
+            if str(error) != self._refused:
+                logger.error("the old certificate stays for now: %s", error, extra={"event": "tls_postponed"})
             self._refused = str(error)
             return False
         self._loaded, self._refused = found, ""

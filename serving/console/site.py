@@ -29,10 +29,10 @@ from serving.console.views import view_rows
 from serving.features import OnlineFeatures
 from serving.http import SEEN_CHARACTERS, Seen, Visit, charge_refused
 from serving.plan import InvalidRequest, NotDeclared
+from serving.reach import reach_of
 from serving.refresh import Registry
 from serving.refusals import Answer, Headers, refusal
 from serving.search import Texts, VectorIndex
-from serving.snapshot import Snapshot
 
 log = logging.getLogger("millrace")
 
@@ -235,22 +235,9 @@ class Console:
             asked.seen.views = wanted.compiled.views
         if wanted is not None and asked.visit.method == "POST":
             found = await look_up(self._serving.features, wanted, keys, time.time())
-        views, services = self._within_reach(snapshot, asked.session.key_id)
-        names = {"views": views, "services": services, "of": of}
+        reach = reach_of(self._door, asked.session.key_id, snapshot)
+        names = {"views": reach.views, "services": reach.services, "of": of}
         return self._page("lookup", asked, caller, target=wanted, form=keys, found=found, **names)
-
-    def _within_reach(self, snapshot: Snapshot, key_id: str) -> tuple[list[str], list[str]]:
-        """The names of the views and services that the key is for."""
-
-        def reached(service: str | None) -> bool:
-            try:
-                self._door.reach(key_id, snapshot.config.project, service)
-            except Forbidden:
-                return False
-            return True
-
-        views = sorted(snapshot.views) if reached(None) else []
-        return views, [name for name in sorted(snapshot.services) if reached(name)]
 
     async def _search(self, asked: Page) -> Answer:
         caller = self._admit(asked, None, 1)

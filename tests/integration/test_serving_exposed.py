@@ -1,12 +1,14 @@
 """`millrace serve` where strangers reach it: what they may send, and what they cannot keep others from."""
 
 import http.client
+import json
 import re
 import socket
 import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -209,6 +211,28 @@ def test_what_describes_the_features_needs_a_key(keyed: Server, key: str, path: 
     assert keyed.ask(path, headers=bearer(key))[0] == 200
     for probed in ("/health", "/ready", "/metrics"):
         assert keyed.ask(probed)[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
+def test_a_key_for_a_service_is_described_no_other(keyed: Server, repo: Path, path: str) -> None:
+    """Nor what is personal data, to a key that is not for it: `airports:name` is."""
+    texts = {}
+    for name, services in (("scoped", ("felt",)), ("whole", ())):
+        made = make_key(f"{name}{path.replace('/', '-')}", services)
+        assert access_keys(open_repo(repo, repo / "no-stack")).add(made.stored)
+        found = until(partial(described, keyed, path, made.text))
+        texts[name] = found if isinstance(found, str) else json.dumps(found)
+    assert "departure" not in texts["scoped"] and "weather" not in texts["scoped"] and "felt" in texts["scoped"]
+    assert "airports:name" not in texts["whole"]
+    if path == "/docs":
+        assert "departure" in texts["whole"] and "weather" in texts["whole"]
+    until(lambda: re.search(r'key=whole\S+ views="" entities=0 status=200', keyed.output.read_text()))
+
+
+def described(server: Server, path: str, key: str) -> Any:
+    """None until the key is known."""
+    status, found = server.ask(path, headers=bearer(key))
+    return found if status == 200 else None
 
 
 def asked_as(server: Server, host: str, path: str = "/get-online-features") -> int:

@@ -100,4 +100,4 @@ def test_a_pair_that_cannot_be_served_yet_is_loaded_once_it_can(
     assert asked == [0, 1, 2]
     events = [record.event for record in caplog.records]  # type: ignore[attr-defined]  # given with `extra`
     assert events == ["tls_postponed", "tls_loaded"]
-    assert "the old certificate stays: new processes could not serve yet: there is no registry" in caplog.text
+    assert "the old certificate stays for now: new processes could not serve yet: there is no registry" in caplog.text
