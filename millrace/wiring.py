@@ -209,7 +209,8 @@ def http_application(
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside)
     cells = Scales("large requests", max(CELLS, 2 * settings.cells), settings.concurrency, share)
     features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index, aside, cells), gatekeeper, limits)
-    gate = Gate(settings.concurrency, settings.queue)
+    # A place more than vectors and texts can take, however few there are to be.
+    gate = Gate(settings.concurrency if index is None else max(settings.concurrency, 2 * share + 1), settings.queue)
     bodies = Scales(
         "large bodies", max(BODY_BYTES, 2 * settings.body_bytes), settings.concurrency + settings.queue, share
     )

@@ -115,6 +115,33 @@ def test_a_vector_store_that_hangs_or_is_away(folder: Path, database: Database, 
             back.stop()
 
 
+def test_searches_leave_a_place_to_the_others_however_few_there_are(
+    folder: Path, database: Database, tmp_path: Path
+) -> None:
+    """One by text and one by vector hang, and another one is turned away: all that may."""
+    place = sa.make_url(database.url)
+    assert place.port is not None
+    proxy = TcpProxy(place.port).start()
+    through = place.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+    yaml = (folder / "feature_store.yaml").read_text()
+    (tmp_path / "feature_store.yaml").write_text(yaml.replace(database.url, through))
+    (tmp_path / "millrace.yaml").write_text(MILLRACE)
+    by_text = {"features": ["texts:text"], "query_string": "an island in the ocean", "top_k": 1}
+    by_vector = {"features": ["texts:text"], "query": EMBEDDER.embed(["an island"])[0].tolist(), "top_k": 1}
+    with millrace(tmp_path, concurrency=1, queue=0, request_seconds=20) as server, ThreadPoolExecutor(3) as pool:
+        try:
+            assert server.ask("/search", by_text)[0] == 200
+            proxy.silent = True
+            asked = [pool.submit(server.ask, "/search", search) for search in (by_text, by_vector, by_vector)]
+            (refused,) = until(lambda: [search.result()[1] for search in asked if search.done()])
+            assert refused["error"] == "overloaded"
+            for _ in range(10):
+                assert server.features(features=["facts:altitude"], entities={"faa": ["HNL"]})[0] == 200
+            assert sum(search.done() for search in asked) == 1
+        finally:
+            proxy.stop()
+
+
 def columns(answer: Any) -> dict[str, list[Any]]:
     names = answer["metadata"]["feature_names"]
     return {name: column["values"] for name, column in zip(names, answer["results"], strict=True)}
