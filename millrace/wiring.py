@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from feast.infra.online_stores.redis import RedisType
-from feast.repo_config import RepoConfig, load_repo_config
+from feast.repo_config import load_repo_config
 
 from connectors.connect import Connect
 from connectors.reflect import TableNotFound, reflect
@@ -33,7 +33,7 @@ from serving.keys import KeyedAccess
 from serving.lookup import OnlineLookup
 from serving.metrics import Metrics
 from serving.openapi import Docs, OpenApi
-from serving.pages import Answers, Ready, Scrape, health
+from serving.pages import Answers, Ready, Scrape, Stores, health
 from serving.refresh import Registry
 from serving.request import RequestLimits
 from serving.scales import Scales
@@ -117,8 +117,9 @@ def connect(repo: Repo, seconds: float | None = None) -> Connect:
 
 
 def online(repo: Repo, timeout: float | None = None) -> RedisOnline:
-    """The online store that `feature_store.yaml` names. Raises `SettingsError` for a Redis Cluster."""
-    if _is_cluster(repo.config):
+    """The online store that `feature_store.yaml` names. Raises `SettingsError` for a Redis Cluster and for
+    sentinels."""
+    if _is_cluster(repo):
         raise SettingsError(
             f"{repo.path / 'feature_store.yaml'}: online_store is a Redis Cluster, of which millrace serve reads; this "
             "needs a single Redis (for API keys: set serve.keys in millrace.yaml)"
@@ -134,8 +135,17 @@ def _redis(repo: Repo, connection_string: str, timeout: float | None) -> RedisOn
     return RedisOnline(address, repo.settings.kafka.retention_hours * 3_600, timeout)
 
 
-def _is_cluster(config: RepoConfig) -> bool:
-    return bool(getattr(config.online_store, "redis_type", RedisType.redis) == RedisType.redis_cluster)
+def _is_cluster(repo: Repo) -> bool:
+    """Raises `SettingsError` for a type that no module here reads: a sentinel answers as a Redis does, and holds no
+    feature."""
+    found = getattr(repo.config.online_store, "redis_type", RedisType.redis)
+    if found not in (RedisType.redis, RedisType.redis_cluster):
+        raise SettingsError(
+            f"{repo.path / 'feature_store.yaml'}: online_store.redis_type is {RedisType(found).value}; millrace reads "
+            "of redis and redis_cluster: write one of these, and the address of the Redis itself (for sentinels, one "
+            "that follows the primary)"
+        )
+    return bool(found == RedisType.redis_cluster)
 
 
 def access_keys(repo: Repo, timeout: float | None = None) -> RedisKeys:
@@ -148,7 +158,7 @@ def reads(repo: Repo) -> RedisReads | ReplicaReads | ClusterReads:
     """What a server reads the online store by. Raises `SettingsError`."""
     connection_string, timeout = repo.config.online_store.connection_string, repo.settings.serve.store_seconds
     try:
-        if _is_cluster(repo.config):
+        if _is_cluster(repo):
             return ClusterReads(RedisAddress.parse_all(connection_string), timeout)
         primary = RedisAddress.parse(connection_string)
         if repo.settings.serve.replicas:
@@ -180,8 +190,8 @@ def http_application(
     """What one process of `millrace serve` answers with; with `keys`, only to who has one. `sessions` and `platform`
     are the console's."""
     settings = repo.settings.serve
-    config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
-    registry = Registry(Applied(config).take, settings.registry_seconds)
+    registry = Registry(Applied(repo.config.model_copy(deep=True)).take, settings.registry_seconds)
+    registry.look()
     hashes = reads(repo)
     index = vectors(repo, settings.request_seconds)
     # Where the vector store or the provider is slow, no other request waits, nor lacks a place.
@@ -199,7 +209,8 @@ def http_application(
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside)
     cells = Scales("large requests", max(CELLS, 2 * settings.cells), settings.concurrency, share)
     features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index, aside, cells), gatekeeper, limits)
-    gate = Gate(settings.concurrency, settings.queue)
+    # A place more than vectors and texts can take, however few there are to be.
+    gate = Gate(settings.concurrency if index is None else max(settings.concurrency, 2 * share + 1), settings.queue)
     bodies = Scales(
         "large bodies", max(BODY_BYTES, 2 * settings.body_bytes), settings.concurrency + settings.queue, share
     )
@@ -209,7 +220,8 @@ def http_application(
     counted = counts.claim()
     listeners = [_grpc(place, features, gate, bounds, counted, audit)] if place.grpc_port else []
     entrance = Entrance(keys, place.tls is not None)
-    serving = Serving(registry, features.features, index, texts, aside)
+    serving = Serving(repo.project, registry, features.features, index, texts, aside)
+    stores = Stores(registry, hashes, Answers(index.ping) if index is not None else None)
     return Application(
         posts={
             "/get-online-features": features,
@@ -218,11 +230,10 @@ def http_application(
         },
         gets={
             "/health": health,
-            "/ready": Ready(registry, hashes, Answers(index.ping) if index is not None else None),
-            "/metrics": Scrape(Metrics(counts)),
-            "/openapi.json": OpenApi(registry),
-            "/docs": Docs(registry),
+            "/ready": Ready(repo.project, stores),
+            "/metrics": Scrape(Metrics(counts), stores),
         },
+        descriptions={"/openapi.json": OpenApi(registry, gatekeeper), "/docs": Docs(registry, gatekeeper)},
         gate=gate,
         bodies=bodies,
         limits=bounds,
@@ -237,6 +248,7 @@ def in_process(repo: Repo) -> OnlineLookup:
     """Online features without a server between: for a service that reads the stores itself."""
     config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
     registry = Registry(Applied(config).take, repo.settings.serve.registry_seconds)
+    registry.take()
     return OnlineLookup(registry, online(repo), vectors(repo))
 
 
@@ -267,6 +279,7 @@ def listening(repo: Repo) -> Listening:
         header_seconds=settings.header_seconds,
         drain_seconds=settings.drain_seconds,
         connections=settings.connections,
+        request_seconds=settings.request_seconds,
         grpc_port=settings.grpc_port,
         tls=_tls(repo),
     )

@@ -1,5 +1,7 @@
 """The registry where `feast apply` left it, which is read here and never written."""
 
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from time import sleep
 
@@ -15,6 +17,9 @@ from serving.snapshot import Snapshot
 
 SETTLE_SECONDS = 0.1
 """A file is read again after this time, and what it has is taken if it was the same twice."""
+
+CHECK_SECONDS = 20.0
+"""A registry that has not been read by then is taken for one that does not answer."""
 
 READS = 10
 """So often it is read before it counts as unreadable."""
@@ -63,7 +68,7 @@ class Applied:
                 continue
             if message == before or isinstance(self._opened, BaseRegistry) or self._is_taken(message):
                 return message
-            before, unreadable = message, RegistryUnreadable(f"{self._place()} was another each time that it was read")
+            before, unreadable = message, RegistryUnreadable(f"{self.place} was another each time that it was read")
         raise unreadable
 
     def _is_taken(self, message: RegistryProto) -> bool:
@@ -76,32 +81,59 @@ class Applied:
         try:
             message: RegistryProto = opened.proto() if isinstance(opened, BaseRegistry) else opened.get_registry_proto()
         except FileNotFoundError as error:
-            raise RegistryUnreadable(
-                f"there is no registry at {self._place()}: run millrace apply ({error})"
-            ) from error
+            raise RegistryUnreadable(f"there is no registry at {self.place}: run millrace apply ({error})") from error
         except DecodeError as error:
             raise RegistryUnreadable(
-                f"{self._place()} is cut off, or no registry of Feast's: run millrace apply ({error})"
+                f"{self.place} is cut off, or no registry of Feast's: run millrace apply ({error})"
             ) from error
         # The project comes last in a file, behind all that it declares but the old versions of views.
         if self._config.project not in {project.spec.name for project in message.projects}:
             raise RegistryUnreadable(
-                f"{self._place()} has no project {self._config.project!r}: it is empty, cut off, being written, or "
+                f"{self.place} has no project {self._config.project!r}: it is empty, cut off, being written, or "
                 "another's; if it stays so, run millrace apply"
             )
         return message
 
-    def _place(self) -> str:
+    @property
+    def place(self) -> str:
         """Where the registry is; of a database, whose address may hold a password, what it is."""
         kind = self._config.registry.registry_type
         return f"the {kind} registry" if kind in SERVERS else str(self._config.registry.path)
 
 
 def check(config: RepoConfig) -> None:
-    """Raises what `Applied.take` would, before processes are started that need the registry, and before Feast's own
-    registry is asked, which would make a file. Of `SERVERS` none is asked: a connection would not survive a fork."""
-    if config.registry.registry_type not in SERVERS:
-        Applied(config).take()
+    """Raises `RegistryUnreadable` where `Applied.take` would fail, before processes are started that need the registry.
+
+    A process of its own takes it: a connection to a database would not survive a fork, and what hangs can be ended.
+    """
+    forked = get_context("fork")
+    told, tells = forked.Pipe(duplex=False)
+    process = forked.Process(target=_try, args=(config, tells), name="registry", daemon=True)
+    process.start()
+    tells.close()
+    try:
+        trouble = told.recv() if told.poll(CHECK_SECONDS) else f"the registry did not answer within {CHECK_SECONDS:g} s"
+    except EOFError:
+        trouble = "the process that read the registry was killed"
+    process.kill()
+    process.join()
+    told.close()
+    if trouble:
+        raise RegistryUnreadable(trouble)
+
+
+def _try(config: RepoConfig, tells: Connection) -> None:
+    """Tell why the registry cannot be taken, "" if it can."""
+    applied = Applied(config)
+    try:
+        applied.take()
+    except RegistryUnreadable as error:
+        tells.send(str(error))
+    except Exception as error:  # noqa: BLE001  # a registry may be in any store, which raises what it likes
+        words = str(error).partition("\n")[0]
+        tells.send(f"{applied.place} cannot be read: {type(error).__name__}: {words}; see whether it is up and reached")
+    else:
+        tells.send("")
 
 
 def _opened(config: RepoConfig) -> RegistryStore | BaseRegistry:

@@ -82,7 +82,7 @@ def compile_request(features: Any, full_feature_names: bool, declared: Declared)
         raise NotDeclared(str(error)) from error
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
-    references, on_demand, _, key_types, join_keys, grouped, _, request_data, _ = context
+    references, on_demand, entity_keys_by_name, key_types, join_keys, grouped, _, request_data, _ = context
     asked = frozenset((_view_of(reference), _feature_of(reference)) for reference in references)
     builder = _Builder(declared.config, full_feature_names, asked)
     for view, names in grouped:
@@ -90,7 +90,11 @@ def compile_request(features: Any, full_feature_names: bool, declared: Declared)
     requested = [_shown(reference, full_feature_names) for reference in references]
     echoed = join_keys - {DUMMY_ENTITY_ID}
     known = {name: kind.value for name, kind in _key_types(declared, key_types).items() if name in echoed}
-    plan = builder.plan(_once(requested), known, frozenset(request_data))
+    # As Feast takes a column: for request data, else for a join key, else for the entity of that name.
+    entity_names = {
+        name: key for name, key in entity_keys_by_name.items() if key in known and name not in {*echoed, *request_data}
+    }
+    plan = builder.plan(_once(requested), known, entity_names, frozenset(request_data))
     return Compiled(
         plan,
         _on_demand(
@@ -142,7 +146,13 @@ class _Builder:
             asked = (name, feature.name) in self._asked
             self._features.append(PlannedFeature(called, feature.name, of_view, at, feature.value_type, asked))
 
-    def plan(self, requested: tuple[str, ...], known_keys: Mapping[str, int], request_data: frozenset[str]) -> Plan:
+    def plan(
+        self,
+        requested: tuple[str, ...],
+        known_keys: Mapping[str, int],
+        entity_names: Mapping[str, str],
+        request_data: frozenset[str],
+    ) -> Plan:
         """The plan of all views added."""
         reads = tuple(HashRead(codec, columns, tuple(fields)) for codec, columns, fields in self._reads)
         views = tuple(_counted(view, len(reads)) for view in self._views)
@@ -158,6 +168,7 @@ class _Builder:
             requested=requested,
             keys=dict(self._keys),
             known_keys={**known_keys, **self._keys},
+            entity_names=entity_names,
             request_data=request_data,
             decoders=tuple((kind, tuple(places)) for kind, places in alike.items()),
             timestamps=tuple(alike.get(UNIX_TIMESTAMP, ())),

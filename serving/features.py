@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ from serving.aside import Aside
 from serving.compile import Compiled
 from serving.on_demand import Derived, derive
 from serving.plan import InvalidRequest, Plan, PlannedView, Rows
-from serving.request import FeaturesRequest, join_keys
+from serving.request import FeaturesRequest, by_join_key, join_keys
 from serving.scales import Scales
 from stores.entity_keys import BYTES, UNIX_TIMESTAMP
 from stores.json_values import Stored
@@ -62,6 +62,9 @@ class OnlineFeatures:
 
     async def answer(self, request: FeaturesRequest, compiled: Compiled, write: Write) -> bytes:
         """The body of the answer. Raises `InvalidRequest`, `Overloaded`, `StoreUnavailable` and `StoreRefused`."""
+        columns = by_join_key(compiled.plan, request.entities)
+        if columns is not request.entities:
+            request = replace(request, entities=columns)
         weight = self.cells.weight(request.count * compiled.width)
         if weight:
             await self.cells.enter(weight)
@@ -72,7 +75,7 @@ class OnlineFeatures:
                 self.cells.leave(weight)
 
     async def find(self, request: FeaturesRequest, compiled: Compiled) -> Found:
-        """What the answer is made of, not weighed. Raises as `answer`."""
+        """What the answer is made of, not weighed, for a request with its join keys. Raises as `answer`."""
         plan = compiled.plan
         keys = join_keys(plan, request.entities)
         rows = await self._rows(plan, keys, request.count)

@@ -21,7 +21,7 @@ from serving.access import AccessRefused, Forbidden, TooMany, bearer
 from serving.audit import Audit, Request
 from serving.counts import GRPC_ROUTE, ProcessCounts
 from serving.features import Found
-from serving.gate import Gate
+from serving.gate import Gate, Overloaded
 from serving.http import GetOnlineFeatures, HttpLimits, Seen, charge_refused
 from serving.messages import parsed, request_fields, response
 from serving.plan import InvalidRequest
@@ -91,11 +91,13 @@ class GrpcServer:
         self._counts = counts
         self._audit = audit
         self._server: Any = None
+        self._calls = 0
 
     async def start(self) -> None:
         """Listen. Raises `RuntimeError` if the port is taken, `OSError` if a TLS file cannot be read."""
         options = _options(self._listening, self._limits)
-        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=self._listening.connections)
+        # grpc's own bound is twice what is taken: what it refuses can be neither counted nor noted here.
+        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=2 * self._listening.connections)
         self._server.add_generic_rpc_handlers((self._handlers(),))
         if self._listening.tls is None:
             self._server.add_insecure_port(self._listening.address)
@@ -118,6 +120,7 @@ class GrpcServer:
 
     async def _get_online_features(self, messages: AsyncIterator[bytes], context: Any) -> bytes:
         start, seen, status = perf_counter(), Seen(), LEFT
+        self._calls += 1
         try:
             answer = await self._answer(messages, context, seen)
             status = 200
@@ -131,12 +134,15 @@ class GrpcServer:
             await context.abort(CODES[status], orjson.loads(refused.body)["detail"], trailing)
             raise AssertionError("abort raises") from error
         finally:
+            self._calls -= 1
             self._counts.count(GRPC_ROUTE, status, perf_counter() - start, seen.entities)
             code = CODES[status].name if status in CODES else "OK"
             self._audit.note(Request(seen.caller, seen.service, seen.views, seen.entities, code, "grpc"))
 
     async def _answer(self, messages: AsyncIterator[bytes], context: Any, seen: Seen) -> bytes:
-        """The key first, as over HTTP: of who has none no message is read."""
+        """The key first, as over HTTP: of who has none no message is read. But before it, whether there is room."""
+        if self._calls > self._listening.connections:
+            raise Overloaded("calls")
         metadata = dict(context.invocation_metadata() or ())
         access = self._features.access
         key_id = access.identify(bearer(metadata.get("authorization")))

@@ -32,9 +32,6 @@ DRAINED_BYTES, DRAIN_SECONDS = 64 * 1024, 0.5
 """Of the body of a request that is refused before it is read, so much is taken off the connection, and so long waited
 for: what is left unread there closes it, and the client may lose the answer."""
 
-OPEN = frozenset({"/health", "/ready", "/metrics"})
-"""What probes and scrapers ask for without a key: it has counts, and names no feature. Every other page needs one."""
-
 
 @dataclass(slots=True)
 class Seen:
@@ -64,7 +61,10 @@ Post = Callable[[bytes, str, Seen], Awaitable[bytes]]
 """Answers a POST from its body, for who has the key with that id (`serving.access.Access.identify`)."""
 
 Get = Callable[[str], Awaitable[Answer]]
-"""Answers a GET from its Accept header."""
+"""Answers a GET from its Accept header, whoever asks, as probes and scrapers do: it names no feature."""
+
+Description = Callable[[str], Awaitable[Answer]]
+"""Answers a GET that names what there is to ask for, for who has the key with that id."""
 
 SITE = "/console"
 
@@ -144,6 +144,7 @@ class Application:
         self,
         posts: Mapping[str, Post],
         gets: Mapping[str, Get],
+        descriptions: Mapping[str, Description],
         gate: Gate,
         bodies: Scales,
         limits: HttpLimits,
@@ -154,6 +155,7 @@ class Application:
     ) -> None:
         self._posts = posts
         self._gets = gets
+        self._descriptions = descriptions
         self._gate = gate
         self._bodies = bodies
         self._limits = limits
@@ -187,7 +189,7 @@ class Application:
             if site is not None:
                 answer = await self._visited(site, scope, protocol, seen)
             elif post is None:
-                answer = await self._page(scope, path)
+                answer = await self._page(scope, path, seen)
             elif scope.method != "POST":
                 answer = refused(405, "method_not_allowed", f"{path} is asked by POST")
             else:
@@ -279,16 +281,30 @@ class Application:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self._body(scope, protocol, most)
 
-    async def _page(self, scope: Any, path: str) -> Answer:
-        get = self._gets.get(path)
-        if get is None:
-            known = ", ".join([*self._posts, *self._gets])
+    async def _page(self, scope: Any, path: str, seen: Seen) -> Answer:
+        get, description = self._gets.get(path), self._descriptions.get(path)
+        if get is None and description is None:
+            known = ", ".join([*self._posts, *self._gets, *self._descriptions])
             return refused(404, "no_such_path", f"there is no {path}; there are: {known}")
         if scope.method != "GET":
             return refused(405, "method_not_allowed", f"{path} is asked by GET")
-        if path not in OPEN:
-            self._beside.access.identify(bearer(scope.headers.get("authorization")))
+        if description is not None:
+            return await self._described(description, scope, seen)
+        assert get is not None
         return await get(scope.headers.get("accept") or "")
+
+    async def _described(self, description: Description, scope: Any, seen: Seen) -> Answer:
+        """A request without entities: by who has a key, within its limits, in a place, and in the audit log."""
+        access, seen.audited = self._beside.access, True
+        key_id = access.identify(bearer(scope.headers.get("authorization")))
+        seen.caller = access.name(key_id)
+        async with asyncio.timeout(self._limits.request_seconds):
+            await self._gate.enter()
+            try:
+                access.charge(key_id, 0)
+                return await description(key_id)
+            finally:
+                self._gate.leave()
 
     async def _body(self, scope: Any, protocol: Any, most: int) -> bytes:
         length = scope.headers.get("content-length")

@@ -13,7 +13,7 @@ from serving.features import vector_columns
 from serving.on_demand import Derived, derive
 from serving.plan import InvalidRequest, Plan, Rows
 from serving.refresh import Registry
-from serving.request import join_keys
+from serving.request import by_join_key, join_keys
 from serving.snapshot import Asked
 from serving.status import NAMES
 from stores.errors import StoreRefused
@@ -90,7 +90,7 @@ class OnlineLookup:
             raise ValueError("now needs a time zone: a time without one is another on each machine")
         compiled = self.registry.current.plan(Asked(tuple(features), feature_service, full_feature_names))
         plan = compiled.plan
-        columns = {name: _listed(name, values) for name, values in entities.items()}
+        columns = by_join_key(plan, {name: _listed(name, values) for name, values in entities.items()})
         sizes = {len(values) for values in columns.values()}
         if len(sizes) > 1:
             raise InvalidRequest("the lists of entities are of one length")

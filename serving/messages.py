@@ -20,6 +20,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from serving.answer import versions_of
 from serving.features import Found
 from serving.plan import InvalidRequest
+from serving.request import by_join_key
 from serving.status import Status
 
 _RESULTS, _VALUES, _STATUSES, _TIMES = b"\x12", b"\x0a", b"\x12", b"\x1a"
@@ -58,11 +59,10 @@ def response(message: GetOnlineFeaturesRequest, found: Found, versions: bool) ->
     """A serialised `GetOnlineFeaturesResponse`: the join keys as the request gave them, then the features asked for."""
     count = found.rows.count
     never, present = _field(_TIMES, b"") * count, [int(Status.PRESENT)] * count
-    given = _columns(message)
+    given = by_join_key(found.plan, _columns(message))
     columns = {
         name: _vector([value.SerializeToString() for value in given[name].val], present, never)
-        for name in found.keys
-        if name in given
+        for name in sorted(found.keys)
     }
     names, results = list(columns), list(columns.values())
     features = {**_stored(found), **{column.name: _derived(column.messages) for column in found.derived}}

@@ -1,10 +1,10 @@
 """The server's metrics in Prometheus' format, over all its processes, whichever of them is scraped."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -12,26 +12,38 @@ from prometheus_client.registry import Collector
 from serving.counts import BUCKETS, Counts
 
 
-class Metrics(Collector):
-    """The families of one server; `exposition` is what a scrape gets."""
+class Metrics:
+    """The metrics of one server."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
 
-    def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The text for a scrape with this Accept header, and its content type."""
+    def exposition(self, accept: str, stores: Mapping[str, bool]) -> tuple[bytes, str]:
+        """The text for a scrape with this Accept header, and its content type; `stores` has whether each answers."""
         try:
             encode, content_type = choose_encoder(accept)
         except TypeError:  # a version in it that is no number
             encode, content_type = choose_encoder("")
-        return encode(self._registry), content_type
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Families(self._counts, stores))
+        return encode(registry), content_type
+
+
+class _Families(Collector):
+    """The families of one scrape."""
+
+    def __init__(self, counts: Counts, stores: Mapping[str, bool]) -> None:
+        self._counts = counts
+        self._stores = stores
 
     def describe(self) -> Iterable[Metric]:
         return []
 
     def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("millrace_store_up", "1 if the store answers the scraped process.", labels=["store"])
+        for store, answers in self._stores.items():
+            up.add_metric([store], answers)
+        yield up
         requests = CounterMetricFamily("millrace_requests", "Requests answered.", labels=["route", "status"])
         seconds = HistogramMetricFamily(
             "millrace_request_seconds", "From the request's head to its answer.", labels=["route"]

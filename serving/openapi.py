@@ -1,15 +1,19 @@
 """The server's OpenAPI document, with examples of what it really serves, and the page at `/docs` made of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import orjson
 
+from serving.plan import InvalidRequest
+from serving.reach import Reach, Reaches, reach_of
 from serving.refresh import Registry
 from serving.refusals import JSON, Answer
-from serving.snapshot import Snapshot
+from serving.snapshot import Asked, Snapshot
+from stores.entity_keys import BYTES, STRING
 from stores.feast_protos import vector_field
 
 Schema = dict[str, Any]
@@ -91,10 +95,10 @@ REFUSALS = {
 }
 
 
-def document(snapshot: Snapshot) -> dict[str, Any]:
-    """OpenAPI 3.1, its examples from what is declared now."""
-    features = _posted("Online features", FEATURES_REQUEST, _features_example(snapshot))
-    search = _posted("The nearest entities of a vector view", SEARCH_REQUEST, _search_example(snapshot))
+def document(snapshot: Snapshot, reach: Reach) -> dict[str, Any]:
+    """OpenAPI 3.1, its examples from what is declared now and within reach."""
+    features = _posted("Online features", FEATURES_REQUEST, _features_example(snapshot, reach))
+    search = _posted("The nearest entities of a vector view", SEARCH_REQUEST, _search_example(snapshot, reach))
     return {
         "openapi": "3.1.0",
         "info": {"title": f"millrace: {snapshot.config.project}", "version": "1"},
@@ -103,7 +107,7 @@ def document(snapshot: Snapshot) -> dict[str, Any]:
             "/retrieve-online-documents": {"post": search},
             "/search": {"post": search},
             "/health": {"get": _got("The process lives")},
-            "/ready": {"get": _got("The stores answer", {"503": "A store does not answer; the text names it."})},
+            "/ready": {"get": _got("Which stores answer", {"503": "No request is answered; the text says why."})},
             "/metrics": {"get": _got("Metrics for Prometheus")},
         },
         "components": {
@@ -137,29 +141,53 @@ def _content(schema: Schema) -> Schema:
     return {"application/json": {"schema": schema}}
 
 
-def _features_example(snapshot: Snapshot) -> dict[str, Any]:
-    stored = [view for view in snapshot.views.values() if hasattr(view, "entity_columns") and view.features]
-    if not stored:
-        return {"features": ["view:feature"], "entities": {"join_key": [1]}}
-    view = stored[0]
-    keys = [field for field in view.entity_columns if field.name != "__dummy_id"]
-    return {
-        "features": [f"{view.name}:{field.name}" for field in view.features[:2]],
-        "entities": {field.name: [_sample(field)] for field in keys} or {"any": [1]},
-    }
+def _features_example(snapshot: Snapshot, reach: Reach) -> dict[str, Any]:
+    """Features of a view; of a service for a key that is for services."""
+    for name, view in _views(snapshot, reach):
+        shown = _shown(snapshot, name, reach)
+        if shown and hasattr(view, "entity_columns"):
+            keys = {
+                key.name: key.dtype.to_value_type().value for key in view.entity_columns if key.name != "__dummy_id"
+            }
+            return {"features": [f"{name}:{feature}" for feature in shown[:2]], "entities": _samples(keys)}
+    for name in () if reach.views else reach.services:
+        with suppress(InvalidRequest):  # it was applied with what is no longer there
+            found = snapshot.plan(Asked((), name, False))
+            if reach.personal or not found.personal:
+                columns = {**found.plan.keys, **dict.fromkeys(found.plan.request_data, 0)}
+                return {"feature_service": name, "entities": _samples(columns)}
+    return {"features": ["view:feature"], "entities": {"join_key": [1]}}
 
 
-def _sample(field: Any) -> Any:
-    return 1 if field.dtype.to_value_type().value in (3, 4, 8) else "a"
+def _views(snapshot: Snapshot, reach: Reach) -> list[tuple[str, Any]]:
+    """The views within reach, as the registry has them."""
+    return [(name, view) for name, view in snapshot.views.items() if name in reach.views]
 
 
-def _search_example(snapshot: Snapshot) -> dict[str, Any]:
-    searched = next((view for view in snapshot.views.values() if vector_field(view) is not None), None)
-    if searched is None:
-        names = ["view:feature"]
-    else:
-        fields = [field for field in searched.features if not field.vector_index] or searched.features
-        names = [f"{searched.name}:{field.name}" for field in fields[:2]]
+def _shown(snapshot: Snapshot, name: str, reach: Reach) -> list[str]:
+    """The features of a view that the key may ask for."""
+    return [feature for feature in snapshot.features(name) if feature not in _withheld(snapshot, name, reach)]
+
+
+def _withheld(snapshot: Snapshot, name: str, reach: Reach) -> frozenset[str]:
+    """The fields of a view that the key may not see."""
+    return frozenset() if reach.personal else snapshot.personal.get(name, frozenset())
+
+
+def _samples(keys: Mapping[str, int]) -> dict[str, list[Any]]:
+    """A value for each of the columns of those `ValueType`s."""
+    return {name: ["a" if kind in (BYTES, STRING) else 1] for name, kind in keys.items()} or {"any": [1]}
+
+
+def _search_example(snapshot: Snapshot, reach: Reach) -> dict[str, Any]:
+    names = ["view:feature"]
+    for name, view in _views(snapshot, reach):
+        vector, shown = vector_field(view), _shown(snapshot, name, reach)
+        keys = {key.name for key in getattr(view, "entity_columns", ())}
+        if vector is not None and vector.name in shown and keys.isdisjoint(_withheld(snapshot, name, reach)):
+            others = [feature for feature in shown if feature != vector.name] or shown
+            names = [f"{name}:{feature}" for feature in others[:2]]
+            break
     return {"features": names, "query_string": "a text", "top_k": 3}
 
 
@@ -168,10 +196,13 @@ class OpenApi:
     """`GET /openapi.json`."""
 
     registry: Registry
+    access: Reaches
 
-    async def __call__(self, accept: str) -> Answer:
-        """The document as of now."""
-        return Answer(200, orjson.dumps(document(self.registry.current), option=orjson.OPT_INDENT_2), JSON)
+    async def __call__(self, key_id: str) -> Answer:
+        """The document as of now, of what the key is for."""
+        snapshot = self.registry.current
+        described = document(snapshot, reach_of(self.access, key_id, snapshot))
+        return Answer(200, orjson.dumps(described, option=orjson.OPT_INDENT_2), JSON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +210,13 @@ class Docs:
     """`GET /docs`: one page without scripts or anything from elsewhere."""
 
     registry: Registry
+    access: Reaches
 
-    async def __call__(self, accept: str) -> Answer:
-        """The page as of now."""
+    async def __call__(self, key_id: str) -> Answer:
+        """The page as of now, of what the key is for."""
         snapshot = self.registry.current
-        body = page(document(snapshot), sorted(snapshot.views), sorted(snapshot.services))
+        reach = reach_of(self.access, key_id, snapshot)
+        body = page(document(snapshot, reach), reach.views, reach.services)
         policy = ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'")
         return Answer(200, body.encode(), [("content-type", "text/html; charset=utf-8"), policy])
 
@@ -196,7 +229,7 @@ code { font-size: .9em } dt { font-weight: 600 } h2 { margin-top: 2.5rem }
 """
 
 
-def page(described: Mapping[str, Any], views: list[str], services: list[str]) -> str:
+def page(described: Mapping[str, Any], views: Sequence[str], services: Sequence[str]) -> str:
     """The OpenAPI document for people."""
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(described['info']['title'])}</title>",

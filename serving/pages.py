@@ -11,11 +11,17 @@ import orjson
 
 from serving.metrics import Metrics
 from serving.refresh import Registry
-from serving.refusals import JSON, Answer, refused
+from serving.refusals import JSON, RETRY, Answer
 from stores.errors import StoreUnavailable
 
 PING_SECONDS = 2.0
 KEPT_SECONDS = 1.0
+AWAY = {
+    "registry": "the registry could not be read yet",
+    "redis": "Redis does not answer",
+    "pgvector": "pgvector does not answer",
+}
+NEEDED = frozenset({"registry", "redis"})
 HUNG_SECONDS, HUNG = 10.0, 4
 """After so long a ping is left to itself, and another one tried on another connection; so many may hang."""
 
@@ -62,21 +68,40 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """`GET /ready`: the stores answer. `vectors` is None without a vector store."""
+class Stores:
+    """What a process answers from. `vectors` is None without a vector store."""
 
     registry: Registry
     reads: Reads
     vectors: Answers | None
 
+    async def up(self) -> dict[str, bool]:
+        """Whether each answers; of the registry, whether it could be read since the process began."""
+        found = {"registry": self.registry.taken, "redis": self.reads.ready}
+        return found if self.vectors is None else {**found, "pgvector": await self.vectors.now()}
+
+    def needed(self) -> frozenset[str]:
+        """Those without which no request is answered: the vector store only where every view is in it."""
+        alone = self.vectors is not None and self.registry.taken and self.registry.current.only_vectors
+        return NEEDED | {"pgvector"} if alone else NEEDED
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """`GET /ready`: whether requests are answered, all of them or some, and which stores answer."""
+
+    project: str
+    stores: Stores
+
     async def __call__(self, accept: str) -> Answer:
         """200, or 503 that names what is missing."""
-        missing = [] if self.reads.ready else ["Redis"]
-        if self.vectors is not None and not await self.vectors.now():
-            missing.append("pgvector")
-        if missing:
-            return refused(503, "not_ready", f"{' and '.join(missing)} does not answer")
-        return Answer(200, orjson.dumps({"status": "ready", "project": self.registry.current.config.project}), JSON)
+        up = await self.stores.up()
+        away = [store for store, answers in up.items() if not answers]
+        told = {"project": self.project, "stores": {store: "up" if up[store] else "away" for store in up}}
+        if missing := [AWAY[store] for store in away if store in self.stores.needed()]:
+            body = {"error": "not_ready", "detail": "; ".join(missing), **told}
+            return Answer(503, orjson.dumps(body), RETRY)
+        return Answer(200, orjson.dumps({"status": "degraded" if away else "ready", **told}), JSON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +109,9 @@ class Scrape:
     """`GET /metrics`."""
 
     metrics: Metrics
+    stores: Stores
 
     async def __call__(self, accept: str) -> Answer:
         """The exposition."""
-        body, content_type = self.metrics.exposition(accept)
+        body, content_type = self.metrics.exposition(accept, await self.stores.up())
         return Answer(200, body, [("content-type", content_type)])

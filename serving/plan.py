@@ -83,7 +83,8 @@ class Rows:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a request's features are read. `keys` has the `ValueType` of each join key column that a request must
-    have, `known_keys` of those that it may; `request_data` are the columns that on-demand views ask for;
+    have, `known_keys` of those that it may; `entity_names` has the join keys that entities of other names have, under
+    which a request may give them; `request_data` are the columns that on-demand views ask for;
     `requested` are the names of the answer's features, in the order asked."""
 
     reads: tuple[HashRead, ...]
@@ -94,6 +95,7 @@ class Plan:
     requested: tuple[str, ...]
     keys: Mapping[str, int]
     known_keys: Mapping[str, int]
+    entity_names: Mapping[str, str]
     request_data: frozenset[str]
     decoders: tuple[tuple[int, tuple[int, ...]], ...]
     """The numbers of the features of each `ValueType`: those of one type are decoded together."""

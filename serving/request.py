@@ -5,7 +5,7 @@ from binascii import Error as Base64Error
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -18,6 +18,8 @@ from stores.values import name_of
 FEATURE_FIELDS = frozenset(
     {"entities", "features", "feature_service", "full_feature_names", "include_feature_view_version_metadata"}
 )
+
+Column = TypeVar("Column")
 
 _EPOCH, _SECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(seconds=1)
 
@@ -113,6 +115,20 @@ def within(limits: RequestLimits, compiled: Compiled, count: int) -> None:
             f"{count} entities with {compiled.width} features each (with those that on-demand views read); at most "
             f"{limits.cells} values are read for one request"
         )
+
+
+def by_join_key(plan: Plan, columns: Mapping[str, Column]) -> Mapping[str, Column]:
+    """The columns of a request, those that are called as an entity by its join key, as Feast takes them (and advises
+    against it). Raises `InvalidRequest` for a join key that is given twice so."""
+    if plan.entity_names.keys().isdisjoint(columns):
+        return columns
+    found: dict[str, Column] = {}
+    for name, column in columns.items():
+        key = plan.entity_names.get(name, name)
+        if key in found:
+            raise InvalidRequest(f"entities has {key!r} twice, once by the name of its entity: give the join key alone")
+        found[key] = column
+    return found
 
 
 def join_keys(plan: Plan, entities: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

@@ -16,6 +16,7 @@ from feast.utils import _parse_feature_ref
 from serving.compile import Compiled, compile_request
 from serving.plan import InvalidRequest, NotDeclared
 from stores.feast_functions import loading
+from stores.feast_protos import vector_field
 from stores.personal import personal_features
 
 log = logging.getLogger("millrace")
@@ -57,6 +58,8 @@ class Snapshot:
             service.name: service for service in registry.list_feature_services(project, allow_cache=True)
         }
         stored = [view for view in views if not isinstance(view, OnDemandFeatureView)]
+        self.only_vectors = bool(stored) and all(vector_field(view) is not None for view in stored)
+        """Whether every view whose rows are stored has a vector."""
         self.personal: Mapping[str, frozenset[str]] = personal_features(
             stored, [view for view in views if isinstance(view, OnDemandFeatureView)]
         )

@@ -2,7 +2,8 @@
 
 granian reads the files in each worker process as it starts, and on SIGHUP to its main process it starts new workers
 before it ends the old ones. So a reload is a SIGHUP (`granian.server.Server.signal_handler_reload`) once the new
-files are whole: they are read here first, and a certificate that does not fit its key changes nothing. gRPC reads them
+files are whole: they are read here first, and a certificate that does not fit its key changes nothing. granian asks no
+new process whether it serves: whoever reloads has to know that it will (`serving.server`). gRPC reads them
 as a process starts, too (`serving.grpc_server`), and so has the new ones with the new processes.
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
+CLOSE_SECONDS = 1.0
 
 
 class TlsError(ValueError):
@@ -69,8 +71,12 @@ class TlsFiles:
         return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in self.files)
 
 
+class Postponed(Exception):
+    """The new files cannot be served now, for a reason that is not theirs: the text says which."""
+
+
 class TlsWatch:
-    """Calls `reload` after the files have changed and are whole."""
+    """Calls `reload` after the files have changed and are whole; again at the next look where it raises `Postponed`."""
 
     def __init__(self, files: TlsFiles, reload: Callable[[], None], every: float = CHECK_SECONDS) -> None:
         """Raises `TlsError` and `OSError` if the files cannot be read now."""
@@ -88,10 +94,10 @@ class TlsWatch:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread, or leaves it to the end of the process where a reload takes long."""
         self._stopped.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
 
     def look(self) -> bool:
         """Look once; True if there was something new and it was loaded. What cannot serve is said once."""
@@ -102,14 +108,19 @@ class TlsWatch:
             self._files.check()
             if self._files.digest() != found:
                 return False  # still being written
+            self._reload()
         except (TlsError, OSError) as error:
             if str(error) != self._refused:
                 logger.error("the old certificate stays: %s", error, extra={"event": "tls_refused"})
             self._refused = str(error)
             return False
+        except Postponed as error:
+            if str(error) != self._refused:
+                logger.error("the old certificate stays for now: %s", error, extra={"event": "tls_postponed"})
+            self._refused = str(error)
+            return False
         self._loaded, self._refused = found, ""
         logger.info("a new certificate is loaded", extra={"event": "tls_loaded", "file": self._files.cert})
-        self._reload()
         return True
 
     def _run(self) -> None:

@@ -3,7 +3,9 @@
 Only what is safe to repeat: no connection came about, it broke before a response (a lookup changes nothing), or the
 server said 503 with Retry-After. Never what has timed out: it may still be at work, and would be doubled just when
 the server is slow. Pauses have full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/),
-after what the server asked for; none reaches beyond the call's time-out.
+after what the server asked for. Where that is more than is left of the call's time-out, as a whole second mostly is to
+a model service, the pause is a part of what is left: a server answers 503 where its one process was full for a moment,
+too, and another one is asked next.
 """
 
 import random
@@ -16,6 +18,9 @@ from millrace.client.errors import ClientError, TimedOut, Unavailable, Unreachab
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
 """Seconds, of the range that a pause is drawn from."""
+
+LEAST_LEFT = 0.02
+"""Seconds below which no other attempt is made."""
 
 
 @dataclass(slots=True)
@@ -47,6 +52,7 @@ class Attempts:
         if not safe or self._made > self.retries:
             raise failure
         pause = (asked or 0.0) + self.draw(0.0, min(FIRST_PAUSE * 2 ** (self._made - 1), LONGEST_PAUSE))
-        if self._begun + self.timeout - self.clock() <= pause:
+        left = self._begun + self.timeout - self.clock()
+        if left < LEAST_LEFT:
             raise failure
-        return pause
+        return pause if pause < left else self.draw(left / 4, left / 2)

@@ -1,10 +1,14 @@
 """Serving features and searches over HTTP."""
 
 import logging
+from typing import TYPE_CHECKING
 
 import click
 
 from millrace.cli import Failed, Out, Places, shared
+
+if TYPE_CHECKING:
+    from millrace.repo import Repo
 
 log = logging.getLogger("millrace")
 
@@ -48,7 +52,7 @@ def serve(
 
     from millrace.console import RepoPlatform
     from millrace.repo import open_repo
-    from millrace.wiring import LOOPBACK, access_keys, http_application, listening
+    from millrace.wiring import LOOPBACK, http_application, listening, reads
     from serving.applied import check
     from serving.console.sessions import Sessions
     from serving.counts import Counts
@@ -68,14 +72,16 @@ def serve(
     keys = with_keys or not (loopback or without_keys)
     if with_keys and without_keys:
         raise click.UsageError("--with-keys and --without-keys exclude each other")
-    if keys and not access_keys(repo).read().keys:
+    if keys and not _has_keys(repo):
         raise Failed(
             f"{place.host} is reached from other machines, and project {repo.project} has no API key: make one with "
             "millrace keys add NAME, or say --without-keys if another gate stands before this server"
             if not loopback
             else f"project {repo.project} has no API key: make one with millrace keys add NAME"
         )
-    check(repo.config)
+    reads(repo)  # made in each process; what it says of the settings is to be heard before
+    readable = partial(check, repo.config)
+    readable()
     for taken in filter(None, (place.grpc_port, place.port)):
         place = replace(place, host=address_of(place.host, taken))
     log.info(
@@ -88,5 +94,19 @@ def serve(
         extra={"event": "serves", "workers": place.workers, "grpc_port": place.grpc_port or "none"},
     )
     counts, sessions = Counts(2 * place.workers), Sessions()
-    serve_forever(place, partial(http_application, repo, place, counts, keys, sessions, RepoPlatform(repo)))
+    build = partial(http_application, repo, place, counts, keys, sessions, RepoPlatform(repo))
+    serve_forever(place, build, readable)
     log.info("stopped", extra={"event": "stopped"})
+
+
+def _has_keys(repo: "Repo") -> bool:
+    """Whether the project has an API key. While its store does not say, the server starts all the same: its processes
+    let nobody in until they have read the keys, and are there once the store is."""
+    from millrace.wiring import access_keys
+    from stores.errors import StoreUnavailable
+
+    try:
+        return bool(access_keys(repo, repo.settings.serve.store_seconds).read().keys)
+    except StoreUnavailable as error:
+        log.warning("nobody is let in until the API keys can be read: %s", error, extra={"event": "keys_unread"})
+        return True

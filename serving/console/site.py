@@ -29,10 +29,10 @@ from serving.console.views import view_rows
 from serving.features import OnlineFeatures
 from serving.http import SEEN_CHARACTERS, Seen, Visit, charge_refused
 from serving.plan import InvalidRequest, NotDeclared
+from serving.reach import reach_of
 from serving.refresh import Registry
 from serving.refusals import Answer, Headers, refusal
 from serving.search import Texts, VectorIndex
-from serving.snapshot import Snapshot
 
 log = logging.getLogger("millrace")
 
@@ -89,6 +89,7 @@ class Serving:
     """What model services are answered with. `index` and `texts` are None where no view has a vector; searches run
     `aside`."""
 
+    project: str
     registry: Registry
     features: OnlineFeatures
     index: VectorIndex | None
@@ -234,22 +235,9 @@ class Console:
             asked.seen.views = wanted.compiled.views
         if wanted is not None and asked.visit.method == "POST":
             found = await look_up(self._serving.features, wanted, keys, time.time())
-        views, services = self._within_reach(snapshot, asked.session.key_id)
-        names = {"views": views, "services": services, "of": of}
+        reach = reach_of(self._door, asked.session.key_id, snapshot)
+        names = {"views": reach.views, "services": reach.services, "of": of}
         return self._page("lookup", asked, caller, target=wanted, form=keys, found=found, **names)
-
-    def _within_reach(self, snapshot: Snapshot, key_id: str) -> tuple[list[str], list[str]]:
-        """The names of the views and services that the key is for."""
-
-        def reached(service: str | None) -> bool:
-            try:
-                self._door.reach(key_id, snapshot.config.project, service)
-            except Forbidden:
-                return False
-            return True
-
-        views = sorted(snapshot.views) if reached(None) else []
-        return views, [name for name in sorted(snapshot.services) if reached(name)]
 
     async def _search(self, asked: Page) -> Answer:
         caller = self._admit(asked, None, 1)
@@ -312,8 +300,13 @@ class Console:
         return Answer(200, page(template, **common, **values), list(HTML))
 
     def _common(self) -> dict[str, Any]:
-        project = self._serving.registry.current.config.project
-        return {"project": project, "keyed": self._entrance.keyed, "nav": NAV, "here": "", "caller_name": ""}
+        return {
+            "project": self._serving.project,
+            "keyed": self._entrance.keyed,
+            "nav": NAV,
+            "here": "",
+            "caller_name": "",
+        }
 
     def _login_page(self, trouble: str, status: int) -> Answer:
         return Answer(status, page("login", **{**self._common(), "nav": (), "trouble": trouble}), list(HTML))

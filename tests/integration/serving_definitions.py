@@ -68,6 +68,15 @@ types = FeatureView(
     source=source("types"),
 )
 
+line = Entity(name="line", join_keys=["carrier"], value_type=ValueType.STRING)
+lines = FeatureView(
+    name="lines",
+    entities=[line],
+    ttl=timedelta(0),
+    schema=[Field(name="carrier", dtype=String), Field(name="planes", dtype=Int64)],
+    source=source("lines"),
+)
+
 seen = Entity(name="seen", join_keys=["seen"], value_type=ValueType.UNIX_TIMESTAMP)
 moments = FeatureView(
     name="moments",

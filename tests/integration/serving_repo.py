@@ -122,6 +122,9 @@ def write_rows(store: FeatureStore) -> None:
     store.write_to_online_store("cabins", pd.DataFrame(cabins))
     fares = {"origin": ["EWR", "JFK"], "fare": [101.25, 130.0], "tax": [7.0, 8.5], "event_timestamp": moments[:2]}
     store.write_to_online_store("fares", pd.DataFrame(fares))
+    store.write_to_online_store(
+        "lines", pd.DataFrame({"carrier": ["UA", "DL"], "planes": [759, 870], "event_timestamp": moments[:2]})
+    )
     write_types(store)
     # Where Feast reads a view without entities; what it writes by itself it does not find there.
     key = EntityKey(join_keys=["__dummy_id"], entity_values=[Value(string_val="")])

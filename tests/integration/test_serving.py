@@ -34,7 +34,8 @@ def test_every_value_has_its_status(server: Server) -> None:
 
 
 def test_it_is_ready(server: Server) -> None:
-    assert server.ask("/ready") == (200, {"status": "ready", "project": "served"})
+    stores = {"registry": "up", "redis": "up"}
+    assert server.ask("/ready") == (200, {"status": "ready", "project": "served", "stores": stores})
 
 
 EWR: dict[str, Any] = {"origin": ["EWR"]}

@@ -1,12 +1,14 @@
 """`millrace serve` where strangers reach it: what they may send, and what they cannot keep others from."""
 
 import http.client
+import json
 import re
 import socket
 import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -23,7 +25,7 @@ from millrace.stack.ports import choose_ports
 from millrace.wiring import access_keys
 from serving.keys import make_key
 from tests.certificates import Authority
-from tests.integration.serving_repo import Server, millrace
+from tests.integration.serving_repo import Server, millrace, until
 
 TEMP: dict[str, Any] = {"features": ["weather:temp"], "entities": {"origin": ["EWR"]}}
 
@@ -54,6 +56,33 @@ def test_the_head_of_a_request_is_bounded(keyed: Server, key: str) -> None:
         answer = client.recv(1000)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
     assert keyed.ask("/get-online-features", TEMP, bearer(key))[0] == 200
+
+
+def test_who_sends_and_never_reads_holds_no_connection(repo: Path) -> None:
+    """Without a key, as `/metrics` needs none: all connections of the only process, until its time is over."""
+    with millrace(repo, connections=4, request_seconds=1) as server, ExitStack() as held:
+        for _ in range(4):
+            held.enter_context(never_reading(server.port))
+        assert until(lambda: asked_health(server))
+
+
+def never_reading(port: int) -> socket.socket:
+    """A client that has asked for more than it and the server's system have room for."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", port))
+    client.settimeout(0.5)
+    with suppress(TimeoutError):
+        for _ in range(10_000):
+            client.sendall(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 100)
+        raise AssertionError("the server took all that was sent")
+    return client
+
+
+def asked_health(server: Server) -> bool:
+    with suppress(OSError):
+        return server.ask("/health")[0] == 200
+    return False
 
 
 def test_the_console_over_tls_and_no_second_protocol(repo: Path, tmp_path: Path, key: str) -> None:
@@ -182,6 +211,28 @@ def test_what_describes_the_features_needs_a_key(keyed: Server, key: str, path: 
     assert keyed.ask(path, headers=bearer(key))[0] == 200
     for probed in ("/health", "/ready", "/metrics"):
         assert keyed.ask(probed)[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
+def test_a_key_for_a_service_is_described_no_other(keyed: Server, repo: Path, path: str) -> None:
+    """Nor what is personal data, to a key that is not for it: `airports:name` is."""
+    texts = {}
+    for name, services in (("scoped", ("felt",)), ("whole", ())):
+        made = make_key(f"{name}{path.replace('/', '-')}", services)
+        assert access_keys(open_repo(repo, repo / "no-stack")).add(made.stored)
+        found = until(partial(described, keyed, path, made.text))
+        texts[name] = found if isinstance(found, str) else json.dumps(found)
+    assert "departure" not in texts["scoped"] and "weather" not in texts["scoped"] and "felt" in texts["scoped"]
+    assert "airports:name" not in texts["whole"]
+    if path == "/docs":
+        assert "departure" in texts["whole"] and "weather" in texts["whole"]
+    until(lambda: re.search(r'key=whole\S+ views="" entities=0 status=200', keyed.output.read_text()))
+
+
+def described(server: Server, path: str, key: str) -> Any:
+    """None until the key is known."""
+    status, found = server.ask(path, headers=bearer(key))
+    return found if status == 200 else None
 
 
 def asked_as(server: Server, host: str, path: str = "/get-online-features") -> int:

@@ -42,6 +42,11 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "features": ["weather:temp"],
         "entities": {"origin": ["EWR"], "flight": [1], "unknown": [2]},
     },
+    "by the name of the entity": {"features": ["lines:planes"], "entities": {"line": ["UA", "DL"]}},
+    "an entity's name that no view needs": {
+        "features": ["weather:temp"],
+        "entities": {"line": ["UA"], "origin": ["EWR"]},
+    },
     "no entities": {"features": ["totals:flights"], "entities": {"origin": ["EWR", "JFK"]}},
     "every type": {"features": TYPED, "entities": {"item": [1, 2, 3]}},
     "a timestamp key": {"features": ["moments:count"], "entities": {"seen": [86_400], "item": [1]}},
@@ -114,6 +119,14 @@ def test_the_same_answer(servers: tuple[Server, Server], name: str) -> None:
     }
     assert columns(ours[1]) == expected
     assert ours[1]["metadata"].get("feature_view_metadata") == theirs[1]["metadata"].get("feature_view_metadata")
+
+
+def test_a_join_key_twice_is_refused(servers: tuple[Server, Server]) -> None:
+    """Feast takes the one that comes last."""
+    asked = {"features": ["lines:planes"], "entities": {"carrier": ["DL"], "line": ["UA"]}}
+    theirs, ours = (server.features(**asked) for server in servers)
+    assert (theirs[0], columns(theirs[1])["planes"][0][0]) == (200, 759)
+    assert ours[0] == 422 and "'carrier' twice" in ours[1]["detail"]
 
 
 def _from(name: str, feature: str) -> list[Any]:

@@ -31,6 +31,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "full names": {"features": ["weather:sky"], "entities": {"origin": ["EWR"]}, "full_feature_names": True},
     "composite key": {"features": ["routes:delay"], "entities": {"origin": ["EWR", "JFK"], "flight": [1, 2]}},
     "no entities": {"features": ["totals:flights"], "entities": {"origin": ["EWR", "JFK"]}},
+    "by the name of the entity": {"features": ["lines:planes"], "entities": {"line": ["UA", "XX"]}},
     "service": {"feature_service": "departure", "entities": {"origin": ["JFK"]}},
     "aliases": {
         "feature_service": "both_ends",

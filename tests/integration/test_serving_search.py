@@ -77,7 +77,7 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 def test_a_vector_store_that_hangs_or_is_away(folder: Path, database: Database, tmp_path: Path) -> None:
-    """`/ready` says so, searches are refused, other views are answered; all as before once it is back."""
+    """`/ready` says so and stays 200, searches are refused, other views are answered; all as before once it is back."""
     place = sa.make_url(database.url)
     assert place.port is not None
     proxy = TcpProxy(place.port).start()
@@ -88,14 +88,15 @@ def test_a_vector_store_that_hangs_or_is_away(folder: Path, database: Database, 
     search = {"features": ["texts:text"], "query_string": "an island in the ocean", "top_k": 1}
 
     def works(server: Server) -> bool:
-        return server.ask("/ready")[0] == server.ask("/search", search)[0] == 200
+        return server.ask("/ready")[1]["status"] == "ready" and server.ask("/search", search)[0] == 200
 
     def refused(server: Server) -> bool:
         """While it is away; `/ready` has looked at it by then."""
         status, answer = server.ask("/ready")
+        assert status == 200
         assert server.ask("/health")[0] == 200
         assert server.features(features=["facts:altitude"], entities={"faa": ["HNL"]})[0] == 200
-        return status == 503 and "pgvector" in answer["detail"] and server.ask("/search", search)[0] == 503
+        return answer["stores"]["pgvector"] == "away" and server.ask("/search", search)[0] == 503
 
     with millrace(tmp_path) as server:
         try:
@@ -112,6 +113,33 @@ def test_a_vector_store_that_hangs_or_is_away(folder: Path, database: Database, 
             until(lambda: works(server))
         finally:
             back.stop()
+
+
+def test_searches_leave_a_place_to_the_others_however_few_there_are(
+    folder: Path, database: Database, tmp_path: Path
+) -> None:
+    """One by text and one by vector hang, and another one is turned away: all that may."""
+    place = sa.make_url(database.url)
+    assert place.port is not None
+    proxy = TcpProxy(place.port).start()
+    through = place.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+    yaml = (folder / "feature_store.yaml").read_text()
+    (tmp_path / "feature_store.yaml").write_text(yaml.replace(database.url, through))
+    (tmp_path / "millrace.yaml").write_text(MILLRACE)
+    by_text = {"features": ["texts:text"], "query_string": "an island in the ocean", "top_k": 1}
+    by_vector = {"features": ["texts:text"], "query": EMBEDDER.embed(["an island"])[0].tolist(), "top_k": 1}
+    with millrace(tmp_path, concurrency=1, queue=0, request_seconds=20) as server, ThreadPoolExecutor(3) as pool:
+        try:
+            assert server.ask("/search", by_text)[0] == 200
+            proxy.silent = True
+            asked = [pool.submit(server.ask, "/search", search) for search in (by_text, by_vector, by_vector)]
+            (refused,) = until(lambda: [search.result()[1] for search in asked if search.done()])
+            assert refused["error"] == "overloaded"
+            for _ in range(10):
+                assert server.features(features=["facts:altitude"], entities={"faa": ["HNL"]})[0] == 200
+            assert sum(search.done() for search in asked) == 1
+        finally:
+            proxy.stop()
 
 
 def columns(answer: Any) -> dict[str, list[Any]]:

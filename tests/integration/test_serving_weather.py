@@ -18,7 +18,7 @@ from feast.types import Int64
 
 from millrace.client import Client, ClientError
 from tests.integration import serving_definitions as declared
-from tests.integration.serving_repo import NOW, Server, make_repo, millrace, until, write_rows
+from tests.integration.serving_repo import NOW, Server, make_repo, millrace, new_key, until, write_rows
 from tests.redis_server import RedisServer
 
 TEMP: dict[str, Any] = {"features": ["weather:temp"], "entities": {"origin": ["EWR"]}}
@@ -69,6 +69,19 @@ def test_redis_killed_and_started_again(server: Server, store: FeatureStore, red
     until(lambda: server.ask("/ready")[0] == 200)
     write_rows(store)
     assert value(server) == [39.25]
+
+
+def test_a_server_with_keys_starts_before_its_redis(store: FeatureStore, redis_server: RedisServer) -> None:
+    repo = Path(store.repo_path)
+    redis_server.stop()
+    with millrace(repo, "--with-keys") as server:
+        status, answer, headers = server.exchange("/get-online-features", TEMP)
+        assert (status, answer["error"], headers["retry-after"]) == (503, "store_unavailable", "1")
+        redis_server.start()
+        write_rows(store)
+        key = {"authorization": f"Bearer {new_key(repo, 'early')}"}
+        until(lambda: server.ask("/get-online-features", TEMP, key)[0] == 200)
+        assert server.ask("/get-online-features", TEMP)[0] == 401
 
 
 def test_a_slow_redis_is_left_alone_until_it_answers(server: Server, redis_server: RedisServer) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -19,11 +19,11 @@ from cryptography import x509
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest
 from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStub
 
-from millrace.client import Client, ClientError, Tls
+from millrace.client import Client, ClientError, Tls, Unavailable, Unreachable
 from millrace.stack.ports import choose_ports
 from serving.tls import TlsFiles
 from tests.certificates import Authority
-from tests.integration.serving_repo import Server
+from tests.integration.serving_repo import Server, until
 
 SERVER = """
 import sys
@@ -197,6 +197,67 @@ def test_millrace_serve_replaces_its_certificate_under_requests(repo: Path, tmp_
     assert [failed for _, failed in told] == [[]] * 4, told
     assert min(asked for asked, _ in told) > 20, told
     assert "event=tls_loaded" in server.output.read_text()
+
+
+def test_a_certificate_waits_while_the_registry_is_away_and_all_goes_on(repo: Path, tmp_path: Path) -> None:
+    """Old processes would end for new ones that have no registry to answer from. One that is killed just then is
+    replaced by one that waits for the registry, and ends none of the others."""
+    authority = Authority(tmp_path)
+    cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    first = authority.sign("server", cert, key)
+    known = ssl.create_default_context(cafile=authority.certificate)
+    places = ["--repo", str(repo), "--stack", str(repo / "no-stack")]
+    server = Server([sys.executable, "-m", "millrace.cli", "serve", *places, "--port", "PORT", "--workers", "2"], repo)
+    server.settings = {"MILLRACE__SERVE__TLS_CERT": str(cert), "MILLRACE__SERVE__TLS_KEY": str(key)}
+    url = f"https://localhost:{server.port}"
+
+    def asked() -> str:
+        """On a new connection, which any of the processes may take; again on another one where that process ends."""
+        while True:
+            with Client(url, tls=Tls(authority.certificate), timeout=10, retries=0) as client:
+                try:
+                    found = client.get_online_features(["weather:temp"], entities={"origin": ["EWR"]})
+                except Unavailable as error:
+                    return str(error)
+                except Unreachable:
+                    continue
+                return str(found.values["temp"])
+
+    def shown() -> int | None:
+        """The certificate that a process shows; None of one that ends."""
+        with suppress(ConnectionError, ssl.SSLError):
+            return ask(server.port, known)[0]
+        return None
+
+    registry, aside = repo / "registry.db", tmp_path / "registry.db"
+    with server_running(server):
+        until(lambda: listeners(server.port) == 2)  # both have read the first certificate
+        assert ask_once_up(server.port, known)[0] == first and asked() == "[39.25]"
+        registry.rename(aside)
+        try:
+            second = authority.sign("server", cert, key)
+            until(lambda: "event=tls_postponed" in server.output.read_text())
+            assert {asked() for _ in range(20)} == {"[39.25]"} and ask(server.port, known)[0] == first
+            assert server.process is not None
+            os.kill(children(server.process.pid)[0], signal.SIGKILL)
+            told = until(lambda: {answer for answer in (asked() for _ in range(20)) if answer != "[39.25]"})
+            assert told == {"503: the registry is unavailable; try again"}
+            assert "[39.25]" in {asked() for _ in range(40)}
+        finally:
+            aside.rename(registry)
+        until(lambda: {shown() for _ in range(20)} == {second}, 60)
+        until(lambda: {asked() for _ in range(20)} == {"[39.25]"})
+
+
+def listeners(port: int) -> int:
+    """The sockets that listen on a port of 127.0.0.1."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(local.endswith(f":{port:04X}") and state == "0A" for _, local, _, state, *_ in lines)
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from millrace.client import (
 from millrace.client.answer import nearest_first, read_answer
 from millrace.client.retry import LONGEST_PAUSE, Attempts
 from millrace.stack.ports import choose_ports
+from serving.refusals import RETRY
 
 GOOD = {
     "metadata": {"feature_names": ["faa", "temp"]},
@@ -145,6 +147,25 @@ def test_what_is_safe_to_repeat_is_sent_again(script: Script, ask: Ask, failure:
 
 
 @both
+def test_at_the_default_time_out_what_the_server_has_no_room_for_is_sent_again(script: Script, ask: Ask) -> None:
+    """It asks for a second, which is all that the call has."""
+    script.answers = [answer(503, "busy", retry_after=dict(RETRY)["retry-after"]), answer()]
+    default = signature(Client).parameters["timeout"].default
+    assert default == signature(AsyncClient).parameters["timeout"].default <= float(dict(RETRY)["retry-after"])
+    assert ask(script, timeout=default).values["temp"] == [39.2]
+    assert len(script.asked) == 2
+
+
+def test_who_has_no_time_left_is_told_what_the_server_said() -> None:
+    now = [0.0]
+    attempts = Attempts(0.05, 3, clock=lambda: now[0])
+    assert 0 < attempts.pause(Unavailable("busy", 503, 1.0)) <= 0.025
+    now[0] = 0.04
+    with pytest.raises(Unavailable, match="busy"):
+        attempts.pause(Unavailable("busy", 503, 1.0))
+
+
+@both
 def test_nothing_is_repeated_beyond_the_retries(script: Script, ask: Ask) -> None:
     script.answers = [answer(503, {"detail": "Redis is unavailable"}, retry_after="0")]
     with pytest.raises(Unavailable, match="503: Redis is unavailable"):
@@ -204,21 +225,23 @@ def test_a_server_that_is_not_there(ask: Ask) -> None:
 
 
 def test_pauses_are_drawn_from_a_growing_range_and_stay_within_the_time_out() -> None:
-    ranges: list[float] = []
+    ranges: list[tuple[float, float]] = []
 
     def draw(least: float, most: float) -> float:
-        ranges.append(most)
+        ranges.append((least, most))
         return most
 
     now = [0.0]
-    attempts = Attempts(30.0, 20, draw, lambda: now[0])
+    attempts = Attempts(30.0, 100, draw, lambda: now[0])
     failure = Unavailable("busy", 503, 1.0)
     with pytest.raises(Unavailable):
-        for _ in range(20):
-            pause = attempts.pause(failure)
-            assert pause == pytest.approx(1.0 + ranges[-1])
+        for _ in range(100):
+            pause, left = attempts.pause(failure), 30.0 - now[0]
+            shortened = ranges[-1][0] > 0
+            assert pause == pytest.approx(left / 2 if shortened else 1.0 + ranges[-1][1])
+            assert ranges[-1][0] == (pytest.approx(left / 4) if shortened else 0.0)
             now[0] += pause
-    assert ranges[:3] == [0.05, 0.1, 0.2] and max(ranges) == LONGEST_PAUSE
+    assert ranges[:3] == [(0.0, 0.05), (0.0, 0.1), (0.0, 0.2)] and max(most for _, most in ranges) == LONGEST_PAUSE
     assert now[0] < 30.0
     now[0] = 30.0
     with pytest.raises(TimedOut):

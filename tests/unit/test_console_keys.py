@@ -46,7 +46,7 @@ def visit(door: Door, key_id: str, path: str, query: str = "", method: str = "GE
         services={"felt": None, "secret": None},
         plan=plan,
     )
-    serving: Any = Serving(SimpleNamespace(current=snapshot), None, None, None, None)  # type: ignore[arg-type]
+    serving: Any = Serving("nyc", SimpleNamespace(current=snapshot), None, None, None, None)  # type: ignore[arg-type]
     platform: Any = SimpleNamespace(state=lambda: None, letters=lambda: ())
     sessions = Sessions()
     console = Console(serving, platform, door, sessions, Entrance(keyed=True, secure=False))

@@ -96,6 +96,21 @@ def test_a_pod_may_do_no_more_than_it_must() -> None:
     assert "memory" in CONTAINER["resources"]["limits"]
 
 
+def test_the_rule_of_the_latency_is_of_the_route_that_scales() -> None:
+    """The adapter makes `<<.Series>>` the name of the metric, without what `seriesQuery` selects by."""
+    lines = (ROOT / "deploy/kubernetes/autoscaling.yaml").read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("#   - seriesQuery"))
+    last = lines.index("#", first)
+    (rule,) = yaml.safe_load("\n".join(line.removeprefix("#") for line in lines[first:last]))
+    assert "{" not in rule["seriesQuery"]
+    buckets = f"{rule['seriesQuery'].removesuffix('_bucket')}_bucket"
+    assert rule["seriesQuery"] == buckets == "millrace_request_seconds_bucket"
+    assert '{<<.LabelMatchers>>,route="/get-online-features"}' in rule["metricsQuery"]
+    assert "/get-online-features" in ROUTES and "sum by (le, <<.GroupBy>>)" in rule["metricsQuery"]
+    scaler = BY_NAME["HorizontalPodAutoscaler", "millrace-serve"]["spec"]
+    assert rule["name"]["as"] == scaler["metrics"][0]["pods"]["metric"]["name"]
+
+
 def test_scaling_and_disruption_are_of_this_deployment() -> None:
     scaler = BY_NAME["HorizontalPodAutoscaler", "millrace-serve"]["spec"]
     assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "millrace-serve"}

@@ -104,7 +104,8 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(tmp_path: 
 )
 def test_a_version_that_is_none_gets_the_plain_text(tmp_path: Path, accept: str) -> None:
     of_worker = Metrics(Platform(tmp_path).start(), lambda: SLOTS)
-    for body, content_type in (of_worker.exposition(accept), ServerMetrics(Counts(1)).exposition(accept)):
+    of_server = ServerMetrics(Counts(1))
+    for body, content_type in (of_worker.exposition(accept), of_server.exposition(accept, {"redis": True})):
         assert content_type == "text/plain; version=0.0.4; charset=utf-8"
         assert list(text_string_to_metric_families(body.decode()))
 

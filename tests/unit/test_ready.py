@@ -1,4 +1,4 @@
-"""`/ready` before a vector store that hangs, fails and comes back."""
+"""`/ready` before stores that hang, fail and come back: which of them requests can be answered without."""
 
 import asyncio
 import itertools
@@ -7,13 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 
 from serving import pages
-from serving.pages import Answers, Ready
+from serving.counts import Counts
+from serving.metrics import Metrics
+from serving.pages import Answers, Ready, Scrape, Stores
 from stores.errors import StoreUnavailable
 
-REGISTRY: Any = SimpleNamespace(current=SimpleNamespace(config=SimpleNamespace(project="nyc")))
+REDIS: Any = SimpleNamespace(ready=True)
+
+
+def registry(only_vectors: bool = False, taken: bool = True) -> Any:
+    return SimpleNamespace(taken=taken, current=SimpleNamespace(only_vectors=only_vectors))
 
 
 class Vectors:
@@ -36,8 +43,7 @@ def vectors() -> Vectors:
 
 @pytest.fixture
 def ready(vectors: Vectors) -> Ready:
-    reads: Any = SimpleNamespace(ready=True)
-    return Ready(REGISTRY, reads, Answers(vectors.ping))
+    return Ready("nyc", Stores(registry(only_vectors=True), REDIS, Answers(vectors.ping)))
 
 
 def test_a_store_that_hangs_takes_no_thread_from_the_requests(
@@ -111,3 +117,42 @@ def test_what_is_away_is_named_and_seen_again(ready: Ready, vectors: Vectors, mo
 
     away, back = asyncio.run(probed())
     assert b"pgvector does not answer" in away and b'"ready"' in back
+
+
+def told(stores: Stores) -> tuple[int, Any]:
+    answer = asyncio.run(Ready("nyc", stores)(""))
+    return answer.status, orjson.loads(answer.body)
+
+
+def away() -> None:
+    raise StoreUnavailable("pgvector", "away")
+
+
+def test_features_in_redis_are_answered_without_the_vector_store() -> None:
+    stores = {"registry": "up", "redis": "up", "pgvector": "away"}
+    assert told(Stores(registry(), REDIS, Answers(away))) == (
+        200,
+        {"status": "degraded", "project": "nyc", "stores": stores},
+    )
+    status, body = told(Stores(registry(only_vectors=True), REDIS, Answers(away)))
+    assert (status, body["error"], body["stores"]) == (503, "not_ready", stores)
+
+
+@pytest.mark.parametrize(
+    ("taken", "redis", "detail"), [(False, True, "the registry could"), (True, False, "Redis does")]
+)
+def test_nothing_is_answered_without_registry_and_redis(taken: bool, redis: bool, detail: str) -> None:
+    reads: Any = SimpleNamespace(ready=redis)
+    status, body = told(Stores(registry(taken=taken), reads, Answers(lambda: None)))
+    assert (status, body["error"]) == (503, "not_ready") and body["detail"].startswith(detail)
+    assert body["stores"] == {
+        "registry": "up" if taken else "away",
+        "redis": "up" if redis else "away",
+        "pgvector": "up",
+    }
+
+
+def test_a_scrape_says_which_store_answers() -> None:
+    answer = asyncio.run(Scrape(Metrics(Counts(1)), Stores(registry(), REDIS, Answers(away)))(""))
+    assert b'millrace_store_up{store="redis"} 1.0\n' in answer.body
+    assert b'millrace_store_up{store="pgvector"} 0.0\n' in answer.body

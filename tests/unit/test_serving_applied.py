@@ -11,9 +11,10 @@ from feast.infra.registry.registry import Registry as FeastRegistry
 from feast.infra.registry.sql import SqlRegistry
 from feast.types import Int64, PrimitiveFeastType, String
 
-from serving.applied import Applied, RegistryUnreadable
+from serving.applied import Applied, RegistryUnreadable, check
 from serving.refresh import Registry
 from serving.snapshot import Asked, Snapshot
+from stores.errors import StoreUnavailable
 from tests.unit.local_feast import local_feast
 
 THINGS, OTHERS = Asked(("things:value",), None, False), Asked(("others:value",), None, False)
@@ -145,6 +146,7 @@ def test_the_last_registry_serves_until_there_is_a_whole_one_again(
         return applied.take()
 
     registry = Registry(take, 0.01)
+    registry.take()
     whole = registry.current
     registry.start()
     try:
@@ -216,3 +218,62 @@ def test_a_sql_registry_is_opened_once(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_sql_registry_without_the_project_is_not_served(tmp_path: Path) -> None:
     with pytest.raises(RegistryUnreadable, match="sql registry has no project 'shop'"):
         Applied(sql(tmp_path)).take()
+
+
+def test_a_process_that_begins_while_the_registry_is_away_waits_for_it(
+    config: RepoConfig, file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.applied.SETTLE_SECONDS", 0.001)
+    whole = file.read_bytes()
+    file.unlink()
+    looked, applied = threading.Semaphore(0), Applied(config)
+
+    def take() -> Snapshot:
+        looked.release()
+        return applied.take()
+
+    registry = Registry(take, 0.01)
+    with caplog.at_level(logging.INFO):
+        registry.look()
+        with pytest.raises(StoreUnavailable, match="the registry"):
+            _ = registry.current
+        registry.start()
+        try:
+            for _ in range(3):
+                assert looked.acquire(timeout=10)
+            file.write_bytes(whole)
+            while not registry.taken:
+                assert looked.acquire(timeout=10)
+        finally:
+            registry.close()
+    assert value_type(registry.current) == ValueType.INT64.value
+    events = [record.event for record in caplog.records if record.name == "millrace"]  # type: ignore[attr-defined]
+    assert events == ["registry_unreadable", "registry_applied"]
+
+
+def test_what_a_server_begins_with_is_checked_apart(config: RepoConfig, file: Path, tmp_path: Path) -> None:
+    check(config)
+    file.unlink()
+    with pytest.raises(RegistryUnreadable, match=f"there is no registry at {file}: run millrace apply"):
+        check(config)
+
+
+def test_a_sql_registry_that_nothing_was_applied_to_is_named_before_the_start(tmp_path: Path) -> None:
+    with pytest.raises(RegistryUnreadable, match="sql registry has no project 'shop'"):
+        check(sql(tmp_path))
+    apply(sql(tmp_path))
+    check(sql(tmp_path))
+
+
+def test_a_sql_registry_that_is_away_is_named_before_the_start(tmp_path: Path) -> None:
+    config = sql(tmp_path / "no-such-folder")
+    said = r"the sql registry cannot be read: OperationalError: .*unable to open"
+    with pytest.raises(RegistryUnreadable, match=said):
+        check(config)
+
+
+def test_a_registry_that_hangs_is_not_waited_for_for_ever(config: RepoConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.applied.CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(Applied, "take", lambda self: threading.Event().wait())
+    with pytest.raises(RegistryUnreadable, match=r"did not answer within 0\.2 s"):
+        check(config)

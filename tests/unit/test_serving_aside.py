@@ -122,7 +122,7 @@ def server(snapshot: Snapshot, hung: Hung, access: OpenAccess) -> Ask:
     beside: Any = Beside(registry, SimpleNamespace(), access, NoAudit())
     posts: dict[str, Post] = {"/get-online-features": features, "/search": search}
     gate, bodies, counts = Gate(CONCURRENCY, 0), Scales("large bodies", 1 << 20, 1, 0), Counts(1).claim()
-    application = Application(posts, {}, gate, bodies, HttpLimits(), counts, NoAudit(), beside)
+    application = Application(posts, {}, {}, gate, bodies, HttpLimits(), counts, NoAudit(), beside)
 
     async def asked(path: str, body: bytes) -> tuple[int, dict[str, str], Any]:
         protocol = Protocol(body)

@@ -13,6 +13,7 @@ from serving.counts import Counts
 from serving.gate import Gate
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits
 from serving.plan import NotDeclared
+from serving.refusals import Answer
 from serving.request import RequestLimits
 from serving.scales import Scales
 
@@ -98,7 +99,7 @@ def ask(
     limits = HttpLimits(body_bytes=1_000, request_seconds=1.0)
     beside = Beside(registry, SimpleNamespace(), access, audit)
     gate, bodies = Gate(places, 0), Scales("large bodies", 1_000, 1, 0)
-    application = Application({PATH: post}, {}, gate, bodies, limits, Counts(1).claim(), audit, beside)
+    application = Application({PATH: post}, {}, {}, gate, bodies, limits, Counts(1).claim(), audit, beside)
     headers = {"authorization": f"Bearer {key}", "content-length": str(len(body or b"x"))}
     protocol = Protocol(body)
     asyncio.run(application.__rsgi__(SimpleNamespace(path=PATH, method="POST", headers=headers), protocol))
@@ -144,6 +145,39 @@ def test_a_request_pays_for_the_entities_that_are_looked_up(
 ) -> None:
     found, _, paid = ask(body)
     assert (found, paid) == (status, charged)
+
+
+def look(key: str, left: int = 100, places: int = 1) -> tuple[int, Request, list[int]]:
+    """The status of a description, what was noted, and what was charged."""
+
+    async def description(key_id: str) -> Answer:
+        return Answer(200, b"{}", [])
+
+    access, audit = OneKey(left), Noted()
+    beside: Any = SimpleNamespace(access=access)
+    limits, bodies = HttpLimits(), Scales("large bodies", 1_000, 1, 0)
+    gate, counts = Gate(places, 0), Counts(1).claim()
+    application = Application({}, {}, {"/docs": description}, gate, bodies, limits, counts, audit, beside)
+    protocol = Protocol(b"")
+    headers = {"authorization": f"Bearer {key}"}
+    asyncio.run(application.__rsgi__(SimpleNamespace(path="/docs", method="GET", headers=headers), protocol))
+    (noted,) = audit.requests
+    return protocol.status, noted, access.charged
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "caller", "charged"),
+    [
+        ({"key": KEY}, 200, "model", [0]),
+        ({"key": KEY, "left": 0}, 429, "model", []),
+        ({"key": KEY, "places": 0}, 503, "model", []),
+        ({"key": "mr_other"}, 401, "", []),
+    ],
+)
+def test_what_names_the_features_counts_as_a_request(
+    given: dict[str, Any], status: int, caller: str, charged: list[int]
+) -> None:
+    assert look(**given) == (status, Request(caller, None, (), 0, status), charged)
 
 
 @pytest.mark.parametrize("body", [asked("weather:temp"), asked("weather:tmp"), b"{"])

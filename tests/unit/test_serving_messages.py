@@ -17,7 +17,7 @@ def column(value: str) -> RepeatedValue:
 
 def answered(message: GetOnlineFeaturesRequest, *keys: str) -> dict[str, str]:
     """The join keys of an answer that has no features."""
-    plan = SimpleNamespace(features=(), requested=(), statuses=lambda rows: ())
+    plan = SimpleNamespace(entity_names={"airline": "carrier"}, features=(), requested=(), statuses=lambda rows: ())
     found: Any = SimpleNamespace(plan=plan, keys=keys, rows=SimpleNamespace(count=1, views=(), columns=()), derived=())
     answer = GetOnlineFeaturesResponse.FromString(response(message, found, False))
     shown = zip(answer.metadata.feature_names.val, answer.results, strict=True)
@@ -38,3 +38,8 @@ def test_a_join_key_of_the_context_is_answered_as_one_of_the_entities() -> None:
     )
     assert request_fields(message)["entities"] == {"dest": ["LAX"], "offset": ["1"], "origin": ["EWR"]}
     assert answered(message, "dest", "origin") == {"dest": "LAX", "origin": "EWR"}
+
+
+def test_a_join_key_by_the_name_of_its_entity_is_answered_as_the_join_key() -> None:
+    message = GetOnlineFeaturesRequest(entities={"airline": column("UA"), "origin": column("EWR")})
+    assert answered(message, "carrier", "origin") == {"carrier": "UA", "origin": "EWR"}

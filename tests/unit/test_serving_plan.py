@@ -21,7 +21,7 @@ from serving.gate import Gate, Overloaded
 from serving.messages import response
 from serving.moments import moments, rfc3339
 from serving.plan import InvalidRequest, Plan, PlannedFeature, PlannedView
-from serving.request import join_keys
+from serving.request import by_join_key, join_keys
 from stores.entity_keys import UNIX_TIMESTAMP, entity_keys
 from stores.fields import fields_of
 from stores.hash_reads import HashRead
@@ -58,6 +58,7 @@ def plan(ttl: float = HOUR) -> Plan:
         requested=("seen", "f0", "f1"),
         keys={"id": 4},
         known_keys={"id": 4},
+        entity_names={"thing": "id"},
         request_data=frozenset(),
         decoders=((5, (0,)), (2, (1,)), (8, (2,))),
         timestamps=(2,),
@@ -140,6 +141,16 @@ def test_composite_keys_are_feasts() -> None:
     )
     found = read.keys({f"k{kind}": [value] for kind, _, value in KINDS})
     assert found == [serialize_entity_key(entity, 3) + b"nyc"]
+
+
+def test_an_entity_by_its_name_is_its_join_key() -> None:
+    """As Feast takes it; in Feast, what comes last overwrites the other."""
+    by_key = {"id": [1, 2]}
+    assert by_join_key(plan(), by_key) is by_key
+    assert by_join_key(plan(), {"thing": [1, 2], "else": [3, 4]}) == {"id": [1, 2], "else": [3, 4]}
+    for given in ({"id": [1], "thing": [2]}, {"thing": [2], "id": [1]}):
+        with pytest.raises(InvalidRequest, match="entities has 'id' twice, once by the name of its entity"):
+            by_join_key(plan(), given)
 
 
 def test_a_key_that_does_not_fit() -> None:

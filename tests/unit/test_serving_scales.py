@@ -73,7 +73,7 @@ class Server:
 
     def __init__(self) -> None:
         self.access = Charged()
-        plain = SimpleNamespace(vectors=())
+        plain = SimpleNamespace(vectors=(), entity_names={})
         compiled = SimpleNamespace(plan=plain, views=["v"], personal=(), references=("v:f",), width=1)
         snapshot = SimpleNamespace(config=SimpleNamespace(project="nyc"), plan=lambda asked: compiled)
         registry: Any = SimpleNamespace(current=snapshot)
@@ -85,7 +85,7 @@ class Server:
         beside = Beside(registry, nothing, self.access, NoAudit())
         limits = HttpLimits(body_bytes=2_000, request_seconds=5.0)
         counts = Counts(1).claim()
-        self.application = Application({PATH: features}, {}, Gate(8, 0), bodies, limits, counts, NoAudit(), beside)
+        self.application = Application({PATH: features}, {}, {}, Gate(8, 0), bodies, limits, counts, NoAudit(), beside)
 
     def ask(self, body: bytes, comes: asyncio.Event | None = None) -> tuple[Protocol, asyncio.Task[None]]:
         if comes is None:

@@ -69,6 +69,7 @@ def test_a_new_snapshot_has_the_plans_in_use_and_those_of_the_services(snapshot:
         return taken[-1]
 
     registry = Registry(take_next, 0.01)
+    registry.take()
     registry.start()
     try:
         assert renewed.wait(10)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.tls import TlsError, TlsFiles, TlsWatch
+from serving.tls import Postponed, TlsError, TlsFiles, TlsWatch
 from tests.certificates import Authority
 
 
@@ -79,3 +79,25 @@ def test_a_folder_swapped_behind_a_link_is_seen(files: TlsFiles, authority: Auth
     (tmp_path / "other").symlink_to("two")
     (tmp_path / "other").replace(link)
     assert watch.look()
+
+
+def test_a_pair_that_cannot_be_served_yet_is_loaded_once_it_can(
+    files: TlsFiles, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """New processes would take the place of old ones that serve."""
+    asked: list[int] = []
+
+    def reload() -> None:
+        asked.append(len(asked))
+        if len(asked) < 3:
+            raise Postponed("new processes could not serve yet: there is no registry")
+
+    watch = TlsWatch(files, reload)
+    authority.sign("server", files.cert, files.key)
+    with caplog.at_level(logging.INFO):
+        assert not watch.look() and not watch.look()
+        assert watch.look() and not watch.look()
+    assert asked == [0, 1, 2]
+    events = [record.event for record in caplog.records]  # type: ignore[attr-defined]  # given with `extra`
+    assert events == ["tls_postponed", "tls_loaded"]
+    assert "the old certificate stays for now: new processes could not serve yet: there is no registry" in caplog.text
