@@ -1,14 +1,21 @@
-"""A worker starts anew when one of its tables was applied again: new columns, other types, views, functions, another
-contract; and when a table was added to those that are captured, or taken away."""
+"""A worker starts anew when one of its tables was applied again with other columns or types, and when something else is
+declared than it began with: views, functions, a contract, which tables are captured."""
 
+import ast
+import hashlib
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from feast.repo_operations import get_repo_files
 
 from connectors.table import Table
 from stores.errors import StoreUnavailable
 from stores.lake import Lake
-from streams.drift import applied_table, declared_digest
+from streams.drift import applied_table
+from streams.views import StreamView
 
 log = logging.getLogger(__name__)
 
@@ -16,34 +23,55 @@ SECONDS = 5.0
 
 CLOSE_SECONDS = 1.0
 
+DECLARED_PROPERTY = "millrace.declared"
+"""Property of the lake's `declared/<project>`, which has no rows: a digest of what the last apply found declared."""
 
-def noted(lake: Lake, topics: Collection[str]) -> dict[str, str | None]:
-    """What the last apply noted of the topics. To be read before what it declared: of an apply between the two a watch
-    then tells. Raises `StoreUnavailable`."""
-    return {topic: declared_digest(lake, topic) for topic in topics}
+
+def digest(folder: Path, views: Sequence[StreamView], contracts: Mapping[str, str]) -> str:
+    """The same for the same: the versions of the contracts by topic, the views and, if one of them has a function, the
+    modules in the folder, which this may be made of, however they are laid out and commented."""
+    told = sorted(repr((view.table.topic, view.view, view.event_time, sorted(view.renames.items()))) for view in views)
+    functions = any(view.transform is not None for view in views)
+    code = [ast.dump(ast.parse(path.read_bytes())) for path in get_repo_files(folder)] if functions else []
+    return hashlib.blake2b(repr((sorted(contracts.items()), told, code)).encode(), digest_size=8).hexdigest()
+
+
+def note(lake: Lake, project: str, declared: str) -> None:
+    """Note the digest of what a project declares, once everything that workers go by is as it says. Raises
+    `StoreUnavailable`."""
+    lake.create(_table(project), pa.schema([("project", pa.string())]), {})
+    lake.describe(_table(project), {DECLARED_PROPERTY: declared})
+
+
+def noted(lake: Lake, project: str) -> str | None:
+    """What the last apply noted, None before the first. To be read before what it declared: of an apply between the
+    two a watch then tells. Raises `StoreUnavailable`."""
+    return lake.properties(_table(project)).get(DECLARED_PROPERTY) if lake.exists(_table(project)) else None
 
 
 class AppliedWatch:
     """Looks every `seconds`, on a thread of its own, whether a topic's table is still the one that the worker knows,
-    and declared as `noted` says, and sets `stop` if not; `seen` then tells which. A topic that is `held` need only be
-    applied again."""
+    and what is declared still what `began` tells, and sets `stop` if not; `seen` then says so. A topic that is
+    `held` need only be applied again."""
 
     def __init__(
         self,
         lake: Lake,
+        project: str,
+        began: str | None,
         tables: Mapping[str, Table],
-        noted: Mapping[str, str | None],
         stop: threading.Event,
         held: Callable[[], Collection[str]],
         seconds: float = SECONDS,
     ) -> None:
         self._held = held
         self._lake = lake
+        self._project = project
+        self._began = began
         self._tables = {topic: (table, applied_table(lake, topic)[1]) for topic, table in tables.items()}
-        self._noted = noted
         self._stop = stop
         self._seconds = seconds
-        self.seen: str | None = None
+        self.seen = False
         self._thread = threading.Thread(target=self._run, name="applied", daemon=True)
         self._thread.start()
 
@@ -52,19 +80,25 @@ class AppliedWatch:
         self._stop.set()
         self._thread.join(CLOSE_SECONDS)
 
-    def _changed(self, topic: str) -> bool:
-        (table, applied), (table_now, applied_now) = self._tables[topic], applied_table(self._lake, topic)
-        again = applied != applied_now and topic in self._held()
-        return again or table != table_now or self._noted.get(topic) != declared_digest(self._lake, topic)
+    def _changed(self) -> str | None:
+        """What changed, for people."""
+        for topic, (table, applied) in self._tables.items():
+            table_now, applied_now = applied_table(self._lake, topic)
+            if table != table_now or (applied != applied_now and topic in self._held()):
+                return f"{topic} was applied again"
+        return None if noted(self._lake, self._project) == self._began else "something else is declared"
 
     def _run(self) -> None:
-        while self.seen is None and not self._stop.wait(self._seconds):
+        while not (self.seen or self._stop.wait(self._seconds)):
             try:
-                changed = [topic for topic in self._tables if self._changed(topic)]
+                changed = self._changed()
             except StoreUnavailable:
                 continue  # the worker itself waits for the lake, aloud
-            if changed:
-                self.seen = changed[0]
-                told = "%s was applied again: the worker starts anew"
-                log.info(told, self.seen, extra={"event": "applied", "table": self.seen})
+            if changed is not None:
+                self.seen = True
+                log.info("%s: the worker starts anew", changed, extra={"event": "applied"})
                 self._stop.set()
+
+
+def _table(project: str) -> str:
+    return f"declared/{project}"

@@ -5,7 +5,6 @@ the online store, the source databases, the connectors' configurations. Then, in
 repeatable: the source databases, the topics, the lake, Feast's own apply, the connectors.
 """
 
-import ast
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,6 @@ import pyarrow as pa
 import pyarrow.types as pt
 from feast import KafkaSource
 from feast.repo_contents import RepoContents
-from feast.repo_operations import get_repo_files
 
 from connectors.checks import Finding, check
 from connectors.connect import Connect
@@ -25,6 +23,7 @@ from connectors.snapshots import Base, base
 from connectors.source import EXCLUDED, Capture, Source
 from connectors.table import Column, Table
 from connectors.table_file import dumps
+from millrace.anew import digest, note
 from millrace.made_again import dropped, note_stored
 from millrace.on_demand import check_functions
 from millrace.repo import Repo, declared_at, parse, register, rehearse
@@ -39,7 +38,7 @@ from stores.view import View
 from streams.changes import changes_schema, contract_schema
 from streams.decide import LakeTableName, changes_table, features_table
 from streams.declarations import DeclarationError, Declared, captured_views, compile_view
-from streams.drift import APPLIED_PROPERTY, DECLARED_PROPERTY, TABLE_PROPERTY, digest
+from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, applied_table
 from streams.kafka import MAX_MESSAGE_BYTES
 from streams.snapshots import begin_first
 from streams.views import StreamView
@@ -114,8 +113,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         say(f"connector {name}: {connectors[name]}")
         client.restart_failed(name)
         client.wait_running(name, CONNECTOR_SECONDS)
-    for captured in plan.captured:
-        _describe(repo, captured, plan)  # last, for workers start anew at it
+    _describe(repo, plan)
+    note(lake(repo), repo.project, digest(repo.path, plan.views, plan.contracts))  # last: workers start anew at it
     unread = {*again, *lost.partitions}
     note_stored(repo, [t.topic for c in plan.captured for t in c.tables if t.topic not in unread])
     for topic in again:
@@ -336,21 +335,15 @@ def _check_lake(store: Lake, name: LakeTableName, schema: pa.Schema, properties:
         agreed_schema(present.schema, present.properties, schema, properties, name)
 
 
-def _describe(repo: Repo, captured: Captured, plan: Plan) -> None:
-    """Note in the lake what workers go by: the tables, up to where the log may know others, and a digest of what is
-    declared of them."""
-    end, code = _now(captured).lsn, _code(repo)
-    for table in captured.tables:
+def _describe(repo: Repo, plan: Plan) -> None:
+    """Note in the lake what workers go by: the tables, up to where the log may know others. First those that workers do
+    not know yet, for these start anew at a change of one that they know."""
+    ends = {captured.source.name: _now(captured).lsn for captured in plan.captured}
+    known = {table.topic: applied_table(lake(repo), table.topic)[0] for c in plan.captured for table in c.tables}
+    for table in sorted((t for c in plan.captured for t in c.tables), key=lambda t: known[t.topic] is not None):
         name = changes_table(table.topic)
         kept = dumps([as_kept(table, lake(repo).snapshot(name).schema)])
-        views = [view for view in plan.views if view.table.topic == table.topic]
-        declared = digest(plan.contracts, plan.contracts[table.topic], views, code)
-        lake(repo).describe(name, {TABLE_PROPERTY: kept, APPLIED_PROPERTY: str(end), DECLARED_PROPERTY: declared})
-
-
-def _code(repo: Repo) -> str:
-    """What the repo's modules say, however it is laid out and commented."""
-    return repr([ast.dump(ast.parse(path.read_bytes())) for path in get_repo_files(repo.path)])
+        lake(repo).describe(name, {TABLE_PROPERTY: kept, APPLIED_PROPERTY: str(ends[table.source])})
 
 
 def as_kept(table: Table, kept: pa.Schema) -> Table:

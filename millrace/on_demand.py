@@ -40,7 +40,7 @@ def _missing(function: FunctionType) -> list[str]:
     """The names that a function reads and nothing gives it, in order."""
     codes = list(_with_nested(function.__code__))
     written = {name for code in codes for name in _names(code, _WRITES)}
-    known = written | function.__globals__.keys() | vars(builtins).keys()
+    known = written | function.__globals__.keys() | vars(builtins).keys() | {"__annotations__"}  # of a class within
     return sorted({name for code in codes for name in _names(code, _READS)} - known)
 
 

@@ -11,14 +11,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from feast import FeatureStore
-from feast.repo_config import RepoConfig, load_repo_config
+from feast.repo_config import RegistryConfig, RepoConfig, load_repo_config
 from feast.repo_contents import RepoContents
 from feast.repo_operations import _get_repo_contents, apply_total_with_repo_instance
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from connectors.table import Table
 from millrace import settings
 from millrace.modules import check_names, importable
-from millrace.said import said
+from millrace.said import said, said_by_module
 from millrace.settings import Settings, SettingsError
 from serving.applied import Applied, RegistryUnreadable
 from stores.feast_functions import loading
@@ -125,12 +127,24 @@ def open_repo(path: Path, stack_folder: Path) -> Repo:
         store.config.registry, store.config.auth_config  # noqa: B018  # which Feast reads once they are asked for
     except Exception as error:
         raise SettingsError(f"{yaml}: Feast refuses it: {said(error)}") from error
+    _check_registry(yaml, store.config.registry)
     if (found := store.config.entity_key_serialization_version) != SERIALIZATION:
         raise SettingsError(
             f"{yaml}: entity_key_serialization_version is {found}, and millrace writes the keys of {SERIALIZATION}: "
             f"Feast would find no entity. Set it to {SERIALIZATION}"
         )
     return Repo(path, stack_folder, loaded, store)
+
+
+def _check_registry(yaml: Path, registry: RegistryConfig) -> None:
+    """Feast reads the URL of an SQL registry at first use, and what refuses it quotes a password that is not where one
+    is expected."""
+    if registry.registry_type == "sql":
+        try:
+            make_url(registry.path)
+        except (ArgumentError, ValueError):
+            form = "postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE"
+            raise SettingsError(f"{yaml}: registry.path is no URL: write {form}") from None
 
 
 def parse(repo: Repo) -> RepoContents:
@@ -147,7 +161,7 @@ def parse(repo: Repo) -> RepoContents:
         place = f"{Path(error.filename or '').name}, line {error.lineno}"
         raise DeclarationError(place, f"SyntaxError: {error.msg}", "mend it") from error
     except Exception as error:
-        problem = f"{type(error).__name__}: {said(error)}"
+        problem = f"{type(error).__name__}: {said_by_module(error)}"
         raise DeclarationError(_raised_in(repo.path, error), problem, "mend it") from error
     except SystemExit as error:
         place = _raised_in(repo.path, error)

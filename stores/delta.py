@@ -29,7 +29,7 @@ from stores.lake import (
     TableMissing,
     TopicPartition,
 )
-from stores.lake_schema import agreed_schema, check_name, conform, fresh_rows, is_name, stored_schema
+from stores.lake_schema import agreed_schema, check_name, conform, fresh_rows, is_name, statistics, stored_schema
 
 CHECKPOINT_INTERVAL = 50
 """Commits between two checkpoints of a table's log; a handle lives as long, for its commits cost more the
@@ -63,6 +63,10 @@ LONG_LOG = "interval 1 day"
 
 REWRITE_SECONDS = 600.0
 """How long a compaction may take before others begin their own, after which it is refused."""
+
+_LATE_SECONDS = 60.0
+"""A commit that took longer is looked for: another's checkpoint may have cut its place from the log meanwhile, which it
+then takes as if it were free, and nobody sees it there. Half of what the log keeps."""
 
 _ATTEMPTS = 5
 
@@ -130,7 +134,7 @@ class DeltaLake:
                         DeltaTable.create(
                             self._uri(name),
                             stored_schema(schema, name),
-                            configuration={**DEFAULTS, **properties},
+                            configuration={**DEFAULTS, **statistics(schema), **properties},
                             storage_options=self._options,
                             raise_if_key_not_exists=False,
                         )
@@ -357,7 +361,8 @@ class DeltaLake:
 
     def _agree(self, name: str, schema: pa.Schema, properties: Mapping[str, str]) -> None:
         handle = self._open(name)
-        lacking = {k: v for k, v in DEFAULTS.items() if k not in handle.table.metadata().configuration}
+        stored = handle.table.metadata().configuration
+        lacking = {k: v for k, v in {**DEFAULTS, **statistics(handle.schema)}.items() if k not in stored}
         if lacking:  # it was made by an earlier version
             self._set(name, lacking)
             handle = self._open(name)
@@ -413,7 +418,7 @@ class DeltaLake:
     def _commit(self, handle: _Handle, name: str, rows: pa.Table, transactions: Mapping[str, int]) -> None:
         rows = conform(rows, handle.schema, name)
         widened = len(rows.schema) > len(handle.schema)
-        before = handle.table.version()
+        before, begun = handle.table.version(), (time.monotonic(), time.time())
         write_deltalake(
             handle.table,
             rows,
@@ -423,12 +428,20 @@ class DeltaLake:
                 app_transactions=[Transaction(app_id, version) for app_id, version in transactions.items()]
             ),
         )
+        if max(time.monotonic() - begun[0], time.time() - begun[1]) > _LATE_SECONDS:
+            self._find(name, transactions)
         if handle.table.version() > before + 1:
             # Commits of others came between. None raised these app_ids, or ours had failed, but perhaps others.
             handle.offsets.clear()
         handle.offsets.update(transactions)
         if not widened and not handle.worn:
             self._handles[name] = handle
+
+    def _find(self, name: str, transactions: Mapping[str, int]) -> None:
+        """Raises `CommitFailedError` unless the table has them."""
+        table = self._open(name).table
+        if any((table.transaction_version(app_id) or 0) < version for app_id, version in transactions.items()):
+            raise CommitFailedError("the log was cut where it was written")
 
     def _list(self, folder: str) -> list[str]:
         self._check_root()

@@ -11,6 +11,8 @@ from stores.errors import StoreRefused
 
 _NAME = re.compile(r"[a-z]+/[A-Za-z0-9_][A-Za-z0-9._-]*")
 
+_WITH_BOUNDS, _LAST = 32, 12
+
 MOST_DIGITS = 38
 """Of a decimal, in Delta and in Arrow's decimal128."""
 
@@ -63,6 +65,15 @@ def stored_type(type_: pa.DataType) -> pa.DataType | None:
 def _stored_struct(type_: pa.StructType) -> pa.DataType | None:
     fields = [(type_.field(i).name, stored_type(type_.field(i).type)) for i in range(type_.num_fields)]
     return pa.struct([pa.field(name, stored) for name, stored in fields]) if all(s for _, s in fields) else None
+
+
+def statistics(schema: pa.Schema) -> dict[str, str]:
+    """The property by which a wide table's files tell the bounds of its first columns and of its last ones, where
+    places, LSNs and times stand, by which rows are looked for: Delta keeps those of the first 32 alone."""
+    if len(schema) <= _WITH_BOUNDS:
+        return {}
+    names = [*schema.names[: _WITH_BOUNDS - _LAST], *schema.names[-_LAST:]]
+    return {"delta.dataSkippingStatsColumns": ",".join(f"`{name}`" for name in names if "`" not in name)}
 
 
 def stored_schema(schema: pa.Schema, name: str) -> pa.Schema:

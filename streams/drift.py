@@ -5,10 +5,9 @@ silence. Debezium writes every column that it captures into every row image, and
 the schema comes between two records, so that the last record of each tells whether there was one.
 """
 
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,7 +28,6 @@ from streams.messages import Records
 from streams.pipeline import Flow, Flows, Outcome
 from streams.sizes import Size, sizes
 from streams.snapshots import READ, SnapshotBase, no_base, snapshot_base
-from streams.views import StreamView
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +38,6 @@ APPLIED_PROPERTY = "millrace.applied"
 """Property of the same: the LSN at which the last apply ended. Columns that records from before it lack are null,
 and a snapshot completes them; that later ones lack them is news."""
 
-
-DECLARED_PROPERTY = "millrace.declared"
-"""Property of the same: a digest of what the last apply found declared, by which running workers know that it is not
-what they began with."""
 
 _DAY = 86_400_000_000
 _LEAST = -(2**63)
@@ -154,20 +148,6 @@ def users(flow: Flow, columns: tuple[str, ...]) -> list[str]:
     if wanted & {column for rule in (*flow.contract.rules, *flow.contract.table_rules) for column in rule.columns}:
         found.append(f"contract {flow.contract.name}")
     return found + (["the primary key"] if wanted & set(table.primary_key) else [])
-
-
-def digest(topics: Collection[str], contract: str, views: Sequence[StreamView], code: str) -> str:
-    """The same for the same: the topics that are captured, the version of a table's contract, its views and, if one of
-    them has a function, the code that this may be made of."""
-    told = sorted(repr((view.view, view.event_time, sorted(view.renames.items()))) for view in views)
-    functions = code if any(view.transform is not None for view in views) else ""
-    return hashlib.blake2b(repr((sorted(topics), contract, told, functions)).encode(), digest_size=8).hexdigest()
-
-
-def declared_digest(lake: Lake, topic: str) -> str | None:
-    """`DECLARED_PROPERTY` of a topic; None if it was never applied."""
-    changes = changes_table(topic)
-    return lake.properties(changes).get(DECLARED_PROPERTY) if lake.exists(changes) else None
 
 
 def applied_table(lake: Lake, topic: str) -> tuple[Table | None, int]:

@@ -48,9 +48,10 @@ def run(places: Places, out: Out) -> None:
     repo = open_repo(places.repo, places.stack)
     waiting = Patience(partial(_wait, stop))
     try:
-        began = waiting(partial(noted, lake(repo), {declared.topic for declared in repo.declared()}))
+        began = waiting(partial(noted, lake(repo), repo.project))
         declared, member = waiting(partial(flows, repo)), waiting(partial(worker, repo))
-        applied = waiting(partial(AppliedWatch, lake(repo), member.tables, began, stop, lambda: member.paused))
+        watch = partial(AppliedWatch, lake(repo), repo.project, began, member.tables, stop, lambda: member.paused)
+        applied = waiting(watch)
     except Abandoned:
         log.info("stopped before its stores answered", extra={"event": "stopped"})
         value = {"waiting_for": waiting.waiting_for, "rows": {"applied": 0, "refused": 0}}
@@ -77,7 +78,7 @@ def run(places: Places, out: Out) -> None:
         ending.callback(gc.unfreeze)  # what native modules hold must be freed by it before they are unloaded
         gc.set_threshold(*COLLECT)
         member.run(stop)
-    if applied.seen is not None and not asked.is_set():
+    if applied.seen and not asked.is_set():
         os.execv(sys.executable, sys.orig_argv)
     log.info("stopped", extra={"event": "stopped", **member.tally.stores})
     state = member.state()

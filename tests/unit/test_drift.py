@@ -1,25 +1,22 @@
 """Tables that are no longer what they were when they were applied: held with a message, or carried on aloud."""
 
 import json
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from connectors.table import Column, Table
 from connectors.table_file import dumps
-from millrace.anew import AppliedWatch, noted
 from millrace.apply import as_kept
 from stores.delta import DeltaLake
 from stores.errors import StoreRefused
 from stores.lake import Lake
 from stores.memory_lake import MemoryLake
 from streams.decide import changes_table
-from streams.drift import APPLIED_PROPERTY, DECLARED_PROPERTY, TABLE_PROPERTY, Drift, Guard, digest, drift, users
+from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, Drift, Guard, drift, users
 from streams.letters import REPLAY_OF
 from streams.pipeline import Flow, Outcome, take
 from streams.snapshots import SnapshotBase, begin_snapshot
@@ -310,49 +307,6 @@ def test_a_database_that_does_not_answer_is_left_alone_for_a_while(platform: Pla
         outcome = take(records((key(1), envelope("c", row(1, **bad), lsn=10))), platform.flow, 10_000)
         assert outcome.rejections and not watching.retyped(outcome)
     assert len(asked) == 1
-
-
-def test_a_worker_starts_anew_when_its_table_is_applied_again(platform: Platform) -> None:
-    name = changes_table(TOPIC)
-    platform.lake.describe(name, {TABLE_PROPERTY: dumps([ORDERS]), APPLIED_PROPERTY: "10"})
-    for change, held in (
-        ({APPLIED_PROPERTY: "20"}, {TOPIC}),
-        ({DECLARED_PROPERTY: "another"}, set[str]()),
-        ({TABLE_PROPERTY: dumps([_with_city()])}, set[str]()),
-    ):
-        stop = threading.Event()
-        began = noted(platform.lake, [TOPIC])
-        watch = AppliedWatch(platform.lake, {TOPIC: ORDERS}, began, stop, lambda held=held: held, seconds=0.01)  # type: ignore[misc]  # bound per turn
-        assert not stop.wait(0.05) and watch.seen is None
-        platform.lake.describe(name, change)
-        assert stop.wait(10) and watch.seen == TOPIC
-
-
-def test_an_apply_during_its_start_is_not_missed(platform: Platform) -> None:
-    """Between its reading of what is declared and the watch's beginning."""
-    name, stop = changes_table(TOPIC), threading.Event()
-    platform.lake.describe(name, {TABLE_PROPERTY: dumps([ORDERS]), DECLARED_PROPERTY: "one"})
-    began = noted(platform.lake, [TOPIC, "never.applied.table"])
-    assert began == {TOPIC: "one", "never.applied.table": None}
-    platform.lake.describe(name, {DECLARED_PROPERTY: "another"})
-    watch = AppliedWatch(platform.lake, {TOPIC: ORDERS}, began, stop, set, seconds=0.01)
-    assert stop.wait(10) and watch.seen == TOPIC
-
-
-def test_what_is_declared_has_a_digest(platform: Platform) -> None:
-    """The same for the same, another for another; code counts where it is run."""
-    plain = platform.flow.views
-    computed = tuple(replace(view, transform=lambda rows: (rows, np.arange(rows.num_rows))) for view in plain)
-    made = digest([TOPIC, "other"], "1", plain, "code")
-    assert made == digest(["other", TOPIC], "1", plain[::-1], "other code")
-    others = [
-        digest([TOPIC], "1", plain, "code"),
-        digest([TOPIC, "other"], "2", plain, "code"),
-        digest([TOPIC, "other"], "1", plain[:1], "code"),
-        digest([TOPIC, "other"], "1", computed, "code"),
-        digest([TOPIC, "other"], "1", computed, "other code"),
-    ]
-    assert len({made, *others}) == 6
 
 
 def _with_city() -> Table:

@@ -10,11 +10,12 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from deltalake import DeltaTable, TableFeatures
+from deltalake import DeltaTable, TableFeatures, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -322,6 +323,35 @@ def test_the_log_stays_short_and_forgets_no_offset(root: Path) -> None:
     assert len(list((root / NAME / "_delta_log").glob("*.json"))) < CHECKPOINT_INTERVAL + 5
     assert append(sleeper, 0, 3, 1).written == 2
     assert [DeltaLake(str(root)).next_offset(NAME, TOPIC, p) for p in (0, 1)] == [2 * CHECKPOINT_INTERVAL + 5, 3]
+
+
+def test_files_of_a_wide_table_are_told_apart_by_what_stands_last(tmp_path: Path) -> None:
+    schema = pa.schema([*((f"column {i}", pa.int64()) for i in range(60)), *SCHEMA])
+    lake = DeltaLake(str(tmp_path))
+    lake.create(NAME, schema, {"millrace.topic": TOPIC})
+    for start in (0, 10):
+        table = rows(start, start + 10)
+        wide = pa.table({f.name: table[f.name] if f.name in SCHEMA.names else pa.nulls(10, f.type) for f in schema})
+        lake.append(NAME, wide, {(TOPIC, 0): start + 10})
+    data = lake.snapshot(NAME).data
+    assert len(list(data.get_fragments())) == 2
+    assert len(list(data.get_fragments(pc.field("_offset") >= 10))) == 1
+
+
+def test_a_commit_that_took_long_and_is_nowhere_is_made_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place was cut from the log before it came to it: it stands below a checkpoint, where nobody looks."""
+    lake, written = DeltaLake(str(root)), write_deltalake
+    append(lake, 0, 1)
+    monkeypatch.setattr(delta, "_LATE_SECONDS", -1.0)
+    lost = iter([True])
+
+    def write(table: DeltaTable, data: pa.Table, **options: Any) -> None:
+        if not next(lost, False):
+            written(table, data, **options)
+
+    monkeypatch.setattr(delta, "write_deltalake", write)
+    assert append(lake, 1, 3) == AppendResult(2, 0)
+    assert ids(DeltaLake(str(root))) == [0, 1, 2]
 
 
 def test_files_that_another_program_wrote_in_view_types_are_refused_until_compacted(root: Path) -> None:

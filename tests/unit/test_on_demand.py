@@ -80,6 +80,7 @@ def test_what_stands_beside_the_function_is_refused(view: OnDemandFeatureView, n
 def of_its_own(rows: dict[str, Any], factor: float = 2.0) -> dict[str, Any]:
     import math
     from math import tau as whole
+    from typing import NamedTuple
 
     half = 0.5
 
@@ -87,8 +88,12 @@ def of_its_own(rows: dict[str, Any], factor: float = 2.0) -> dict[str, Any]:
         base = 1.0
         by = base * 2
 
+    class Offset(NamedTuple):
+        least: float
+        most: float = 1.0
+
     def scaled(x: float) -> float:
-        return math.sqrt(x) * half * whole * Scale.by
+        return math.sqrt(x) * half * whole * Scale.by + Offset(0.0).least
 
     return {"y": [round(scaled(x) * factor, 3) for x in rows["x"] if isinstance(x, float)]}
 

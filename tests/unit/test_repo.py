@@ -68,7 +68,28 @@ def test_a_module_that_a_library_refuses_is_told_without_what_stands_there(folde
     )
     with pytest.raises(DeclarationError) as caught:
         parse(opened(folder))
-    assert str(caught.value) == "of_a_config.py, line 6: RuntimeError: path: Input should be a valid string; mend it"
+    told = "of_a_config.py, line 6: RuntimeError: what? path: Input should be a valid string; mend it"
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize("as_well", ["", " from None", " from error"])
+def test_what_a_module_says_of_an_error_that_it_caught_is_told(folder: Path, as_well: str) -> None:
+    (folder / "of_a_setting.py").write_text(
+        "from feast.repo_config import RegistryConfig\n\n"
+        f"try:\n    RegistryConfig(path=['{SECRET}'])\n"
+        f"except ValueError as error:\n    raise RuntimeError('set SHOP_PATH'){as_well}\n"
+    )
+    with pytest.raises(DeclarationError) as caught:
+        parse(opened(folder))
+    assert str(caught.value) == "of_a_setting.py, line 6: RuntimeError: set SHOP_PATH; mend it"
+
+
+@pytest.mark.parametrize("url", [f"postgresql+psycopg://u:{SECRET}", SECRET])
+def test_the_url_of_the_registry_is_refused_without_its_password(folder: Path, url: str) -> None:
+    written(folder, "registry", f"registry: {{registry_type: sql, path: '{url}'}}")
+    with pytest.raises(SettingsError, match=r"registry\.path is no URL: write postgresql") as caught:
+        opened(folder)
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", [f"postgresql://u:{SECRET}", SECRET])

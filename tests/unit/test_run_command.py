@@ -10,7 +10,6 @@ from click.testing import CliRunner
 
 import millrace.wiring
 from millrace.cli import millrace as command_line
-from millrace.repo import Repo
 from stores.errors import StoreUnavailable
 from stores.memory_lake import MemoryLake
 from streams.changes import changes_schema
@@ -41,7 +40,6 @@ def test_a_lake_that_goes_once_the_worker_is_made_is_waited_for(
     member: Any = SimpleNamespace(
         tables={TOPIC: ORDERS}, paused={}, state=lambda: state, run=ran.append, tally=SimpleNamespace(stores={})
     )
-    monkeypatch.setattr(Repo, "declared", lambda repo: [SimpleNamespace(topic=TOPIC)])
     for name, made in (("flows", {}), ("worker", member), ("lake", lake)):
         monkeypatch.setattr(millrace.wiring, name, lambda repo, made=made: made)
     result = CliRunner().invoke(command_line, ["run", "--json", "--repo", str(tmp_path), "--stack", str(tmp_path)])
