@@ -19,6 +19,7 @@ from stores.lake import Lake
 from stores.query import session
 from streams.changes import Changes, carried
 from streams.decide import changes_table
+from streams.missing import below
 from streams.pipeline import Outcome
 from streams.replays import PLACE, column_names, held_of, replayed
 from streams.snapshots import snapshot_moment
@@ -50,14 +51,12 @@ def _may_be_known(
 ) -> bool:
     """Whether there is anything before the snapshot, or of it from an earlier reading: of a first one, which grows with
     the lake, nothing need be looked up."""
-    below = pc.field("_lsn") < pc.max(asked["_lsn"])
-    if any(part.filter(below).num_rows for part in (*staged, changes.rows)):
+    topic, before = changes.table.topic, pc.field("_lsn") < pc.max(asked["_lsn"])
+    if any(part.filter(before).num_rows for part in (*staged, changes.rows)):
         return True
-    places = zip(asked["_partition"].to_pylist(), asked["_offset"].to_pylist(), strict=True)
-    if any(offset < held.get(partition, 0) for partition, offset in places):
+    if below(asked, {(topic, number): offset for number, offset in held.items()}).any():
         return True
-    reader = lake.snapshot(changes_table(changes.table.topic)).rows(["_lsn"], below)
-    return any(batch.num_rows for batch in reader)
+    return any(batch.num_rows for batch in lake.scan(changes_table(topic), ["_lsn"], before))
 
 
 def _as_known(

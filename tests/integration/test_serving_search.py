@@ -76,15 +76,21 @@ def server(folder: Path) -> Iterator[Server]:
         yield running
 
 
-def test_a_vector_store_that_hangs_or_is_away(folder: Path, database: Database, tmp_path: Path) -> None:
-    """`/ready` says so and stays 200, searches are refused, other views are answered; all as before once it is back."""
+def vectors_by_proxy(folder: Path, database: Database, copy: Path) -> TcpProxy:
+    """A copy of the repo whose vector store is reached by the proxy."""
     place = sa.make_url(database.url)
     assert place.port is not None
     proxy = TcpProxy(place.port).start()
     through = place.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
     yaml = (folder / "feature_store.yaml").read_text()
-    (tmp_path / "feature_store.yaml").write_text(yaml.replace(database.url, through))
-    (tmp_path / "millrace.yaml").write_text(MILLRACE)
+    (copy / "feature_store.yaml").write_text(yaml.replace(database.url, through))
+    (copy / "millrace.yaml").write_text(MILLRACE)
+    return proxy
+
+
+def test_a_vector_store_that_hangs_or_is_away(folder: Path, database: Database, tmp_path: Path) -> None:
+    """`/ready` says so and stays 200, searches are refused, other views are answered; all as before once it is back."""
+    proxy = vectors_by_proxy(folder, database, tmp_path)
     search = {"features": ["texts:text"], "query_string": "an island in the ocean", "top_k": 1}
 
     def works(server: Server) -> bool:
@@ -108,7 +114,7 @@ def test_a_vector_store_that_hangs_or_is_away(folder: Path, database: Database, 
         finally:
             proxy.stop()
         until(lambda: refused(server))
-        back = TcpProxy(place.port, port=proxy.port).start()
+        back = TcpProxy(proxy.behind, port=proxy.port).start()
         try:
             until(lambda: works(server))
         finally:
@@ -119,13 +125,7 @@ def test_searches_leave_a_place_to_the_others_however_few_there_are(
     folder: Path, database: Database, tmp_path: Path
 ) -> None:
     """One by text and one by vector hang, and another one is turned away: all that may."""
-    place = sa.make_url(database.url)
-    assert place.port is not None
-    proxy = TcpProxy(place.port).start()
-    through = place.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
-    yaml = (folder / "feature_store.yaml").read_text()
-    (tmp_path / "feature_store.yaml").write_text(yaml.replace(database.url, through))
-    (tmp_path / "millrace.yaml").write_text(MILLRACE)
+    proxy = vectors_by_proxy(folder, database, tmp_path)
     by_text = {"features": ["texts:text"], "query_string": "an island in the ocean", "top_k": 1}
     by_vector = {"features": ["texts:text"], "query": EMBEDDER.embed(["an island"])[0].tolist(), "top_k": 1}
     with millrace(tmp_path, concurrency=1, queue=0, request_seconds=20) as server, ThreadPoolExecutor(3) as pool:

@@ -47,6 +47,16 @@ def captured_table(database: Database, name: str) -> tuple[Captured, Table]:
     return captured, table
 
 
+def lake_of_views(flow: Flow, rows: pa.Table) -> MemoryLake:
+    """With the views' rows of the table's."""
+    lake = MemoryLake()
+    for view, projected in process(as_snapshot(flow.table, rows), flow).projected:
+        name = features_table(view.view.name)
+        lake.create(name, rows_schema(view.view), feature_properties(view.view, flow.table.topic))
+        lake.append(name, projected.rows.table, {(flow.table.topic, 0): 3})
+    return lake
+
+
 def share(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {**rows, "price": [1 / price for price in rows["price"]]}
 
@@ -61,12 +71,8 @@ def test_a_row_that_another_view_rejects_is_no_mismatch(database: Database, tmp_
     contract = tmp_path / "public.goods.json"
     contract.write_text('{"name": "goods", "expectations": [], "meta": {}}')
     flow = Flow(table, load(contract, changes_schema(table)), views)
-    lake = MemoryLake()
     goods = pa.table({"id": pa.array([1, 2, 3], pa.int32()), "vendor": ["ann", "bob", "cleo"], "price": [2.0, 0, 4]})
-    for view, projected in process(as_snapshot(table, goods), flow).projected:
-        name = features_table(view.view.name)
-        lake.create(name, rows_schema(view.view), feature_properties(view.view, table.topic))
-        lake.append(name, projected.rows.table, {(table.topic, 0): 3})
+    lake = lake_of_views(flow, goods)
     verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), 0.0)
     for view in views:
         report = verifier.view(flow, view, captured, None)
@@ -106,7 +112,6 @@ def test_what_only_debezium_spells_and_what_is_out_of_its_era_are_no_mismatch(
     contract = tmp_path / "public.lent.json"
     contract.write_text('{"name": "lent", "expectations": [], "meta": {}}')
     flow = Flow(table, load(contract, changes_schema(table)), views)
-    lake = MemoryLake()
     streamed = pa.table(
         {
             "id": pa.array([1, 4], pa.int32()),
@@ -115,10 +120,7 @@ def test_what_only_debezium_spells_and_what_is_out_of_its_era_are_no_mismatch(
             "at": pa.array([None, [datetime(1, 1, 1, tzinfo=UTC)]], pa.list_(moment.arrow_type)),
         }
     )
-    for view, projected in process(as_snapshot(table, streamed), flow).projected:
-        name = features_table(view.view.name)
-        lake.create(name, rows_schema(view.view), feature_properties(view.view, table.topic))
-        lake.append(name, projected.rows.table, {(table.topic, 0): 3})
+    lake = lake_of_views(flow, streamed)
     verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), 0.0)
     for view in views:
         report = verifier.view(flow, view, captured, None)
