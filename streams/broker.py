@@ -31,7 +31,8 @@ class Consumer(Protocol):
     def poll(self, timeout: float, limit: int) -> list[Records]:
         """Wait up to `timeout` seconds for a first record, then take what is there, up to `limit`.
 
-        Answers within a millisecond of the first record's arrival. Raises `BrokerUnavailable`.
+        Answers within a millisecond of the first record's arrival after a pause; while records keep coming it may
+        let a few gather, for some milliseconds. Raises `BrokerUnavailable`.
         """
 
     def pause(self, partitions: Collection[Partition]) -> None:

@@ -51,6 +51,10 @@ CONSUMER = {
 _Record = tuple[str, bytes | None, bytes | None, Headers]
 """Topic, key, value, headers."""
 
+GATHER_SECONDS = 0.008
+"""From one poll that brought records to the next: a poll costs a worker nearly the same for one record as for several,
+and more come meanwhile. The first record after a pause does not wait."""
+
 PRODUCER_FLUSH_SECONDS = 35.0  # above message.timeout.ms, after which each record has an answer
 PRODUCER = {
     **QUIET,
@@ -78,6 +82,7 @@ class KafkaConsumer:
         self._behind: Mapping[Partition, int] = {}
         self._begin: dict[Partition, int] = {}
         self._measure_next = 0.0
+        self._gathers_until = 0.0
 
     @property
     def unavailable(self) -> str | None:
@@ -111,6 +116,7 @@ class KafkaConsumer:
     def poll(self, timeout: float, limit: int) -> list[Records]:
         # consume(n, timeout) waits for n messages or the whole timeout; poll() returns with the first one.
         self._measure_lag()
+        time.sleep(max(0.0, min(timeout, self._gathers_until - time.monotonic())))
         first = self._consumer.poll(timeout)
         if first is not None and first.error() is None:
             self._down.heard()
@@ -118,6 +124,7 @@ class KafkaConsumer:
             self._ask()
         if first is None:
             return []
+        self._gathers_until = time.monotonic() + GATHER_SECONDS
         return _records([first, *self._consumer.consume(limit - 1, 0)] if limit > 1 else [first])
 
     def pause(self, partitions: Collection[Partition]) -> None:

@@ -196,8 +196,9 @@ class Worker:
             else:
                 outcomes.append(self._with_history(outcome, outcomes))
         more = sum(map(len, polled)) >= min(MANY, self._settings.poll_records)
-        self._deliver([o for o in outcomes if not o.flow.embeds], more)
-        self._deliver([o for o in outcomes if o.flow.embeds], beside=True)
+        ways = [([o for o in outcomes if o.flow.embeds], True), ([o for o in outcomes if not o.flow.embeds], more)]
+        for way, beside in reversed(ways) if self._writes.embeds else ways:  # what would have to wait comes last
+            self._deliver(way, beside)
         self._forget(self._members.gone(polled))
 
     def _processed(self, records: Records) -> Outcome:

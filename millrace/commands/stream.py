@@ -24,6 +24,10 @@ log = logging.getLogger("millrace")
 COLLECT = (100_000, 20, 20)
 """Thresholds of the cyclic collector: a poll makes thousands of objects and no cycles."""
 
+SWITCH_SECONDS = 0.0005
+"""A thread that waits for the interpreter gets it after this. By default it waits ten times as long, each time that an
+embedding or a write to a store beside the loop has had an answer."""
+
 
 @click.command
 @shared
@@ -77,6 +81,7 @@ def run(places: Places, out: Out) -> None:
         gc.freeze()
         ending.callback(gc.unfreeze)  # what native modules hold must be freed by it before they are unloaded
         gc.set_threshold(*COLLECT)
+        sys.setswitchinterval(SWITCH_SECONDS)
         member.run(stop)
     if applied.seen and not asked.is_set():
         os.execv(sys.executable, sys.orig_argv)
