@@ -44,7 +44,8 @@ DEFAULTS: Mapping[str, str] = {
     LOG_RETENTION: "interval 2 minutes",
     "delta.enableExpiredLogCleanup": "true",
     # Every checkpoint remembers what was replaced for so long: 3,600 files an hour at a flush a second, and each costs
-    # it 10 us. `vacuum` looks for them in the folder, and needs no memory of them.
+    # it 10 us. `vacuum` looks for them in the folder, and of those that the log has forgotten it knows when they were
+    # written.
     "delta.deletedFileRetentionDuration": "interval 1 hour",
     # delta.setTransactionRetentionDuration stays unset, so application transactions never expire.
 }

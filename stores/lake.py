@@ -175,5 +175,6 @@ class Lake(Protocol):
         some that cannot be searched (`WrittenInViews`) written anew."""
 
     def vacuum(self, name: str, retention: timedelta) -> int:
-        """Delete files that the table has not used for `retention`; the number deleted. A retention shorter
-        than the longest query or flush takes files away under it."""
+        """Delete files that the table does not use and that are older than `retention`, by the time when they were
+        written, or within an hour of it replaced; the number deleted. Whoever reads a snapshot that still has them
+        fails."""

@@ -14,14 +14,19 @@ from stores.lake import CompactedByAnother, Lake
     "--table", "tables", multiple=True, help="Only this table, such as features/plane_facts; may be repeated."
 )
 @click.option(
-    "--keep-hours", type=click.IntRange(min=1), default=24, show_default=True, help="Keep replaced files for so long."
+    "--keep-hours",
+    type=click.IntRange(min=1),
+    default=24,
+    show_default=True,
+    help="Keep files for so long after they were written.",
 )
 @shared
 def compact(places: Places, out: Out, tables: tuple[str, ...], keep_hours: int) -> None:
     """Merge the lake's small files into large ones, and delete those that were replaced long enough ago.
 
-    Safe beside live workers, which merge their own files as they go but delete none. --keep-hours must be longer
-    than the longest query over the lake: a shorter time takes files away under it. No row is ever removed.
+    Safe beside live workers, which merge their own files as they go but delete none. Replaced files go that are older
+    than --keep-hours, but for those replaced within the last hour: a query that has read the lake for longer than an
+    hour may lose files under it, and fails. No row is ever removed.
 
     A table that a worker merges just then is left to it, and tried once more at the end. Exit code 1 if one was merged
     by another both times: run it again.
