@@ -96,10 +96,10 @@ class Platform:
         self.command("apply")
 
     def ends(self) -> tuple[int, int]:
-        """Of all topics together: the offsets committed by the group, and the end offsets."""
+        """Of all topics together: the offsets from which the group has yet to commit, and the end offsets."""
         repo = self.repo
         offsets = topics(repo).committed(repo.group, sorted(flows(repo))).values()
-        return sum(max(c, 0) for c, _ in offsets), sum(end for _, end in offsets)
+        return sum(c for c, _ in offsets), sum(end for _, end in offsets)
 
 
 @dataclass(frozen=True, slots=True)

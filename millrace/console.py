@@ -59,7 +59,7 @@ def newest_letters(
     broker: Topics, group: str, topic: str, personal: Mapping[str, PersonalColumns]
 ) -> Sequence[LetterLine]:
     """The newest `LETTERS` letters of a topic of one partition, newest first. Raises `BrokerUnavailable`."""
-    end = broker.committed(group, [topic]).get(Partition(topic, 0), (-1, 0))[1]
+    end = broker.committed(group, [topic]).get(Partition(topic, 0), (0, 0))[1]
     found = [
         letter_line(letter, personal.get(letter.origin.topic, NOTHING))
         for letter in read(broker, topic, max(0, end - LETTERS))

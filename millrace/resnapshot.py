@@ -25,6 +25,7 @@ from connectors.source import Source, connected
 from connectors.table import Table
 from millrace.made_again import note_stored, stored_in
 from millrace.repo import Repo, UnknownTable
+from millrace.status import running_workers
 from millrace.wiring import connect, flows, lake, producer, source, topics
 from streams.pipeline import Flow
 from streams.reconcile import Reconciled, reconcile, reconcile_earlier
@@ -33,6 +34,10 @@ from streams.snapshots import begin_snapshot
 Say = Callable[[str], None]
 
 LOOK_SECONDS = 0.5
+
+ANEW_SECONDS = 20.0
+"""That workers have to start anew after an apply, until when they tell of a table as held: they look every five seconds
+and end what they hold first."""
 
 
 class UnknownSource(Exception):
@@ -45,6 +50,10 @@ class CannotAsk(Exception):
 
 class Stalled(Exception):
     """Something that was waited for did not move for as long as the caller is patient."""
+
+
+class Paused(Exception):
+    """A table whose records the workers do not take: nothing was begun, for it would not end."""
 
 
 class SnapshotFailed(Exception):
@@ -105,8 +114,12 @@ class _Job:
 
         def missing() -> str | None:
             held = broker.committed(self.repo.group, names)
-            left = sum(max(0, end - max(0, held[p][0])) for p, end in ends.items())
-            return f"waiting for the workers: {left:,} records to go (millrace run)" if left else None
+            left = {p: end - held[p][0] for p, end in ends.items() if held[p][0] < end}
+            if not left:
+                return None
+            of = ", ".join(sorted({p.topic for p in left}))
+            hint = "millrace run; if workers run, millrace status tells what they wait for or have paused"
+            return f"waiting for the workers: {sum(left.values()):,} records to go of {of} ({hint})"
 
         self.wait(missing)
 
@@ -196,8 +209,9 @@ class _Job:
 def resnapshot(repo: Repo, names: Sequence[str], patience: float, say: Say) -> dict[str, Any]:
     """Read tables (`<source>.<schema>.<table>`) anew by an incremental snapshot; a report for each.
 
-    Live changes go on meanwhile. Raises `UnknownTable`, `CannotAsk`, `UnderWay` while another command snapshots the
-    source, `Stalled` after `patience` seconds without progress, `SnapshotFailed` and what the services raise.
+    Live changes go on meanwhile. Raises `UnknownTable`, `CannotAsk`, `Paused`, `UnderWay` while another command
+    snapshots the source, `Stalled` after `patience` seconds without progress, `SnapshotFailed` and what the services
+    raise.
     """
     declared = flows(repo)
     for name in names:
@@ -212,6 +226,7 @@ def resnapshot(repo: Repo, names: Sequence[str], patience: float, say: Say) -> d
     by_source: dict[str, list[Flow]] = {}
     for name in dict.fromkeys(names):
         by_source.setdefault(declared[name].table.source, []).append(declared[name])
+    _refuse_paused(repo, names, patience, say)
     report: dict[str, Any] = {}
     for origin, chosen in by_source.items():
         with _job(repo, origin, chosen, patience, say) as job:
@@ -241,6 +256,7 @@ def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any
     if not chosen:
         there = ", ".join(repo.settings.sources)
         raise UnknownSource(f"no view captures a table of source {origin}; there are {there}")
+    _refuse_paused(repo, [flow.table.topic for flow in chosen], patience, say)
     with _job(repo, origin, chosen, patience, say) as job:
         config = connector_config(job.source, job.tables)
         # Only an existing connector can forget its position; were it to run before, a snapshot without a base began.
@@ -256,6 +272,28 @@ def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any
         rows = job.taken(start, "Initial Snapshot", None)
         job.connect.wait_running(origin, patience)
         return job.finish(base, f"recover-{base}", rows)
+
+
+def _refuse_paused(repo: Repo, names: Sequence[str], patience: float, say: Say) -> None:
+    """Raises `Paused` if workers of this machine take no records of some of these tables, and go on so for longer than
+    they need to start anew. Those of other machines are not asked."""
+    deadline, last = time.monotonic() + min(patience, ANEW_SECONDS), ""
+    while why := _paused(repo, names):
+        if time.monotonic() > deadline:
+            raise Paused(f"nothing was begun, for the workers would not take its records: {why}")
+        if why != last:
+            say(f"waiting for workers that may be about to start anew: {why}")
+        last = why
+        time.sleep(LOOK_SECONDS)
+
+
+def _paused(repo: Repo, names: Sequence[str]) -> str:
+    """Why workers of this machine take no records of some of these tables, and what to do; empty if they do."""
+    workers = running_workers(repo.workers_folder).values()
+    reasons = [
+        worker["paused"][name] for name in dict.fromkeys(names) for worker in workers if name in worker["paused"]
+    ]
+    return "; ".join(dict.fromkeys(reasons))
 
 
 def _drop_slot(job: _Job) -> None:

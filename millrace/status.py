@@ -254,5 +254,5 @@ def _lag(repo: Repo, tables: Sequence[str], problems: list[str]) -> dict[str, in
         return {}
     lag: dict[str, int] = dict.fromkeys(tables, 0)
     for partition, (committed, end) in offsets.items():
-        lag[partition.topic] += end - max(committed, 0)
+        lag[partition.topic] += end - committed
     return lag

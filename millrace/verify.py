@@ -26,6 +26,7 @@ from stores.history import every_newest
 from stores.lake import Lake
 from stores.view import View
 from streams.backfill import UnknownView
+from streams.broker import BrokerUnavailable
 from streams.changes import as_snapshot, carried
 from streams.pipeline import Flow, process
 from streams.views import StreamView
@@ -159,7 +160,8 @@ def _comparable_to_postgres(stream_view: StreamView) -> list[str]:
 def verify_views(
     repo: Repo, views: Sequence[str], sample: int | None, patience: float, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Compare the named views, or all; the report as plain values."""
+    """Compare the named views, or all; the report as plain values. `problems` names what it could not learn: what is in
+    flight is None then, and all that was compared is told."""
     declared = flows(repo)
     by_name = {v.view.name: (flow, v) for flow in declared.values() for v in flow.views}
     for name in views:
@@ -175,13 +177,24 @@ def verify_views(
         reports[name] = verifier.view(flow, view, databases[flow.table.source], sample)
     for database in databases.values():
         database.engine.dispose()
-    offsets = topics(repo).committed(repo.group, sorted(declared))
+    problems: list[str] = []
     return {
         "views": {name: asdict(report) for name, report in reports.items()},
         "entities": sum(report.entities for report in reports.values()),
         "mismatches": sum(report.mismatches for report in reports.values()),
         "in_flight": {
-            "records": sum(end - max(committed, 0) for committed, end in offsets.values()),
+            "records": _in_flight(repo, sorted(declared), problems),
             "seconds": repo.settings.worker.flush_seconds,
         },
+        "problems": problems,
     }
+
+
+def _in_flight(repo: Repo, tables: Sequence[str], problems: list[str]) -> int | None:
+    """Records that the group has not committed; None while the broker does not tell."""
+    try:
+        offsets = topics(repo).committed(repo.group, tables)
+    except BrokerUnavailable as error:
+        problems.append(f"what is in flight is not known: {error}")
+        return None
+    return sum(end - committed for committed, end in offsets.values())

@@ -88,4 +88,6 @@ class Topics(Protocol):
         """All records that the topic holds now, from offset `start` of each partition."""
 
     def committed(self, group: str, topics: Sequence[str]) -> Mapping[Partition, tuple[int, int]]:
-        """For each partition the group's committed offset (-1: none) and the end offset."""
+        """For each partition of the topics that exist: the offset from which the group has yet to commit, and the end
+        offset. The first is what it committed, but never before the partition's first record: nothing comes of records
+        that passed their retention, and a group that committed nothing begins there. Raises `BrokerUnavailable`."""

@@ -340,13 +340,13 @@ class KafkaTopics:
                 return {}
             request = ConsumerGroupTopicPartitions(group, wanted)
             answer = self._admin.list_consumer_group_offsets([request])[group].result()
-            return {
-                Partition(p.topic, p.partition): (
-                    p.offset if p.offset >= 0 else -1,
-                    consumer.get_watermark_offsets(TopicPartition(p.topic, p.partition), timeout=TIMEOUT_SECONDS)[1],
-                )
-                for p in answer.topic_partitions
-            }
+            offsets = {}
+            for p in answer.topic_partitions:
+                place = TopicPartition(p.topic, p.partition)
+                low, high = consumer.get_watermark_offsets(place, timeout=TIMEOUT_SECONDS)
+                # Nothing committed is a negative offset: never, or so long ago that the offset expired, too.
+                offsets[Partition(p.topic, p.partition)] = max(low, p.offset), high
+            return offsets
         except KafkaException as error:
             raise BrokerUnavailable(f"Kafka at {self._servers} does not answer: {error.args[0].str()}") from error
         finally:

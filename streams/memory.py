@@ -213,7 +213,7 @@ class MemoryTopics:
     def committed(self, group: str, topics: Sequence[str]) -> Mapping[Partition, tuple[int, int]]:
         self._broker.check()
         return {
-            p: (self._broker.offsets.get((group, p), -1), len(self._broker.log[p]))
+            p: (max(self._broker.expired.get(p, 0), self._broker.offsets.get((group, p), -1)), len(self._broker.log[p]))
             for topic in topics
             for p in self._broker.all(topic)
         }

@@ -18,7 +18,10 @@ from millrace.cli import Failed, Out, Places, shared
 @click.option("--wait", default=10.0, show_default=True, help="Seconds that changes in flight have to arrive.")
 @shared
 def verify(places: Places, out: Out, views: tuple[str, ...], sample: int | None, wait: float) -> None:
-    """Compare PostgreSQL, the online store and the lake, entity by entity. Exit code 1 if any differs."""
+    """Compare PostgreSQL, the online store and the lake, entity by entity.
+
+    Exit code 1 if any differs, or if it is not known what is in flight.
+    """
     from millrace.repo import open_repo
     from millrace.verify import verify_views
     from millrace.wiring import source
@@ -28,8 +31,9 @@ def verify(places: Places, out: Out, views: tuple[str, ...], sample: int | None,
         source(repo, declared.topic.partition(".")[0])  # raises if it is not named any more
     value = verify_views(repo, views, sample, wait, out.say)
     out.result(value, show_verify)
-    if value["mismatches"]:
-        raise Failed(f"{value['mismatches']} entities differ")
+    wrong = [f"{value['mismatches']} entities differ"] if value["mismatches"] else []
+    if wrong or value["problems"]:
+        raise Failed("; ".join([*wrong, *value["problems"]]))
 
 
 def show_verify(value: dict[str, Any]) -> str:
@@ -42,7 +46,10 @@ def show_verify(value: dict[str, Any]) -> str:
             lines.append(f"  {example['entity']}")
             lines += [f"    {place:8} {example[place]}" for place in ("postgres", "online", "lake")]
     flight = value["in_flight"]
-    lines.append(f"in flight: {flight['records']} records not committed, changes of the last {flight['seconds']:g} s")
+    records = (
+        "not known how many records" if flight["records"] is None else f"{flight['records']} records not committed"
+    )
+    lines.append(f"in flight: {records}, changes of the last {flight['seconds']:g} s")
     return "\n".join(lines)
 
 

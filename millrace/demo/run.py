@@ -102,7 +102,7 @@ def _drain(repo: Repo, worker: subprocess.Popen[bytes], say: Say, what: str) -> 
         time.sleep(0.25)
         offsets = broker.committed(repo.group, tables).values()
         total = sum(end for _, end in offsets)
-        drained = total > 0 and all(committed >= end or end == 0 for committed, end in offsets)
+        drained = total > 0 and all(committed >= end for committed, end in offsets)
         quiet = quiet + 1 if drained and total == last else 0
         last = total
     say(f"{what}: {last:,} records through in {time.monotonic() - since:.1f} s")

@@ -3,6 +3,9 @@
 import time
 import uuid
 
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
 from millrace.stack.endpoints import Endpoints
 from streams.kafka import LAG_SECONDS, KafkaConsumer, KafkaProducer, KafkaTopics
 from streams.messages import Partition
@@ -39,3 +42,28 @@ def test_a_group_that_has_read_all_has_no_lag_after_a_restart(stack: Endpoints) 
     again.subscribe([topic], lambda given: again.pause(list(given)), lambda _: None, lambda _: None)
     assert measured(again, 2) == {read: 0, left: 1}
     again.close()
+
+
+def test_what_a_group_has_to_read_begins_where_its_records_do(stack: Endpoints) -> None:
+    """Offsets pass their retention, too, and a group that was renamed has none."""
+    topic, group = f"lag-{uuid.uuid4().hex[:8]}", f"lag-{uuid.uuid4().hex[:8]}"
+    unread, behind, ahead, whole = (Partition(topic, number) for number in range(4))
+    broker = KafkaTopics(stack.kafka)
+    broker.ensure({topic: 4}, {})
+    producer = KafkaProducer(stack.kafka)
+    for number in range(100):
+        producer.send(topic, str(number).encode(), b"{}", {})
+    producer.flush()
+    consumer = KafkaConsumer(stack.kafka, group)
+    consumer.subscribe([topic], lambda _: None, lambda _: None, lambda _: None)
+    measured(consumer, 4)
+    ends = {partition: consumer.span(partition)[1] for partition in (unread, behind, ahead, whole)}
+    assert min(ends.values()) > 6
+    consumer.commit({behind: 2, ahead: 5})
+    consumer.close()
+    gone = [TopicPartition(*unread, ends[unread]), TopicPartition(*behind, 4), TopicPartition(*ahead, 4)]
+    admin = AdminClient({"bootstrap.servers": stack.kafka})
+    for deleted in admin.delete_records(gone).values():
+        deleted.result(SECONDS)
+    begins = {unread: ends[unread], behind: 4, ahead: 5, whole: 0}
+    assert broker.committed(group, [topic]) == {p: (begins[p], end) for p, end in ends.items()}

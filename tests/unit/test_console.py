@@ -168,7 +168,7 @@ class Letters:
     start = -1
 
     def committed(self, group: str, topics: Sequence[str]) -> dict[Partition, tuple[int, int]]:
-        return {Partition("letters", 0): (-1, 150)}
+        return {Partition("letters", 0): (0, 150)}
 
     def ensure(self, topics: object, settings: object) -> Sequence[str]:
         return []

@@ -11,11 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 import millrace.resume
+import millrace.status
 from connectors.connect import ConnectorState, TaskState
 from millrace.resume import resume_table
-from millrace.status import _at_once, _not_running, running_workers
+from millrace.status import _at_once, _lag, _not_running, running_workers
 from streams.health import CannotListen, Health
-from streams.memory import MemoryBroker, MemoryProducer
+from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
+from streams.messages import Partition
 from tests.envelopes import TOPIC
 from tests.worker_platform import Platform
 
@@ -162,3 +164,17 @@ def test_a_connector_is_in_the_state_of_its_tasks(state: str, tasks: list[str], 
     found = ConnectorState("shop", state, "", tuple(TaskState(0, task, "w", "") for task in tasks))
     assert not found.running
     assert _not_running(found) == shown
+
+
+def test_records_that_expired_are_no_lag(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = MemoryBroker({TOPIC: 2})
+    for partition in broker.all(TOPIC):
+        for _ in range(5):
+            broker.append(partition, b"key", b"value")
+    broker.expired[Partition(TOPIC, 0)] = 5
+    broker.offsets["g", Partition(TOPIC, 1)] = 4
+    monkeypatch.setattr(millrace.status, "topics", lambda repo: MemoryTopics(broker))
+    problems: list[str] = []
+    repo = SimpleNamespace(group="g")
+    assert _lag(repo, [TOPIC], problems) == {TOPIC: 1}  # type: ignore[arg-type]  # as much of a repo as it asks for
+    assert not problems
