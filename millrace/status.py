@@ -41,9 +41,10 @@ def repo_status(repo: Repo) -> dict[str, Any]:
     problems: list[str] = []
     views = _views(repo, problems)
     captured = sorted(views)
+    sources = sorted({_source_of(topic) for topic in captured})  # no other has a connector or a slot
     parts: dict[str, Ask] = {
-        "connectors": partial(_connectors, repo),
-        "slots": partial(_slots, repo),
+        "connectors": partial(_connectors, repo, sources),
+        "slots": partial(_slots, repo, sources),
         "stores": partial(_stores, repo),
         "workers": partial(_workers, repo.workers_folder),
         "lag": partial(_lag, repo, sorted({declared.topic for declared in repo.declared()})),
@@ -66,9 +67,9 @@ def _at_once(parts: Mapping[str, Ask], problems: list[str]) -> dict[str, Any]:
     return answers
 
 
-def _connectors(repo: Repo, problems: list[str]) -> dict[str, str]:
+def _connectors(repo: Repo, sources: Sequence[str], problems: list[str]) -> dict[str, str]:
     client = connect(repo, SECONDS)
-    states = dict.fromkeys(repo.settings.sources, "unknown")
+    states = dict.fromkeys(sources, "unknown")
     for name in states:
         try:
             state = client.state(name)
@@ -89,9 +90,9 @@ def _connectors(repo: Repo, problems: list[str]) -> dict[str, str]:
     return states
 
 
-def _slots(repo: Repo, problems: list[str]) -> dict[str, Any]:
+def _slots(repo: Repo, sources: Sequence[str], problems: list[str]) -> dict[str, Any]:
     slots = {}
-    for name in repo.settings.sources:
+    for name in sources:
         database = source(repo, name)
         engine = database.engine(SECONDS)
         try:

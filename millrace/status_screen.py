@@ -7,10 +7,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+_ESTIMATES = ("p50", "p99")
+
 
 def screen(value: dict[str, Any]) -> str:
     """The screen as text, coloured where stdout is a terminal."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # names of a source may look like a style's
     if not console.is_terminal:
         console.width = 160
     grids = (_services(value), _stores(value), _sources(value), _tables(value), _workers(value), _letters(value))
@@ -77,7 +79,7 @@ def _tables(value: dict[str, Any]) -> RenderableType | None:
             table,
             f"{lag:,}",
             *(f"{counts[what]:,}" for what in ("accepted", "rejected", "ignored")),
-            *(_seconds(max((age[name] for age in ages), default=None)) for name in ("p50", "p99")),
+            *(_seconds(max((age[name] for age in ages if age[name] is not None), default=None)) for name in _ESTIMATES),
             f"{max(files, default=0):,}",
             Text("paused", "bold red") if paused else "being read anew" if table in read_anew else "",
         )
@@ -97,7 +99,7 @@ def _workers(value: dict[str, Any]) -> RenderableType | None:
             f"{len(worker['partitions'])}",
             f"{worker['staged_rows']:,}",
             _seconds(worker["lake"]["flush"]["p99"]),
-            f"{slowest} ({stages[slowest] / sum(stages.values()):.0%})" if stages else "-",
+            f"{slowest} ({stages[slowest] / sum(stages.values()):.0%})" if any(stages.values()) else "-",
             f"{worker['rows']['refused']:,}",
             f"{worker['texts']['embedded']:,}",
             f"{worker['texts']['spared']:,}",

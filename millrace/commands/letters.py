@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,7 +120,8 @@ def replay(places: Places, out: Out, numbers: tuple[int, ...], everything: bool,
     """Send letters through the ordinary way again, after their contract or their data was mended.
 
     A change that was accepted meanwhile is not doubled, and a newer value is never overwritten. Of several letters of
-    one record, as replays that failed again leave them, --all sends the newest that the options choose.
+    one record, as replays that failed again leave them, --all sends the newest that the options choose. Letters of a
+    table that no view captures any more stay: no worker would read them.
     """
     from millrace.wiring import producer
     from streams.letters import one_of_each
@@ -129,16 +130,36 @@ def replay(places: Places, out: Out, numbers: tuple[int, ...], everything: bool,
     if bool(numbers) == everything:
         raise click.UsageError("name the letters to replay, or say --all")
     repo = _open(places)
+    captured, left_out = repo.personal().keys(), Counter[str]()
     chosen: Iterator[Letter]
     if numbers:
         named = [letter for letter in _read(repo, **wanted) if letter.number in numbers]
         if missing := set(numbers) - {letter.number for letter in named}:
             raise Failed(f"there is no letter {min(missing)}: millrace letters list shows the numbers")
+        for letter in named:
+            if letter.origin.topic not in captured:
+                raise Failed(
+                    f"letter {letter.number} is of {letter.origin.topic}, which no view captures, so that no worker "
+                    "would read it. Declare a view over the table and run millrace apply first, or leave the number out"
+                )
         chosen = iter(named)
     else:
-        chosen = one_of_each(lambda: _all(repo, 0, wanted["table"]), _wanted(**wanted))
+        chosen = _captured(one_of_each(lambda: _all(repo, 0, wanted["table"]), _wanted(**wanted)), captured, left_out)
     sent = send(producer(repo), _counted(out, chosen, "sent"))
-    out.result({"replayed": sent}, lambda value: f"{value['replayed']:,} letters sent again")
+    stay = [f"{n:,} letters of {table} were left out: no view captures it any more" for table, n in left_out.items()]
+    out.result(
+        {"replayed": sent, "not_captured": left_out.total()},
+        lambda value: "\n".join([f"{value['replayed']:,} letters sent again", *stay]),
+    )
+
+
+def _captured(letters: "Iterator[Letter]", captured: Collection[str], left_out: Counter[str]) -> "Iterator[Letter]":
+    """The letters of captured tables; the others are counted in `left_out`, by table."""
+    for letter in letters:
+        if letter.origin.topic in captured:
+            yield letter
+        else:
+            left_out[letter.origin.topic] += 1
 
 
 def _counted(out: Out, letters: "Iterator[Letter]", done: str) -> "Iterator[Letter]":

@@ -67,14 +67,16 @@ def run(places: Places, out: Out) -> None:
         log.info("%s -> %s", topic, kinds, extra=told)
     with ExitStack() as ending:
         ending.callback(applied.close)
-        slots = SlotWatch([source(repo, name) for name in sorted(repo.settings.sources)])
+        # Of a source that no view captures there is neither a slot nor a connector.
+        sources = sorted({flow.table.source for flow in declared.values()} & repo.settings.sources.keys())
+        slots = SlotWatch([source(repo, name) for name in sources])
         ending.callback(slots.close)
         settings = repo.settings.worker
         metrics = Metrics(member, slots.slots)
         health = Health(settings.health_host, settings.health_port, member.state, metrics.exposition)
         ending.callback(health.close)
         log.info("health and metrics: %s", health.address, extra={"event": "listening", "address": health.address})
-        ending.callback(Watch(connect(repo), sorted(repo.settings.sources)).close)
+        ending.callback(Watch(connect(repo), sources).close)
         ending.enter_context(_announced(repo.workers_folder, f"{health.address}/health"))
         # What start-up made lives as long as the process: keep the collector from walking it again and again.
         gc.collect()

@@ -87,6 +87,13 @@ def test_a_source_that_was_renamed_is_a_problem(market: Shop, monkeypatch: pytes
         yaml.write_text(before)
 
 
+def test_a_source_that_no_view_captures_is_no_problem(market: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE__SOURCES__OTHER__URL", market.database.dsn)
+    value = status(market)
+    assert set(value["connectors"]) == set(value["slots"]) == {market.name}
+    assert not [problem for problem in value["problems"] if "other" in problem], value["problems"]
+
+
 def test_a_worker_whose_health_port_is_taken_says_so(market: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -224,7 +224,7 @@ def test_letters_replayed_after_the_contract_was_mended_overwrite_nothing_newer(
     mine = ["--all", "--table", orders, "--reason", "on status"]
     with market.repo.worker() as second:
         for _ in range(2):
-            assert market.repo.command("letters", "replay", *mine) == {"replayed": BAD}
+            assert market.repo.command("letters", "replay", *mine) == {"replayed": BAD, "not_captured": 0}
         market.settle()
         counts = second.health()[1]["tables"][orders]
         assert (counts["ignored"], counts["rejected"]) == (BAD, 0)

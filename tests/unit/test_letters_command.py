@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from feast import FeatureStore
+from feast import Entity, FeatureStore, FeatureView, Field, ValueType
+from feast.types import Int64, String
 
 import millrace.wiring
 from millrace.cli import millrace as command_line
+from millrace.declare import cdc_source
 from streams.letters import MOST_KINDS, DeadLetters, Rejection
 from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.messages import Partition
@@ -19,10 +22,13 @@ from tests.unit.command_repo import command_repo
 
 Letters = Callable[..., Result]
 
+GONE = "bazaar.public.orders"
+"""A table that no view captures any more."""
+
 
 @pytest.fixture
 def broker() -> MemoryBroker:
-    broker = MemoryBroker({TOPIC: 1, "shop.letters": 1})
+    broker = MemoryBroker({TOPIC: 1, GONE: 1, "shop.letters": 1})
     for i in range(2):
         broker.append(Partition(TOPIC, 0), b"key", b"bad %d" % i)
     return broker
@@ -31,7 +37,10 @@ def broker() -> MemoryBroker:
 @pytest.fixture
 def letters(tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> Letters:
     command_repo(tmp_path)
-    FeatureStore(repo_path=str(tmp_path)).apply([])
+    order = Entity(name="order", join_keys=["id"], value_type=ValueType.INT64)
+    schema = [Field(name="id", dtype=Int64), Field(name="customer", dtype=String)]
+    view = FeatureView(name="orders", entities=[order], schema=schema, source=cdc_source(TOPIC))
+    FeatureStore(repo_path=str(tmp_path)).apply([order, view])
     written = DeadLetters(MemoryProducer(broker), "shop.letters")
     bad = records((b"key", b"bad 0"), (b"key", b"bad 1"))
     written.send(bad, [Rejection(i, "contract", (f"odd: {i}",)) for i in range(2)], "v1")
@@ -39,8 +48,9 @@ def letters(tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(millrace.wiring, "topics", lambda repo: MemoryTopics(broker))
     monkeypatch.setattr(millrace.wiring, "producer", lambda repo: MemoryProducer(broker))
 
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(command_line, ["letters", *arguments, "--repo", str(tmp_path), "--json"])
+    def run(*arguments: str, people: bool = False) -> Result:
+        asked = ["letters", *arguments, "--repo", str(tmp_path), *([] if people else ["--json"])]
+        return CliRunner().invoke(command_line, asked)
 
     return run
 
@@ -68,6 +78,34 @@ def test_a_letter_that_is_named_is_sent_whatever_came_of_it(broker: MemoryBroker
         assert replayed(broker, letters("replay", "0")) == [b"bad 0"]
     assert replayed(broker, letters("replay", "0", "2", "3")) == [b"bad 0"] * 3
     assert replayed(broker, letters("replay", "--all")) == [b"bad 1", b"bad 0"]
+
+
+def leave_behind(broker: MemoryBroker) -> None:
+    """Letters 2 and 3, of a table that is not captured."""
+    written = DeadLetters(MemoryProducer(broker), "shop.letters")
+    bad = replace(records((b"key", b"old 0"), (b"key", b"old 1")), topic=GONE)
+    written.send(bad, [Rejection(i, "contract", ("odd: then",)) for i in range(2)], "v1")
+    written.flush()
+
+
+def test_all_leaves_letters_out_whose_table_is_not_captured(broker: MemoryBroker, letters: Letters) -> None:
+    assert json.loads(letters("replay", "--all", "--reason", "odd: 0").stdout) == {"replayed": 1, "not_captured": 0}
+    leave_behind(broker)
+    for chosen, sent, left in ((), 2, 2), (("--table", GONE), 0, 2), (("--reason", "then"), 0, 2):
+        told = letters("replay", "--all", *chosen)
+        assert (told.exit_code, json.loads(told.stdout)) == (0, {"replayed": sent, "not_captured": left})
+    said = letters("replay", "--all", people=True).stdout.splitlines()
+    assert said == ["2 letters sent again", f"2 letters of {GONE} were left out: no view captures it any more"]
+    assert not broker.log.get(Partition(GONE, 0))
+
+
+def test_a_named_letter_whose_table_is_not_captured_is_refused(broker: MemoryBroker, letters: Letters) -> None:
+    leave_behind(broker)
+    before = len(broker.log[Partition(TOPIC, 0)])
+    refused = letters("replay", "0", "3")
+    assert refused.exit_code == 1
+    assert f"letter 3 is of {GONE}, which no view captures" in refused.stderr and "millrace apply" in refused.stderr
+    assert len(broker.log[Partition(TOPIC, 0)]) == before and not broker.log.get(Partition(GONE, 0))
 
 
 @pytest.mark.parametrize("limit", ["0", "-1"])

@@ -13,8 +13,9 @@ import pytest
 import millrace.resume
 import millrace.status
 from connectors.connect import ConnectorState, TaskState
+from millrace.made_again import Dropped
 from millrace.resume import resume_table
-from millrace.status import _at_once, _lag, _not_running, running_workers
+from millrace.status import _at_once, _lag, _not_running, repo_status, running_workers
 from streams.health import CannotListen, Health
 from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.messages import Partition
@@ -178,3 +179,29 @@ def test_records_that_expired_are_no_lag(monkeypatch: pytest.MonkeyPatch) -> Non
     repo = SimpleNamespace(group="g")
     assert _lag(repo, [TOPIC], problems) == {TOPIC: 1}  # type: ignore[arg-type]  # as much of a repo as it asks for
     assert not problems
+
+
+def test_a_source_that_no_view_captures_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a connector nor a slot is made for it: nothing is wrong without them."""
+    absent = SimpleNamespace(state=lambda name: None)
+    engine = SimpleNamespace(dispose=lambda: None)
+    parts = {
+        "connect": lambda repo, seconds: absent,
+        "source": lambda repo, name: SimpleNamespace(name=name, slot="slot", engine=lambda seconds: engine),
+        "slot_health": lambda engine, database: None,
+        "_snapshots": lambda repo, captured, problems: {},
+        "_dropped": lambda repo, views, problems: Dropped([], [], {}),
+        **dict.fromkeys(("_stores", "_workers"), lambda asked, problems: {}),
+        "_lag": lambda repo, tables, problems: {},
+    }
+    for name, part in parts.items():
+        monkeypatch.setattr(millrace.status, name, part)
+    declared = [SimpleNamespace(topic=TOPIC, view=SimpleNamespace(name="orders"))]
+    settings = SimpleNamespace(sources={"depot": None, "shop": None})
+    repo = SimpleNamespace(settings=settings, declared=lambda: declared, workers_folder=None)
+    told = repo_status(repo)  # type: ignore[arg-type]  # as much of a repo as it asks for
+    assert told["connectors"] == {"shop": "absent"}
+    assert [problem.split(":")[0] for problem in told["problems"]] == [
+        "connector shop does not exist",
+        "source shop has no replication slot slot",
+    ]

@@ -67,3 +67,39 @@ def test_a_stack_that_is_stopped_has_services_only() -> None:
     services = [{"name": "kafka", "state": "stopped", "port": None, "uptime": None}]
     lines = screen({"services": services, "problems": ["the local stack is stopped: millrace up"]}).splitlines()
     assert lines[-1] == "problem: the local stack is stopped: millrace up"
+
+
+def test_names_of_the_source_are_shown_as_they_are(tmp_path: Path) -> None:
+    """A column, a table or a source may be named like a style, the end of one, or an emoji."""
+    platform = Platform(tmp_path)
+    platform.start()
+    reasons = [f"expect_odd on {name}" for name in ("speed [/h]", "weight [kg]", "[red]", "a:key:b")]
+    letters = {"shop.public.[b]": [{"stage": "contract", "reason": reason, "count": 1} for reason in reasons]}
+    value = {
+        **status(platform, letters=letters),
+        "services": [{"name": "kafka [s]", "state": "running [x]", "port": None, "uptime": None}],
+        "stores": {"online": "answers [/y]"},
+        "connectors": {"[b]": "RUNNING [/z]"},
+        "lag": {"shop.public.[/b]": 0},
+        "problems": ["column speed [/h] of [b]"],
+    }
+    shown = screen(value)
+    for text in (*reasons, "shop.public.[b]", "kafka [s]", "running [x]", "[/y]", "[b]  ", "RUNNING [/z]"):
+        assert text in shown
+    assert any(line.startswith("shop.public.[/b] ") for line in shown.splitlines())
+    assert shown.endswith("problem: column speed [/h] of [b]")
+
+
+def test_a_worker_that_has_no_estimate_leaves_those_of_the_others(tmp_path: Path) -> None:
+    platform = Platform(tmp_path)
+    platform.start()
+    value = status(platform)
+    (worker,) = value["workers"].values()
+    empty = {"count": 0, "seconds": 0.0, "p50": None, "p99": None}
+    known = {"count": 1, "seconds": 0.002, "p50": 0.002, "p99": 0.003}
+    lake = {**worker["lake"], "flush": empty}
+    waits = {**worker, "freshness": {TOPIC: empty}, "stages": {"decode": empty}, "lake": lake}
+    workers = {"1": waits, "2": {**worker, "freshness": {TOPIC: known}}}
+    shown = screen({**value, "workers": workers})
+    assert next(line for line in shown.splitlines() if line.startswith(TOPIC)).split()[5:9] == ["2", "ms", "3", "ms"]
+    assert screen({**value, "workers": {"1": waits}})
