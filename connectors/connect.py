@@ -191,6 +191,11 @@ class Connect:
             return outcome
         raise AssertionError("backoff always has a last attempt")
 
+    def config(self, name: str) -> Mapping[str, str] | None:
+        """A connector's configuration; None if there is no such connector."""
+        answer: Mapping[str, str] | None = self._find(f"{_path(name)}/config")
+        return answer
+
     def create_stopped(self, name: str, config: Mapping[str, str]) -> None:
         """Create a connector that does not run until it is applied; one that exists is left as it is."""
         body = {"name": name, "config": config, "initial_state": "STOPPED"}

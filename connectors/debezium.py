@@ -12,6 +12,7 @@ from connectors.source import EXCLUDED, Source, quoted
 from connectors.table import Table
 
 CONNECTOR_CLASS = "io.debezium.connector.postgresql.PostgresConnector"
+INCLUDED = "table.include.list"
 _JSON = "org.apache.kafka.connect.json.JsonConverter"
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
@@ -88,7 +89,7 @@ _FIELDS = {
     "publication.name": "publication",
     "signal.data.collection": "signal_table",
     "notification.sink.topic.name": "the source's name",
-    "table.include.list": "the declarations",
+    INCLUDED: "the declarations",
     "table.exclude.list": "the declarations",
     "column.include.list": "the declarations",
 }
@@ -135,7 +136,7 @@ def connector_config(source: Source, tables: Sequence[Table]) -> dict[str, str]:
         "topic.prefix": source.name,
         "slot.name": source.slot,
         "publication.name": source.publication,
-        "table.include.list": ",".join(_exactly(f"{t.schema}.{t.name}") for t in tables),
+        INCLUDED: ",".join(_exactly(f"{t.schema}.{t.name}") for t in tables),
         "signal.data.collection": source.signal_table,
         "heartbeat.action.query": heartbeat_statement(source),
         "notification.enabled.channels": "sink",
@@ -150,6 +151,14 @@ def connector_config(source: Source, tables: Sequence[Table]) -> dict[str, str]:
     }
     _check_size(config, source, tables)
     return config
+
+
+def not_included(config: Mapping[str, str], tables: Sequence[Table]) -> list[Table]:
+    """Those of the tables that a connector of that configuration, one of `connector_config`, does not capture."""
+    if INCLUDED not in config:
+        return []  # it captures whatever its publication has
+    included = set(re.split(r"(?<!\\),", config[INCLUDED]))  # before a comma of a name stands a backslash
+    return [table for table in tables if _exactly(f"{table.schema}.{table.name}") not in included]
 
 
 def _check_size(config: Mapping[str, str], source: Source, tables: Sequence[Table]) -> None:

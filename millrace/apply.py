@@ -17,14 +17,14 @@ from feast.repo_contents import RepoContents
 
 from connectors.checks import Finding, check
 from connectors.connect import Connect
-from connectors.debezium import connector_config
+from connectors.debezium import connector_config, not_included
 from connectors.reflect import TableNotFound, reflect
 from connectors.snapshots import Base, base
 from connectors.source import EXCLUDED, Capture, Source
 from connectors.table import Column, Table
 from connectors.table_file import dumps
 from millrace.anew import digest, note
-from millrace.made_again import dropped, note_stored
+from millrace.made_again import dropped, note_captured_again, note_stored
 from millrace.on_demand import check_functions
 from millrace.repo import Repo, declared_at, parse, register, rehearse
 from millrace.settings import check_variables
@@ -97,10 +97,13 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         client.validate({**connector_config(captured.source, captured.tables), "name": captured.source.name})
     lost = dropped(repo, [t.topic for c in plan.captured for t in c.tables])
     again = lost.made_again
+    missed = [t for c in plan.captured for t in _captured_again(repo, c, client) if t not in (*again, *lost.gone)]
+    missed = sorted({*missed, *lost.captured_again})
     fixed = [f for captured in plan.captured for f in _check_source(captured, client, fix=True)]
     made = _ensure_topics(repo, plan)
     for name, schema, properties in _lake_tables(plan):
         lake(repo).create(name, schema, properties)
+    note_captured_again(repo, missed)  # before the connectors know these tables: by that alone they are found
     say("applying to Feast")
     register(repo, plan.contents)
     _create_vector_tables(repo, plan)
@@ -115,10 +118,14 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         client.wait_running(name, CONNECTOR_SECONDS)
     _describe(repo, plan)
     note(lake(repo), repo.project, digest(repo.path, plan.views, plan.contracts))  # last: workers start anew at it
-    unread = {*again, *lost.partitions}
+    unread = {*again, *lost.partitions, *missed}
     note_stored(repo, [t.topic for c in plan.captured for t in c.tables if t.topic not in unread])
     for topic in again:
         say(f"{topic} was dropped and made again: run millrace resnapshot {topic}, its old rows still stand")
+    for topic in missed:
+        say(
+            f"{topic} was not captured for a while: run millrace resnapshot {topic}, rows that were deleted still stand"
+        )
     return {
         "project": repo.project,
         "views": {v.view.name: v.view.kind for v in plan.views},
@@ -126,6 +133,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         "connectors": connectors,
         "topics_made": list(made),
         "made_again": again,
+        "captured_again": missed,
         "fixed": [f.message for f in fixed if f.severity == "fixed"],
     }
 
@@ -263,19 +271,32 @@ def _with_identities(captured: Captured, views: Sequence[StreamView]) -> Capture
 def _check_position(repo: Repo, captured: Captured, client: Connect) -> None:
     """A connector that has lost its position begins with a snapshot, which says nothing of the rows that were deleted
     since the lake last heard of the source: only `recover` finds those."""
-    name, store = captured.source.name, lake(repo)
+    name = captured.source.name
     state = client.state(name)
     if client.offset_lsn(name) is not None or (state is not None and state.running):
         return
     for topic in [table.topic for table in captured.tables]:
-        changes = changes_table(topic)
-        places = range(captured.source.partitions) if store.exists(changes) else ()
-        if any(store.next_offset(changes, topic, number) for number in places):
+        if _has_changes(repo, captured, topic):
             message = (
                 f"the connector has no stored position, but the lake holds changes of {topic}; those that came since "
                 f"may be gone. Run millrace recover {name}: it snapshots all tables and reconciles deletes"
             )
             raise SourceNotReady([Finding("error", name, "position", message)])
+
+
+def _captured_again(repo: Repo, captured: Captured, client: Connect) -> list[str]:
+    """Topics that the connector does not capture, and of which the lake holds changes of when it did: Debezium takes no
+    snapshot of such a table, and no change tells what became of its rows meanwhile."""
+    config = client.config(captured.source.name)
+    added = [] if config is None else [table.topic for table in not_included(config, captured.tables)]
+    return [topic for topic in added if _has_changes(repo, captured, topic)]
+
+
+def _has_changes(repo: Repo, captured: Captured, topic: str) -> bool:
+    """Whether the lake holds changes of the topic."""
+    store, changes = lake(repo), changes_table(topic)
+    places = range(captured.source.partitions) if store.exists(changes) else ()
+    return any(store.next_offset(changes, topic, number) for number in places)
 
 
 def _check_source(captured: Captured, client: Connect, *, fix: bool) -> list[Finding]:

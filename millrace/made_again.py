@@ -1,5 +1,5 @@
 """Tables that were dropped, and perhaps made again, and partitions that are gone: PostgreSQL's log says nothing of it,
-only their object ids do."""
+only their object ids do. And tables that no view captured for a while, of which nothing says what they missed."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,9 @@ OID_PROPERTY = "millrace.oid"
 PARTITIONS_PROPERTY = "millrace.partitions"
 """The same: as a JSON object, the names of the partitions whose rows it has, by their object ids."""
 
+CAPTURED_AGAIN_PROPERTY = "millrace.captured_again"
+"""The same: "true" from when its table is captured again after a time in which it was not until it was read anew."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -32,16 +35,18 @@ class Stored:
 @dataclass(frozen=True, slots=True)
 class Dropped:
     """Topics whose table is not the one that the lake has rows of: another stands in its place, or none. Of the others
-    `partitions` names those that are gone from their table, by topic."""
+    `partitions` names those that are gone from their table, by topic, and `captured_again` are those whose changes were
+    not captured for a while."""
 
     made_again: list[str]
     gone: list[str]
     partitions: Mapping[str, list[str]]
+    captured_again: list[str]
 
 
 def dropped(repo: Repo, topics: Sequence[str]) -> Dropped:
-    """Those of the topics whose table was dropped, or lost a partition. Raises `SourceUnavailable`,
-    `StoreUnavailable`."""
+    """Those of the topics whose table was dropped, lost a partition or was not captured for a while. Raises
+    `SourceUnavailable`, `StoreUnavailable`."""
     kept = {topic: oid for topic in topics if (oid := _property(repo, topic, OID_PROPERTY)) is not None}
     now = stored_in(repo, [_table(repo, topic) for topic in kept])
     same = [topic for topic, oid in kept.items() if topic in now and now[topic].oid == oid]
@@ -50,7 +55,18 @@ def dropped(repo: Repo, topics: Sequence[str]) -> Dropped:
         made_again=[topic for topic in kept if topic in now and topic not in same],
         gone=[topic for topic in kept if topic not in now],
         partitions={topic: names for topic, names in lost.items() if names},
+        captured_again=[
+            topic
+            for topic in topics
+            if (topic in same or topic not in kept) and _property(repo, topic, CAPTURED_AGAIN_PROPERTY) == "true"
+        ],
     )
+
+
+def note_captured_again(repo: Repo, topics: Sequence[str]) -> None:
+    """Note in the lake that it lacks what became of the tables' rows while nobody captured them."""
+    for topic in topics:
+        lake(repo).describe(changes_table(topic), {CAPTURED_AGAIN_PROPERTY: "true"})
 
 
 def note_stored(repo: Repo, topics: Sequence[str], stored: Mapping[str, Stored] | None = None) -> None:
@@ -58,7 +74,8 @@ def note_stored(repo: Repo, topics: Sequence[str], stored: Mapping[str, Stored] 
     now = stored_in(repo, [_table(repo, topic) for topic in topics]) if stored is None else stored
     for topic in topics:
         if topic in now:
-            of = {OID_PROPERTY: now[topic].oid, PARTITIONS_PROPERTY: json.dumps(now[topic].partitions, sort_keys=True)}
+            parts = json.dumps(now[topic].partitions, sort_keys=True)
+            of = {OID_PROPERTY: now[topic].oid, PARTITIONS_PROPERTY: parts, CAPTURED_AGAIN_PROPERTY: "false"}
             lake(repo).describe(changes_table(topic), of)
 
 

@@ -221,14 +221,15 @@ def _snapshots(repo: Repo, captured: Sequence[str], problems: list[str]) -> dict
 
 
 def _dropped(repo: Repo, views: Mapping[str, list[str]], problems: list[str]) -> Dropped:
-    """Tables that were dropped since they were captured: no change tells of what became of their rows."""
+    """Tables that were dropped since they were captured, or not captured for a while: no change tells of what became of
+    their rows."""
     try:
         found = dropped(repo, sorted(views))
     except StoreUnavailable:
-        return Dropped([], [], {})  # told of above, and by the workers
+        return Dropped([], [], {}, [])  # told of above, and by the workers
     except SourceUnavailable as error:
         problems.append(str(error))
-        return Dropped([], [], {})
+        return Dropped([], [], {}, [])
     problems += [
         f"{topic} was dropped and made again: run millrace apply, then millrace resnapshot {topic}; until then "
         f"{', '.join(views[topic])} serve its old rows, and new ones are not captured"
@@ -243,6 +244,11 @@ def _dropped(repo: Repo, views: Mapping[str, list[str]], problems: list[str]) ->
         f"{topic} lost partitions ({', '.join(names)}), and no change tells that their rows went with them: run "
         f"millrace resnapshot {topic}; until then {', '.join(views[topic])} serve them"
         for topic, names in found.partitions.items()
+    ]
+    problems += [
+        f"{topic} was not captured for a while: run millrace resnapshot {topic}; until then "
+        f"{', '.join(views[topic])} may serve rows that were changed or deleted meanwhile"
+        for topic in found.captured_again
     ]
     return found
 

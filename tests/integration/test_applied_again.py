@@ -99,3 +99,27 @@ def test_a_table_that_is_captured_in_addition(market: Shop, worker: Running) -> 
     market.sql.execute("insert into scores values (1, 0.5)")
     waited(lambda: market.repo.read("customer_score", ["score"], [{"id": 1}]) == [{"score": 0.5}], "a row of it online")
     market.check()
+
+
+def test_a_table_that_is_captured_again_after_a_while(market: Shop, worker: Running) -> None:
+    """Nothing tells of what was changed while no view captured it."""
+    topic = f"{market.name}.public.scores"
+    features = market.repo.path / "features.py"
+    before = features.read_text()
+    features.write_text(before.replace(SCORES.format(source=market.name), ""))
+    assert market.repo.apply()["captured_again"] == []
+    market.sql.execute("delete from scores where id = 1")
+    market.sql.execute("insert into scores values (2, 0.75)")
+    market.settle()
+    features.write_text(before)
+    for _ in range(2):  # it stays so until it was read anew
+        assert market.repo.apply()["captured_again"] == [topic]
+        problems = market.repo.command("status", code=1)["problems"]
+        assert [problem for problem in problems if problem.startswith(f"{topic} was not captured for a while")]
+    market.settle()
+    report = market.repo.command("resnapshot", topic)["tables"][topic]
+    assert (report["rows"], report["deleted"]) == (1, 1)
+    assert market.repo.read("customer_score", ["score"], [{"id": 1}, {"id": 2}]) == [{"score": None}, {"score": 0.75}]
+    assert market.repo.command("status")["problems"] == []
+    assert market.repo.apply()["captured_again"] == []
+    market.check()

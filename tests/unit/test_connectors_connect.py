@@ -136,6 +136,12 @@ def test_create_leave_alone_update(peer: Peer, connect: Connect) -> None:
     assert peer.config == CONFIG | {"a": "2", "name": "c"}
 
 
+def test_the_configuration_as_it_is(peer: Peer, connect: Connect) -> None:
+    assert connect.config("shop") is None
+    connect.apply("shop", CONFIG)
+    assert connect.config("shop") == {**CONFIG, "name": "shop"}
+
+
 def test_a_rebalance_is_waited_for(peer: Peer, connect: Connect, pauses: list[float]) -> None:
     peer.trouble = [409, 409, 503]
     assert connect.apply("c", CONFIG) == "created"

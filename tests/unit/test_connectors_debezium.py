@@ -6,7 +6,7 @@ import re
 import pyarrow as pa
 import pytest
 
-from connectors.debezium import MAX_CONFIG_BYTES, connector_config
+from connectors.debezium import MAX_CONFIG_BYTES, connector_config, not_included
 from connectors.encodings import PLACEHOLDER
 from connectors.source import Source
 from connectors.table import Column, Encoding, Table, topic
@@ -142,6 +142,16 @@ def test_only_carried_columns_of_declared_tables_are_captured() -> None:
     assert selected("column.include.list", "public.flights.id")
     assert not selected("column.include.list", "public.flights.gone")
     assert selected("column.include.list", "public.millrace_signal.data")
+
+
+def test_tables_that_a_connector_does_not_include_yet() -> None:
+    tables = [table("public", "flights", id="plain"), table("odd.a,b", '"C)\\",d', id="plain")]
+    other = table("public", "Flights", id="plain")
+    config = connector_config(source(), tables)
+    assert not_included(config, tables) == []
+    assert not_included(config, [*tables, other]) == [other]
+    assert not_included(connector_config(source(), tables[:1]), tables) == tables[1:]
+    assert not_included(connector_config(source(), tables[1:]), tables) == tables[:1]
 
 
 def test_columns_that_the_user_excludes() -> None:

@@ -190,7 +190,7 @@ def test_a_source_that_no_view_captures_is_not_looked_at(monkeypatch: pytest.Mon
         "source": lambda repo, name: SimpleNamespace(name=name, slot="slot", engine=lambda seconds: engine),
         "slot_health": lambda engine, database: None,
         "_snapshots": lambda repo, captured, problems: {},
-        "_dropped": lambda repo, views, problems: Dropped([], [], {}),
+        "_dropped": lambda repo, views, problems: Dropped([], [], {}, []),
         **dict.fromkeys(("_stores", "_workers"), lambda asked, problems: {}),
         "_lag": lambda repo, tables, problems: {},
     }
