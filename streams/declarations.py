@@ -6,7 +6,7 @@ Everything here comes from plain Feast objects: a view's stream source is a `Kaf
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from stores.feast_lake import LakeSource
 from stores.personal import personal_fields
 from stores.values import arrow_type_of
 from stores.view import METRICS, Feature, Kind, Vector, View
-from streams.changes import carried
+from streams.changes import META, carried
 from streams.personal import PersonalColumns
 from streams.transform import Mode, Transform, transform
 from streams.views import StreamView, castable
@@ -138,7 +138,8 @@ def compile_view(project: str, declared: Declared, table: Table, online_name: st
         ttl=view.ttl if view.ttl else None,
         vector=vector,
     )
-    return StreamView(compiled, table, time, renames, _transform(compiled, function, view))
+    never_null = {name for name, column in columns.items() if not column.nullable} | {field.name for field in META}
+    return StreamView(compiled, table, time, renames, _transform(compiled, function, view, never_null))
 
 
 def _named(where: str, renames: Mapping[str, str], table: Table) -> dict[str, Column]:
@@ -344,7 +345,7 @@ def _function(view: FeatureView) -> Any:
     return view.udf
 
 
-def _transform(view: View, function: Any, declared: FeatureView) -> Transform | None:
+def _transform(view: View, function: Any, declared: FeatureView, never_null: Set[str]) -> Transform | None:
     if function is None:
         return None
     mode = getattr(declared.mode, "value", declared.mode)
@@ -352,4 +353,4 @@ def _transform(view: View, function: Any, declared: FeatureView) -> Transform | 
     if mode not in modes:
         raise DeclarationError(f"view {view.name}", f"mode {mode!r} is not run here", 'use "pandas" or "python"')
     returned = [f for f in (*view.join_keys, *view.features) if view.vector is None or f.name != view.vector.name]
-    return transform(view.name, function, modes[mode], {f.name: f.arrow_type for f in returned})
+    return transform(view.name, function, modes[mode], {f.name: f.arrow_type for f in returned}, never_null)

@@ -33,14 +33,22 @@ class Embedded:
     spared: int
 
 
-def embed(projected: Projected, changes: Changes, embedder: Embedder, known: KnownVectors) -> Embedded:
+def embed(
+    projected: Projected,
+    changes: Changes,
+    embedder: Embedder,
+    known: KnownVectors,
+    made: dict[bytes, np.ndarray] | None = None,
+) -> Embedded:
     """Fill the vector field of a view's rows and append the columns of `stores.rows.EMBEDDING`.
 
     `changes` are those that the rows were projected from. A row's text is its change's text columns joined
     by a newline, nulls as empty; a deleted row, a blank text and one that means nothing to the model have
     no vector. A kept vector is found by the hash of its text and model, never by its entity, so it cannot
-    meet another text or another model. Raises `EmbedderUnavailable`, `Unprojectable` for the changes whose
-    text the model refuses, and `ValueError` when the view declares another length than the model's.
+    meet another text or another model. What `made` holds under a text's hash is not made again, and what is
+    made is put there, also where others are refused: it is for the next pass over the same changes.
+    Raises `EmbedderUnavailable`, `Unprojectable` for the changes whose text the model refuses, and `ValueError`
+    when the view declares another length than the model's.
     """
     view = projected.rows.view
     vector = _declared(view, embedder)
@@ -49,15 +57,16 @@ def embed(projected: Projected, changes: Changes, embedder: Embedder, known: Kno
     hashes = hash_texts(distinct, embedder)
     kept = known.embedded(view, hashes) if hashes else {}
     new = [code for code, key in enumerate(hashes) if key not in kept]
-    made, refused = _embed_all([distinct[code] for code in new], embedder)
+    made = {} if made is None else made
+    unmade = [code for code in new if hashes[code] not in made]
+    fresh, refused = _embed_all([distinct[code] for code in unmade], embedder)
+    made |= {hashes[code]: fresh[place] for place, code in enumerate(unmade) if place not in refused}
     if refused:
-        codes = {new[place]: why for place, why in refused.items()}
+        codes = {unmade[place]: why for place, why in refused.items()}
         raise Unprojectable(_by_change(codes, coded.indices, projected.positions, view))
     vectors = np.zeros((len(distinct), embedder.length), np.float32)
-    vectors[new] = made
     for code, key in enumerate(hashes):
-        if key in kept:
-            vectors[code] = kept[key]
+        vectors[code] = kept[key] if key in kept else made[key]
     filled = _fill(projected.rows.table, vector, coded.indices, vectors, hashes, embedder.model)
     spared = len(coded) - coded.null_count - len(new)
     return Embedded(replace(projected, rows=FeatureRows(view, filled)), len(new), spared)
@@ -101,16 +110,21 @@ def _texts(projected: Projected, changes: Changes, vector: Vector) -> pa.Array:
 
 
 def _embed_all(texts: list[str], embedder: Embedder) -> tuple[np.ndarray, dict[int, str]]:
-    """The vectors of the texts that the model takes; of the others the position and the reason."""
-    if not texts:
-        return np.zeros((0, embedder.length), np.float32), {}
-    remaining = list(range(len(texts)))
+    """The vectors of the texts, zeros for those that the model refuses; of these the position and the reason."""
+    vectors = np.zeros((len(texts), embedder.length), np.float32)
     refused: dict[int, str] = {}
-    while True:
+    open_runs = [(0, len(texts))] if texts else []
+    while open_runs:
+        start, end = open_runs.pop()
         try:
-            return embedder.embed([texts[i] for i in remaining]), refused
+            vectors[start:end] = embedder.embed(texts[start:end])
         except TextRefused as error:
-            refused[remaining.pop(error.position)] = error.reason
+            at, made = start + error.position, start + len(error.made)
+            refused[at] = error.reason
+            if made > start:
+                vectors[start:made] = error.made
+            open_runs += [run for run in ((at + 1, end), (made, at)) if run[0] < run[1]]
+    return vectors, refused
 
 
 def _by_change(refused: Mapping[int, str], codes: pa.Array, positions: np.ndarray, view: View) -> dict[int, list[str]]:

@@ -22,12 +22,14 @@ class EmbedderUnavailable(Exception):
 
 class TextRefused(Exception):
     """The model does not take the text at `position`, because it is too long or for another reason of its
-    own; others it takes."""
+    own; others it takes. `made` holds the vectors of the first of the texts, as many before that one as there
+    are, so that nobody has to make them again."""
 
-    def __init__(self, position: int, reason: str) -> None:
+    def __init__(self, position: int, reason: str, made: Sequence[np.ndarray] | np.ndarray = ()) -> None:
         super().__init__(f"text {position}: {reason}")
         self.position = position
         self.reason = reason
+        self.made = made
 
 
 class Embedder(Protocol):
@@ -139,21 +141,22 @@ class HttpEmbedder:
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         vectors = np.empty((len(texts), self.length), np.float32)
         for start in range(0, len(texts), self._batch):
-            part = texts[start : start + self._batch]
-            vectors[start : start + len(part)] = self._embed(part, start)
+            self._embed(texts, start, min(start + self._batch, len(texts)), vectors)
         return vectors
 
-    def _embed(self, texts: Sequence[str], position: int) -> np.ndarray:
-        """One request; when the server refuses its input, halves of it, until the refused text is alone."""
+    def _embed(self, texts: Sequence[str], start: int, end: int, vectors: np.ndarray) -> None:
+        """One request for the vectors from `start` to `end`, those before being there; when the server refuses its
+        input, halves of it, until the refused text is alone."""
         try:
-            return self._request(texts)
+            vectors[start:end] = self._request(texts[start:end])
         except _InputRefused as error:
-            if len(texts) > 1:
-                half = len(texts) // 2
-                first = self._embed(texts[:half], position)
-                return np.concatenate([first, self._embed(texts[half:], position + half)])
+            if end - start > 1:
+                half = (start + end) // 2
+                self._embed(texts, start, half, vectors)
+                self._embed(texts, half, end, vectors)
+                return
             self._check_settings()
-            raise TextRefused(position, str(error)) from error
+            raise TextRefused(start, str(error), vectors[:start]) from error
 
     def _check_settings(self) -> None:
         """A server that refuses one plain word too refuses the request's settings, not the text."""

@@ -158,10 +158,12 @@ def embedding(embedder: Embedder, known: KnownVectors, count: Callable[[Embedded
 
     def fill(outcome: Outcome) -> Outcome:
         accepted, rejections = outcome.accepted, list(outcome.rejections)
+        made: dict[bytes, np.ndarray] = {}
         while True:
+            fills: list[Embedded] = []
             try:
                 projected = [
-                    (v, _embedded(v, p, accepted.changes, embedder, known, count)) for v, p in accepted.projected
+                    (v, _embedded(v, p, accepted.changes, embedder, known, made, fills)) for v, p in accepted.projected
                 ]
             except Unprojectable as error:
                 rejections += [
@@ -171,6 +173,8 @@ def embedding(embedder: Embedder, known: KnownVectors, count: Callable[[Embedded
                 dropped[list(error.bad)] = True
                 accepted = accepted.without(dropped)
             else:
+                for filled in fills:
+                    count(filled)
                 return replace(outcome, accepted=replace(accepted, projected=tuple(projected)), rejections=rejections)
 
     return fill
@@ -182,12 +186,13 @@ def _embedded(
     changes: Changes,
     embedder: Embedder,
     known: KnownVectors,
-    count: Callable[[Embedded], None],
+    made: dict[bytes, np.ndarray],
+    fills: list[Embedded],
 ) -> Projected:
     if view.view.vector is None:
         return projected
-    filled = embed(projected, changes, embedder, known)
-    count(filled)
+    filled = embed(projected, changes, embedder, known, made)
+    fills.append(filled)
     return filled.projected
 
 

@@ -1,16 +1,22 @@
 """A stream feature view's own function over the rows of a batch.
 
 `mode="pandas"`: DataFrame to DataFrame; the index tells which row became which, so a function may drop
-rows but not invent them. `mode="python"`: dict of lists to dict of lists of the same length, as in Feast's
-on-demand feature views of that mode.
+rows but not invent them. The type of a column follows from the table's schema, never from the values:
+pandas' own conversion turns integers into floats as soon as one is null, so that what is made of a row
+would hang on its neighbours, and bigints would lose digits.
+`mode="python"`: dict of lists to dict of lists of the same length, as in Feast's on-demand feature views of
+that mode.
 """
 
 from collections.abc import Callable, Mapping, Set
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
 
 from streams.decimals import as_nearest_floats
 from streams.overflow import overflowed
@@ -29,12 +35,20 @@ class Untransformable(Exception):
         self.bad = bad
 
 
-def transform(view: str, function: Callable[[Any], Any], mode: Mode, schema: Mapping[str, pa.DataType]) -> Transform:
+def transform(
+    view: str,
+    function: Callable[[Any], Any],
+    mode: Mode,
+    schema: Mapping[str, pa.DataType],
+    never_null: Set[str] = frozenset(),
+) -> Transform:
     """Make a user's function a `Transform`; `schema` names the columns it must return, with their types.
 
-    Rows on which it fails are found by halving the batch, so that one bad row costs no other its place.
+    In a frame the integers and booleans of the columns `never_null` are numpy's (int64, bool), all others
+    pandas' nullable ones (Int64, boolean). Rows on which the function fails are found by halving the batch, so
+    that one bad row costs no other its place.
     """
-    run = _pandas if mode == "pandas" else _python
+    run: Run = partial(_pandas, never_null) if mode == "pandas" else _python
 
     def apply(rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
         try:
@@ -85,15 +99,56 @@ def _isolate(
 
 
 def _pandas(
-    view: str, function: Callable[[Any], Any], schema: Mapping[str, pa.DataType], rows: pa.Table
+    never_null: Set[str],
+    view: str,
+    function: Callable[[Any], Any],
+    schema: Mapping[str, pa.DataType],
+    rows: pa.Table,
 ) -> tuple[pa.Table, np.ndarray]:
-    frame = rows.to_pandas(timestamp_as_object=False)
+    columns = {name: _series(rows[name], name not in never_null) for name in rows.column_names}
+    frame = pd.DataFrame(columns, index=pd.RangeIndex(rows.num_rows))
     result = _call(view, function, frame)
     if not isinstance(result, pd.DataFrame):
         raise _Failed(f"view {view}: its function returned {type(result).__name__}, not a DataFrame")
     kept = _kept(view, result.index, rows.num_rows)
-    columns = {name: _column(view, name, result.get(name), dtype) for name, dtype in schema.items()}
-    return pa.table(columns), kept
+    returned = {name: _column(view, name, result.get(name), dtype) for name, dtype in schema.items()}
+    return pa.table(returned), kept
+
+
+class _Integers(pd.arrays.IntegerArray):
+    """Nullable integers that stay integers in `map`, `apply` and numpy's hands: pandas makes them floats there
+    as soon as one is null."""
+
+    def to_numpy(self, dtype: Any = None, copy: bool = False, na_value: Any = pd.NA) -> np.ndarray:
+        if dtype is None and self.isna().any():
+            dtype = object
+        # pandas takes NA as a missing value of an array of objects alone
+        missing = {} if na_value is pd.NA else {"na_value": na_value}
+        return super().to_numpy(dtype, copy, **missing)
+
+
+def _series(column: pa.ChunkedArray, nullable: bool) -> "pd.Series[Any]":
+    """A column as the function sees it."""
+    kind = column.type
+    if pt.is_list(kind) and pt.is_integer(kind.value_type) and _holds_nulls(column):
+        # Arrow makes floats of the elements of all rows when one of them is null.
+        lists = [None if value is None else _elements(value, kind.value_type) for value in column.to_pylist()]
+        return pd.Series(lists, dtype=object)
+    # A table of before its NOT NULL holds nulls too: of those, the digits matter more than the type.
+    if not (pt.is_integer(kind) or pt.is_boolean(kind)) or not (nullable or column.null_count):
+        return pd.Series(column.to_pandas(timestamp_as_object=False))
+    values = np.array(pc.fill_null(column, pa.scalar(0).cast(kind)), kind.to_pandas_dtype())
+    nulls = np.array(column.is_null())
+    array = pd.arrays.BooleanArray(values, nulls) if pt.is_boolean(kind) else _Integers(values, nulls)
+    return pd.Series(array)
+
+
+def _holds_nulls(lists: pa.ChunkedArray) -> bool:
+    return bool(pc.list_flatten(lists).null_count)
+
+
+def _elements(values: list[int | None], kind: pa.DataType) -> np.ndarray:
+    return np.array(values, object if None in values else kind.to_pandas_dtype())
 
 
 def _kept(view: str, index: "pd.Index[Any]", rows: int) -> np.ndarray:
@@ -127,6 +182,12 @@ def _call(view: str, function: Callable[[Any], Any], rows: object) -> object:
         raise _Failed(f"view {view}: its function raised {type(error).__name__}: {error}") from error
 
 
+def _returned(values: "pd.Series[Any]") -> pa.Array | pa.ChunkedArray:
+    """A returned column with its NaN as nulls: those of a nullable type (0 / 0 is one) Arrow takes for values."""
+    given = pa.Array.from_pandas(values)
+    return pc.if_else(pc.is_nan(given), None, given) if pt.is_floating(given.type) else given
+
+
 def _column(view: str, name: str, values: Any, dtype: pa.DataType) -> pa.Array:
     if values is None:
         raise _Failed(f"view {view}: its function returned no column {name}")
@@ -135,7 +196,7 @@ def _column(view: str, name: str, values: Any, dtype: pa.DataType) -> pa.Array:
     if isinstance(values, str | bytes | int | float | Mapping | Set):
         raise _Failed(f"view {view}: column {name} is of type {type(values).__name__}, not a list")
     try:
-        given = pa.Array.from_pandas(values) if isinstance(values, pd.Series) else pa.array(values)
+        given = _returned(values) if isinstance(values, pd.Series) else pa.array(values)
         given = as_nearest_floats(given, dtype)
         cast = given.cast(dtype)
         beyond = overflowed(given, cast)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from feast import Entity, FeatureView, Field, FileSource, KafkaSource, ValueType
@@ -370,6 +371,34 @@ def test_a_function_may_return_what_is_no_column() -> None:
     stream_view = compile_view("p", found, TABLE, "made")
     assert stream_view.transform is not None
     assert [feature.name for feature in stream_view.view.features] == ["new"]
+
+
+def test_a_frame_has_the_types_that_the_tables_nullability_asks_for() -> None:
+    columns = (
+        Column("id", "bigint", pa.int64(), "plain", nullable=False),
+        Column("whole", "integer", pa.int32(), "plain", nullable=False),
+        Column("part", "smallint", pa.int16(), "plain", nullable=True),
+        Column("sold", "boolean", pa.bool_(), "plain", nullable=False),
+        Column("read", "boolean", pa.bool_(), "plain", nullable=True),
+    )
+    books = Table("shop", "public", "books", "shop.public.books", columns, ("id",))
+    mapped = cdc_source("shop.public.books", field_mapping={"whole": "renamed"})
+    reader = Entity(name="reader", join_keys=["id"], value_type=ValueType.INT64)
+    seen: dict[str, str] = {}
+
+    def made(frame: pd.DataFrame) -> pd.DataFrame:
+        seen.update({str(name): str(dtype) for name, dtype in frame.dtypes.items()})
+        return frame.assign(new=1)
+
+    schema = [Field(name="id", dtype=Int64), Field(name="new", dtype=Int64)]
+    declared = stream_feature_view(schema=schema, entities=[reader], ttl=timedelta(0), mode="pandas", source=mapped)
+    (found,) = captured_views([declared(made)], [reader], ["shop"])
+    values = [pa.array([1]), pa.array([2], pa.int32()), pa.array([3], pa.int16()), pa.array([True]), pa.array([True])]
+    changes = as_snapshot(books, pa.table(values, schema=pa.schema(carried(books))))
+    project(compile_view("p", found, books, "made"), changes)
+    of_table = {"id": "int64", "renamed": "int32", "part": "Int16", "sold": "bool", "read": "boolean"}
+    assert {name: seen[name] for name in of_table} == of_table
+    assert (seen["_lsn"], seen["_partition"], seen["_offset"]) == ("int64", "int32", "int64")
 
 
 def test_other_modes_are_refused() -> None:

@@ -154,6 +154,8 @@ class TestHttp:
         with pytest.raises(TextRefused, match="maximum context length") as raised:
             embedder.embed(["one", "two", "three", "four", "five", "too long", "six"])
         assert raised.value.position == 5
+        made = [vector_of(text) for text in ("one", "two", "three", "four", "five")]
+        assert np.asarray(raised.value.made).tolist() == made
 
     def test_settings_that_the_server_refuses_are_not_the_texts_fault(self, server: Server) -> None:
         server.answer = lambda _: (400, {"error": "dimensions are not supported"})

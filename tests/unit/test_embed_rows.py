@@ -1,5 +1,6 @@
 """Text columns to vectors: what is embedded, what is spared, and that it always is the vector of the text."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,8 +15,10 @@ from connectors.table import Column, Table
 from stores.rows import EMBEDDING, rows_schema
 from stores.view import Feature, Kind, Vector, View
 from streams.changes import Changes, changes_schema
-from streams.embed import embed, hash_texts, join_texts
+from streams.embed import Embedded, embed, hash_texts, join_texts
 from streams.embedders import EmbedderUnavailable, TextRefused, WordLlamaEmbedder
+from streams.messages import Records
+from streams.pipeline import Accepted, Flow, Outcome, embedding
 from streams.views import Projected, StreamView, Unprojectable, project
 
 NOON = datetime(2013, 2, 12, 12, tzinfo=UTC)
@@ -192,6 +195,49 @@ def test_texts_that_the_model_refuses_are_told_by_their_change() -> None:
         run(stream_view(columns=("title",)), some, Short())
     assert sorted(raised.value.bad) == [1, 3, 4]
     assert raised.value.bad[1] == ["view books: its text cannot be embedded: at most 5 characters"]
+
+
+class Picky(Counting):
+    """Refuses what says so, one text a call, and gives the vectors that it has made by then: as a server does."""
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        for position, text in enumerate(texts):
+            if "refused" in text:
+                self.texts += texts[: position + 1]
+                raise TextRefused(position, "it says so", WORDLLAMA.embed(texts[:position]))
+        return super().embed(texts)
+
+
+@settings(max_examples=60)
+@given(refused=st.lists(st.booleans(), max_size=40))
+def test_a_refused_text_costs_its_neighbours_no_second_embedding(refused: list[bool]) -> None:
+    titles = [f"refused {i}" if no else f"title {i}" for i, no in enumerate(refused)]
+    some, picky = changes(*({"title": title} for title in titles)), Picky()
+    projected = project(stream_view(columns=("title",)), some)
+    if not any(refused):
+        embed(projected, some, picky, Known())
+    else:
+        with pytest.raises(Unprojectable) as raised:
+            embed(projected, some, picky, Known())
+        assert sorted(raised.value.bad) == [i for i, no in enumerate(refused) if no]
+    sent = [text for text in picky.texts if "refused" not in text]
+    assert len(sent) == len(set(sent))
+
+
+def test_the_pass_without_the_refused_texts_embeds_nothing_again() -> None:
+    titles = [f"refused {i}" if i % 10 == 3 else f"title {i}" for i in range(40)]
+    some, picky, known, counted = changes(*({"title": title} for title in titles)), Picky(), Known(), list[Embedded]()
+    views = (stream_view(columns=("title",)), stream_view(columns=("title",)))
+    kept = np.arange(len(some))
+    accepted = Accepted(some, tuple((v, project(v, some)) for v in views), kept, {}, Counter(), np.zeros(40, bool))
+    flow = Flow(table(), None, views)  # type: ignore[arg-type]  # no contract is asked here
+    outcome = embedding(picky, known, counted.append)(Outcome(Records("t", [], [], [], []), flow, accepted, [], 0))
+    assert [rejection.position for rejection in outcome.rejections] == [3, 13, 23, 33]
+    good = [title for title in titles if "refused" not in title]
+    assert [text for text in picky.texts if "refused" not in text] == good
+    for rows in outcome.rows():
+        assert vectors(rows.table) == WORDLLAMA.embed(good).tolist()
+    assert [filled.embedded for filled in counted] == [36, 36]
 
 
 def test_a_view_that_declares_another_length() -> None:

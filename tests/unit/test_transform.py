@@ -45,6 +45,115 @@ def test_pandas_may_drop_and_reorder_rows_and_the_index_tells_which() -> None:
     assert kept.tolist() == [3, 2, 1]
 
 
+BIG = 2**53 + 1
+"""No double: the next one below is another number."""
+IDS = pa.table({"key": ["a", "b"], "n": pa.array([BIG, None], pa.int64())})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lambda n: n.astype(str),
+        lambda n: n.map(str),
+        lambda n: n.apply("{}".format),
+        lambda n: pd.Series([str(v) for v in n], n.index),
+        lambda n: pd.Series([str(v) for v in np.asarray(n)], n.index),
+        lambda n: n[n.notna()].map(str).reindex(n.index),
+    ],
+)
+def test_an_integer_is_the_same_beside_a_null_as_alone(text: Any) -> None:
+    schema = {"n": pa.int64(), "next": pa.int64(), "text": pa.string()}
+    run = transform("v", lambda f: f.assign(next=f["n"] + 1, text=text(f["n"])), "pandas", schema)
+    alone, together = run(IDS.slice(0, 1))[0], run(IDS)[0]
+    assert together.to_pydict() == {
+        "n": [BIG, None],
+        "next": [BIG + 1, None],
+        "text": [str(BIG), together["text"][1].as_py()],
+    }
+    assert together.slice(0, 1).equals(alone)
+
+
+def test_the_type_of_a_column_does_not_hang_on_its_values() -> None:
+    seen = []
+
+    def function(frame: pd.DataFrame) -> pd.DataFrame:
+        seen.append({str(name): str(dtype) for name, dtype in frame.dtypes.items()})
+        return frame.assign(double=0.0)
+
+    run = transform("v", function, "pandas", SCHEMA, never_null=frozenset({"whole", "yes"}))
+    rows = pa.table(
+        {
+            "key": ["a", "b"],
+            "whole": [1, 2],
+            "yes": [True, False],
+            "long": pa.array([1, None], pa.int64()),
+            "short": pa.array([1, None], pa.int16()),
+            "maybe": pa.array([True, None]),
+        }
+    )
+    for part in (rows, rows.slice(0, 1), rows.slice(1), rows.slice(0, 0)):
+        run(part)
+    types = {"key": "object", "whole": "int64", "yes": "bool", "long": "Int64", "short": "Int16", "maybe": "boolean"}
+    assert seen[0] == types | {"key": seen[0]["key"]}
+    assert all(types == seen[0] for types in seen)
+
+
+def test_a_null_where_none_is_declared_changes_no_digit() -> None:
+    run = transform("v", lambda f: f, "pandas", {"n": pa.int64()}, never_null=frozenset({"n"}))
+    assert run(IDS)[0]["n"].to_pylist() == [BIG, None]
+
+
+def test_an_array_of_integers_is_the_same_beside_one_with_a_null_as_alone() -> None:
+    rows = pa.table({"n": pa.array([[BIG], [BIG, None], None, []], pa.list_(pa.int64()))})
+    seen = []
+
+    def function(frame: pd.DataFrame) -> pd.DataFrame:
+        seen.append([None if v is None else (str(v.dtype), v.tolist()) for v in frame["n"]])
+        return frame
+
+    run = transform("v", function, "pandas", {"n": pa.list_(pa.int64())})
+    assert run(rows)[0].equals(rows)
+    for i in range(4):
+        run(rows.slice(i, 1))
+    assert seen[0] == [("int64", [BIG]), ("object", [BIG, None]), None, ("int64", [])]
+    assert [value for (value,) in seen[1:]] == seen[0]
+
+
+def test_what_nullable_columns_are_computed_to_comes_back() -> None:
+    def function(frame: pd.DataFrame) -> pd.DataFrame:
+        n, yes = frame["n"], frame["yes"]
+        return frame.assign(
+            ratio=n / frame["zero"],
+            over=n > 1,
+            no=~yes,
+            root=np.sqrt(n),
+            filled=n.fillna(7),
+            either=n.fillna(frame["zero"]),
+        )
+
+    rows = pa.table({"n": [0, None, 4], "zero": [0, 0, 1], "yes": [True, None, False]})
+    schema = {
+        "ratio": pa.float64(),
+        "over": pa.bool_(),
+        "no": pa.bool_(),
+        "root": pa.float32(),
+        "filled": pa.int32(),
+        "either": pa.string(),
+        "n": pa.int16(),
+    }
+    table, _ = transform("v", function, "pandas", schema, never_null=frozenset({"zero"}))(rows)
+    assert table.schema.equals(pa.schema(list(schema.items())))
+    assert table.to_pydict() == {
+        "ratio": [None, None, 4.0],
+        "over": [False, None, True],
+        "no": [False, None, True],
+        "root": [0.0, None, 2.0],
+        "filled": [0, 7, 4],
+        "either": ["0", "0", "4"],
+        "n": [0, None, 4],
+    }
+
+
 def test_python_sees_lists_and_returns_lists() -> None:
     def function(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         assert rows["value"] == [1.0, 2.0, None, 4.0]
