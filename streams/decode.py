@@ -12,10 +12,10 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from connectors.encodings import Undecodable, decode, is_placeholder
+from connectors.encodings import MICROSECONDS, Undecodable, decode, is_placeholder
 from connectors.table import Column, Table
 from streams.bulk import decode_in_bulk
-from streams.changes import META, Changes, carried, changes_schema
+from streams.changes import LSNS, META, Changes, carried, changes_schema
 from streams.letters import Rejection, Stage
 from streams.messages import Records
 
@@ -23,6 +23,8 @@ Envelope = dict[str, Any]
 Values = dict[str, Any]
 
 LOGICAL_MESSAGE = "m"
+
+_FIRST, _LAST = MICROSECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,21 +140,27 @@ def _image(envelope: Any, records: Records, position: int) -> Values | None:
     None for a logical message. Raises `_NotAnEnvelope`.
     """
     try:
-        op = envelope["op"]
-        source = envelope["source"]
+        op, source, before = envelope["op"], envelope["source"], envelope.get("before")
         if op in ("c", "u", "r"):
             image = envelope["after"]
         elif op == "d":
-            image = {**(envelope.get("before") or {}), **_key(records.keys[position])}
+            image = {**(before or {}), **_key(records.keys[position])}
         elif op == "t":
             image = {}
         elif op == LOGICAL_MESSAGE:
             return None
         else:
             raise _NotAnEnvelope(f"unknown operation {op!r}: Debezium's are c, u, d, r, t and m")
-        placed = type(source["lsn"]) is int or (op == "r" and source["lsn"] is None)  # see `streams.snapshots`
-        if type(image) is not dict or not placed or type(source["ts_us"]) is not int:
+        lsn, moment = source["lsn"], source["ts_us"]
+        placed = type(lsn) is int or (op == "r" and lsn is None)  # see `streams.snapshots`
+        if type(image) is not dict or not placed or type(moment) is not int:
             raise _NotAnEnvelope("not a Debezium envelope: no row image, or source.lsn or source.ts_us is no number")
+        if before is not None and type(before) is not dict:
+            raise _NotAnEnvelope("not a Debezium envelope: before is no row image")
+        if lsn is not None and lsn not in LSNS:
+            raise _NotAnEnvelope("not a Debezium envelope: source.lsn is not from 0 to 2^63 - 1")
+        if not _FIRST <= moment <= _LAST:
+            raise _NotAnEnvelope("not a Debezium envelope: source.ts_us is not in the years 1 to 9999")
         return image
     except (KeyError, TypeError, AttributeError) as error:
         raise _NotAnEnvelope(f"not a Debezium envelope: {type(error).__name__} {error}") from error
