@@ -150,6 +150,21 @@ def test_bad_records_among_good_ones(values: list[bytes | None], bad: list[bytes
     assert_same(mixed)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (b'{"op":"c","after":{"id":1,"x":[{}', b'{}]},"source":{"lsn":1,"ts_us":1}}'),
+        (b'{"op":"c","after":{"id":1,"text":"}', b'{"},"source":{"lsn":1,"ts_us":1}}'),
+    ],
+)
+@pytest.mark.parametrize("between", [b"", b",", b"\n"])
+def test_bad_records_make_no_good_one_together(parts: tuple[bytes, bytes], between: bytes) -> None:
+    good = b'{"op":"c","after":{"id":1},"source":{"lsn":1,"ts_us":1}}'
+    decoded = decode_records(records([*[good] * LEAST, *parts, good + between + good]), TABLE, BEFORE, LIMIT)
+    assert decoded.positions.tolist() == list(range(LEAST))
+    assert [rejection.position for rejection in decoded.rejections] == [LEAST, LEAST + 1, LEAST + 2]
+
+
 @pytest.mark.parametrize("before", [(), BEFORE])
 @pytest.mark.parametrize("bad", BAD, ids=range(len(BAD)))
 def test_a_bad_record_is_as_bad_among_many(bad: bytes, before: Sequence[str]) -> None:

@@ -119,6 +119,23 @@ def test_a_bad_record_is_rejected_by_name_and_the_others_go_on(value: bytes, sta
     assert any(reason in text for text in rejection.reasons), rejection.reasons
 
 
+ONE, OTHER = envelope("c", row(1), lsn=1), envelope("c", row(2), lsn=2)
+HEAD, TAIL = b'{"x":[{}', b"{}]," + envelope("c", row(7), lsn=1)[1:]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (ONE[:-1] + b',"x":"', b'"}', ONE + b"," + OTHER),
+        (HEAD, TAIL, ONE + b"," + OTHER),  # each begins and ends as an object
+    ],
+)
+def test_bad_records_make_no_good_one_together(values: tuple[bytes, ...]) -> None:
+    decoded = decode(*((key(1), value) for value in values))
+    assert not len(decoded.changes)
+    assert [rejection.position for rejection in decoded.rejections] == [0, 1, 2]
+
+
 def test_all_faults_of_a_record_are_named() -> None:
     decoded = decode((key(1), envelope("c", row(1, amount="much", placed_at="never"), lsn=1)))
     (rejection,) = decoded.rejections
