@@ -28,13 +28,14 @@ _TOKEN_BASE64 = binascii.b2a_base64(_TOKEN, newline=False).decode()
 # Java's UUID.nameUUIDFromBytes: the MD5 of the bytes, marked as version 3.
 _TOKEN_UUID = str(uuid.UUID(bytes=hashlib.md5(_TOKEN, usedforsecurity=False).digest(), version=3))
 
-# Years 1 to 9999, what Python's and every store's timestamps hold; PostgreSQL's reach further, and its
-# infinities arrive as sentinels outside of them.
-_DAYS = (-719_162, 2_932_896)
-_MICROSECONDS = (-62_135_596_800_000_000, 253_402_300_799_999_999)
+MICROSECONDS = (-62_135_596_800_000_000, 253_402_300_799_999_999)
+"""The first and the last moment of the years 1 to 9999, what Python's and every store's timestamps hold; PostgreSQL's
+reach further, and its infinities arrive as sentinels outside of them."""
+
+_DAYS = (-719_162, 2_932_896)  # of the same years
 _DAY_MICROSECONDS = (0, 86_399_999_999)
 
-_LIMITS: dict[Encoding, tuple[int, int]] = {"date": _DAYS, "time": _DAY_MICROSECONDS, "timestamp": _MICROSECONDS}
+_LIMITS: dict[Encoding, tuple[int, int]] = {"date": _DAYS, "time": _DAY_MICROSECONDS, "timestamp": MICROSECONDS}
 _FOUR_DIGIT_YEAR = r"^[0-9]{4}-"
 
 _NUMBERS = frozenset({int, float, str, type(None)})
@@ -275,12 +276,12 @@ def _time(micros: pa.Array, column: Column) -> pa.Array:
 
 
 def _timestamp(micros: pa.Array, column: Column) -> pa.Array:
-    return _within(micros, _MICROSECONDS).cast(column.arrow_type)
+    return _within(micros, MICROSECONDS).cast(column.arrow_type)
 
 
 def _timestamptz(strings: pa.Array, column: Column) -> pa.Array:
     times = strings.cast(column.arrow_type)
-    _within(times.view(pa.int64()), _MICROSECONDS)
+    _within(times.view(pa.int64()), MICROSECONDS)
     return times
 
 

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 import pyarrow.types as pt
 
-from connectors.encodings import MISFITS, from_json, is_placeholder_array, json_type, misfits
+from connectors.encodings import MICROSECONDS, MISFITS, from_json, is_placeholder_array, json_type, misfits
 from connectors.table import Column, Table
-from streams.changes import META, carried, changes_schema
+from streams.changes import LSNS, META, carried, changes_schema
 from streams.messages import Records
 
 LEAST = 200
@@ -92,7 +92,7 @@ def _decode(
     positions = present[plain]
     values = [value for i in positions.tolist() if (value := records.values[i]) is not None]
     odd = _Odd(len(values))
-    envelopes = _parse(values, {"after": columns, "before": before} if before else {"after": columns})
+    envelopes = _parse(values, {"after": columns, "before": before})  # an object also if nobody reads it
     ops, source = envelopes["op"], envelopes["source"]
     odd.unless(pc.is_in(ops, _CHANGES))
     after, deleted = envelopes["after"], pc.equal(ops, "d")
@@ -104,6 +104,8 @@ def _decode(
     lsns, times = source.flatten()
     lsns = pc.if_else(pc.equal(ops, "r"), pc.fill_null(lsns, 0), lsns)  # see `streams.snapshots`
     odd.unless(pc.and_(lsns.is_valid(), times.is_valid()))
+    odd.unless(pc.greater_equal(lsns, LSNS.start))
+    odd.unless(pc.and_(pc.greater_equal(times, MICROSECONDS[0]), pc.less_equal(times, MICROSECONDS[1])))
     meta = [
         ops,
         lsns,

@@ -22,6 +22,9 @@ META: tuple[pa.Field, ...] = (
 """Follow the table's columns in `Changes.rows` and in the lake's `changes/<topic>`: Debezium's operation
 (c, u, d, r, t), PostgreSQL's log sequence number, the commit time, and where in the topic the change stood."""
 
+LSNS = range(2**63)
+"""The values of `_lsn`: what millrace reckons with, it holds in int64; a negative one stands for none."""
+
 
 def carried(table: Table) -> tuple[pa.Field, ...]:
     """The columns of a table that Debezium replicates in a form that can be decoded."""

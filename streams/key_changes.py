@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 
 from stores.errors import StoreUnavailable
 from stores.lake import Lake, TableMissing
+from streams.changes import LSNS
 from streams.clock import Clock
 from streams.decide import LakeTableName, changes_table
 from streams.messages import Records
@@ -78,6 +79,8 @@ class KeyChanges:
                 change = records.topic, int(orjson.loads(value)["source"]["lsn"])
             except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
                 continue  # a letter by now, with its reason
+            if change[1] not in LSNS:
+                continue  # likewise; the lake cannot be asked for it
             other = self._halves.pop(change, None)
             if other is None or other.first == first:
                 self._halves[change] = Half(key.decode(errors="replace"), first, self._clock.monotonic())

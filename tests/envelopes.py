@@ -32,10 +32,10 @@ def envelope(
     after: dict[str, Any] | None,
     *,
     lsn: int | None,
-    before: dict[str, Any] | None = None,
+    before: dict[str, Any] | list[Any] | str | None = None,
     ts_us: int | None = None,
 ) -> bytes:
-    """The value of a record."""
+    """The value of a record; its numbers and old values need not be what Debezium writes."""
     source = {"lsn": lsn, "ts_us": 1_700_000_000_000_000 + (lsn or 0) if ts_us is None else ts_us, "table": "orders"}
     return orjson.dumps({"op": op, "before": before, "after": after, "source": source})
 

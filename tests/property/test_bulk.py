@@ -1,5 +1,6 @@
 """A poll decoded in bulk is what it is record by record: the same rows, the same rejections."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from streams.messages import Records
 from tests.property.test_encodings import TYPES
 
 LIMIT = 10_000
+FIRST, LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
 COLUMNS = tuple(
     Column(name, name, column.arrow_type, column.encoding, True, column.element, toastable=name in ("text", "text[]"))
     for name, (column, _, _) in TYPES.items()
@@ -52,7 +54,7 @@ def envelopes(draw: st.DrawFn) -> bytes | None:
     if op == "u" and not draw(st.integers(0, 4)):
         assert after is not None and before is not None
         after["text"], before["text"] = PLACEHOLDER, "what it was"
-    source = {"lsn": draw(st.integers(1, 2**62)), "ts_us": draw(st.integers(0, 2**50)), "table": "things"}
+    source = {"lsn": draw(st.integers(0, 2**63 - 1)), "ts_us": draw(st.integers(FIRST, LAST)), "table": "things"}
     return orjson.dumps({"before": before, "after": after, "source": source, "op": op, "ts_ms": 1})
 
 
@@ -80,6 +82,20 @@ BAD = [
     + b'"},"source":{"lsn":1,"ts_us":1}}',
     b'{"op":"c","after":',
     b'{"id":1},"source":{"lsn":1,"ts_us":1}}',
+    *(b'{"op":"c","after":{"id":1},"source":{"lsn":%d,"ts_us":1}}' % lsn for lsn in (2**63, 2**64, -1, -(2**63) - 1)),
+    *(
+        b'{"op":"r","after":{"id":1},"source":{"lsn":1,"ts_us":%d}}' % moment
+        for moment in (2**63, -(2**63) - 1, 2**63 - 1, LAST + 1, FIRST - 1)
+    ),
+    *(
+        b'{"op":"%b","before":%b,"after":%b,"source":{"lsn":1,"ts_us":1}}' % (op, before, after)
+        for before in (b'"x"', b"[1]", b"[]", b"1", b"false")
+        for op, after in (
+            (b"u", b'{"id":1,"text":"' + PLACEHOLDER.encode() + b'"}'),
+            (b"u", b'{"id":1}'),
+            (b"d", b"null"),
+        )
+    ),
 ]
 
 
@@ -93,23 +109,24 @@ def _key(value: bytes) -> bytes:
     try:
         envelope = orjson.loads(value)
         image = envelope.get("after") or envelope["before"]
+        return orjson.dumps({"id": image["id"]}) if image else b'{"id":1}'
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return b'{"id":1}'
-    return orjson.dumps({"id": image["id"]}) if image else b'{"id":1}'
 
 
-def one_by_one(values: list[bytes | None]) -> list[Decoded]:
-    return [decode_records(records([value], i), TABLE, BEFORE, LIMIT) for i, value in enumerate(values)]
+def one_by_one(values: list[bytes | None], before: Sequence[str]) -> list[Decoded]:
+    return [decode_records(records([value], i), TABLE, before, LIMIT) for i, value in enumerate(values)]
 
 
-def assert_same(values: list[bytes | None]) -> None:
-    together, alone = decode_records(records(values), TABLE, BEFORE, LIMIT), one_by_one(values)
+def assert_same(values: list[bytes | None], before: Sequence[str] = BEFORE) -> None:
+    together, alone = decode_records(records(values), TABLE, before, LIMIT), one_by_one(values, before)
     rows = pa.concat_tables([one.changes.rows for one in alone])
     assert together.changes.rows.schema == rows.schema
     np.testing.assert_equal(together.changes.rows.to_pydict(), rows.to_pydict())
-    assert together.changes.before is not None
-    old = pa.concat_tables([one.changes.before for one in alone if one.changes.before is not None])
-    np.testing.assert_equal(together.changes.before.to_pydict(), old.to_pydict())
+    if before:
+        assert together.changes.before is not None
+        old = pa.concat_tables([one.changes.before for one in alone if one.changes.before is not None])
+        np.testing.assert_equal(together.changes.before.to_pydict(), old.to_pydict())
     assert together.positions.tolist() == [i for i, one in enumerate(alone) if len(one.changes)]
     assert together.ignored == sum(one.ignored for one in alone)
     bad = {i: one.rejections[0] for i, one in enumerate(alone) if one.rejections}
@@ -131,6 +148,32 @@ def test_bad_records_among_good_ones(values: list[bytes | None], bad: list[bytes
     for one in bad:
         mixed.insert(data.draw(st.integers(0, len(mixed))), one)
     assert_same(mixed)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (b'{"op":"c","after":{"id":1,"x":[{}', b'{}]},"source":{"lsn":1,"ts_us":1}}'),
+        (b'{"op":"c","after":{"id":1,"text":"}', b'{"},"source":{"lsn":1,"ts_us":1}}'),
+    ],
+)
+@pytest.mark.parametrize("between", [b"", b",", b"\n"])
+def test_bad_records_make_no_good_one_together(parts: tuple[bytes, bytes], between: bytes) -> None:
+    good = b'{"op":"c","after":{"id":1},"source":{"lsn":1,"ts_us":1}}'
+    decoded = decode_records(records([*[good] * LEAST, *parts, good + between + good]), TABLE, BEFORE, LIMIT)
+    assert decoded.positions.tolist() == list(range(LEAST))
+    assert [rejection.position for rejection in decoded.rejections] == [LEAST, LEAST + 1, LEAST + 2]
+
+
+@pytest.mark.parametrize("before", [(), BEFORE])
+@pytest.mark.parametrize("bad", BAD, ids=range(len(BAD)))
+def test_a_bad_record_is_as_bad_among_many(bad: bytes, before: Sequence[str]) -> None:
+    good = b'{"op":"c","after":{"id":1},"source":{"lsn":1,"ts_us":1}}'
+    alone = decode_records(records([bad], LEAST), TABLE, before, LIMIT)
+    among = decode_records(records([*[good] * LEAST, bad]), TABLE, before, LIMIT)
+    assert among.ignored == alone.ignored
+    assert [r.reasons for r in among.rejections] == [r.reasons for r in alone.rejections]
+    np.testing.assert_equal(among.changes.rows.slice(LEAST).to_pylist(), alone.changes.rows.to_pylist())
 
 
 @pytest.mark.parametrize("operation", ["c", "u", "d", "t"])

@@ -91,6 +91,14 @@ def test_missing_columns_are_null_and_unknown_ones_are_ignored() -> None:
         (envelope("x", row(1), lsn=1), "decode", "unknown operation 'x'"),
         (envelope("c", None, lsn=1), "decode", "no row image"),
         (orjson.dumps({"op": "c", "after": row(1), "source": {"ts_us": 1}}), "decode", "lsn"),
+        (envelope("c", row(1), lsn=2**63, ts_us=1), "decode", "source.lsn"),
+        (envelope("c", row(1), lsn=-1), "decode", "source.lsn"),
+        (envelope("r", row(1), lsn=1, ts_us=2**63), "decode", "source.ts_us"),
+        (envelope("c", row(1), lsn=1, ts_us=253_402_300_800_000_000), "decode", "source.ts_us"),
+        (envelope("c", row(1), lsn=1, ts_us=-62_135_596_800_000_001), "decode", "source.ts_us"),
+        (envelope("u", row(1), before="x", lsn=1), "decode", "before is no row image"),
+        (envelope("u", row(1, customer=PLACEHOLDER), before=[1], lsn=1), "decode", "before is no row image"),
+        (envelope("d", None, before=[], lsn=1), "decode", "before is no row image"),
         (envelope("c", row(1, amount="much"), lsn=1), "schema", "column amount (double precision): 'much'"),
         (envelope("c", row(1, amount=True), lsn=1), "schema", "column amount"),
         (envelope("c", {**row(1), "id": "one"}, lsn=1), "schema", "column id (bigint)"),
@@ -102,12 +110,30 @@ def test_missing_columns_are_null_and_unknown_ones_are_ignored() -> None:
     ],
 )
 def test_a_bad_record_is_rejected_by_name_and_the_others_go_on(value: bytes, stage: str, reason: str) -> None:
-    decoded = decode((key(1), envelope("c", row(7), lsn=1)), (key(1), value), (key(2), envelope("c", row(8), lsn=2)))
+    good = (key(1), envelope("c", row(7), lsn=1)), (key(2), envelope("c", row(8), lsn=2))
+    decoded = decode(good[0], (key(1), value), good[1], before=("customer",))
     assert decoded.changes.rows["id"].to_pylist() == [7, 8]
     assert decoded.positions.tolist() == [0, 2]
     (rejection,) = decoded.rejections
     assert (rejection.position, rejection.stage) == (1, stage)
     assert any(reason in text for text in rejection.reasons), rejection.reasons
+
+
+ONE, OTHER = envelope("c", row(1), lsn=1), envelope("c", row(2), lsn=2)
+HEAD, TAIL = b'{"x":[{}', b"{}]," + envelope("c", row(7), lsn=1)[1:]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (ONE[:-1] + b',"x":"', b'"}', ONE + b"," + OTHER),
+        (HEAD, TAIL, ONE + b"," + OTHER),  # each begins and ends as an object
+    ],
+)
+def test_bad_records_make_no_good_one_together(values: tuple[bytes, ...]) -> None:
+    decoded = decode(*((key(1), value) for value in values))
+    assert not len(decoded.changes)
+    assert [rejection.position for rejection in decoded.rejections] == [0, 1, 2]
 
 
 def test_all_faults_of_a_record_are_named() -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from connectors.encodings import PLACEHOLDER
 from stores.asof import Join, asof
 from stores.errors import StoreUnavailable
 from stores.rows import TIMESTAMP, FeatureRows, rows_schema
 from streams.clock import SystemClock
 from streams.control import ask_to_resume
 from streams.decide import changes_table, features_table, rejected_table
+from streams.key_changes import NEW_KEY, WAIT_SECONDS
 from streams.letters import REPLAY_OF, replay
 from streams.memory import MemoryProducer
 from streams.messages import Partition
@@ -81,6 +83,38 @@ def test_bad_records_become_letters_with_stage_and_reason_and_the_rest_goes_on(p
     assert platform.letters()[1].value == envelope("c", row(2, amount=-1.0), lsn=11)
     assert platform.changes() == [(14, "c")]
     assert platform.order(2) is None and platform.order(5) == 3.0
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        envelope("c", row(1), lsn=2**63, ts_us=1),
+        envelope("c", row(1), lsn=-1),
+        envelope("c", row(1), lsn=1, ts_us=2**63),
+        envelope("c", row(1), lsn=1, ts_us=2**62),
+        envelope("u", row(1), before="x", lsn=1),
+        envelope("u", row(1, customer=PLACEHOLDER), before=[1], lsn=1),
+    ],
+)
+def test_no_envelope_stops_the_worker(platform: Platform, bad: bytes) -> None:
+    platform.produce((key(1), bad), (key(2), envelope("c", row(2, amount=3.0), lsn=2)))
+    platform.run()
+    (letter,) = platform.letters()
+    assert (letter.stage, letter.offset, letter.value) == ("decode", 0, bad)
+    assert platform.changes() == [(2, "c")] and platform.order(2) == 3.0
+
+
+def test_a_changed_key_at_an_lsn_that_is_none_is_not_looked_for(platform: Platform) -> None:
+    clock = platform.clock = HandSetClock()
+    bad = envelope("d", None, before=row(1), lsn=2**63, ts_us=1)
+    platform.broker.append(P0, key(1), bad, {NEW_KEY: key(2)})
+
+    def looked() -> bool:
+        clock.now += WAIT_SECONDS
+        return platform.drained() and clock.now > 9 * WAIT_SECONDS
+
+    platform.run(until=looked)
+    assert [letter.value for letter in platform.letters()] == [bad]
 
 
 @pytest.mark.parametrize("table", [features_table("order_now"), features_table("customer_last"), changes_table(TOPIC)])
