@@ -201,7 +201,7 @@ class SavedDatasetLakeStorage(SavedDatasetStorage):
         return self._custom_storage_proto(_options(self.table))
 
     def to_data_source(self) -> DataSource:
-        return LakeSource(name=self.table, table=self.table, timestamp_field="event_timestamp")
+        return LakeSource(name=self.table, table=self.table)  # Feast itself names the time, as of a file
 
 
 class LakeLoggingDestination(LoggingDestination):

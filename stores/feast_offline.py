@@ -137,8 +137,9 @@ class LakeOfflineStore(OfflineStore):
     ) -> RetrievalJob:
         """The rows that the source holds now, with an event time in the window, newest first.
 
-        Each source row once, in its newest version, and none that is deleted or has a null join key. With no
-        feature names, as for a view with a transform, all columns of the source.
+        Each source row once, in its newest version, and none that is deleted. A row of a view's source with a
+        null join key belongs to no entity, and is left out; a saved dataset has all its rows. With no feature
+        names, as for a view with a transform, all columns of the source.
         """
         columns = (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         return LakeRetrievalJob(
@@ -223,10 +224,18 @@ def _pull(
         stored[timestamp_field],
         start=start and make_tzaware(start),
         end=end and make_tzaware(end),
-        keys=[stored[key] for key in join_keys],
+        keys=[] if _saved(source) else [stored[key] for key in join_keys],
         latest=latest,
     )
     return rows if join_keys else with_dummy(rows)
+
+
+def _saved(source: DataSource) -> bool:
+    """Whether it holds what Feast saved or logged: a view's source has an event time of its own.
+
+    Of a saved dataset Feast calls every column of the entity frame a join key, and any of them may be null.
+    """
+    return not source.timestamp_field
 
 
 def _table(config: RepoConfig, source: DataSource) -> Snapshot:

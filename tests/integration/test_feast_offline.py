@@ -431,3 +431,28 @@ def fill_features(repo: Path, view: View, rows: list[dict[str, object]]) -> None
         for i, row in enumerate(rows)
     ]
     lake.append(f"features/{view.name}", pa.Table.from_pylist(filled, rows_schema(view)), {})
+
+
+@pytest.mark.parametrize("place", ["file", "lake"])
+def test_a_saved_dataset_keeps_rows_with_nulls_in_the_entity_frame(
+    pushed: FeatureStore, tmp_path: Path, place: str
+) -> None:
+    """With an aliased view Feast takes all columns of the frame, a label too, for join keys."""
+    view = pushed.get_feature_view("last_click")
+    service = FeatureService(
+        name="both",
+        features=[
+            view[["page"]].with_name("a"),
+            view[["page"]].with_name("b").with_join_key_map({"customer_id": "b_id"}),
+        ],
+    )
+    pushed.apply(service)
+    columns = {"customer_id": pd.array([7, 8, 9, None], "Int64"), "b_id": pd.array([8, None, 7, 7], "Int64")}
+    frame = pd.DataFrame({**columns, "label": [1.0, None, 0.0, 1.0], "event_timestamp": [at(2)] * 4})
+    asked = {"plain": ["last_click:page"], "aliased": pushed.get_feature_service("both")}
+    for name, features in asked.items():
+        job = pushed.get_historical_features(frame, features, full_feature_names=name == "aliased")
+        file = SavedDatasetFileStorage(str(tmp_path / f"{name}.parquet"))
+        storage = file if place == "file" else SavedDatasetLakeStorage(f"datasets/{name}")
+        pushed.create_saved_dataset(job, name, storage)
+        assert len(pushed.get_saved_dataset(name).to_df()) == len(job.to_df()) == 4
