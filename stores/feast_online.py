@@ -50,6 +50,9 @@ Values: TypeAlias = dict[str, Value]
 Row: TypeAlias = tuple[EntityKey, Values, datetime, datetime | None]
 """What Feast writes: entity key, features, event time, time of creation."""
 
+KeyValues: TypeAlias = dict[str, list[Value]]
+"""What is asked for: the values of each join key, by its name or the alias that a view gives it."""
+
 
 class MillraceOnlineStoreConfig(RedisOnlineStoreConfig):
     """Redis as in Feast's own store, and where the vectors are."""
@@ -138,16 +141,22 @@ class MillraceOnlineStore(RedisOnlineStore):
             return await super().online_read_async(config, table, entity_keys, requested_features)  # type: ignore[no-any-return]
         return await asyncio.to_thread(self.online_read, config, table, entity_keys, requested_features)
 
-    def _read_features_per_fv(self, config: RepoConfig, grouped_refs: list[Any], *rest: Any) -> None:
+    def _read_features_per_fv(
+        self, config: RepoConfig, grouped_refs: list[Any], join_key_values: KeyValues, *rest: Any
+    ) -> None:
         # Feast's Redis store reads all views in one pipeline; its base class view by view with `online_read`.
-        plain, vector = _apart(grouped_refs)
-        super()._read_features_per_fv(config, plain, *rest)
-        OnlineStore._read_features_per_fv(self, config, vector, *rest)
+        for refs, values in _by_alias(grouped_refs, join_key_values):
+            plain, vector = _apart(refs)
+            super()._read_features_per_fv(config, plain, values, *rest)
+            OnlineStore._read_features_per_fv(self, config, vector, values, *rest)
 
-    async def _read_features_per_fv_async(self, config: RepoConfig, grouped_refs: list[Any], *rest: Any) -> None:
-        plain, vector = _apart(grouped_refs)
-        await super()._read_features_per_fv_async(config, plain, *rest)
-        await OnlineStore._read_features_per_fv_async(self, config, vector, *rest)
+    async def _read_features_per_fv_async(
+        self, config: RepoConfig, grouped_refs: list[Any], join_key_values: KeyValues, *rest: Any
+    ) -> None:
+        for refs, values in _by_alias(grouped_refs, join_key_values):
+            plain, vector = _apart(refs)
+            await super()._read_features_per_fv_async(config, plain, values, *rest)
+            await OnlineStore._read_features_per_fv_async(self, config, vector, values, *rest)
 
     def retrieve_online_documents_v2(
         self,
@@ -317,6 +326,21 @@ def _apart(grouped_refs: list[Any]) -> tuple[list[Any], list[Any]]:
     """The references to plain views and to views with a vector."""
     vector = [ref for ref in grouped_refs if vector_field(ref[0]) is not None]
     return [ref for ref in grouped_refs if vector_field(ref[0]) is None], vector
+
+
+def _by_alias(grouped_refs: list[Any], values: KeyValues) -> list[tuple[list[Any], KeyValues]]:
+    """The references to views of the same join key map, each with the values of the keys that they go by.
+
+    Where a row has both a join key and its alias, for another view, Feast would take whichever comes last.
+    """
+    groups: dict[frozenset[tuple[str, str]], list[Any]] = {}
+    for ref in grouped_refs:
+        groups.setdefault(frozenset(ref[0].projection.join_key_map.items()), []).append(ref)
+    answer = []
+    for renames, refs in groups.items():
+        hidden = {key for key, _ in renames} - {alias for _, alias in renames}
+        answer.append((refs, {key: of_key for key, of_key in values.items() if key not in hidden}))
+    return answer
 
 
 def _sort_key(key: EntityKey) -> tuple[Any, ...]:

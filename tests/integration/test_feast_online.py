@@ -404,3 +404,27 @@ def test_settings_that_cannot_be_kept() -> None:
 def test_feast_takes_it_for_a_redis_store() -> None:
     """Versioned views, and whatever else Feast allows its Redis store alone."""
     assert MillraceOnlineStore()._is_versioned_read_supported()
+
+
+def test_an_aliased_view_has_the_values_of_its_own_key(repo: Repo) -> None:
+    """Whatever the order of the keys in the row that asks; a plain view and one with a vector."""
+    repo.push(repo.facts, facts({"a0": 100, "a1": 200}))
+    repo.push(repo.texts, texts([0, 1]))
+    origin = [repo.facts.with_name("origin"), repo.texts[["title"]].with_name("origin_text")]
+    dest = [
+        repo.facts.with_name("dest").with_join_key_map({"faa": "d"}),
+        repo.texts[["title"]].with_name("dest_text").with_join_key_map({"faa": "d"}),
+    ]
+    repo.store.apply([FeatureService(name="flight", features=[*origin, *dest])])
+    service = repo.store.get_feature_service("flight")
+    expected = {
+        "origin__altitude": [100],
+        "dest__altitude": [200],
+        "origin_text__title": ["title 0"],
+        "dest_text__title": ["title 1"],
+    }
+    for row in ({"faa": "a0", "d": "a1"}, {"d": "a1", "faa": "a0"}):
+        found = repo.store.get_online_features(service, [row], full_feature_names=True).to_dict()
+        assert {name: found[name] for name in expected} == expected
+        later = asyncio.run(repo.store.get_online_features_async(service, [row], full_feature_names=True)).to_dict()
+        assert {name: later[name] for name in expected} == expected
