@@ -456,3 +456,14 @@ def test_a_saved_dataset_keeps_rows_with_nulls_in_the_entity_frame(
         storage = file if place == "file" else SavedDatasetLakeStorage(f"datasets/{name}")
         pushed.create_saved_dataset(job, name, storage)
         assert len(pushed.get_saved_dataset(name).to_df()) == len(job.to_df()) == 4
+
+
+def test_what_feast_saves_and_logs_is_no_table_of_the_workers() -> None:
+    for table in ("features/last_click", "changes/shop.public.orders", "logs/pages"):
+        with pytest.raises(ValueError, match=rf"a saved dataset cannot be the lake's table '{table}': write datasets/"):
+            SavedDatasetLakeStorage(table)
+    for table in ("features/last_click", "changes/shop.public.orders", "datasets/pages"):
+        with pytest.raises(ValueError, match=rf"a log of features cannot be the lake's table '{table}': write logs/"):
+            LakeLoggingDestination(table=table)
+    with pytest.raises(ValueError, match="is not a table name"):
+        SavedDatasetLakeStorage("datasets/a/b")
