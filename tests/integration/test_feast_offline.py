@@ -467,3 +467,29 @@ def test_what_feast_saves_and_logs_is_no_table_of_the_workers() -> None:
             LakeLoggingDestination(table=table)
     with pytest.raises(ValueError, match="is not a table name"):
         SavedDatasetLakeStorage("datasets/a/b")
+
+
+OF_A_FILE = """
+from feast import Entity, FeatureView, Field, FileSource, ValueType
+from feast.types import Float64, Int64
+
+customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
+scores = FeatureView(
+    name="scores",
+    entities=[customer],
+    source=FileSource(name="scores_file", path="scores.parquet", timestamp_field="at"),
+    schema=[Field(name="customer_id", dtype=Int64), Field(name="score", dtype=Float64)],
+)
+"""
+
+
+def test_a_view_over_a_file_is_served_and_not_joined(tmp_path: Path) -> None:
+    repo = make(tmp_path / "repo", OF_A_FILE)
+    rows = {"customer_id": pd.array([7, None], "Int64"), "score": [0.5, 0.7], "at": [at(1)] * 2}
+    pd.DataFrame(rows).to_parquet(repo / "scores.parquet")
+    store = applied(repo)
+    store.materialize(at(0), at(9))
+    assert online(repo, ["scores:score"], [{"customer_id": 7}])["score"] == [0.5]
+    frame = pd.DataFrame({"customer_id": [7], "event_timestamp": [at(2)]})
+    with pytest.raises(ValueError, match=r"view scores has a FileSource: the lake joins views of captured tables"):
+        store.get_historical_features(frame, ["scores:score"])
