@@ -139,11 +139,15 @@ class LakeOfflineStore(OfflineStore):
 
         Each source row once, in its newest version, and none that is deleted. A row of a view's source with a
         null join key belongs to no entity, and is left out; a saved dataset has all its rows. With no feature
-        names, as for a view with a transform, all columns of the source.
+        names, as for a view with a transform, all columns of the source; with feature names, of a captured table
+        the newest row an entity.
         """
         columns = (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
+        # Feast then keeps one row an entity by its times alone, any of those that one transaction wrote.
+        captured = isinstance(data_source, LakeSource) and data_source.table.startswith("changes/")
+        latest = captured and bool(join_key_columns) and bool(feature_name_columns)
         return LakeRetrievalJob(
-            config, lambda: _pull(config, data_source, *columns, start_date, end_date, latest=False)
+            config, lambda: _pull(config, data_source, *columns, start_date, end_date, latest=latest)
         )
 
     @staticmethod

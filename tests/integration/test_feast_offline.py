@@ -493,3 +493,37 @@ def test_a_view_over_a_file_is_served_and_not_joined(tmp_path: Path) -> None:
     frame = pd.DataFrame({"customer_id": [7], "event_timestamp": [at(2)]})
     with pytest.raises(ValueError, match=r"view scores has a FileSource: the lake joins views of captured tables"):
         store.get_historical_features(frame, ["scores:score"])
+
+
+BY_COMMIT = """
+from datetime import timedelta
+
+from feast import Entity, FeatureView, Field, ValueType
+from feast.types import Float64, Int64
+
+from millrace.declare import cdc_source
+
+customer = Entity(name="customer", join_keys=["buyer"], value_type=ValueType.INT64)
+last_bought = FeatureView(
+    name="last_bought",
+    entities=[customer],
+    source=cdc_source("shop.public.orders"),
+    ttl=timedelta(days=0),
+    schema=[Field(name="buyer", dtype=Int64), Field(name="amount", dtype=Float64)],
+)
+"""
+
+
+@pytest.mark.parametrize("latest", ["true", "false"])
+def test_of_the_rows_of_one_commit_the_last_is_materialized(tmp_path: Path, latest: str) -> None:
+    config = f"materialization: {{pull_latest_features: {latest}}}"
+    repo = make(tmp_path / "repo", BY_COMMIT, config=config)
+    buyers, orders = 40, 800
+    changes = [
+        {"id": i, "buyer": i % buyers, "amount": float(i), "status": "new", "placed": at(1), "_commit_ts": at(2)}
+        for i in range(orders)
+    ]
+    fill_orders(repo, changes)
+    applied(repo).materialize(at(0), at(10))
+    found = online(repo, ["last_bought:amount"], [{"buyer": buyer} for buyer in range(buyers)])["amount"]
+    assert found == [float(orders - buyers + buyer) for buyer in range(buyers)]
