@@ -20,7 +20,7 @@ from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.online_stores.redis import RedisClient, RedisOnlineStore, RedisOnlineStoreConfig, RedisType
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from pydantic import StrictStr, model_validator
+from pydantic import StrictStr, field_validator
 
 from stores.errors import StoreRefused
 from stores.feast_protos import (
@@ -65,15 +65,23 @@ class MillraceOnlineStoreConfig(RedisOnlineStoreConfig):
     retention_hours: float = 168
     """How long versions are kept after a delete: the retention of the topics."""
 
-    @model_validator(mode="after")
-    def _only_what_is_carried(self) -> "MillraceOnlineStoreConfig":
-        if self.redis_type != RedisType.redis or self.client != RedisClient.redis:
+    # One field at a time: pydantic quotes what a validator was given, and the whole section has the passwords.
+
+    @field_validator("redis_type", "client")
+    @classmethod
+    def _a_single_redis(cls, value: RedisType | RedisClient) -> RedisType | RedisClient:
+        if value not in (RedisType.redis, RedisClient.redis):
             raise ValueError("online_store: millrace writes to a single Redis; leave out redis_type and client")
-        if self.key_ttl_seconds is not None:
+        return value
+
+    @field_validator("key_ttl_seconds")
+    @classmethod
+    def _no_expiry(cls, value: int | None) -> int | None:
+        if value is not None:
             raise ValueError(
                 "online_store: key_ttl_seconds would forget features that no change brings back; use the ttl of views"
             )
-        return self
+        return value
 
 
 class MillraceOnlineStore(RedisOnlineStore):

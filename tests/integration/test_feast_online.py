@@ -428,3 +428,15 @@ def test_an_aliased_view_has_the_values_of_its_own_key(repo: Repo) -> None:
         assert {name: found[name] for name in expected} == expected
         later = asyncio.run(repo.store.get_online_features_async(service, [row], full_feature_names=True)).to_dict()
         assert {name: later[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("setting", ["key_ttl_seconds: 5", "redis_type: redis_cluster"])
+def test_a_setting_that_is_refused_does_not_show_the_password(tmp_path: Path, setting: str) -> None:
+    (tmp_path / "feature_store.yaml").write_text(
+        "project: shop\nprovider: local\nregistry: registry.db\nentity_key_serialization_version: 3\n"
+        f"online_store:\n  type: stores.feast_online.MillraceOnlineStore\n  {setting}\n"
+        "  vectors: postgresql://u:s3cr3t@h/v\n  connection_string: h:6379,password=s3cr3t\n"
+    )
+    with pytest.raises(Exception, match="online_store: ") as refused:
+        FeatureStore(repo_path=str(tmp_path))
+    assert "s3cr3t" not in str(refused.value)
