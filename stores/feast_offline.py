@@ -218,7 +218,7 @@ def _pull(
 ) -> pa.Table:
     table = _table(config, source)
     times = [time for time in (timestamp_field, created) if time]
-    wanted = [*join_keys, *features, *times] if features else [*_user_columns(table), *join_keys, *times]
+    wanted = [*join_keys, *features, *times] if features else [*_user_columns(table, source), *join_keys, *times]
     stored = {name: _stored(table, name, timestamp_field, created) for name in wanted}
     if not {stored[key] for key in join_keys} <= set(table.schema.names):
         raise FeastJoinKeysDuringMaterialization(table.name, set(join_keys), set(table.schema.names))
@@ -254,9 +254,12 @@ def _table(config: RepoConfig, source: DataSource) -> Snapshot:
     )
 
 
-def _user_columns(table: Snapshot) -> list[str]:
-    """The columns of the source table, or of the view, without those that the lake adds."""
-    return [name for name in table.schema.names if name not in ADDED]
+def _user_columns(table: Snapshot, source: DataSource) -> list[str]:
+    """The columns of the source table, or of the view, without those that the lake adds and those whose name the
+    source gives to another column."""
+    renames = source.field_mapping
+    shadowed = {new for old, new in renames.items() if old in table.schema.names} - renames.keys()
+    return [name for name in table.schema.names if name not in ADDED | shadowed]
 
 
 def _stored(table: Snapshot, name: str, timestamp_field: str, created: str | None) -> str:

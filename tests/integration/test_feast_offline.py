@@ -527,3 +527,44 @@ def test_of_the_rows_of_one_commit_the_last_is_materialized(tmp_path: Path, late
     applied(repo).materialize(at(0), at(10))
     found = online(repo, ["last_bought:amount"], [{"buyer": buyer} for buyer in range(buyers)])["amount"]
     assert found == [float(orders - buyers + buyer) for buyer in range(buyers)]
+
+
+def test_a_rename_that_shadows_a_column_is_materialized(tmp_path: Path) -> None:
+    repo = make(tmp_path / "repo", SHADOWING)
+    fill_orders(repo, ORDERS)
+    applied(repo).materialize(at(0), at(30))
+    found = online(repo, ["bought:amount", "bought_cents:cents"], [{"id": 7}, {"id": 1}])
+    assert (found["amount"], found["cents"]) == ([2.75, None], [275, None])
+
+
+SHADOWING = """
+from datetime import timedelta
+
+from feast import Entity, FeatureView, Field, ValueType
+from feast.stream_feature_view import stream_feature_view
+from feast.types import Float64, Int64
+
+from millrace.declare import cdc_source
+
+customer = Entity(name="customer", join_keys=["id"], value_type=ValueType.INT64)
+orders = cdc_source("shop.public.orders", event_time="placed", field_mapping={"buyer": "id"})
+bought = FeatureView(
+    name="bought",
+    entities=[customer],
+    source=orders,
+    ttl=timedelta(days=0),
+    schema=[Field(name="id", dtype=Int64), Field(name="amount", dtype=Float64)],
+)
+
+
+@stream_feature_view(
+    entities=[customer],
+    source=orders,
+    mode="pandas",
+    ttl=timedelta(days=0),
+    schema=[Field(name="id", dtype=Int64), Field(name="cents", dtype=Int64)],
+)
+def bought_cents(df):
+    df["cents"] = (df["amount"] * 100).round().astype("int64")
+    return df
+"""
