@@ -423,11 +423,15 @@ def test_an_aliased_view_has_the_values_of_its_own_key(repo: Repo) -> None:
         "origin_text__title": ["title 0"],
         "dest_text__title": ["title 1"],
     }
-    for row in ({"faa": "a0", "d": "a1"}, {"d": "a1", "faa": "a0"}):
-        found = repo.store.get_online_features(service, [row], full_feature_names=True).to_dict()
-        assert {name: found[name] for name in expected} == expected
-        later = asyncio.run(repo.store.get_online_features_async(service, [row], full_feature_names=True)).to_dict()
-        assert {name: later[name] for name in expected} == expected
+    rows = [{"faa": "a0", "d": "a1"}, {"d": "a1", "faa": "a0"}]
+
+    async def later() -> list[dict[str, list[Any]]]:
+        ask = repo.store.get_online_features_async
+        return [dict((await ask(service, [row], full_feature_names=True)).to_dict()) for row in rows]
+
+    found = [dict(repo.store.get_online_features(service, [row], full_feature_names=True).to_dict()) for row in rows]
+    for answer in [*found, *asyncio.run(later())]:
+        assert {name: answer[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("setting", ["key_ttl_seconds: 5", "redis_type: redis_cluster"])
