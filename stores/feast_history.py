@@ -11,6 +11,7 @@ from feast.feature_view import FeatureView
 
 from stores.asof import Join, asof
 from stores.entity_keys import DUMMY, with_dummy
+from stores.feast_lake import LakeSource
 from stores.lake import Lake
 from stores.rows import META, TIMESTAMP
 
@@ -29,9 +30,15 @@ class Request:
 def request(view: FeatureView, features: Sequence[str], full_feature_names: bool) -> Request:
     """Feast's view, with its projection's alias and join key map, as a request.
 
-    Raises `ValueError` for a version of the view other than the current one.
+    Raises `ValueError` for a version of the view other than the current one, and for a view whose rows are not
+    in the lake.
     """
     projection = view.projection
+    if not isinstance(view.batch_source, LakeSource):
+        raise ValueError(
+            f"view {view.name} has a {type(view.batch_source).__name__}: the lake joins views of captured tables, and"
+            f" of a PushSource whose batch_source is a LakeSource with table='features/{view.name}'"
+        )
     if projection.version_tag is not None:
         raise ValueError(
             f"{projection.name_to_use()}: the lake holds the current version of a view, ask for {view.name}"

@@ -153,6 +153,14 @@ class LakeSource(DataSource):
         return _value_type
 
 
+def _check_kind(table: str, kind: str, what: str) -> None:
+    """Raises `ValueError` unless the table is of this kind: `changes/` and `features/` are the worker's to write."""
+    check_name(table)
+    own, owner = table.split("/", 1)
+    if own != kind:
+        raise ValueError(f"{what} cannot be the lake's table {table!r}: write {kind}/{owner}")
+
+
 def _options(table: str) -> DataSourceProto.CustomSourceOptions:
     return DataSourceProto.CustomSourceOptions(configuration=json.dumps({"table": table}).encode())
 
@@ -185,12 +193,13 @@ def _value_type(name: str) -> ValueType:
 
 
 class SavedDatasetLakeStorage(SavedDatasetStorage):
-    """A saved dataset as a table of the lake, such as `datasets/delays`."""
+    """A saved dataset as a table of the lake, such as `datasets/delays`. Raises `ValueError` for a table of any other
+    kind."""
 
     _proto_attr_name = "custom_storage"
 
     def __init__(self, table: str) -> None:
-        check_name(table)
+        _check_kind(table, "datasets", "a saved dataset")
         self.table = table
 
     @staticmethod
@@ -201,16 +210,17 @@ class SavedDatasetLakeStorage(SavedDatasetStorage):
         return self._custom_storage_proto(_options(self.table))
 
     def to_data_source(self) -> DataSource:
-        return LakeSource(name=self.table, table=self.table, timestamp_field="event_timestamp")
+        return LakeSource(name=self.table, table=self.table)  # Feast itself names the time, as of a file
 
 
 class LakeLoggingDestination(LoggingDestination):
-    """Served features, logged to a table of the lake, such as `logs/delays`."""
+    """Served features, logged to a table of the lake, such as `logs/delays`. Raises `ValueError` for a table of any
+    other kind."""
 
     _proto_kind = "lake_destination"
 
     def __init__(self, *, table: str) -> None:
-        check_name(table)
+        _check_kind(table, "logs", "a log of features")
         self.table = table
 
     @classmethod

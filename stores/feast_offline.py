@@ -137,12 +137,17 @@ class LakeOfflineStore(OfflineStore):
     ) -> RetrievalJob:
         """The rows that the source holds now, with an event time in the window, newest first.
 
-        Each source row once, in its newest version, and none that is deleted or has a null join key. With no
-        feature names, as for a view with a transform, all columns of the source.
+        Each source row once, in its newest version, and none that is deleted. A row of a view's source with a
+        null join key belongs to no entity, and is left out; a saved dataset has all its rows. With no feature
+        names, as for a view with a transform, all columns of the source; with feature names, of a captured table
+        the newest row an entity.
         """
         columns = (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
+        # Feast then keeps one row an entity by its times alone, any of those that one transaction wrote.
+        captured = isinstance(data_source, LakeSource) and data_source.table.startswith("changes/")
+        latest = captured and bool(join_key_columns) and bool(feature_name_columns)
         return LakeRetrievalJob(
-            config, lambda: _pull(config, data_source, *columns, start_date, end_date, latest=False)
+            config, lambda: _pull(config, data_source, *columns, start_date, end_date, latest=latest)
         )
 
     @staticmethod
@@ -213,7 +218,7 @@ def _pull(
 ) -> pa.Table:
     table = _table(config, source)
     times = [time for time in (timestamp_field, created) if time]
-    wanted = [*join_keys, *features, *times] if features else [*_user_columns(table), *join_keys, *times]
+    wanted = [*join_keys, *features, *times] if features else [*_user_columns(table, source), *join_keys, *times]
     stored = {name: _stored(table, name, timestamp_field, created) for name in wanted}
     if not {stored[key] for key in join_keys} <= set(table.schema.names):
         raise FeastJoinKeysDuringMaterialization(table.name, set(join_keys), set(table.schema.names))
@@ -223,10 +228,18 @@ def _pull(
         stored[timestamp_field],
         start=start and make_tzaware(start),
         end=end and make_tzaware(end),
-        keys=[stored[key] for key in join_keys],
+        keys=[] if _saved(source) else [stored[key] for key in join_keys],
         latest=latest,
     )
     return rows if join_keys else with_dummy(rows)
+
+
+def _saved(source: DataSource) -> bool:
+    """Whether it holds what Feast saved or logged: a view's source has an event time of its own.
+
+    Of a saved dataset Feast calls every column of the entity frame a join key, and any of them may be null.
+    """
+    return not source.timestamp_field
 
 
 def _table(config: RepoConfig, source: DataSource) -> Snapshot:
@@ -241,9 +254,12 @@ def _table(config: RepoConfig, source: DataSource) -> Snapshot:
     )
 
 
-def _user_columns(table: Snapshot) -> list[str]:
-    """The columns of the source table, or of the view, without those that the lake adds."""
-    return [name for name in table.schema.names if name not in ADDED]
+def _user_columns(table: Snapshot, source: DataSource) -> list[str]:
+    """The columns of the source table, or of the view, without those that the lake adds and those whose name the
+    source gives to another column."""
+    renames = source.field_mapping
+    shadowed = {new for old, new in renames.items() if old in table.schema.names} - renames.keys()
+    return [name for name in table.schema.names if name not in ADDED | shadowed]
 
 
 def _stored(table: Snapshot, name: str, timestamp_field: str, created: str | None) -> str:

@@ -20,7 +20,7 @@ from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.online_stores.redis import RedisClient, RedisOnlineStore, RedisOnlineStoreConfig, RedisType
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from pydantic import StrictStr, model_validator
+from pydantic import StrictStr, field_validator
 
 from stores.errors import StoreRefused
 from stores.feast_protos import (
@@ -50,6 +50,9 @@ Values: TypeAlias = dict[str, Value]
 Row: TypeAlias = tuple[EntityKey, Values, datetime, datetime | None]
 """What Feast writes: entity key, features, event time, time of creation."""
 
+KeyValues: TypeAlias = dict[str, list[Value]]
+"""What is asked for: the values of each join key, by its name or the alias that a view gives it."""
+
 
 class MillraceOnlineStoreConfig(RedisOnlineStoreConfig):
     """Redis as in Feast's own store, and where the vectors are."""
@@ -62,15 +65,23 @@ class MillraceOnlineStoreConfig(RedisOnlineStoreConfig):
     retention_hours: float = 168
     """How long versions are kept after a delete: the retention of the topics."""
 
-    @model_validator(mode="after")
-    def _only_what_is_carried(self) -> "MillraceOnlineStoreConfig":
-        if self.redis_type != RedisType.redis or self.client != RedisClient.redis:
+    # One field at a time: pydantic quotes what a validator was given, and the whole section has the passwords.
+
+    @field_validator("redis_type", "client")
+    @classmethod
+    def _a_single_redis(cls, value: RedisType | RedisClient) -> RedisType | RedisClient:
+        if value not in (RedisType.redis, RedisClient.redis):
             raise ValueError("online_store: millrace writes to a single Redis; leave out redis_type and client")
-        if self.key_ttl_seconds is not None:
+        return value
+
+    @field_validator("key_ttl_seconds")
+    @classmethod
+    def _no_expiry(cls, value: int | None) -> int | None:
+        if value is not None:
             raise ValueError(
                 "online_store: key_ttl_seconds would forget features that no change brings back; use the ttl of views"
             )
-        return self
+        return value
 
 
 class MillraceOnlineStore(RedisOnlineStore):
@@ -138,16 +149,22 @@ class MillraceOnlineStore(RedisOnlineStore):
             return await super().online_read_async(config, table, entity_keys, requested_features)  # type: ignore[no-any-return]
         return await asyncio.to_thread(self.online_read, config, table, entity_keys, requested_features)
 
-    def _read_features_per_fv(self, config: RepoConfig, grouped_refs: list[Any], *rest: Any) -> None:
+    def _read_features_per_fv(
+        self, config: RepoConfig, grouped_refs: list[Any], join_key_values: KeyValues, *rest: Any
+    ) -> None:
         # Feast's Redis store reads all views in one pipeline; its base class view by view with `online_read`.
-        plain, vector = _apart(grouped_refs)
-        super()._read_features_per_fv(config, plain, *rest)
-        OnlineStore._read_features_per_fv(self, config, vector, *rest)
+        for refs, values in _by_alias(grouped_refs, join_key_values):
+            plain, vector = _apart(refs)
+            super()._read_features_per_fv(config, plain, values, *rest)
+            OnlineStore._read_features_per_fv(self, config, vector, values, *rest)
 
-    async def _read_features_per_fv_async(self, config: RepoConfig, grouped_refs: list[Any], *rest: Any) -> None:
-        plain, vector = _apart(grouped_refs)
-        await super()._read_features_per_fv_async(config, plain, *rest)
-        await OnlineStore._read_features_per_fv_async(self, config, vector, *rest)
+    async def _read_features_per_fv_async(
+        self, config: RepoConfig, grouped_refs: list[Any], join_key_values: KeyValues, *rest: Any
+    ) -> None:
+        for refs, values in _by_alias(grouped_refs, join_key_values):
+            plain, vector = _apart(refs)
+            await super()._read_features_per_fv_async(config, plain, values, *rest)
+            await OnlineStore._read_features_per_fv_async(self, config, vector, values, *rest)
 
     def retrieve_online_documents_v2(
         self,
@@ -317,6 +334,21 @@ def _apart(grouped_refs: list[Any]) -> tuple[list[Any], list[Any]]:
     """The references to plain views and to views with a vector."""
     vector = [ref for ref in grouped_refs if vector_field(ref[0]) is not None]
     return [ref for ref in grouped_refs if vector_field(ref[0]) is None], vector
+
+
+def _by_alias(grouped_refs: list[Any], values: KeyValues) -> list[tuple[list[Any], KeyValues]]:
+    """The references to views of the same join key map, each with the values of the keys that they go by.
+
+    Where a row has both a join key and its alias, for another view, Feast would take whichever comes last.
+    """
+    groups: dict[frozenset[tuple[str, str]], list[Any]] = {}
+    for ref in grouped_refs:
+        groups.setdefault(frozenset(ref[0].projection.join_key_map.items()), []).append(ref)
+    answer = []
+    for renames, refs in groups.items():
+        hidden = {key for key, _ in renames} - {alias for _, alias in renames}
+        answer.append((refs, {key: of_key for key, of_key in values.items() if key not in hidden}))
+    return answer
 
 
 def _sort_key(key: EntityKey) -> tuple[Any, ...]:

@@ -431,3 +431,140 @@ def fill_features(repo: Path, view: View, rows: list[dict[str, object]]) -> None
         for i, row in enumerate(rows)
     ]
     lake.append(f"features/{view.name}", pa.Table.from_pylist(filled, rows_schema(view)), {})
+
+
+@pytest.mark.parametrize("place", ["file", "lake"])
+def test_a_saved_dataset_keeps_rows_with_nulls_in_the_entity_frame(
+    pushed: FeatureStore, tmp_path: Path, place: str
+) -> None:
+    """With an aliased view Feast takes all columns of the frame, a label too, for join keys."""
+    view = pushed.get_feature_view("last_click")
+    service = FeatureService(
+        name="both",
+        features=[
+            view[["page"]].with_name("a"),
+            view[["page"]].with_name("b").with_join_key_map({"customer_id": "b_id"}),
+        ],
+    )
+    pushed.apply(service)
+    columns = {"customer_id": pd.array([7, 8, 9, None], "Int64"), "b_id": pd.array([8, None, 7, 7], "Int64")}
+    frame = pd.DataFrame({**columns, "label": [1.0, None, 0.0, 1.0], "event_timestamp": [at(2)] * 4})
+    asked = {"plain": ["last_click:page"], "aliased": pushed.get_feature_service("both")}
+    for name, features in asked.items():
+        job = pushed.get_historical_features(frame, features, full_feature_names=name == "aliased")
+        file = SavedDatasetFileStorage(str(tmp_path / f"{name}.parquet"))
+        storage = file if place == "file" else SavedDatasetLakeStorage(f"datasets/{name}")
+        pushed.create_saved_dataset(job, name, storage)
+        assert len(pushed.get_saved_dataset(name).to_df()) == len(job.to_df()) == 4
+
+
+def test_what_feast_saves_and_logs_is_no_table_of_the_workers() -> None:
+    for table in ("features/last_click", "changes/shop.public.orders", "logs/pages"):
+        with pytest.raises(ValueError, match=rf"a saved dataset cannot be the lake's table '{table}': write datasets/"):
+            SavedDatasetLakeStorage(table)
+    for table in ("features/last_click", "changes/shop.public.orders", "datasets/pages"):
+        with pytest.raises(ValueError, match=rf"a log of features cannot be the lake's table '{table}': write logs/"):
+            LakeLoggingDestination(table=table)
+    with pytest.raises(ValueError, match="is not a table name"):
+        SavedDatasetLakeStorage("datasets/a/b")
+
+
+OF_A_FILE = """
+from feast import Entity, FeatureView, Field, FileSource, ValueType
+from feast.types import Float64, Int64
+
+customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
+scores = FeatureView(
+    name="scores",
+    entities=[customer],
+    source=FileSource(name="scores_file", path="scores.parquet", timestamp_field="at"),
+    schema=[Field(name="customer_id", dtype=Int64), Field(name="score", dtype=Float64)],
+)
+"""
+
+
+def test_a_view_over_a_file_is_served_and_not_joined(tmp_path: Path) -> None:
+    repo = make(tmp_path / "repo", OF_A_FILE)
+    rows = {"customer_id": pd.array([7, None], "Int64"), "score": [0.5, 0.7], "at": [at(1)] * 2}
+    pd.DataFrame(rows).to_parquet(repo / "scores.parquet")
+    store = applied(repo)
+    store.materialize(at(0), at(9))
+    assert online(repo, ["scores:score"], [{"customer_id": 7}])["score"] == [0.5]
+    frame = pd.DataFrame({"customer_id": [7], "event_timestamp": [at(2)]})
+    with pytest.raises(ValueError, match=r"view scores has a FileSource: the lake joins views of captured tables"):
+        store.get_historical_features(frame, ["scores:score"])
+
+
+BY_COMMIT = """
+from datetime import timedelta
+
+from feast import Entity, FeatureView, Field, ValueType
+from feast.types import Float64, Int64
+
+from millrace.declare import cdc_source
+
+customer = Entity(name="customer", join_keys=["buyer"], value_type=ValueType.INT64)
+last_bought = FeatureView(
+    name="last_bought",
+    entities=[customer],
+    source=cdc_source("shop.public.orders"),
+    ttl=timedelta(days=0),
+    schema=[Field(name="buyer", dtype=Int64), Field(name="amount", dtype=Float64)],
+)
+"""
+
+
+@pytest.mark.parametrize("latest", ["true", "false"])
+def test_of_the_rows_of_one_commit_the_last_is_materialized(tmp_path: Path, latest: str) -> None:
+    config = f"materialization: {{pull_latest_features: {latest}}}"
+    repo = make(tmp_path / "repo", BY_COMMIT, config=config)
+    buyers, orders = 40, 800
+    changes = [
+        {"id": i, "buyer": i % buyers, "amount": float(i), "status": "new", "placed": at(1), "_commit_ts": at(2)}
+        for i in range(orders)
+    ]
+    fill_orders(repo, changes)
+    applied(repo).materialize(at(0), at(10))
+    found = online(repo, ["last_bought:amount"], [{"buyer": buyer} for buyer in range(buyers)])["amount"]
+    assert found == [float(orders - buyers + buyer) for buyer in range(buyers)]
+
+
+def test_a_rename_that_shadows_a_column_is_materialized(tmp_path: Path) -> None:
+    repo = make(tmp_path / "repo", SHADOWING)
+    fill_orders(repo, ORDERS)
+    applied(repo).materialize(at(0), at(30))
+    found = online(repo, ["bought:amount", "bought_cents:cents"], [{"id": 7}, {"id": 1}])
+    assert (found["amount"], found["cents"]) == ([2.75, None], [275, None])
+
+
+SHADOWING = """
+from datetime import timedelta
+
+from feast import Entity, FeatureView, Field, ValueType
+from feast.stream_feature_view import stream_feature_view
+from feast.types import Float64, Int64
+
+from millrace.declare import cdc_source
+
+customer = Entity(name="customer", join_keys=["id"], value_type=ValueType.INT64)
+orders = cdc_source("shop.public.orders", event_time="placed", field_mapping={"buyer": "id"})
+bought = FeatureView(
+    name="bought",
+    entities=[customer],
+    source=orders,
+    ttl=timedelta(days=0),
+    schema=[Field(name="id", dtype=Int64), Field(name="amount", dtype=Float64)],
+)
+
+
+@stream_feature_view(
+    entities=[customer],
+    source=orders,
+    mode="pandas",
+    ttl=timedelta(days=0),
+    schema=[Field(name="id", dtype=Int64), Field(name="cents", dtype=Int64)],
+)
+def bought_cents(df):
+    df["cents"] = (df["amount"] * 100).round().astype("int64")
+    return df
+"""

@@ -404,3 +404,43 @@ def test_settings_that_cannot_be_kept() -> None:
 def test_feast_takes_it_for_a_redis_store() -> None:
     """Versioned views, and whatever else Feast allows its Redis store alone."""
     assert MillraceOnlineStore()._is_versioned_read_supported()
+
+
+def test_an_aliased_view_has_the_values_of_its_own_key(repo: Repo) -> None:
+    """Whatever the order of the keys in the row that asks; a plain view and one with a vector."""
+    repo.push(repo.facts, facts({"a0": 100, "a1": 200}))
+    repo.push(repo.texts, texts([0, 1]))
+    origin = [repo.facts.with_name("origin"), repo.texts[["title"]].with_name("origin_text")]
+    dest = [
+        repo.facts.with_name("dest").with_join_key_map({"faa": "d"}),
+        repo.texts[["title"]].with_name("dest_text").with_join_key_map({"faa": "d"}),
+    ]
+    repo.store.apply([FeatureService(name="flight", features=[*origin, *dest])])
+    service = repo.store.get_feature_service("flight")
+    expected = {
+        "origin__altitude": [100],
+        "dest__altitude": [200],
+        "origin_text__title": ["title 0"],
+        "dest_text__title": ["title 1"],
+    }
+    rows = [{"faa": "a0", "d": "a1"}, {"d": "a1", "faa": "a0"}]
+
+    async def later() -> list[dict[str, list[Any]]]:
+        ask = repo.store.get_online_features_async
+        return [dict((await ask(service, [row], full_feature_names=True)).to_dict()) for row in rows]
+
+    found = [dict(repo.store.get_online_features(service, [row], full_feature_names=True).to_dict()) for row in rows]
+    for answer in [*found, *asyncio.run(later())]:
+        assert {name: answer[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("setting", ["key_ttl_seconds: 5", "redis_type: redis_cluster"])
+def test_a_setting_that_is_refused_does_not_show_the_password(tmp_path: Path, setting: str) -> None:
+    (tmp_path / "feature_store.yaml").write_text(
+        "project: shop\nprovider: local\nregistry: registry.db\nentity_key_serialization_version: 3\n"
+        f"online_store:\n  type: stores.feast_online.MillraceOnlineStore\n  {setting}\n"
+        "  vectors: postgresql://u:s3cr3t@h/v\n  connection_string: h:6379,password=s3cr3t\n"
+    )
+    with pytest.raises(Exception, match="online_store: ") as refused:
+        FeatureStore(repo_path=str(tmp_path))
+    assert "s3cr3t" not in str(refused.value)
