@@ -11,10 +11,13 @@ from dataclasses import dataclass, replace
 import orjson
 
 from streams.letters import Rejection, kind_of
+from validation.rule import Rule
 
 HIDDEN = "(personal data)"
 
 _OF_CONTRACT = re.compile(r"(?P<expectation>\w+) on (?P<columns>.*?): ", re.DOTALL)
+_RAISED = " (cannot be evaluated: "
+_CONDITION = "row_condition="
 _OF_COLUMN = re.compile(r"column (?P<column>.*?)(?: \([^()]*(?:\([^()]*\))?[^()]*\))?: ", re.DOTALL)
 _OF_ENVELOPE = frozenset({"op", "source", "ts_ms", "ts_us", "ts_ns", "transaction"})
 """What of Debezium's envelope is no row."""
@@ -34,13 +37,20 @@ class PersonalColumns:
         """Whether a column of the table is among them."""
         return self.every or column in self.columns
 
+    def read_by(self, rule: Rule) -> bool:
+        """Whether a rule may have read them: by its columns, or by a condition, which may name any."""
+        return bool(self) and (rule.conditional or any(map(self.has, rule.columns)))
+
     def reason(self, reason: str) -> str:
         """A reason of a rejection: as it is if it speaks of other columns only, otherwise without values."""
         if not self:
             return reason
         if match := _OF_CONTRACT.match(reason):
-            hidden = any(map(self.has, match["columns"].split(", ")))
-            return f"{match[0]}{HIDDEN}" if hidden else reason
+            if any(map(self.has, match["columns"].split(", "))) or _CONDITION in reason:
+                return f"{match[0]}{HIDDEN}"
+            # A reason does not tell whether what was raised is the condition's, which may have read any column.
+            shown, raised, _ = reason.partition(_RAISED)
+            return f"{shown}{raised}{HIDDEN})" if raised else reason
         if match := _OF_COLUMN.match(reason):
             return f"{match[0]}{HIDDEN}" if self.has(match["column"]) else reason
         kind = kind_of(reason)

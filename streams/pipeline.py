@@ -20,10 +20,11 @@ from streams.embed import Embedded, KnownVectors, embed
 from streams.embedders import Embedder
 from streams.letters import REPLAY_OF, Rejection, Stage
 from streams.messages import Records
-from streams.personal import NOTHING, PersonalColumns
+from streams.personal import HIDDEN, NOTHING, PersonalColumns
 from streams.snapshots import SnapshotBase, no_base, placed
 from streams.views import LIVE, Projected, StreamView, Unprojectable, project
-from validation.contract import Contract
+from validation.contract import Contract, Verdict
+from validation.errors import EvaluationFailed
 from validation.rule import Reason
 
 READ_OP = b'"op":"r"'
@@ -227,7 +228,7 @@ def process(changes: Changes, flow: Flow, timed: Timed = untimed) -> Accepted:
     """
     bad: dict[int, tuple[Stage, list[str]]] = {}
     with timed("contract"):
-        warnings = _check(changes, flow.contract, bad)
+        warnings = _check(changes, flow, bad)
     projected: list[tuple[StreamView, Projected]] = []
     while True:
         good = np.ones(len(changes), bool)
@@ -242,16 +243,26 @@ def process(changes: Changes, flow: Flow, timed: Timed = untimed) -> Accepted:
         bad.update({int(kept[i]): ("transform", why) for i, why in failed.items()})
 
 
-def _check(changes: Changes, contract: Contract, bad: dict[int, tuple[Stage, list[str]]]) -> Counter[str]:
+def _check(changes: Changes, flow: Flow, bad: dict[int, tuple[Stage, list[str]]]) -> Counter[str]:
     """Put the rows that fail a critical expectation into `bad`; deletes and truncates bring no values to check."""
     warnings: Counter[str] = Counter()
-    for positions in _rounds(changes, contract):
+    for positions in _rounds(changes, flow.contract):
         rows = changes.rows if len(positions) == len(changes) else changes.rows.take(positions)
-        verdict = contract.check(rows)
+        verdict = _verdict(rows, flow)
         for i, reasons in verdict.critical().items():
             bad[int(positions[i])] = ("contract", [_words(reason) for reason in reasons])
         warnings.update({f.rule.id: f.count for f in verdict.failures if f.rule.severity != "critical"})
     return warnings
+
+
+def _verdict(rows: pa.Table, flow: Flow) -> Verdict:
+    try:
+        return flow.contract.check(rows)
+    except EvaluationFailed as error:
+        if not flow.personal.read_by(error.rule):
+            raise
+        failed = EvaluationFailed(error.rule, HIDDEN)
+    raise failed  # Not within `except`: a traceback would show the other with it.
 
 
 def _rounds(changes: Changes, contract: Contract) -> list[np.ndarray]:

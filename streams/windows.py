@@ -74,7 +74,7 @@ class Windows:
         try:
             outcomes = [self._shown(topic, outcome) for outcome in finished.get()]
         except Exception as error:  # noqa: BLE001  # whatever the evaluation raised in its process
-            self._unjudged(topic, error)
+            self._unjudged(topic, f"{type(error).__name__}: {HIDDEN}" if self._personal[topic] else error)
             return
         self.results[topic] = [_plain(outcome) for outcome in outcomes]
         for outcome in outcomes:
@@ -96,7 +96,7 @@ class Windows:
 
     def _shown(self, topic: str, outcome: RuleOutcome) -> RuleOutcome:
         """The outcome, without what was observed of personal data."""
-        if not any(map(self._personal[topic].has, outcome.rule.columns)):
+        if not self._personal[topic].read_by(outcome.rule):
             return outcome
         return replace(outcome, observed=HIDDEN, error=outcome.error and HIDDEN)
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from validation.rule import Rule
+
 
 class RuleError(Exception):
     """One expectation cannot be used as written.
@@ -41,7 +43,8 @@ class EvaluationFailed(Exception):
     No row can be blamed, so none is rejected or accepted: the batch must not be committed.
     """
 
-    def __init__(self, rule: str, detail: str) -> None:
-        super().__init__(f"Great Expectations cannot evaluate {rule}: {detail}; correct or remove this expectation")
+    def __init__(self, rule: Rule, detail: str) -> None:
+        named = f"{rule.expectation} on {', '.join(rule.columns)}"
+        super().__init__(f"Great Expectations cannot evaluate {named}: {detail}; correct or remove this expectation")
         self.rule = rule
         self.detail = detail

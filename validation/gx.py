@@ -99,10 +99,10 @@ def run_suite(
     name: str, rules: Sequence[Rule], table: pa.Table, docs: Path, hidden: Callable[[str], bool]
 ) -> SuiteReport:
     """Evaluate all rules of a suite, of rows and of tables, and write Data Docs to the folder `docs`. Of columns that
-    are `hidden` neither tells a value."""
+    are `hidden` neither tells a value, nor what a condition, which may read any column, made of them."""
     results = _validate(rules, table, _SUMMARY_FORMAT)
     for rule, result in zip(rules, results, strict=True):
-        if any(map(hidden, rule.columns)):
+        if any(map(hidden, table.column_names if rule.conditional else rule.columns)):
             _hide(result)
     found = [_outcome(rule, result, table) for rule, result in zip(rules, results, strict=True)]
     page = _write_docs(name, rules, results, docs)
@@ -202,7 +202,7 @@ def _failing(rule: Rule, result: ExpectationValidationResult, table: pa.Table) -
     if error is None:
         return Failing(rule, np.array(result.result["unexpected_index_list"], dtype=np.int64))
     if rule.needs_whole_batch:
-        raise EvaluationFailed(f"{rule.expectation} on {', '.join(rule.columns)}", error)
+        raise EvaluationFailed(rule, error)
     errors: dict[int, str] = {}
     rows = np.array(list(_isolated(rule, table, 0, error, errors)), dtype=np.int64)
     return Failing(rule, rows, errors)

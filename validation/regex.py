@@ -51,7 +51,9 @@ class Pattern:
         ascii_only = pc.string_is_ascii(texts)
         if not ascii_only.false_count:
             return found
-        return pc.if_else(ascii_only, found, self._by_python(texts))
+        # Only the others: Python's engine backtracks, over what RE2 has settled already as well.
+        others = pc.if_else(ascii_only, pa.scalar(None, texts.type), texts)
+        return pc.if_else(ascii_only, found, self._by_python(others))
 
     def _by_python(self, texts: pa.Array) -> pa.BooleanArray:
         encoded = texts.dictionary_encode()

@@ -37,7 +37,13 @@ class Rule:
     def reads_all_columns(self) -> bool:
         """Whether it looks beyond `columns`: at the table, by a condition, which may name any column, or at its place
         among the columns."""
-        return not self.columns or any(self.kwargs.get(key) is not None for key in ("row_condition", "column_index"))
+        return not self.columns or self.conditional or self.kwargs.get("column_index") is not None
+
+    @property
+    def conditional(self) -> bool:
+        """Whether only the rows that a condition takes are judged: it may read any column, and what it raises quotes
+        what it read."""
+        return self.kwargs.get("row_condition") is not None
 
     @property
     def needs_whole_batch(self) -> bool:

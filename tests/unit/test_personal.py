@@ -2,6 +2,7 @@
 
 import json
 import logging
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -21,6 +22,7 @@ from millrace.declare import cdc_source
 from stores.personal import personal_features
 from streams.changes import changes_schema
 from streams.declarations import captured_views, personal_columns
+from streams.decode import decode_records
 from streams.letters import DeadLetters, Rejection
 from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.personal import HIDDEN, NOTHING, PersonalColumns
@@ -29,7 +31,8 @@ from streams.windows import Windows
 from tests.envelopes import ORDERS, TOPIC, envelope, key, records, row
 from tests.unit.command_repo import command_repo
 from tests.worker_platform import Platform
-from validation.contract import load
+from validation.contract import Contract, load
+from validation.errors import EvaluationFailed
 from validation.rule import Outcome
 
 SECRET = "annabel@example.com"
@@ -43,6 +46,11 @@ CUSTOMER = PersonalColumns(frozenset({"customer"}))
         (f"expect_x on customer: '{SECRET}' (regex ^a)", f"expect_x on customer: {HIDDEN}"),
         (f"expect_x on amount, customer: 3, '{SECRET}'", f"expect_x on amount, customer: {HIDDEN}"),
         ("expect_x on amount: -3 (min 0)", "expect_x on amount: -3 (min 0)"),
+        (
+            f"expect_x on amount: -3 (cannot be evaluated: invalid: '{SECRET}')",
+            f"expect_x on amount: -3 (cannot be evaluated: {HIDDEN})",
+        ),
+        (f"expect_x on amount: -3 (row_condition='customer == \"{SECRET}\"')", f"expect_x on amount: {HIDDEN}"),
         (f"column customer (text): {SECRET!r}: too long", f"column customer (text): {HIDDEN}"),
         (f"column customer (varchar(20)[]): {SECRET!r}: too: long", f"column customer (varchar(20)[]): {HIDDEN}"),
         ("column amount (double precision): 'x': no number", "column amount (double precision): 'x': no number"),
@@ -128,6 +136,51 @@ def test_a_worker_writes_no_personal_data_into_letters_and_log(
     assert SECRET.encode() in letters[0].value  # the record itself is kept, to be replayed
 
 
+CONDITION = 'customer.str.split("@").str[0].astype("int") > 5'
+"""On what is no number, pandas quotes it."""
+
+
+def conditional(folder: Path, expectation: str, **kwargs: Any) -> Contract:
+    contract = folder / "public.orders.json"
+    rule = {"type": expectation, "kwargs": {**kwargs, "row_condition": CONDITION, "condition_parser": "pandas"}}
+    contract.write_text(json.dumps({"name": "orders", "expectations": [rule], "meta": {}}))
+    return load(contract, changes_schema(ORDERS))
+
+
+def test_a_condition_on_personal_data_does_not_quote_it(tmp_path: Path) -> None:
+    made = conditional(tmp_path, "expect_column_values_to_not_be_null", column="amount")
+    given = records((key(1), envelope("c", row(1, SECRET), lsn=1)))
+    for personal in (NOTHING, CUSTOMER):
+        (rejection,) = personal.rejections(take(given, Flow(ORDERS, made, (), personal), 10_000).rejections)
+        assert ("annabel" in rejection.reasons[0]) is (personal is NOTHING)
+
+
+def test_a_failed_evaluation_does_not_quote_personal_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = conditional(tmp_path, "expect_column_values_to_be_unique", column="amount")
+    given = records((key(1), envelope("c", row(1, SECRET), lsn=1)))
+
+    def fails(rules: Any, table: Any) -> Any:
+        raise EvaluationFailed(rules[0], f"invalid literal: {SECRET!r}")
+
+    monkeypatch.setattr("validation.gx.failing", fails)
+    for personal in (NOTHING, CUSTOMER):
+        with pytest.raises(EvaluationFailed, match="cannot evaluate expect_column_values_to_be_unique on amount") as e:
+            take(given, Flow(ORDERS, made, (), personal), 10_000)
+        assert (SECRET in "".join(traceback.format_exception(e.value))) is (personal is NOTHING)
+
+
+def test_data_docs_do_not_quote_personal_data_of_a_condition(tmp_path: Path) -> None:
+    made = conditional(tmp_path, "expect_column_values_to_not_be_null", column="amount")
+    rows = take(records((key(1), envelope("c", row(1, SECRET), lsn=1))), Flow(ORDERS, made, ()), 10_000)
+    assert not rows.accepted.changes.rows.num_rows
+    table = decode_records(rows.records, ORDERS, (), 10_000).changes.rows
+    for personal in (NOTHING, CUSTOMER):
+        docs = tmp_path / ("hidden" if personal else "shown")
+        report = made.validate(table, docs, personal.has)
+        told = repr(report) + "".join(page.read_text() for page in docs.rglob("*.html"))
+        assert report.outcomes[0].error and ("annabel" in told) is (personal is NOTHING)
+
+
 def test_the_same_worker_without_the_tag_shows_the_value(tmp_path: Path) -> None:
     """What the test above would miss if nothing had a value in it."""
     rule = {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "customer", "regex": "^[a-z]+$"}}
@@ -156,6 +209,37 @@ def test_what_a_window_observed_of_personal_data_is_hidden(tmp_path: Path) -> No
         windows._report(TOPIC, Finished())  # type: ignore[arg-type]  # only its result is asked for
         seen.append(windows.results[TOPIC][0]["observed"])
     assert seen == [99.5, HIDDEN]
+
+
+def test_a_window_does_not_quote_personal_data_of_a_condition(tmp_path: Path) -> None:
+    made = conditional(tmp_path, "expect_column_max_to_be_between", column="amount", max_value=1)
+    (rule,) = made.table_rules
+    outcome = Outcome(rule, False, 10, error=f"invalid literal: {SECRET!r}")
+
+    class Finished:
+        def get(self) -> list[Outcome]:
+            return [outcome]
+
+    seen = []
+    for personal in (NOTHING, CUSTOMER):
+        windows = Windows({TOPIC: Flow(ORDERS, made, (), personal)}, 10, 60.0)
+        windows._report(TOPIC, Finished())  # type: ignore[arg-type]  # only its result is asked for
+        seen.append(windows.results[TOPIC][0]["error"])
+    assert seen == [outcome.error, HIDDEN]
+
+
+def test_an_evaluation_that_breaks_does_not_quote_personal_data(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = conditional(tmp_path, "expect_column_max_to_be_between", column="amount", max_value=1)
+
+    class Broken:
+        def get(self) -> list[Outcome]:
+            raise ValueError(SECRET)
+
+    windows = Windows({TOPIC: Flow(ORDERS, made, (), CUSTOMER)}, 10, 60.0)
+    windows._report(TOPIC, Broken())  # type: ignore[arg-type]  # only its result is asked for
+    assert "ValueError" in caplog.text and SECRET not in caplog.text
 
 
 Letters = Callable[..., Result]

@@ -15,6 +15,7 @@ import pytest
 
 from validation.contract import Contract, load
 from validation.errors import ContractError
+from validation.regex import Pattern
 
 SCHEMA = pa.schema(
     [
@@ -161,6 +162,16 @@ def test_many_columns_together_are_told_apart(tmp_path: Path) -> None:
     )
     times = Counter(rows)
     assert rejected(load(path, table.schema), table) == [i for i, row in enumerate(rows) if times[row] > 1]
+
+
+def test_only_texts_beyond_ascii_reach_pythons_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It backtracks: over a text of ASCII, which RE2 settles in linear time, it may take for ever."""
+    pattern = Pattern("^(a+)+$")
+    reached: list[str] = []
+    monkeypatch.setattr(pattern, "_search", reached.append)
+    found = pattern.found(pa.array(["aaa", "\u00e9", None, "aab", "\u00e9", "aaa"]))
+    assert found.to_pylist() == [True, False, None, False, False, True]
+    assert reached == ["\u00e9"]
 
 
 def test_columns_that_no_rule_names_may_be_missing_or_more(write: Write) -> None:
