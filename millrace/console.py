@@ -8,7 +8,7 @@ from typing import Any
 from millrace.repo import Repo
 from millrace.status import repo_status
 from millrace.wiring import producer, topics
-from serving.applied import RegistryUnreadable, check
+from serving.applied import check
 from serving.console.platform import (
     LetterLine,
     Platform,
@@ -18,6 +18,7 @@ from serving.console.platform import (
     TableState,
     WorkerState,
 )
+from stores.errors import RegistryUnreadable
 from streams.broker import BrokerUnavailable, Topics
 from streams.declarations import DeclarationError
 from streams.letters import Letter, read, replay
@@ -38,7 +39,6 @@ class RepoPlatform(Platform):
     def state(self) -> PlatformState:
         with _told():
             check(self._repo.config)
-            self._repo.store.refresh_registry()
             captured = {one.view.name: one.topic for one in self._repo.declared()}
             return platform_state(captured, repo_status(self._repo))
 

@@ -6,9 +6,10 @@ import re
 import sys
 from collections.abc import Collection
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 
 from feast import FeatureStore
 from feast.repo_config import RegistryConfig, RepoConfig, load_repo_config
@@ -22,7 +23,9 @@ from millrace import settings
 from millrace.modules import check_names, importable
 from millrace.said import said, said_by_module
 from millrace.settings import Settings, SettingsError
-from serving.applied import Applied, RegistryUnreadable
+from serving.applied import Applied
+from serving.frozen import Frozen
+from stores.errors import NothingApplied
 from stores.feast_functions import loading
 from streams.declarations import DeclarationError, Declared, captured_views, personal_columns
 from streams.personal import PersonalColumns
@@ -49,6 +52,9 @@ class Repo:
     stack_folder: Path
     settings: Settings
     store: FeatureStore
+    applied: Applied
+    _reads: Lock = field(default_factory=Lock, repr=False)
+    """Held while the registry is read: threads of the console share the repo."""
 
     @property
     def workers_folder(self) -> Path:
@@ -85,7 +91,8 @@ class Repo:
         return self.path / self.settings.contracts / f"{table.schema}.{table.name}.json"
 
     def declared(self) -> list[Declared]:
-        """The captured views of the registry, as last applied. Raises `DeclarationError`, and `FunctionUnloadable`."""
+        """The captured views of the registry, as last applied. Raises `DeclarationError`, `FunctionUnloadable` and
+        `RegistryUnreadable`."""
         declared = self._captured()
         if not declared:
             raise DeclarationError(
@@ -94,22 +101,34 @@ class Repo:
         return declared
 
     def personal(self) -> dict[str, PersonalColumns]:
-        """The columns of each captured table that personal features read, by topic, as last applied."""
+        """The columns of each captured table that personal features read, by topic, as last applied. Raises as
+        `declared`, but where nothing is captured."""
         by_topic: dict[str, list[Declared]] = {}
         for declared in self._captured():
             by_topic.setdefault(declared.topic, []).append(declared)
         return {topic: personal_columns(views) for topic, views in by_topic.items()}
 
     def _captured(self) -> list[Declared]:
-        with loading(self.store.registry.proto, self.project):
-            views = [*self.store.list_feature_views(), *self.store.list_stream_feature_views()]
-        return captured_views({v.name: v for v in views}.values(), self.store.list_entities(), self.settings.sources)
+        registry = self.registry()
+        with loading(registry.proto, self.project):
+            views = [*registry.list_feature_views(self.project), *registry.list_stream_feature_views(self.project)]
+        entities = registry.list_entities(self.project)
+        return captured_views({v.name: v for v in views}.values(), entities, self.settings.sources)
+
+    def registry(self) -> Frozen:
+        """The registry as last applied, whole. Raises `RegistryUnreadable`.
+
+        Feast's own takes a part of one that is being written for all of it, and makes one where there is none.
+        """
+        with self._reads:
+            return self.applied.read()
 
     def online_name(self, view: str) -> str:
-        """Feast's name of a view inside the online store: with its version where versioning is on."""
+        """Feast's name of a view inside the online store: with its version where versioning is on. Raises
+        `RegistryUnreadable`."""
         if not self.config.registry.enable_online_feature_view_versioning:
             return view
-        version = self.store.get_feature_view(view).current_version_number
+        version = self.registry().get_any_feature_view(view, self.project).current_version_number
         return f"{view}_v{version}" if version else view
 
 
@@ -133,7 +152,8 @@ def open_repo(path: Path, stack_folder: Path) -> Repo:
             f"{yaml}: entity_key_serialization_version is {found}, and millrace writes the keys of {SERIALIZATION}: "
             f"Feast would find no entity. Set it to {SERIALIZATION}"
         )
-    return Repo(path, stack_folder, loaded, store)
+    applied = Applied(store.config.model_copy(deep=True))  # of its own: it changes how Feast reads
+    return Repo(path, stack_folder, loaded, store, applied)
 
 
 def _check_registry(yaml: Path, registry: RegistryConfig) -> None:
@@ -180,11 +200,12 @@ def parse(repo: Repo) -> RepoContents:
 
 def rehearse(repo: Repo, contents: RepoContents) -> None:
     """Feast's own checks of the parsed objects, as its apply makes them. Raises `DeclarationError`, and
-    `FunctionUnloadable`: it compares each function with the one that was applied before.
+    `FunctionUnloadable`: it compares each function with the one that was applied before. Raises
+    `RegistryUnreadable` where what was applied can neither be read nor written over.
 
     With a registry of its own: Feast writes to one even to plan.
     """
-    with suppress(RegistryUnreadable):  # nothing is applied yet
+    with suppress(NothingApplied):
         Applied(load_repo_config(repo.path, repo.path / "feature_store.yaml")).take()
     config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
     with TemporaryDirectory() as scratch:

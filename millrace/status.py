@@ -22,8 +22,11 @@ from connectors.source import SourceUnavailable
 from millrace.made_again import Dropped, dropped
 from millrace.repo import Repo
 from millrace.wiring import connect, lake, no_source, online, source, topics, vectors
-from stores.errors import StoreRefused, StoreUnavailable
+from serving.applied import check
+from stores.errors import RegistryUnreadable, StoreRefused, StoreUnavailable
+from stores.feast_functions import FunctionUnloadable
 from streams.broker import BrokerUnavailable
+from streams.declarations import DeclarationError, Declared
 from streams.snapshots import unreconciled
 
 SECONDS = 5
@@ -39,7 +42,8 @@ OF_A_WORKER = frozenset({"waiting_for", "paused", "key_changes_lost", "resumed",
 def repo_status(repo: Repo) -> dict[str, Any]:
     """What runs for a feature repo. `problems` names everything that is wrong, each once; empty if nothing is."""
     problems: list[str] = []
-    views = _views(repo, problems)
+    declared = _declared(repo, problems)
+    views = _views(repo, declared, problems)
     captured = sorted(views)
     sources = sorted({_source_of(topic) for topic in captured})  # no other has a connector or a slot
     parts: dict[str, Ask] = {
@@ -47,7 +51,7 @@ def repo_status(repo: Repo) -> dict[str, Any]:
         "slots": partial(_slots, repo, sources),
         "stores": partial(_stores, repo),
         "workers": partial(_workers, repo.workers_folder),
-        "lag": partial(_lag, repo, sorted({declared.topic for declared in repo.declared()})),
+        "lag": partial(_lag, repo, sorted({one.topic for one in declared})),
         "snapshots": partial(_snapshots, repo, captured),
         "dropped": partial(_dropped, repo, views),
     }
@@ -177,11 +181,21 @@ def _get(address: str) -> bytes:
         return waiting.read()
 
 
-def _views(repo: Repo, problems: list[str]) -> dict[str, list[str]]:
+def _declared(repo: Repo, problems: list[str]) -> list[Declared]:
+    """The captured views; none where the registry does not tell them: what needs none of them is asked all the same."""
+    try:
+        check(repo.config)  # within seconds: a database that hangs would be waited for
+        return repo.declared()
+    except (RegistryUnreadable, DeclarationError, FunctionUnloadable) as error:
+        problems.append(str(error))
+        return []
+
+
+def _views(repo: Repo, captured: Sequence[Declared], problems: list[str]) -> dict[str, list[str]]:
     """The views over each captured table whose source database is named. One that is not cannot be asked: the repo is
     not as it was applied."""
     views: dict[str, list[str]] = {}
-    for declared in repo.declared():
+    for declared in captured:
         views.setdefault(declared.topic, []).append(declared.view.name)
     for name in sorted({_source_of(topic) for topic in views} - set(repo.settings.sources)):
         problems.append(no_source(repo, name))

@@ -14,6 +14,8 @@ from google.protobuf.message import DecodeError
 
 from serving.frozen import Frozen
 from serving.snapshot import Snapshot
+from stores.errors import NothingApplied, RegistryUnreadable
+from stores.feast_functions import FunctionUnloadable
 
 SETTLE_SECONDS = 0.1
 """A file is read again after this time, and what it has is taken if it was the same twice."""
@@ -28,12 +30,8 @@ SERVERS = frozenset({"sql", "snowflake.registry", "remote"})
 """Feast's types of registries that are asked, object by object, by a connection; every other is one file or object."""
 
 
-class RegistryUnreadable(Exception):
-    """What is stored is no whole registry of the project; the text says where, and what to do."""
-
-
 class Applied:
-    """Takes snapshots of the registry that a configuration names. For one thread at a time.
+    """Reads the registry that a configuration names, and takes snapshots of it. For one thread at a time.
 
     A connection to a database is made by the first look and kept.
     """
@@ -41,19 +39,37 @@ class Applied:
     def __init__(self, config: RepoConfig) -> None:
         self._config = config
         self._opened: RegistryStore | BaseRegistry | None = None
+        self._frozen: Frozen | None = None
+        self._fingerprint = b""
         self._taken: Snapshot | None = None
 
     def take(self) -> Snapshot:
-        """The registry as it is now: the snapshot of before if that has not changed.
-
-        Raises `RegistryUnreadable` where it is missing, empty, cut off, of other projects or not at rest, and what
-        Feast raises where it cannot be reached.
-        """
-        message = self._settled()
-        if self._taken is None or not self._is_taken(message):
-            versions = self._opened if isinstance(self._opened, BaseRegistry) else None
-            self._taken = Snapshot(self._config, Frozen(self._config, message, versions))
+        """A snapshot of the registry as it is now: that of before if it has not changed. Raises `RegistryUnreadable`,
+        as `read` does, and `FunctionUnloadable`."""
+        frozen = self.read()
+        if self._taken is None or self._taken.registry is not frozen:
+            self._taken = Snapshot(self._config, frozen)
         return self._taken
+
+    def read(self) -> Frozen:
+        """The registry as it is now, of which nothing is loaded yet: that of before if it has not changed.
+
+        Raises `RegistryUnreadable` where it is missing, empty, cut off, of other projects or not at rest, and where it
+        cannot be reached.
+        """
+        try:
+            message = self._settled()
+        except RegistryUnreadable:
+            raise
+        except Exception as error:  # a registry may be in any store, which raises what it likes
+            raise RegistryUnreadable(
+                f"{self.place} cannot be read: {type(error).__name__}: {self._said(error)}; see whether it is up and "
+                "reached"
+            ) from error
+        if self._frozen is None or not self._is_known(message):
+            versions = self._opened if isinstance(self._opened, BaseRegistry) else None
+            self._frozen, self._fingerprint = Frozen(self._config, message, versions), _text(message)
+        return self._frozen
 
     def _settled(self) -> RegistryProto:
         """Feast empties a file before it fills it: what cannot be read now may be soon, and what can may be a part."""
@@ -66,13 +82,24 @@ class Applied:
             except RegistryUnreadable as error:
                 before, unreadable = None, error
                 continue
-            if message == before or isinstance(self._opened, BaseRegistry) or self._is_taken(message):
+            if message == before or isinstance(self._opened, BaseRegistry) or self._is_known(message):
                 return message
             before, unreadable = message, RegistryUnreadable(f"{self.place} was another each time that it was read")
         raise unreadable
 
-    def _is_taken(self, message: RegistryProto) -> bool:
-        return self._taken is not None and _text(message) == self._taken.fingerprint
+    def _is_known(self, message: RegistryProto) -> bool:
+        return self._frozen is not None and _text(message) == self._fingerprint
+
+    def _said(self, error: Exception) -> str:
+        """Its first line: of a database the statement and its values come below. A password that holds an @ is taken
+        for a part of the host, which is named."""
+        words = str(error).partition("\n")[0]
+        registry = self._config.registry
+        for url in (str(registry.path), str(getattr(registry, "read_path", None) or "")):
+            password = url.partition("://")[2].rpartition("@")[0].partition(":")[2]
+            for part in sorted(filter(None, password.split("@")), key=len, reverse=True):
+                words = words.replace(part, "...")
+        return words
 
     def _read(self) -> RegistryProto:
         if self._opened is None:
@@ -81,14 +108,15 @@ class Applied:
         try:
             message: RegistryProto = opened.proto() if isinstance(opened, BaseRegistry) else opened.get_registry_proto()
         except FileNotFoundError as error:
-            raise RegistryUnreadable(f"there is no registry at {self.place}: run millrace apply ({error})") from error
+            raise NothingApplied(f"there is no registry at {self.place}: run millrace apply ({error})") from error
         except DecodeError as error:
             raise RegistryUnreadable(
-                f"{self.place} is cut off, or no registry of Feast's: run millrace apply ({error})"
+                f"{self.place} is cut off, or no registry of Feast's: put its backup back, or move it away and run "
+                f"millrace apply ({error})"
             ) from error
         # The project comes last in a file, behind all that it declares but the old versions of views.
         if self._config.project not in {project.spec.name for project in message.projects}:
-            raise RegistryUnreadable(
+            raise NothingApplied(
                 f"{self.place} has no project {self._config.project!r}: it is empty, cut off, being written, or "
                 "another's; if it stays so, run millrace apply"
             )
@@ -124,14 +152,12 @@ def check(config: RepoConfig) -> None:
 
 def _try(config: RepoConfig, tells: Connection) -> None:
     """Tell why the registry cannot be taken, "" if it can."""
-    applied = Applied(config)
     try:
-        applied.take()
-    except RegistryUnreadable as error:
+        Applied(config).take()
+    except (RegistryUnreadable, FunctionUnloadable) as error:
         tells.send(str(error))
-    except Exception as error:  # noqa: BLE001  # a registry may be in any store, which raises what it likes
-        words = str(error).partition("\n")[0]
-        tells.send(f"{applied.place} cannot be read: {type(error).__name__}: {words}; see whether it is up and reached")
+    except Exception as error:  # noqa: BLE001  # what Feast makes objects of may be none to it
+        tells.send(f"the registry cannot be taken: {type(error).__name__}: {error}")
     else:
         tells.send("")
 

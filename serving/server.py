@@ -19,9 +19,9 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.net import SocketHolder  # type: ignore[attr-defined]  # it has no stub there
 
-from serving.applied import RegistryUnreadable
 from serving.http import Application
 from serving.tls import Postponed, TlsFiles, TlsWatch
+from stores.errors import RegistryUnreadable
 
 log = logging.getLogger(__name__)
 

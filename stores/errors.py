@@ -19,3 +19,14 @@ class StoreRefused(Exception):
 
 class NotSetUp(StoreRefused):
     """The store has no place for a view: `millrace apply` has not made it yet, or is just taking it away."""
+
+
+class RegistryUnreadable(Exception):
+    """Feast's registry is away, or what is stored is no whole one of the project; the text says where, and what to do.
+
+    It may be just being written: wait and retry, as for a store.
+    """
+
+
+class NothingApplied(RegistryUnreadable):
+    """There is no registry, or none of the project: what `millrace apply` makes."""

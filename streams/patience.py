@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from stores.errors import NotSetUp, StoreUnavailable
+from stores.errors import NotSetUp, RegistryUnreadable, StoreUnavailable
 from streams.broker import BrokerUnavailable
 from streams.embedders import EmbedderUnavailable
 
 log = logging.getLogger(__name__)
 
-UNAVAILABLE = (StoreUnavailable, NotSetUp, BrokerUnavailable, EmbedderUnavailable)
+UNAVAILABLE = (StoreUnavailable, NotSetUp, BrokerUnavailable, EmbedderUnavailable, RegistryUnreadable)
 """What comes back, or is made: a view without its table is one that `millrace apply` is still working on, at the end
-of which workers start anew."""
+of which workers start anew; and Feast empties a registry before it fills it."""
 
 FIRST_SECONDS, LONGEST_SECONDS = 0.05, 2.0
 

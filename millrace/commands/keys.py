@@ -86,7 +86,7 @@ def revoke(places: Places, out: Out, name: str) -> None:
 
 
 def _check_services(repo: "Repo", services: tuple[str, ...]) -> None:
-    known = {service.name for service in repo.store.list_feature_services()}
+    known = {service.name for service in repo.registry().list_feature_services(repo.project)}
     if unknown := [service for service in services if service not in known]:
         there_are = ", ".join(sorted(known)) or "none; millrace apply brings them into the registry"
         raise Failed(f"there is no feature service {unknown[0]!r}; there are: {there_are}")

@@ -12,7 +12,7 @@ from millrace.cli import millrace as command_line
 from millrace.repo import open_repo
 from millrace.settings import SettingsError
 from millrace.wiring import online, reads
-from serving.applied import RegistryUnreadable
+from stores.errors import RegistryUnreadable
 from tests.unit.command_repo import command_repo
 
 

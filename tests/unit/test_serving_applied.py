@@ -11,10 +11,10 @@ from feast.infra.registry.registry import Registry as FeastRegistry
 from feast.infra.registry.sql import SqlRegistry
 from feast.types import Int64, PrimitiveFeastType, String
 
-from serving.applied import Applied, RegistryUnreadable, check
+from serving.applied import Applied, check
 from serving.refresh import Registry
 from serving.snapshot import Asked, Snapshot
-from stores.errors import StoreUnavailable
+from stores.errors import RegistryUnreadable, StoreUnavailable
 from tests.unit.local_feast import local_feast
 
 THINGS, OTHERS = Asked(("things:value",), None, False), Asked(("others:value",), None, False)
