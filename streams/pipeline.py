@@ -245,19 +245,19 @@ def process(changes: Changes, flow: Flow, timed: Timed = untimed) -> Accepted:
 
 def _check(changes: Changes, flow: Flow, bad: dict[int, tuple[Stage, list[str]]]) -> Counter[str]:
     """Put the rows that fail a critical expectation into `bad`; deletes and truncates bring no values to check."""
-    warnings: Counter[str] = Counter()
-    for positions in _rounds(changes, flow.contract):
-        rows = changes.rows if len(positions) == len(changes) else changes.rows.take(positions)
-        verdict = _verdict(rows, flow)
-        for i, reasons in verdict.critical().items():
-            bad[int(positions[i])] = ("contract", [_words(reason) for reason in reasons])
-        warnings.update({f.rule.id: f.count for f in verdict.failures if f.rule.severity != "critical"})
-    return warnings
+    live = np.flatnonzero(pc.is_in(changes.rows["_op"], LIVE))
+    if not len(live):
+        return Counter()
+    rows = changes.rows if len(live) == len(changes) else changes.rows.take(live)
+    verdict = _verdict(rows, _rounds(rows, changes.table, flow.contract), flow)
+    for i, reasons in verdict.critical().items():
+        bad[int(live[i])] = ("contract", [_words(reason) for reason in reasons])
+    return Counter({f.rule.id: f.count for f in verdict.failures if f.rule.severity != "critical"})
 
 
-def _verdict(rows: pa.Table, flow: Flow) -> Verdict:
+def _verdict(rows: pa.Table, rounds: Sequence[np.ndarray], flow: Flow) -> Verdict:
     try:
-        return flow.contract.check(rows)
+        return flow.contract.check(rows, rounds)
     except EvaluationFailed as error:
         if not flow.personal.read_by(error.rule):
             raise
@@ -265,22 +265,19 @@ def _verdict(rows: pa.Table, flow: Flow) -> Verdict:
     raise failed  # Not within `except`: a traceback would show the other with it.
 
 
-def _rounds(changes: Changes, contract: Contract) -> list[np.ndarray]:
-    """The positions of the rows with values, in the batches in which they are checked: one, unless a rule looks
-    across rows. Two changes of one row are no duplicates, so the second then goes to the next batch."""
-    live = np.flatnonzero(pc.is_in(changes.rows["_op"], LIVE))
-    if not len(live):
-        return []
+def _rounds(rows: pa.Table, table: Table, contract: Contract) -> list[np.ndarray]:
+    """The positions of the rows, in the parts in which rules that look across rows judge them; none if there is no
+    such rule. Two changes of one row are no duplicates, so the second goes to the next part."""
     if not any(rule.needs_whole_batch for rule in contract.rules):
-        return [live]
-    table = changes.table
-    columns = [plain(changes.rows[name].take(live), table.column(name)).to_pylist() for name in table.primary_key]
+        return []
+    columns = [plain(rows[name], table.column(name)).to_pylist() for name in table.primary_key]
     seen: Counter[tuple[object, ...]] = Counter()
-    turns = np.empty(len(live), np.int64)
+    turns = np.empty(rows.num_rows, np.int64)
     for i, key in enumerate(zip(*columns, strict=True)):
         turns[i] = seen[key]
         seen[key] += 1
-    return [live[turns == turn] for turn in range(int(turns.max()) + 1)]
+    # Sorted once: a mask for each turn would look at all rows as often as one row has changed.
+    return np.split(np.argsort(turns, kind="stable"), np.cumsum(np.bincount(turns))[:-1])
 
 
 def _words(reason: Reason) -> str:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
+Positions = np.ndarray[tuple[int], np.dtype[np.int64]]
+
 _LONGEST_VALUE = 200
 """Characters of a value that a reason shows."""
 
@@ -43,17 +46,21 @@ class Contract:
     _by_gx: tuple[Rule, ...]
     _columns: tuple[str, ...]
 
-    def check(self, table: pa.Table) -> "Verdict":
+    def check(self, table: pa.Table, rounds: Sequence[Positions] = ()) -> "Verdict":
         """The verdict on each row of a batch.
 
+        `rounds` parts the rows, by position, for the rules that look across them: each such rule is judged in
+        every part by itself, and where there are no rounds over all rows.
+
         The table has at least the columns that the rules name, in the types that the contract was loaded
-        for: types are the decoder's task, and checked before. Uniqueness is judged within the batch. Rows
-        that fail warning and info rules are counted and logged, in one line a batch.
+        for: types are the decoder's task, and checked before. Uniqueness is judged within the batch, or its
+        rounds. Rows that fail warning and info rules are counted and logged, in one line a batch.
 
         Raises `ValueError` for another type, and `EvaluationFailed` where Great Expectations gives up.
         """
         arrays = {column: self._array(table, column) for column in self._columns}
-        failures = [*self._compiled_failures(arrays), *self._gx_failures(table)]
+        rounds = rounds if len(rounds) > 1 else ()
+        failures = [*self._compiled_failures(arrays, table.num_rows, rounds), *self._gx_failures(table, rounds)]
         verdict = _verdict(table, failures)
         if any(failure.rule.severity != "critical" for failure in failures):
             self._log(verdict)
@@ -79,22 +86,35 @@ class Contract:
                 raise ContractError(self.file, rule.index, error.problem, error.instead, rule.expectation) from error
         return gx.run_suite(self.name, rules, table.select(self.schema.names), docs, hidden)
 
-    def _compiled_failures(self, arrays: Mapping[str, pa.Array]) -> "list[Failure]":
+    def _compiled_failures(
+        self, arrays: Mapping[str, pa.Array], rows: int, rounds: Sequence[Positions]
+    ) -> "list[Failure]":
         failures: list[Failure] = []
         for rule, check in self._compiled:
-            failing = check(*[arrays[column] for column in rule.columns])
-            if failing is not None and failing.true_count:
-                mask = failing.fill_null(False).to_numpy(zero_copy_only=False)
+            columns = [arrays[column] for column in rule.columns]
+            parted = rounds and rule.needs_whole_batch
+            mask = _in_rounds(check, columns, rows, rounds) if parted else _mask(check, columns)
+            if mask is not None:
                 failures.append(Failure(rule, mask, {}))
         return failures
 
-    def _gx_failures(self, table: pa.Table) -> "list[Failure]":
+    def _gx_failures(self, table: pa.Table, rounds: Sequence[Positions]) -> "list[Failure]":
         if not self._by_gx or not table.num_rows:
             return []
         from validation import gx
 
-        found = gx.failing(self._by_gx, table)
-        return [_failure(one, table.num_rows) for one in found if one.rows.size]
+        across = [rule for rule in self._by_gx if rounds and rule.needs_whole_batch]
+        by_row = [rule for rule in self._by_gx if rule not in across]
+        failures = {one.rule.index: _failure(one, table.num_rows) for one in gx.failing(by_row, table) if one.rows.size}
+        parts = [(positions, gx.failing(across, table.take(positions))) for positions in rounds] if across else []
+        for i, rule in enumerate(across):
+            mask, errors = np.zeros(table.num_rows, dtype=np.bool_), dict[int, str]()
+            for positions, found in parts:
+                mask[positions[found[i].rows]] = True
+                errors |= {int(positions[row]): error for row, error in found[i].errors.items()}
+            if mask.any():
+                failures[rule.index] = Failure(rule, mask, errors)
+        return [failures[rule.index] for rule in self._by_gx if rule.index in failures]
 
     def _array(self, table: pa.Table, column: str) -> pa.Array:
         chunks = table.column(column)
@@ -119,7 +139,7 @@ class Failure:
     """One rule and the rows of a batch that fail it; `errors` says where it could not be evaluated."""
 
     rule: Rule
-    rows: "np.ndarray[tuple[int], np.dtype[np.bool_]]"
+    rows: Mask
     errors: Mapping[int, str]
 
     @property
@@ -230,6 +250,27 @@ def _verify(rule: Rule) -> None:
     from validation import gx
 
     gx.verify(rule)
+
+
+def _mask(check: Check, columns: Sequence[pa.Array]) -> Mask | None:
+    """The failing rows, None if there are none."""
+    failing = check(*columns)
+    if failing is None or not failing.true_count:
+        return None
+    mask: Mask = failing.fill_null(False).to_numpy(zero_copy_only=False)
+    return mask
+
+
+def _in_rounds(check: Check, columns: Sequence[pa.Array], rows: int, rounds: Sequence[Positions]) -> Mask | None:
+    """The failing rows of a rule across rows, round by round."""
+    mask = np.zeros(rows, dtype=np.bool_)
+    for positions in rounds:
+        if len(positions) == 1:
+            continue  # All that is compiled across rows is uniqueness, and no row repeats itself.
+        failing = _mask(check, [column.take(pa.array(positions)) for column in columns])
+        if failing is not None:
+            mask[positions] = failing
+    return mask if mask.any() else None
 
 
 def _failure(found: "Failing", rows: int) -> Failure:
