@@ -42,10 +42,12 @@ OF_A_WORKER = frozenset({"waiting_for", "paused", "key_changes_lost", "resumed",
 def repo_status(repo: Repo) -> dict[str, Any]:
     """What runs for a feature repo. `problems` names everything that is wrong, each once; empty if nothing is."""
     problems: list[str] = []
-    declared = _declared(repo, problems)
+    known = _declared(repo, problems)
+    declared = known or []
     views = _views(repo, declared, problems)
     captured = sorted(views)
-    sources = sorted({_source_of(topic) for topic in captured})  # no other has a connector or a slot
+    # No other has a connector or a slot, where it is known which are captured.
+    sources = sorted(repo.settings.sources if known is None else {_source_of(topic) for topic in captured})
     parts: dict[str, Ask] = {
         "connectors": partial(_connectors, repo, sources),
         "slots": partial(_slots, repo, sources),
@@ -181,14 +183,14 @@ def _get(address: str) -> bytes:
         return waiting.read()
 
 
-def _declared(repo: Repo, problems: list[str]) -> list[Declared]:
-    """The captured views; none where the registry does not tell them: what needs none of them is asked all the same."""
+def _declared(repo: Repo, problems: list[str]) -> list[Declared] | None:
+    """The captured views; None where the registry does not tell them: what needs none of them is asked all the same."""
     try:
         check(repo.config)  # within seconds: a database that hangs would be waited for
         return repo.declared()
     except (RegistryUnreadable, DeclarationError, FunctionUnloadable) as error:
         problems.append(str(error))
-        return []
+        return None
 
 
 def _views(repo: Repo, captured: Sequence[Declared], problems: list[str]) -> dict[str, list[str]]:
