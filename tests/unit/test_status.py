@@ -193,12 +193,13 @@ def test_a_source_that_no_view_captures_is_not_looked_at(monkeypatch: pytest.Mon
         "_dropped": lambda repo, views, problems: Dropped([], [], {}, []),
         **dict.fromkeys(("_stores", "_workers"), lambda asked, problems: {}),
         "_lag": lambda repo, tables, problems: {},
+        "check": lambda config: None,
     }
     for name, part in parts.items():
         monkeypatch.setattr(millrace.status, name, part)
     declared = [SimpleNamespace(topic=TOPIC, view=SimpleNamespace(name="orders"))]
     settings = SimpleNamespace(sources={"depot": None, "shop": None})
-    repo = SimpleNamespace(settings=settings, declared=lambda: declared, workers_folder=None)
+    repo = SimpleNamespace(settings=settings, config=None, declared=lambda: declared, workers_folder=None)
     told = repo_status(repo)  # type: ignore[arg-type]  # as much of a repo as it asks for
     assert told["connectors"] == {"shop": "absent"}
     assert [problem.split(":")[0] for problem in told["problems"]] == [
