@@ -29,6 +29,7 @@ from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
 from validation.catalogue import EXPECTATIONS, Reading
+from validation.condition import alone
 from validation.errors import EvaluationFailed, RuleError
 from validation.frames import frame
 from validation.rule import Outcome, Rule, SuiteReport
@@ -68,8 +69,9 @@ def failing(rules: Sequence[Rule], table: pa.Table) -> list[Failing]:
     """The rows that fail each of these row-level rules, in the order of the rules.
 
     One value that an expectation cannot stand makes Great Expectations give up the whole batch. The rows
-    are then halved until it stands alone: that row fails, with what was raised as the reason. Raises
-    `EvaluationFailed` where the rule cannot be split so, because its verdicts hang on other rows.
+    are then halved until it stands alone: that row fails, with what was raised as the reason. Of a rule whose
+    verdicts hang on other rows only its condition can be split so, and the rows that the condition stands are
+    judged without the others; what else such a rule raises is raised, as `EvaluationFailed`.
     """
     results = _validate(rules, table, _ROWS_FORMAT)
     return [_failing(rule, result, table) for rule, result in zip(rules, results, strict=True)]
@@ -202,10 +204,36 @@ def _failing(rule: Rule, result: ExpectationValidationResult, table: pa.Table) -
     if error is None:
         return Failing(rule, np.array(result.result["unexpected_index_list"], dtype=np.int64))
     if rule.needs_whole_batch:
-        raise EvaluationFailed(rule, error)
+        return _failing_across(rule, table, error)
     errors: dict[int, str] = {}
     rows = np.array(list(_isolated(rule, table, 0, error, errors)), dtype=np.int64)
     return Failing(rule, rows, errors)
+
+
+def _failing_across(rule: Rule, table: pa.Table, error: str) -> Failing:
+    """The failing rows of a rule across rows, which raised `error`: those that its condition raises on, and of the
+    others those that fail among themselves."""
+    errors = _raising(alone(rule, table.column_names), table) if rule.conditional else {}
+    if not errors:
+        raise EvaluationFailed(rule, error)
+    rest = np.setdiff1d(np.arange(table.num_rows), list(errors))
+    failing = np.array(list(errors), dtype=np.int64)
+    if rest.size:
+        part = table.take(pa.array(rest))
+        (result,) = _validate([rule], part, _ROWS_FORMAT)
+        found = _failing(rule, result, part)
+        failing = np.concatenate([failing, rest[found.rows]])
+        errors |= {int(rest[row]): raised for row, raised in found.errors.items()}
+    return Failing(rule, failing, errors)
+
+
+def _raising(condition: Rule, table: pa.Table) -> dict[int, str]:
+    """The rows on which a condition raises, and what."""
+    (result,) = _validate([condition], table, _ROWS_FORMAT)
+    error, errors = _error(result), dict[int, str]()
+    if error is not None:
+        list(_isolated(condition, table, 0, error, errors))  # Which rows fail besides means nothing here.
+    return errors
 
 
 def _isolated(rule: Rule, table: pa.Table, start: int, error: str, errors: dict[int, str]) -> Iterator[int]:
@@ -219,7 +247,7 @@ def _isolated(rule: Rule, table: pa.Table, start: int, error: str, errors: dict[
         (result,) = _validate([rule], part, _ROWS_FORMAT)
         raised = _error(result)
         if raised is None:
-            yield from (start + offset + row for row in result.result["unexpected_index_list"])
+            yield from (start + offset + row for row in result.result.get("unexpected_index_list", ()))
         else:
             yield from _isolated(rule, part, start + offset, raised, errors)
 

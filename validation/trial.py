@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pat
 
-from validation.catalogue import EXPECTATIONS, Reading
+from validation.condition import CONDITION, alone
 from validation.errors import RuleError
 from validation.kinds import Kind, kind_of
 from validation.rule import Rule
@@ -21,7 +21,6 @@ from validation.rule import Rule
 _TEXTS = (["1", "2", "4"], ["a", "b", "d"], ["2013-02-12", "2013-02-13", "2013-02-15"])
 """Texts that are numbers and JSON, that are neither, and that are dates."""
 _LONGEST_REASON = 300
-_CONDITION = ("row_condition", "condition_parser")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +52,10 @@ def first_refused(rules: Sequence[Rule], schema: pa.Schema) -> tuple[Rule, RuleE
 
 def _parts(rule: Rule, columns: Sequence[str]) -> Iterator[_Part]:
     """A condition is tried apart, for it may leave none of the rows that the rule needs."""
-    condition = {key: rule.kwargs[key] for key in _CONDITION if rule.kwargs.get(key) is not None}
-    kwargs = {key: value for key, value in rule.kwargs.items() if key not in _CONDITION}
+    kwargs = {key: value for key, value in rule.kwargs.items() if key not in CONDITION}
     yield _Part(rule, replace(rule, kwargs=kwargs), None)
-    if "row_condition" in condition:
-        expectation, any_verdict = _NEVER_RAISING[EXPECTATIONS[rule.expectation].reading]
-        column = {"column": columns[0]} if EXPECTATIONS[expectation].domain == "column" else {}
-        kwargs = {**column, **any_verdict, **condition}
-        tried = replace(rule, expectation=expectation, columns=tuple(column.values()), kwargs=kwargs)
-        yield _Part(rule, tried, str(condition["row_condition"]))
-
-
-_NEVER_RAISING: Mapping[Reading, tuple[str, Mapping[str, Any]]] = {
-    "exact": ("expect_column_values_to_not_be_null", {}),
-    "numbers": ("expect_column_values_to_be_in_set", {"value_set": []}),
-    "statistics": ("expect_table_row_count_to_be_between", {"min_value": 0}),
-    "types": ("expect_column_values_to_be_of_type", {"type_": "int"}),
-}
-"""An expectation of each reading that raises nothing of its own: what a condition sees depends on the reading."""
+    if rule.conditional:
+        yield _Part(rule, alone(rule, columns), str(rule.kwargs["row_condition"]))
 
 
 def _calls(part: _Part) -> bool:

@@ -101,6 +101,31 @@ def test_a_rule_across_rows_that_cannot_be_evaluated_stops(tmp_path: Path) -> No
         made.check(batch("a", "b"))
 
 
+def test_a_row_that_a_condition_across_rows_cannot_stand_fails_alone(tmp_path: Path) -> None:
+    """Otherwise one such row would stop its table for ever."""
+    kwargs = {"column": "id", "row_condition": 'text.astype("int") > 5', "condition_parser": "pandas"}
+    made = contract(tmp_path, ("column_values_to_be_unique", kwargs))
+    texts = pa.array(["6", "x", "7", "1", None, "y"], pa.string())
+    ids = pa.array([1, 1, 1, 1, 2, 2])
+    verdict = made.check(pa.table([ids, texts, pa.nulls(6, SCHEMA.types[2])], schema=SCHEMA))
+    assert verdict.rejected.to_pylist() == [True, True, True, False, True, True]
+    for row, told in ((0, "row_condition="), (1, "cannot be evaluated: "), (4, "cannot be evaluated: ")):
+        assert verdict.reasons(row)[0].detail.startswith(told)
+
+
+@pytest.mark.parametrize("name", ["column_values_to_be_increasing", "column_value_z_scores_to_be_less_than"])
+def test_a_row_whose_statistics_cannot_be_conditional_fails_alone(tmp_path: Path, name: str) -> None:
+    kwargs: dict[str, Any] = {"column": "amount", "row_condition": 'text.astype("float") > 0'}
+    if "scores" in name:
+        kwargs |= {"threshold": 9, "double_sided": True}
+    kwargs["condition_parser"] = "pandas"
+    made = contract(tmp_path, (name, kwargs))
+    texts = pa.array(["1", "x", "2", "3"], pa.string())
+    amounts = pa.array([Decimal(n) for n in (1, 2, 3, 4)], SCHEMA.types[2])
+    verdict = made.check(pa.table([pa.array(range(4)), texts, amounts], schema=SCHEMA))
+    assert verdict.rejected.to_pylist() == [False, True, False, False]
+
+
 def test_integers_keep_their_digits_next_to_nulls(tmp_path: Path) -> None:
     big = 2**53 + 1
     table = pa.table([pa.array([big, None, 5]), pa.array(["a", "b", "c"]), pa.nulls(3, SCHEMA.types[2])], schema=SCHEMA)
