@@ -229,6 +229,8 @@ def _read_floats(values: list[object]) -> pa.Array:
     # Arrow would take true for 1 here, whatever it infers.
     if not kinds <= _NUMBERS:
         raise _Misfit
+    if int in kinds:  # of which Arrow takes none that a double holds only nearly; a reader of JSON rounds it
+        values = [float(value) if type(value) is int else value for value in values]
     return pa.array(values, pa.float64())
 
 

@@ -5,6 +5,7 @@ columns must have. It is as strict as `streams.decode`: the odd records that it 
 by record, which tells what is wrong; all of them where the reader itself fails, for it does not say at which.
 """
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ ODD_SHARE = 0.25
 
 BLOCK_BYTES = 1 << 20
 """What one thread parses at a time; a record that is larger makes it larger."""
+
+_WHOLE_ZERO = re.compile(rb"-0(?![0-9.eE])")
 
 _CHANGES = pa.array(["c", "u", "r", "d", "t"])
 _SOURCE = pa.struct([pa.field("lsn", pa.int64()), pa.field("ts_us", pa.int64())])
@@ -114,6 +117,7 @@ def _decode(
         pa.array(np.asarray(records.offsets, np.int64)[positions]),
     ]
     _suspect_infinite(images, values, odd)
+    _suspect_zeros(images, values, odd)
     decoded = [_converted(image, column, odd) for image, column in zip(images, columns, strict=True)]
     rows = pa.table([*decoded, *meta], schema=changes_schema(table))
     for name in table.primary_key:
@@ -122,6 +126,7 @@ def _decode(
     if before:
         earlier = envelopes["before"].flatten()
         _suspect_infinite(earlier, values, odd)
+        _suspect_zeros(earlier, values, odd)
         arrays = [_converted(image, column, odd) for image, column in zip(earlier, before, strict=True)]
         old = pa.table(arrays, names=[column.name for column in before])
     return _without_odd(rows, old, positions, odd.marked, present[~plain])
@@ -182,6 +187,22 @@ def _suspect_infinite(images: Sequence[pa.Array], values: Sequence[bytes], odd: 
         if pt.is_floating(image.type) and pc.all(pc.is_finite(image)).as_py() is False:
             infinite |= ~np.asarray(pc.fill_null(pc.is_finite(image), True))
     odd.marked[[i for i in np.flatnonzero(infinite).tolist() if not _is_json(values[i])]] = True
+
+
+def _suspect_zeros(images: Sequence[pa.Array], values: Sequence[bytes], odd: _Odd) -> None:
+    """Mark the records that may have a zero below zero without a point: an integer elsewhere, which has no sign."""
+    for image in images:
+        numbers = image.flatten() if pt.is_list(image.type) else image
+        if not pt.is_floating(numbers.type):
+            continue
+        floats = numbers.to_numpy(zero_copy_only=False)
+        zeros = np.flatnonzero(floats == 0)
+        below = zeros[np.signbit(floats[zeros])]
+        if not len(below):
+            continue
+        if pt.is_list(image.type):
+            below = np.unique(pc.list_parent_indices(image).to_numpy()[below])
+        odd.marked[[i for i in below.tolist() if _WHOLE_ZERO.search(values[i])]] = True
 
 
 def _is_json(value: bytes) -> bool:

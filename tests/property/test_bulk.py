@@ -206,6 +206,27 @@ def test_floats_that_json_has_no_number_for_need_no_second_look(good: bytes) -> 
     assert_same(values)
 
 
+FLOATS = [b"9007199254740993", b"-9007199254740993", b"18446744073709551615", b"-9223372036854775808", b"1" + b"0" * 25]
+FLOATS += [b"-0", b"-0.0", b"-0e1", b"0", b"true", b"1" + b"0" * 400]
+
+
+@pytest.mark.parametrize("written", FLOATS)
+@pytest.mark.parametrize("name", ["double", "real", "vector"])
+def test_a_float_is_the_same_among_many(name: str, written: bytes) -> None:
+    value = b"[1.5,%b]" % written if name == "vector" else written
+    one = b'{"op":"u","before":{"%b":%b},"after":{"id":1,"%b":%b},"source":{"lsn":1,"ts_us":1}}'
+    good = b'{"op":"c","after":{"id":1,"vector":[-0.0]},"source":{"lsn":1,"ts_us":1}}'
+    record = one % (name.encode(), value, name.encode(), value)
+    before = () if name == "vector" else (name,)
+    alone = decode_records(records([record], LEAST), TABLE, before, LIMIT)
+    among = decode_records(records([*[good] * LEAST, record]), TABLE, before, LIMIT)
+    assert [r.reasons for r in among.rejections] == [r.reasons for r in alone.rejections]
+    assert repr(among.changes.rows.slice(LEAST).to_pylist()) == repr(alone.changes.rows.to_pylist())
+    if before and among.changes.before is not None and alone.changes.before is not None:
+        assert repr(among.changes.before.slice(LEAST).to_pylist()) == repr(alone.changes.before.to_pylist())
+    assert bool(alone.rejections) == (written == b"true" or len(written) > 400)
+
+
 ODD = {
     "no JSON": b"oops",
     "too large": b'{"op":"c","after":{"id":1,"text":"' + b"x" * LIMIT + b'"},"source":{"lsn":1,"ts_us":1}}',
