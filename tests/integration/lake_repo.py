@@ -99,6 +99,15 @@ def at(hours: float) -> datetime:
     return START + timedelta(hours=hours)
 
 
+BOUGHT = [
+    {"id": 1, "buyer": 7, "amount": 1.5, "status": "new", "placed": at(1)},
+    {"id": 2, "buyer": 7, "amount": 2.5, "status": "new", "placed": at(2)},
+    {"id": 3, "buyer": 8, "amount": 3.5, "status": "new", "placed": at(3)},
+    {"id": 2, "buyer": 7, "amount": 2.75, "status": "paid", "placed": at(2), "_op": "u"},
+    {"id": 3, "_op": "d"},
+]
+
+
 def make(folder: Path, declarations: str = DECLARATIONS, config: str = "", online_store: str = SQLITE) -> Path:
     """A repo folder with an empty lake; `config` is added to feature_store.yaml."""
     folder.mkdir(exist_ok=True)

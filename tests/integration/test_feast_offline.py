@@ -22,16 +22,8 @@ from stores.feast_offline import LakeOfflineStore
 from stores.history import feature_properties
 from stores.rows import rows_schema
 from stores.view import Feature, View
-from tests.integration.lake_repo import SQLITE, applied, at, feast, fill_orders, make, online
+from tests.integration.lake_repo import BOUGHT, SQLITE, applied, at, feast, fill_orders, make, online
 from tests.redis_server import RedisServer
-
-ORDERS = [
-    {"id": 1, "buyer": 7, "amount": 1.5, "status": "new", "placed": at(1)},
-    {"id": 2, "buyer": 7, "amount": 2.5, "status": "new", "placed": at(2)},
-    {"id": 3, "buyer": 8, "amount": 3.5, "status": "new", "placed": at(3)},
-    {"id": 2, "buyer": 7, "amount": 2.75, "status": "paid", "placed": at(2), "_op": "u"},
-    {"id": 3, "_op": "d"},
-]
 
 PUSHED = """
 from datetime import timedelta
@@ -83,7 +75,7 @@ def test_the_command_line_applies_before_any_change_and_materializes_after(
 ) -> None:
     repo = make(tmp_path / "repo", online_store=redis if plug_in else SQLITE)
     feast(repo, "apply")
-    fill_orders(repo, ORDERS)
+    fill_orders(repo, BOUGHT)
     feast(repo, "materialize", at(0).isoformat(), at(30).isoformat())
     features = ["last_order:amount", "last_order:status", "last_order_cents:cents"]
     found = online(repo, features, [{"customer_id": 7}, {"customer_id": 8}])
@@ -102,7 +94,7 @@ def test_the_command_line_applies_before_any_change_and_materializes_after(
 def test_pulling_the_latest_materializes_the_same(tmp_path: Path) -> None:
     """`pull_latest_features`, Feast's other way to materialize."""
     repo = make(tmp_path / "repo", config="materialization: {pull_latest_features: true}")
-    fill_orders(repo, ORDERS)
+    fill_orders(repo, BOUGHT)
     applied(repo).materialize(at(0), at(30))
     found = online(repo, ["last_order:amount", "last_order_cents:cents"], [{"customer_id": 7}, {"customer_id": 8}])
     assert (found["amount"], found["cents"]) == ([2.75, None], [275, None])
@@ -122,7 +114,7 @@ def test_rows_without_an_entity_are_not_materialized(tmp_path: Path, redis: str,
     config = f"materialization: {{pull_latest_features: {latest}}}"
     repo = make(tmp_path / "repo", config=config, online_store=redis)
     nobody = {"id": 9, "buyer": None, "amount": 1.0, "status": "new", "placed": at(4)}
-    fill_orders(repo, [nobody, *ORDERS, {**nobody, "id": 10}])
+    fill_orders(repo, [nobody, *BOUGHT, {**nobody, "id": 10}])
     applied(repo).materialize(at(0), at(30))
     found = online(repo, ["last_order:amount", "last_order_cents:cents"], [{"customer_id": 7}, {"customer_id": 8}])
     assert (found["amount"], found["cents"]) == ([2.75, None], [275, None])
@@ -467,104 +459,3 @@ def test_what_feast_saves_and_logs_is_no_table_of_the_workers() -> None:
             LakeLoggingDestination(table=table)
     with pytest.raises(ValueError, match="is not a table name"):
         SavedDatasetLakeStorage("datasets/a/b")
-
-
-OF_A_FILE = """
-from feast import Entity, FeatureView, Field, FileSource, ValueType
-from feast.types import Float64, Int64
-
-customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
-scores = FeatureView(
-    name="scores",
-    entities=[customer],
-    source=FileSource(name="scores_file", path="scores.parquet", timestamp_field="at"),
-    schema=[Field(name="customer_id", dtype=Int64), Field(name="score", dtype=Float64)],
-)
-"""
-
-
-def test_a_view_over_a_file_is_served_and_not_joined(tmp_path: Path) -> None:
-    repo = make(tmp_path / "repo", OF_A_FILE)
-    rows = {"customer_id": pd.array([7, None], "Int64"), "score": [0.5, 0.7], "at": [at(1)] * 2}
-    pd.DataFrame(rows).to_parquet(repo / "scores.parquet")
-    store = applied(repo)
-    store.materialize(at(0), at(9))
-    assert online(repo, ["scores:score"], [{"customer_id": 7}])["score"] == [0.5]
-    frame = pd.DataFrame({"customer_id": [7], "event_timestamp": [at(2)]})
-    with pytest.raises(ValueError, match=r"view scores has a FileSource: the lake joins views of captured tables"):
-        store.get_historical_features(frame, ["scores:score"])
-
-
-BY_COMMIT = """
-from datetime import timedelta
-
-from feast import Entity, FeatureView, Field, ValueType
-from feast.types import Float64, Int64
-
-from millrace.declare import cdc_source
-
-customer = Entity(name="customer", join_keys=["buyer"], value_type=ValueType.INT64)
-last_bought = FeatureView(
-    name="last_bought",
-    entities=[customer],
-    source=cdc_source("shop.public.orders"),
-    ttl=timedelta(days=0),
-    schema=[Field(name="buyer", dtype=Int64), Field(name="amount", dtype=Float64)],
-)
-"""
-
-
-@pytest.mark.parametrize("latest", ["true", "false"])
-def test_of_the_rows_of_one_commit_the_last_is_materialized(tmp_path: Path, latest: str) -> None:
-    config = f"materialization: {{pull_latest_features: {latest}}}"
-    repo = make(tmp_path / "repo", BY_COMMIT, config=config)
-    buyers, orders = 40, 800
-    changes = [
-        {"id": i, "buyer": i % buyers, "amount": float(i), "status": "new", "placed": at(1), "_commit_ts": at(2)}
-        for i in range(orders)
-    ]
-    fill_orders(repo, changes)
-    applied(repo).materialize(at(0), at(10))
-    found = online(repo, ["last_bought:amount"], [{"buyer": buyer} for buyer in range(buyers)])["amount"]
-    assert found == [float(orders - buyers + buyer) for buyer in range(buyers)]
-
-
-def test_a_rename_that_shadows_a_column_is_materialized(tmp_path: Path) -> None:
-    repo = make(tmp_path / "repo", SHADOWING)
-    fill_orders(repo, ORDERS)
-    applied(repo).materialize(at(0), at(30))
-    found = online(repo, ["bought:amount", "bought_cents:cents"], [{"id": 7}, {"id": 1}])
-    assert (found["amount"], found["cents"]) == ([2.75, None], [275, None])
-
-
-SHADOWING = """
-from datetime import timedelta
-
-from feast import Entity, FeatureView, Field, ValueType
-from feast.stream_feature_view import stream_feature_view
-from feast.types import Float64, Int64
-
-from millrace.declare import cdc_source
-
-customer = Entity(name="customer", join_keys=["id"], value_type=ValueType.INT64)
-orders = cdc_source("shop.public.orders", event_time="placed", field_mapping={"buyer": "id"})
-bought = FeatureView(
-    name="bought",
-    entities=[customer],
-    source=orders,
-    ttl=timedelta(days=0),
-    schema=[Field(name="id", dtype=Int64), Field(name="amount", dtype=Float64)],
-)
-
-
-@stream_feature_view(
-    entities=[customer],
-    source=orders,
-    mode="pandas",
-    ttl=timedelta(days=0),
-    schema=[Field(name="id", dtype=Int64), Field(name="cents", dtype=Int64)],
-)
-def bought_cents(df):
-    df["cents"] = (df["amount"] * 100).round().astype("int64")
-    return df
-"""

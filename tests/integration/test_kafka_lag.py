@@ -24,17 +24,29 @@ def measured(consumer: KafkaConsumer, count: int) -> dict[Partition, int]:
     return dict(consumer.lag())
 
 
+def filled(stack: Endpoints, topic: str, partitions: int, records: int) -> KafkaTopics:
+    """Of a broker with a new topic."""
+    broker, producer = KafkaTopics(stack.kafka), KafkaProducer(stack.kafka)
+    broker.ensure({topic: partitions}, {})
+    for number in range(records):
+        producer.send(topic, str(number).encode(), b"{}", {})
+    producer.flush()
+    return broker
+
+
+def reading(stack: Endpoints, topic: str, group: str, partitions: int) -> KafkaConsumer:
+    """A consumer that has its partitions."""
+    consumer = KafkaConsumer(stack.kafka, group)
+    consumer.subscribe([topic], lambda _: None, lambda _: None, lambda _: None)
+    measured(consumer, partitions)
+    return consumer
+
+
 def test_a_group_that_has_read_all_has_no_lag_after_a_restart(stack: Endpoints) -> None:
     topic, group = f"lag-{uuid.uuid4().hex[:8]}", f"lag-{uuid.uuid4().hex[:8]}"
     read, left = Partition(topic, 0), Partition(topic, 1)
-    KafkaTopics(stack.kafka).ensure({topic: 2}, {})
-    producer = KafkaProducer(stack.kafka)
-    for number in range(40):
-        producer.send(topic, str(number).encode(), b"{}", {})
-    producer.flush()
-    consumer = KafkaConsumer(stack.kafka, group)
-    consumer.subscribe([topic], lambda _: None, lambda _: None, lambda _: None)
-    measured(consumer, 2)
+    filled(stack, topic, 2, 40)
+    consumer = reading(stack, topic, group, 2)
     (_, end), (_, end_left) = consumer.span(read), consumer.span(left)
     consumer.commit({read: end, left: end_left - 1})
     consumer.close()
@@ -48,15 +60,8 @@ def test_what_a_group_has_to_read_begins_where_its_records_do(stack: Endpoints) 
     """Offsets pass their retention, too, and a group that was renamed has none."""
     topic, group = f"lag-{uuid.uuid4().hex[:8]}", f"lag-{uuid.uuid4().hex[:8]}"
     unread, behind, ahead, whole = (Partition(topic, number) for number in range(4))
-    broker = KafkaTopics(stack.kafka)
-    broker.ensure({topic: 4}, {})
-    producer = KafkaProducer(stack.kafka)
-    for number in range(100):
-        producer.send(topic, str(number).encode(), b"{}", {})
-    producer.flush()
-    consumer = KafkaConsumer(stack.kafka, group)
-    consumer.subscribe([topic], lambda _: None, lambda _: None, lambda _: None)
-    measured(consumer, 4)
+    broker = filled(stack, topic, 4, 100)
+    consumer = reading(stack, topic, group, 4)
     ends = {partition: consumer.span(partition)[1] for partition in (unread, behind, ahead, whole)}
     assert min(ends.values()) > 6
     consumer.commit({behind: 2, ahead: 5})
