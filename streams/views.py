@@ -140,9 +140,10 @@ def project(stream_view: StreamView, changes: Changes) -> Projected:
     deleted = np.flatnonzero(pc.equal(ops, "d"))
     row_ids = _row_ids(changes) if stream_view.view.kind == "event" else None
     parts = [_live(stream_view, changes, live, row_ids)]
-    dropped = np.setdiff1d(live[np.asarray(pc.equal(ops, "u"))[live]], parts[0][0])
-    if len(dropped):
-        parts.insert(0, _gone(stream_view, changes, dropped, changes.rows.take(pa.array(dropped)), row_ids))
+    if len(parts[0][0]) < len(live):
+        dropped = np.setdiff1d(live[np.asarray(pc.equal(ops, "u"))[live]], parts[0][0])
+        if len(dropped):
+            parts.insert(0, _gone(stream_view, changes, dropped, changes.rows.take(pa.array(dropped)), row_ids))
     if len(deleted):
         parts.insert(0, _gone(stream_view, changes, deleted, _deleted_values(changes, deleted), row_ids))
     if stream_view.view.kind == "event" and changes.before is not None:
