@@ -27,6 +27,10 @@ Positions = np.ndarray[tuple[int], np.dtype[np.int64]]
 _LONGEST_VALUE = 200
 """Characters of a value that a reason shows."""
 
+_GX_ROUNDS = 32
+"""Rounds of a batch that Great Expectations judges, which takes it 10 to 25 ms each: one row may change thousands of
+times in a poll. A row of a later round is judged by itself, as it would be in a poll of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contract:
@@ -50,7 +54,8 @@ class Contract:
         """The verdict on each row of a batch.
 
         `rounds` parts the rows, by position, for the rules that look across them: each such rule is judged in
-        every part by itself, and where there are no rounds over all rows.
+        every part by itself, and where there are no rounds over all rows. Of the rules that Great Expectations itself
+        evaluates that goes for the first 32 rounds, and each row of the others is judged by itself.
 
         The table has at least the columns that the rules name, in the types that the contract was loaded
         for: types are the decoder's task, and checked before. Uniqueness is judged within the batch, or its
@@ -106,7 +111,7 @@ class Contract:
         across = [rule for rule in self._by_gx if rounds and rule.needs_whole_batch]
         by_row = [rule for rule in self._by_gx if rule not in across]
         failures = {one.rule.index: _failure(one, table.num_rows) for one in gx.failing(by_row, table) if one.rows.size}
-        parts = [(positions, gx.failing(across, table.take(positions))) for positions in rounds] if across else []
+        parts = _judged_in(rounds, across, table) if across else []
         for i, rule in enumerate(across):
             mask, errors = np.zeros(table.num_rows, dtype=np.bool_), dict[int, str]()
             for positions, found in parts:
@@ -271,6 +276,21 @@ def _in_rounds(check: Check, columns: Sequence[pa.Array], rows: int, rounds: Seq
         if failing is not None:
             mask[positions] = failing
     return mask if mask.any() else None
+
+
+def _judged_in(
+    rounds: Sequence[Positions], rules: Sequence[Rule], table: pa.Table
+) -> "list[tuple[Positions, list[Failing]]]":
+    """What Great Expectations says of rules across rows, by the positions of the rows."""
+    from validation import gx
+
+    several = [positions for positions in rounds[:_GX_ROUNDS] if len(positions) > 1]
+    judged = [(positions, gx.failing(rules, table.take(positions))) for positions in several]
+    alone = [*(positions for positions in rounds[:_GX_ROUNDS] if len(positions) == 1), *rounds[_GX_ROUNDS:]]
+    if alone:
+        positions = np.concatenate(alone)
+        judged.append((positions, gx.failing_alone(rules, table.take(positions))))
+    return judged
 
 
 def _failure(found: "Failing", rows: int) -> Failure:

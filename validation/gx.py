@@ -6,7 +6,8 @@ thread has a context of its own.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,12 @@ _ROWS_FORMAT = {
     "return_unexpected_index_query": False,
 }
 _SUMMARY_FORMAT = {"result_format": "SUMMARY"}
+
+CALLS = 1_000
+"""Evaluations, of 10 to 25 ms each, that may go into finding the rows that a rule raises on: a worker that takes
+minutes for a poll loses its membership, and reads the same poll again."""
+
+Positions = np.ndarray[tuple[int], np.dtype[np.int64]]
 _COUNTS = frozenset(
     f"{what}_{unit}" for what in ("element", "unexpected", "missing") for unit in ("count", "percent")
 ) | {"unexpected_percent_total", "unexpected_percent_nonmissing"}
@@ -51,7 +58,7 @@ class Failing:
     """The rows that fail a rule, by position. `errors` names what Great Expectations raised on a row."""
 
     rule: Rule
-    rows: "np.ndarray[tuple[int], np.dtype[np.int64]]"
+    rows: Positions
     errors: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -69,12 +76,20 @@ def failing(rules: Sequence[Rule], table: pa.Table) -> list[Failing]:
     """The rows that fail each of these row-level rules, in the order of the rules.
 
     One value that an expectation cannot stand makes Great Expectations give up the whole batch. The rows
-    are then halved until it stands alone: that row fails, with what was raised as the reason. Of a rule whose
-    verdicts hang on other rows only its condition can be split so, and the rows that the condition stands are
-    judged without the others; what else such a rule raises is raised, as `EvaluationFailed`.
+    are then halved until it stands alone: that row fails, with what was raised as the reason. Where so many raise
+    that this would take more than `CALLS` evaluations, rows that could not be told apart by then fail together. Of a
+    rule whose verdicts hang on other rows only its condition can be split so, and the rows that the condition stands
+    are judged without the others; what else such a rule raises is raised, as `EvaluationFailed`.
     """
     results = _validate(rules, table, _ROWS_FORMAT)
     return [_failing(rule, result, table) for rule, result in zip(rules, results, strict=True)]
+
+
+def failing_alone(rules: Sequence[Rule], table: pa.Table) -> list[Failing]:
+    """As `failing`, of rules whose verdicts hang on other rows and of each row by itself: where it has no other beside
+    it, it fails only if the condition of the rule raises on it."""
+    raised = [_raising(alone(rule, table.column_names), table) if rule.conditional else {} for rule in rules]
+    return [Failing(rule, _positions(errors), errors) for rule, errors in zip(rules, raised, strict=True)]
 
 
 def outcomes(rules: Sequence[Rule], table: pa.Table) -> list[Outcome]:
@@ -206,8 +221,7 @@ def _failing(rule: Rule, result: ExpectationValidationResult, table: pa.Table) -
     if rule.needs_whole_batch:
         return _failing_across(rule, table, error)
     errors: dict[int, str] = {}
-    rows = np.array(list(_isolated(rule, table, 0, error, errors)), dtype=np.int64)
-    return Failing(rule, rows, errors)
+    return Failing(rule, _positions(_isolated(rule, table, error, errors)), errors)
 
 
 def _failing_across(rule: Rule, table: pa.Table, error: str) -> Failing:
@@ -217,7 +231,7 @@ def _failing_across(rule: Rule, table: pa.Table, error: str) -> Failing:
     if not errors:
         raise EvaluationFailed(rule, error)
     rest = np.setdiff1d(np.arange(table.num_rows), list(errors))
-    failing = np.array(list(errors), dtype=np.int64)
+    failing = _positions(errors)
     if rest.size:
         part = table.take(pa.array(rest))
         (result,) = _validate([rule], part, _ROWS_FORMAT)
@@ -232,24 +246,37 @@ def _raising(condition: Rule, table: pa.Table) -> dict[int, str]:
     (result,) = _validate([condition], table, _ROWS_FORMAT)
     error, errors = _error(result), dict[int, str]()
     if error is not None:
-        list(_isolated(condition, table, 0, error, errors))  # Which rows fail besides means nothing here.
+        list(_isolated(condition, table, error, errors))  # Which rows fail besides means nothing here.
     return errors
 
 
-def _isolated(rule: Rule, table: pa.Table, start: int, error: str, errors: dict[int, str]) -> Iterator[int]:
-    """The failing rows of a table on which the rule raised `error`; `start` is the position of its first."""
-    if table.num_rows == 1:
-        errors[start] = error
-        yield start
-        return
-    half = table.num_rows // 2
-    for offset, part in ((0, table.slice(0, half)), (half, table.slice(half))):
-        (result,) = _validate([rule], part, _ROWS_FORMAT)
-        raised = _error(result)
-        if raised is None:
-            yield from (start + offset + row for row in result.result.get("unexpected_index_list", ()))
-        else:
-            yield from _isolated(rule, part, start + offset, raised, errors)
+def _isolated(rule: Rule, table: pa.Table, error: str, errors: dict[int, str]) -> Iterator[int]:
+    """The failing rows of a table on which the rule raised `error`; `errors` gets those that raise, and what."""
+    calls, raising = 0, deque([(_by_nulls(table), error)])
+    while raising:
+        rows, raised = raising.popleft()
+        if len(rows) == 1 or calls >= CALLS:
+            errors |= dict.fromkeys(rows.tolist(), raised)
+            yield from rows.tolist()
+            continue
+        for half in np.array_split(rows, 2):
+            calls += 1
+            (result,) = _validate([rule], table.take(pa.array(half)), _ROWS_FORMAT)
+            again = _error(result)
+            if again is None:
+                yield from half[_positions(result.result.get("unexpected_index_list", ()))].tolist()
+            else:
+                raising.append((half, again))
+
+
+def _by_nulls(table: pa.Table) -> Positions:
+    """The positions of the rows, those with nulls in the same columns beside one another: what raises on one raises on
+    the others, most of the time, and a half without any is done in one call."""
+    return np.lexsort([np.asarray(column.is_null()) for column in table.columns])
+
+
+def _positions(rows: Iterable[int]) -> Positions:
+    return np.array(list(rows), dtype=np.int64)
 
 
 def _outcome(rule: Rule, result: ExpectationValidationResult, table: pa.Table) -> Outcome:

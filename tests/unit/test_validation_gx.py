@@ -2,11 +2,13 @@
 
 import json
 import threading
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from great_expectations.expectations import registry
@@ -124,6 +126,71 @@ def test_a_row_whose_statistics_cannot_be_conditional_fails_alone(tmp_path: Path
     amounts = pa.array([Decimal(n) for n in (1, 2, 3, 4)], SCHEMA.types[2])
     verdict = made.check(pa.table([pa.array(range(4)), texts, amounts], schema=SCHEMA))
     assert verdict.rejected.to_pylist() == [False, True, False, False]
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each evaluation by Great Expectations had."""
+    sizes: list[int] = []
+    validate = gx._validate
+
+    def counted(rules: Sequence[Rule], table: pa.Table, result_format: dict[str, Any]) -> list[Any]:
+        sizes.append(table.num_rows)
+        return validate(rules, table, result_format)
+
+    monkeypatch.setattr(gx, "_validate", counted)
+    return sizes
+
+
+def test_rows_with_the_same_nulls_are_looked_at_together(tmp_path: Path, evaluated: list[int]) -> None:
+    """Every eighth row has a null that the condition cannot stand: by halving as they come, all would be looked at one
+    by one."""
+    kwargs = {"column": "id", "row_condition": 'text.str.startswith("a")', "condition_parser": "pandas"}
+    made = contract(tmp_path, ("column_values_to_be_unique", kwargs))
+    rows = 64
+    texts = [None if i % 8 == 5 else "a" for i in range(rows)]
+    table = pa.table([pa.array(range(rows)), pa.array(texts), pa.nulls(rows, SCHEMA.types[2])], schema=SCHEMA)
+    evaluated.clear()
+    assert made.check(table).rejected.to_pylist() == [text is None for text in texts]
+    assert len(evaluated) < rows / 2
+
+
+def test_rows_that_raise_are_not_looked_for_without_end(
+    tmp_path: Path, evaluated: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a poll of thousands it would take minutes, in which the worker loses its membership, and begins again."""
+    schema = {"type": "object", "required": ["a"]}
+    made = contract(tmp_path, ("column_values_to_match_json_schema", {"column": "text", "json_schema": schema}))
+    monkeypatch.setattr(gx, "CALLS", 6)
+    evaluated.clear()
+    texts = ["{"] * 12 + ['{"a": 1}'] * 20
+    verdict = made.check(batch(*texts))
+    assert len(evaluated) < 10
+    assert verdict.rejected.to_pylist() == [True] * 16 + [False] * 16  # four of them beside eight that raise
+    assert all(verdict.reasons(i)[0].detail.startswith("cannot be evaluated: ") for i in range(16))
+
+
+def test_a_row_that_changes_thousands_of_times_in_a_poll_is_not_judged_as_often(
+    tmp_path: Path, evaluated: list[int]
+) -> None:
+    """Each round of a rule across rows is an evaluation. A row of its own fails where its condition raises."""
+    kwargs = {"column": "id", "row_condition": 'text.astype("int") > 5', "condition_parser": "pandas"}
+    made = contract(
+        tmp_path, ("column_values_to_be_unique", kwargs), ("column_values_to_be_increasing", {"column": "id"})
+    )
+    rows = 3_000
+    texts = ["x" if i in (7, 2_900) else "6" for i in range(rows)]
+    table = pa.table([pa.array([1] * rows), pa.array(texts), pa.nulls(rows, SCHEMA.types[2])], schema=SCHEMA)
+    twice = np.array([0, 1])
+    evaluated.clear()
+    verdict = made.check(table, [twice, *(np.array([i]) for i in range(2, rows))])
+    assert len(evaluated) < 60
+    assert np.flatnonzero(verdict.rejected).tolist() == [0, 1, 7, 2_900]
+    pairs = [np.array([i, i + 1]) for i in range(0, rows, 2)]
+    evaluated.clear()
+    found = np.flatnonzero(made.check(table, pairs).rejected).tolist()
+    assert len(evaluated) < 200
+    assert found == [*range(6), *range(7, 64), 2_900]
 
 
 def test_integers_keep_their_digits_next_to_nulls(tmp_path: Path) -> None:
