@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from millrace.repo import Repo
@@ -14,6 +15,7 @@ from serving.console.platform import (
     Platform,
     PlatformState,
     PlatformUnavailable,
+    ReplayRefused,
     SlotState,
     TableState,
     WorkerState,
@@ -21,7 +23,7 @@ from serving.console.platform import (
 from stores.errors import RegistryUnreadable
 from streams.broker import BrokerUnavailable, Topics
 from streams.declarations import DeclarationError
-from streams.letters import Letter, read, replay
+from streams.letters import Letter, NotCaptured, check_captured, read, replay
 from streams.messages import Partition
 from streams.personal import NOTHING, PersonalColumns
 
@@ -49,10 +51,16 @@ class RepoPlatform(Platform):
             return newest_letters(topics(repo), repo.group, repo.letters_topic, repo.personal())
 
     def replay(self, number: int) -> bool:
+        repo = self._repo
         with _told():
-            letters = read(topics(self._repo), self._repo.letters_topic, number)
-            found = next((letter for letter in letters if letter.number == number), None)
-            return found is not None and bool(replay(producer(self._repo), [found]))
+            check(repo.config)
+            letters = read(topics(repo), repo.letters_topic, number)
+            found = [letter for letter in islice(letters, 1) if letter.number == number]
+            try:
+                check_captured(found, repo.personal())
+            except NotCaptured as error:
+                raise ReplayRefused(str(error)) from error
+            return bool(found and replay(producer(repo), found))
 
 
 def newest_letters(

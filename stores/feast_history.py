@@ -7,6 +7,7 @@ from datetime import datetime
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from feast.data_source import DataSource
 from feast.feature_view import FeatureView
 
 from stores.asof import Join, asof
@@ -33,11 +34,13 @@ def request(view: FeatureView, features: Sequence[str], full_feature_names: bool
     Raises `ValueError` for a version of the view other than the current one, and for a view whose rows are not
     in the lake.
     """
-    projection = view.projection
-    if not isinstance(view.batch_source, LakeSource):
+    projection, own = view.projection, f"features/{view.name}"
+    if not _is_joined(view.batch_source, own):
+        table = getattr(view.batch_source, "table", None)
         raise ValueError(
-            f"view {view.name} has a {type(view.batch_source).__name__}: the lake joins views of captured tables, and"
-            f" of a PushSource whose batch_source is a LakeSource with table='features/{view.name}'"
+            f"view {view.name} has a {type(view.batch_source).__name__}{f' of {table}' if table else ''}: the lake"
+            f" joins views of captured tables, and of a PushSource whose batch_source is a LakeSource with"
+            f" table={own!r}"
         )
     if projection.version_tag is not None:
         raise ValueError(
@@ -47,8 +50,13 @@ def request(view: FeatureView, features: Sequence[str], full_feature_names: bool
     if not keys:  # Feast hides the join key of a view without entities
         keys = {DUMMY.name: DUMMY.name}
     prefix = f"{projection.name_to_use()}__" if full_feature_names else ""
-    join = Join(f"features/{view.name}", keys, tuple(features), view.ttl)
+    join = Join(own, keys, tuple(features), view.ttl)
     return Request(view.name, join, tuple(prefix + feature for feature in features))
+
+
+def _is_joined(source: DataSource, own: str) -> bool:
+    """Whether the rows of a view over the source stand in the view's `own` table."""
+    return isinstance(source, LakeSource) and (source.table.startswith("changes/") or source.table == own)
 
 
 def at_entities(lake: Lake, requests: Sequence[Request], entity_df: pd.DataFrame, time: str, known: bool) -> pa.Table:

@@ -54,7 +54,8 @@ class LakeSource(DataSource):
 
     `timestamp_field` names the column of the event time. A table of changes also has `_commit_ts`, the commit
     time in PostgreSQL; the event and commit times of a feature table answer to whatever names the source
-    gives them. The table need not exist when the source is applied.
+    gives them. The table need not exist when the source is applied. A view over `datasets/<name>` is materialized, and
+    not joined: joins read `features/<view>`.
     """
 
     def __init__(

@@ -32,11 +32,21 @@ class CompactedByAnother(StoreUnavailable):
         super().__init__(STORE, f"{place}: another process compacts it")
 
 
+_MADE_BY = {
+    "changes": ": millrace apply makes it",
+    "features": ": millrace apply makes it for a view of a captured table, the first rows pushed offline for one of a"
+    " PushSource",
+    "datasets": ": Feast's create_saved_dataset makes it, with SavedDatasetLakeStorage",
+    "logs": ": the first features that Feast logs there make it",
+}
+"""What makes a table that people may name, by its kind."""
+
+
 class TableMissing(LookupError):
-    """The lake has no table of that name."""
+    """The lake has no table of that name; the text says what makes one."""
 
     def __init__(self, name: str, root: str) -> None:
-        super().__init__(f"the lake at {root} has no table {name}")
+        super().__init__(f"the lake at {root} has no table {name}{_MADE_BY.get(name.partition('/')[0], '')}")
         self.name = name
 
 

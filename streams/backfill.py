@@ -37,6 +37,9 @@ CHUNK = 20_000
 QUERY_BYTES = 64 * 2**20
 """Rows, in bytes, that one query of the lake is made for. Each reads a table whole: a few large ones cost less."""
 
+ENTITIES = 1_000_000
+"""Rows of a view that are looked through at once for the entities that they name."""
+
 Advance = Callable[[str, float], None]
 """Progress: a view, and how much of it is done, 0 to 1."""
 
@@ -163,8 +166,7 @@ class Backfill:
 
     def _write(self, view: StreamView, window: Window, advance: Advance, report: Report) -> None:
         names = [key.name for key in view.view.join_keys]
-        touched = self.lake.scan(features_table(view.view.name), names, window.of("created_timestamp")).read_all()
-        keys = touched.group_by(names).aggregate([])
+        keys = _distinct(self.lake.scan(features_table(view.view.name), names, window.of("created_timestamp")))
         at_once = CHUNK
         while report["entities"] < keys.num_rows:
             part = keys.slice(report["entities"], at_once)
@@ -182,6 +184,25 @@ class Backfill:
     def _written(self, view: StreamView, rows: pa.Table) -> list[WriteResult]:
         parts = (rows.slice(start, CHUNK) for start in range(0, rows.num_rows, CHUNK))
         return [self.writer.write([FeatureRows(view.view, part)]) for part in parts]
+
+
+def _distinct(rows: pa.RecordBatchReader) -> pa.Table:
+    """Each row once. Memory holds about two parts of `ENTITIES` rows more than these, or twice as many."""
+    found, gathered, count = _grouped(rows.schema.empty_table()), list[pa.RecordBatch](), 0
+    for part in rows:
+        gathered.append(part)
+        count += part.num_rows
+        if count >= max(ENTITIES, found.num_rows):
+            found, gathered, count = _merged(found, gathered), [], 0
+    return _merged(found, gathered) if gathered else found
+
+
+def _merged(found: pa.Table, more: Sequence[pa.RecordBatch]) -> pa.Table:
+    return _grouped(pa.concat_tables([found, _grouped(pa.Table.from_batches(more))]))
+
+
+def _grouped(rows: pa.Table) -> pa.Table:
+    return rows.group_by(rows.column_names).aggregate([])
 
 
 def _gathered(source: Snapshot, within: pc.Expression | None, missing: Places) -> Iterator[pa.Table]:

@@ -3,7 +3,6 @@
 import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import orjson
@@ -13,6 +12,10 @@ import pyarrow.parquet as pq
 from streams.letters import Letter
 
 CHUNK = 5_000
+"""Letters of one row group of a Parquet file, all of which are held in memory at once."""
+
+CHUNK_BYTES = 16 << 20
+"""Bytes of letters at which a row group ends sooner: a letter may have a megabyte and more."""
 
 PARQUET = pa.schema(
     [
@@ -36,14 +39,15 @@ def export(letters: Iterable[Letter], path: Path) -> int:
 
     JSON has the bytes in base64 (`key_base64`, `value_base64`, and each of `headers_base64`) and `time` in seconds
     since 1970. A file that exists is an error (`FileExistsError`). It has its name only once it is whole: until then it
-    stands beside it as `.<name>.<process>.partial`, which is removed if it could not be finished.
+    stands beside it as `.<name>.<process>.partial`, which is removed if it could not be finished. Memory holds about
+    `CHUNK_BYTES` of letters, however many there are.
     """
     write = _write_parquet if path.suffix == ".parquet" else _write_lines
     if path.exists():
         raise FileExistsError(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        count = write(_chunks(letters), partial)
+        count = write(letters, partial)
         if path.exists():
             raise FileExistsError(path)
         partial.rename(path)
@@ -52,21 +56,21 @@ def export(letters: Iterable[Letter], path: Path) -> int:
     return count
 
 
-def _write_lines(chunks: Iterator[list[Letter]], path: Path) -> int:
+def _write_lines(letters: Iterable[Letter], path: Path) -> int:
     count = 0
     with path.open("wb") as file:
-        for letters in chunks:
-            count += len(letters)
-            file.writelines(orjson.dumps(_as_json(letter)) + b"\n" for letter in letters)
+        for letter in letters:
+            file.write(orjson.dumps(_as_json(letter)) + b"\n")
+            count += 1
     return count
 
 
-def _write_parquet(chunks: Iterator[list[Letter]], path: Path) -> int:
+def _write_parquet(letters: Iterable[Letter], path: Path) -> int:
     count = 0
     with pq.ParquetWriter(path, PARQUET, compression="zstd") as writer:
-        for letters in chunks:
-            count += len(letters)
-            writer.write_table(pa.Table.from_pylist([_as_row(letter) for letter in letters], PARQUET))
+        for rows in _row_groups(letters):
+            writer.write_table(rows)
+            count += rows.num_rows
     return count
 
 
@@ -93,7 +97,14 @@ def _base64(content: bytes | None) -> str | None:
     return None if content is None else b64encode(content).decode()
 
 
-def _chunks(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
-    remaining = iter(letters)
-    while chunk := list(islice(remaining, CHUNK)):
-        yield chunk
+def _row_groups(letters: Iterable[Letter]) -> Iterator[pa.Table]:
+    rows: list[dict[str, object]] = []
+    size = 0
+    for letter in letters:
+        rows.append(_as_row(letter))
+        size += len(letter.key or b"") + len(letter.value or b"") + sum(map(len, letter.headers.values()))
+        if len(rows) == CHUNK or size >= CHUNK_BYTES:
+            yield pa.Table.from_pylist(rows, PARQUET)
+            rows, size = [], 0
+    if rows:
+        yield pa.Table.from_pylist(rows, PARQUET)

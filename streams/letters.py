@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
@@ -89,6 +89,16 @@ class Letter:
         }
 
 
+class NotCaptured(Exception):
+    """A letter is to be replayed whose table no view captures any more: says so, and what to do."""
+
+    def __init__(self, letter: Letter) -> None:
+        super().__init__(
+            f"letter {letter.number} is of {letter.origin.topic}, which no view captures, so that no worker would read "
+            "it: declare a view over the table and run millrace apply first"
+        )
+
+
 class DeadLetters:
     """Writes letters to one topic with one partition, so that a letter's offset is its number."""
 
@@ -156,6 +166,13 @@ def one_of_each(letters: Callable[[], Iterable[Letter]], chosen: Callable[[Lette
         own = _digest(letter.place, letter)
         if newest.get(records.get(own, own), letter.number) == letter.number:
             yield letter
+
+
+def check_captured(letters: Iterable[Letter], captured: Collection[str]) -> None:
+    """Raises `NotCaptured` for the first letter of a table that is not among the captured topics."""
+    for letter in letters:
+        if letter.origin.topic not in captured:
+            raise NotCaptured(letter)
 
 
 def replay(producer: Producer, letters: Iterable[Letter]) -> int:

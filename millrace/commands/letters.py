@@ -124,7 +124,7 @@ def replay(places: Places, out: Out, numbers: tuple[int, ...], everything: bool,
     table that no view captures any more stay: no worker would read them.
     """
     from millrace.wiring import producer
-    from streams.letters import one_of_each
+    from streams.letters import NotCaptured, check_captured, one_of_each
     from streams.letters import replay as send
 
     if bool(numbers) == everything:
@@ -136,12 +136,10 @@ def replay(places: Places, out: Out, numbers: tuple[int, ...], everything: bool,
         named = [letter for letter in _read(repo, **wanted) if letter.number in numbers]
         if missing := set(numbers) - {letter.number for letter in named}:
             raise Failed(f"there is no letter {min(missing)}: millrace letters list shows the numbers")
-        for letter in named:
-            if letter.origin.topic not in captured:
-                raise Failed(
-                    f"letter {letter.number} is of {letter.origin.topic}, which no view captures, so that no worker "
-                    "would read it. Declare a view over the table and run millrace apply first, or leave the number out"
-                )
+        try:
+            check_captured(named, captured)
+        except NotCaptured as error:
+            raise Failed(f"{error}, or leave the number out") from error
         chosen = iter(named)
     else:
         chosen = _captured(one_of_each(lambda: _all(repo, 0, wanted["table"]), _wanted(**wanted)), captured, left_out)

@@ -68,6 +68,10 @@ class PlatformUnavailable(Exception):
     """What was asked for is out of reach: says what is, and what to do."""
 
 
+class ReplayRefused(Exception):
+    """A letter that nobody would read if it were sent again: says why, and what to do."""
+
+
 class Platform(Protocol):
     """Asks the platform. Every call may take seconds and is made on a thread of its own; each raises
     `PlatformUnavailable`."""
@@ -79,4 +83,5 @@ class Platform(Protocol):
         """The newest letters, newest first."""
 
     def replay(self, number: int) -> bool:
-        """Sends one letter's record through the ordinary way again; False if there is no such letter."""
+        """Sends one letter's record through the ordinary way again; False if there is no such letter. Raises
+        `ReplayRefused` for one of a table that no view captures any more."""

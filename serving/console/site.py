@@ -22,7 +22,7 @@ from serving.access import AccessRefused, Caller, Forbidden, Unauthorized
 from serving.aside import Aside
 from serving.console.latest import Latest
 from serving.console.look_up import Target, look_up, search, searched, target, vector_views
-from serving.console.platform import LetterLine, Platform, PlatformState, PlatformUnavailable
+from serving.console.platform import LetterLine, Platform, PlatformState, PlatformUnavailable, ReplayRefused
 from serving.console.render import STYLE, page
 from serving.console.sessions import Session, Sessions, of_form, set_cookie
 from serving.console.views import view_rows
@@ -31,7 +31,7 @@ from serving.http import SEEN_CHARACTERS, Seen, Visit, charge_refused
 from serving.plan import InvalidRequest, NotDeclared
 from serving.reach import reach_of
 from serving.refresh import Registry
-from serving.refusals import Answer, Headers, refusal
+from serving.refusals import RETRY, Answer, Headers, refusal, refused
 from serving.search import Texts, VectorIndex
 
 log = logging.getLogger("millrace")
@@ -274,7 +274,13 @@ class Console:
         if not wanted.isdecimal() or len(wanted) > 18:
             raise InvalidRequest("name the letter by its number")
         number = int(wanted)
-        if not await asyncio.to_thread(self._platform.replay, number):
+        try:
+            sent = await asyncio.to_thread(self._platform.replay, number)
+        except ReplayRefused as error:
+            raise InvalidRequest(str(error)) from error
+        except PlatformUnavailable as error:
+            return self._trouble(refused(503, "platform_unavailable", str(error), RETRY))
+        if not sent:
             raise NotDeclared(f"there is no letter {number}")
         log.info("letter %d replayed", number, extra={"event": "letter_replayed", "key": caller.name, "letter": number})
         self._letters.forget()

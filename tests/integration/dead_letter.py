@@ -2,7 +2,12 @@
 
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
+from feast import Entity, FeatureStore, FeatureView, Field, ValueType
+from feast.types import Int64, String
+
+from millrace.declare import cdc_source
 from streams.kafka import KafkaProducer, KafkaTopics
 from streams.letters import REPLAY_OF, DeadLetters, Rejection
 from streams.messages import Records
@@ -29,6 +34,14 @@ class DeadLetter:
         return [
             (value, sent.headers[position][REPLAY_OF]) for sent in batches for position, value in enumerate(sent.values)
         ]
+
+
+def capture(repo: Path, letter: DeadLetter) -> None:
+    """Applies a view over the letter's table, as without one no worker would read its replay."""
+    customer = Entity(name="customer", join_keys=["id"], value_type=ValueType.INT64)
+    schema = [Field(name="id", dtype=Int64), Field(name="tier", dtype=String)]
+    view = FeatureView(name="customers", entities=[customer], schema=schema, source=cdc_source(letter.table))
+    FeatureStore(repo_path=str(repo)).apply([customer, view])
 
 
 def send_letter(kafka: str, project: str) -> DeadLetter:

@@ -20,7 +20,7 @@ from tests.certificates import Authority, pin
 from tests.fuzz.vectors import TEXTS, add_vectors
 from tests.integration.chromium import SECONDS, chromium_of, click, heading, press, tab_to, there
 from tests.integration.database import Database
-from tests.integration.dead_letter import REASON, DeadLetter, send_letter
+from tests.integration.dead_letter import REASON, DeadLetter, capture, send_letter
 from tests.integration.serving_repo import Server, make_repo, millrace
 from tests.integration.test_console import new_key
 from tests.redis_server import RedisServer
@@ -48,6 +48,7 @@ def repo(
     folder, store = tmp_path_factory.mktemp("served"), RedisServer().start()
     make_repo(folder, store.port, project=PROJECT, kafka=stack.kafka)
     add_vectors(folder, store.port, database.url)
+    capture(folder, letter)
     yield folder
     store.stop()
 

@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from stores.delta import DeltaLake
+from stores.lake import TableMissing
+from stores.rows import TIMESTAMP
 from tests.integration.lake_repo import BOUGHT, applied, at, fill_orders, make, online
 
 OF_A_FILE = """
@@ -31,6 +35,37 @@ def test_a_view_over_a_file_is_served_and_not_joined(tmp_path: Path) -> None:
     frame = pd.DataFrame({"customer_id": [7], "event_timestamp": [at(2)]})
     with pytest.raises(ValueError, match=r"view scores has a FileSource: the lake joins views of captured tables"):
         store.get_historical_features(frame, ["scores:score"])
+
+
+OF_A_DATASET = """
+from feast import Entity, FeatureView, Field, ValueType
+from feast.types import Float64, Int64
+
+from stores.feast_lake import LakeSource
+
+customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
+scores = FeatureView(
+    name="scores",
+    entities=[customer],
+    source=LakeSource(name="scores_saved", table="datasets/scores", timestamp_field="at"),
+    schema=[Field(name="customer_id", dtype=Int64), Field(name="score", dtype=Float64)],
+)
+"""
+
+
+def test_a_view_over_a_saved_dataset_is_served_and_not_joined(tmp_path: Path) -> None:
+    repo = make(tmp_path / "repo", OF_A_DATASET)
+    store = applied(repo)
+    with pytest.raises(TableMissing, match="has no table datasets/scores: Feast's create_saved_dataset makes it"):
+        store.materialize(at(0), at(9))
+    rows = {"customer_id": [7, 7, None], "score": [0.5, 0.6, 0.7], "at": pa.array([at(1), at(2), at(1)], TIMESTAMP)}
+    DeltaLake(str(repo / "lake")).replace("datasets/scores", pa.table(rows))
+    store.materialize(at(0), at(9))
+    assert online(repo, ["scores:score"], [{"customer_id": 7}])["score"] == [0.6]
+    frame = pd.DataFrame({"customer_id": [7], "event_timestamp": [at(2)]})
+    for entities, end in ((frame, None), (None, at(9))):
+        with pytest.raises(ValueError, match=r"view scores has a LakeSource of datasets/scores: the lake joins views"):
+            store.get_historical_features(entities, ["scores:score"], end_date=end)
 
 
 BY_COMMIT = """

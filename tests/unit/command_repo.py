@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+from feast import Entity, FeatureStore, FeatureView, Field, ValueType
+from feast.types import Int64, String
+
+from millrace.declare import cdc_source
+
 
 def command_repo(folder: Path) -> None:
     """Writes its `millrace.yaml` and `feature_store.yaml`: the project and its one source are `shop`."""
@@ -16,3 +21,11 @@ def command_repo(folder: Path) -> None:
         f"offline_store: {{type: stores.feast_offline.LakeOfflineStore, path: {folder}/lake}}\n"
         "entity_key_serialization_version: 3\n"
     )
+
+
+def capture(folder: Path, table: str) -> None:
+    """Applies a view `orders` over a table with `id` and `customer`."""
+    order = Entity(name="order", join_keys=["id"], value_type=ValueType.INT64)
+    schema = [Field(name="id", dtype=Int64), Field(name="customer", dtype=String)]
+    view = FeatureView(name="orders", entities=[order], schema=schema, source=cdc_source(table))
+    FeatureStore(repo_path=str(folder)).apply([order, view])

@@ -1,6 +1,7 @@
 """Backfills: a view's rows from the changes that the lake holds, once, whoever else is at it."""
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,22 @@ def test_a_complete_view_costs_the_places_of_the_window_alone(
         (features, ("_partition", "_offset")): 3,
         (features, ("id",)): 3,
     }
+
+
+def test_memory_holds_the_entities_not_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENTITIES", 20_000)
+    schema, held = pa.schema([pa.field("id", pa.int64(), nullable=False)]), []
+    entities, versions = 10_000, 300
+    before = pa.total_allocated_bytes()
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for _ in range(versions):
+            held.append(pa.total_allocated_bytes() - before)
+            yield pa.record_batch([pa.array(range(entities))], schema=schema)
+
+    found = module._distinct(pa.RecordBatchReader.from_batches(schema, rows()))
+    assert sorted(found["id"].to_pylist()) == list(range(entities))
+    assert max(held) < entities * versions * 8 / 10
 
 
 def test_tables_are_queried_by_what_fits_in_memory_not_chunk_by_chunk(

@@ -3,23 +3,28 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import millrace.console
 from millrace.console import LETTERS, RepoPlatform, newest_letters, platform_state
 from millrace.repo import open_repo
 from serving.console.latest import Latest
 from serving.console.look_up import Shown, as_text
-from serving.console.platform import LetterLine, PlatformState, PlatformUnavailable, TableState
+from serving.console.platform import LetterLine, PlatformState, PlatformUnavailable, ReplayRefused, TableState
 from serving.console.render import duration, page, size
 from serving.console.sessions import COOKIE, SECONDS, Sessions, of_form
 from serving.console.views import ViewRow
-from streams.letters import OFFSET, PARTITION, REASONS, STAGE, TIME, TOPIC
+from streams.letters import OFFSET, PARTITION, REASONS, STAGE, TIME, TOPIC, DeadLetters, Rejection
+from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.messages import Partition, Records
 from streams.personal import PersonalColumns
-from tests.unit.command_repo import command_repo
+from tests.envelopes import TOPIC as TABLE
+from tests.envelopes import records
+from tests.unit.command_repo import capture, command_repo
 
 EVIL = "<script>alert('x')</script>\"'&"
 COMMON: dict[str, Any] = {
@@ -199,12 +204,31 @@ def test_the_newest_letters_without_personal_data() -> None:
     )
 
 
-@pytest.mark.parametrize("ask", [RepoPlatform.state, RepoPlatform.letters])
+@pytest.mark.parametrize("ask", [RepoPlatform.state, RepoPlatform.letters, lambda platform: platform.replay(0)])
 def test_a_page_makes_no_registry_where_there_is_none(ask: Callable[[RepoPlatform], object], tmp_path: Path) -> None:
     command_repo(tmp_path)
     with pytest.raises(PlatformUnavailable, match="there is no registry at"):
         ask(RepoPlatform(open_repo(tmp_path, tmp_path)))
     assert not (tmp_path / "registry.db").exists()
+
+
+def test_a_letter_is_replayed_if_its_table_is_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = "shop.public.gone"
+    broker = MemoryBroker({TABLE: 1, gone: 1, "shop.letters": 1})
+    letters = DeadLetters(MemoryProducer(broker), "shop.letters")
+    for table in (TABLE, gone):
+        letters.send(replace(records((b"key", b"bad")), topic=table), [Rejection(0, "contract", ("odd",))], "v1")
+    letters.flush()
+    monkeypatch.setattr(millrace.console, "topics", lambda repo: MemoryTopics(broker))
+    monkeypatch.setattr(millrace.console, "producer", lambda repo: MemoryProducer(broker))
+    command_repo(tmp_path)
+    capture(tmp_path, TABLE)
+    platform = RepoPlatform(open_repo(tmp_path, tmp_path))
+    assert [platform.replay(number) for number in (0, 2)] == [True, False]
+    assert [record.value for record in broker.log[Partition(TABLE, 0)]] == [b"bad"]
+    with pytest.raises(ReplayRefused, match=f"letter 1 is of {gone}, which no view captures.* millrace apply"):
+        platform.replay(1)
+    assert not broker.log.get(Partition(gone, 0))
 
 
 def test_the_state_is_that_of_all_workers() -> None:

@@ -5,13 +5,15 @@ import json
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from streams.export import CHUNK, export
+from streams.export import CHUNK, CHUNK_BYTES, export
 from streams.letters import REPLAY_OF, DeadLetters, Letter, Rejection, one_of_each, read, replay
 from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.messages import Partition
@@ -95,6 +97,22 @@ def test_an_export_has_its_name_only_once_it_is_whole(letters: list[Letter], tmp
 
     assert export(watched(), path) == CHUNK + 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["letters.jsonl", "letters.parquet"])
+def test_memory_holds_a_bounded_part_of_large_letters(letters: list[Letter], tmp_path: Path, name: str) -> None:
+    count, size = 100, CHUNK_BYTES // 16
+
+    def large() -> Iterator[Letter]:
+        for i in range(count):
+            yield replace(letters[0], value=bytes([i]) * size)
+
+    tracemalloc.start()
+    try:
+        assert export(large(), tmp_path / name) == count
+        assert tracemalloc.get_traced_memory()[1] < count * size / 2
+    finally:
+        tracemalloc.stop()
 
 
 KILLED = """

@@ -8,17 +8,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from feast import Entity, FeatureStore, FeatureView, Field, ValueType
-from feast.types import Int64, String
 
 import millrace.wiring
 from millrace.cli import millrace as command_line
-from millrace.declare import cdc_source
 from streams.letters import MOST_KINDS, DeadLetters, Rejection
 from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.messages import Partition
 from tests.envelopes import TOPIC, records
-from tests.unit.command_repo import command_repo
+from tests.unit.command_repo import capture, command_repo
 
 Letters = Callable[..., Result]
 
@@ -37,10 +34,7 @@ def broker() -> MemoryBroker:
 @pytest.fixture
 def letters(tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> Letters:
     command_repo(tmp_path)
-    order = Entity(name="order", join_keys=["id"], value_type=ValueType.INT64)
-    schema = [Field(name="id", dtype=Int64), Field(name="customer", dtype=String)]
-    view = FeatureView(name="orders", entities=[order], schema=schema, source=cdc_source(TOPIC))
-    FeatureStore(repo_path=str(tmp_path)).apply([order, view])
+    capture(tmp_path, TOPIC)
     written = DeadLetters(MemoryProducer(broker), "shop.letters")
     bad = records((b"key", b"bad 0"), (b"key", b"bad 1"))
     written.send(bad, [Rejection(i, "contract", (f"odd: {i}",)) for i in range(2)], "v1")
