@@ -48,6 +48,14 @@ def lake_of(config: RepoConfig) -> DeltaLake:
     return DeltaLake(path, config.offline_store.storage_options)
 
 
+def store_of(config: RepoConfig) -> FeatureStore:
+    """The feature store of a feature repo: the way to its registry."""
+    store = FeatureStore(config=config)
+    if config.repo_path is not None:
+        store.repo_path = Path(config.repo_path)  # a relative path of the registry counts from there
+    return store
+
+
 class LakeSource(DataSource):
     """One table of the lake: `changes/<topic>` of a captured table, `features/<view>` for a `PushSource`, or
     `datasets/<name>`.
@@ -168,9 +176,7 @@ def _options(table: str) -> DataSourceProto.CustomSourceOptions:
 
 def _declared(config: RepoConfig, view: str) -> list[tuple[str, str]] | None:
     """The join keys and features of a view in the registry, as they are pushed; None if it is not there."""
-    store = FeatureStore(config=config)
-    if config.repo_path is not None:
-        store.repo_path = Path(config.repo_path)  # a relative path of the registry counts from there
+    store = store_of(config)
     try:
         found: Any = store.registry.get_any_feature_view(view, store.project)
     except FeastObjectNotFoundException:

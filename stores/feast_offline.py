@@ -33,6 +33,7 @@ from feast.utils import (
 from pydantic import Field, StrictStr
 
 from stores.entity_keys import DUMMY, with_dummy
+from stores.feast_declared import as_declared, declared
 from stores.feast_history import EVENT_TIME, at_end, at_entities, request
 from stores.feast_lake import ADDED, LakeLoggingDestination, LakeSource, lake_of
 from stores.feast_push import pushed_rows, pushed_view
@@ -231,6 +232,8 @@ def _pull(
         keys=[] if _saved(source) else [stored[key] for key in join_keys],
         latest=latest,
     )
+    if features and isinstance(source, LakeSource) and not _saved(source):
+        rows = as_declared(rows, declared(config, source, [*join_keys, *features], times), times)
     return rows if join_keys else with_dummy(rows)
 
 

@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from streams.decimals import as_nearest_floats
-from streams.overflow import overflowed
+from stores.casts import as_nearest_floats, overflowed
 
 Mode = Literal["pandas", "python"]
 Transform = Callable[[pa.Table], tuple[pa.Table, np.ndarray]]

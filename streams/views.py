@@ -10,12 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from connectors.table import Table
+from stores.casts import as_type
 from stores.rows import TIMESTAMP, FeatureRows, rows_schema
 from stores.values import as_stored
 from stores.view import Feature, View
 from streams.changes import Changes, at_lsns, plain
-from streams.decimals import as_nearest_floats
-from streams.overflow import overflowed
 from streams.transform import Transform, Untransformable
 
 LIVE = pa.array(["c", "u", "r"])
@@ -291,22 +290,9 @@ def _event_times(meta: pa.Table, stream_view: StreamView, bad: dict[int, list[st
 def _cast(column: pa.ChunkedArray, name: str, kind: pa.DataType, bad: dict[int, list[str]]) -> pa.ChunkedArray:
     """The values as of the type `kind`; where they do not fit, their positions and why, by the table's column `name`,
     go to `bad`."""
-    if column.type.equals(kind):
-        return column
-    column = as_nearest_floats(column, kind)
-    try:
-        cast = column.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        values = []
-        for i, value in enumerate(column):
-            try:
-                values.append(value.cast(kind).as_py())
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                values.append(None)
-                bad.setdefault(i, []).append(_misfit(value, name, kind, str(error)))
-        cast = pa.chunked_array([pa.array(values, kind)])
-    for i in map(int, overflowed(column, cast)):
-        bad.setdefault(i, []).append(_misfit(column[i], name, kind, "it is out of range"))
+    cast, misfits = as_type(column, kind)
+    for i, why in misfits.items():
+        bad.setdefault(i, []).append(_misfit(column[i], name, kind, why))
     return cast
 
 
