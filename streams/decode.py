@@ -109,10 +109,10 @@ def _parse(records: Records, positions: list[int], rejections: list[Rejection]) 
     for i in positions:
         try:
             envelope = orjson.loads(records.values[i] or b"")
-            image = _image(envelope, records, i)
+            image = row_image(envelope, records.keys[i])
         except orjson.JSONDecodeError as error:
             rejections.append(Rejection(i, "decode", (f"not JSON: {error}",)))
-        except _NotAnEnvelope as error:
+        except NotAnEnvelope as error:
             rejections.append(Rejection(i, "decode", (str(error),)))
         else:
             if image is not None:
@@ -122,49 +122,50 @@ def _parse(records: Records, positions: list[int], rejections: list[Rejection]) 
     return parsed
 
 
-class _NotAnEnvelope(Exception):
+class NotAnEnvelope(Exception):
     """A record that is JSON but not a Debezium envelope; the text says what is wrong."""
 
 
-def _image(envelope: Any, records: Records, position: int) -> Values | None:
-    """The row that an envelope is about: new values, or of a delete the key and the old ones.
+def row_image(envelope: Any, key: bytes | None) -> Values | None:
+    """The row that an envelope is about: new values, or of a delete the record's key and the old ones.
 
-    None for a logical message. Raises `_NotAnEnvelope`.
+    Of a truncate it is empty, of a logical message None. Raises `NotAnEnvelope`, also if `source.lsn` is not in `LSNS`
+    (of a row that a snapshot read it may be None) or `source.ts_us` not within `MICROSECONDS`.
     """
     try:
         op, source, before = envelope["op"], envelope["source"], envelope.get("before")
         if op in ("c", "u", "r"):
             image = envelope["after"]
         elif op == "d":
-            image = {**(before or {}), **_key(records.keys[position])}
+            image = {**(before or {}), **_key(key)}
         elif op == "t":
             image = {}
         elif op == LOGICAL_MESSAGE:
             return None
         else:
-            raise _NotAnEnvelope(f"unknown operation {op!r}: Debezium's are c, u, d, r, t and m")
+            raise NotAnEnvelope(f"unknown operation {op!r}: Debezium's are c, u, d, r, t and m")
         lsn, moment = source["lsn"], source["ts_us"]
         placed = type(lsn) is int or (op == "r" and lsn is None)  # see `streams.snapshots`
         if type(image) is not dict or not placed or type(moment) is not int:
-            raise _NotAnEnvelope("not a Debezium envelope: no row image, or source.lsn or source.ts_us is no number")
+            raise NotAnEnvelope("not a Debezium envelope: no row image, or source.lsn or source.ts_us is no number")
         if before is not None and type(before) is not dict:
-            raise _NotAnEnvelope("not a Debezium envelope: before is no row image")
+            raise NotAnEnvelope("not a Debezium envelope: before is no row image")
         if lsn is not None and lsn not in LSNS:
-            raise _NotAnEnvelope("not a Debezium envelope: source.lsn is not from 0 to 2^63 - 1")
+            raise NotAnEnvelope("not a Debezium envelope: source.lsn is not from 0 to 2^63 - 1")
         if not _FIRST <= moment <= _LAST:
-            raise _NotAnEnvelope("not a Debezium envelope: source.ts_us is not in the years 1 to 9999")
+            raise NotAnEnvelope("not a Debezium envelope: source.ts_us is not in the years 1 to 9999")
         return image
     except (KeyError, TypeError, AttributeError) as error:
-        raise _NotAnEnvelope(f"not a Debezium envelope: {type(error).__name__} {error}") from error
+        raise NotAnEnvelope(f"not a Debezium envelope: {type(error).__name__} {error}") from error
 
 
 def _key(key: bytes | None) -> Values:
     try:
         values = orjson.loads(key or b"")
     except orjson.JSONDecodeError as error:
-        raise _NotAnEnvelope(f"a delete whose key is not JSON: {error}") from error
+        raise NotAnEnvelope(f"a delete whose key is not JSON: {error}") from error
     if type(values) is not dict:
-        raise _NotAnEnvelope("a delete whose key is no JSON object")
+        raise NotAnEnvelope("a delete whose key is no JSON object")
     return values
 
 

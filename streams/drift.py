@@ -23,6 +23,7 @@ from stores.lake import Lake
 from stores.lake_schema import merged_schema
 from streams.changes import carried
 from streams.decide import changes_table
+from streams.decode import NotAnEnvelope, row_image
 from streams.letters import REPLAY_OF
 from streams.messages import Records
 from streams.pipeline import Flow, Flows, Outcome
@@ -115,7 +116,8 @@ def _is_older(record: _Newest, applied: int, base: SnapshotBase) -> bool:
 
 
 def _newest(records: Records) -> Iterator[_Newest]:
-    """Of each partition the newest image and the newest key, mostly of one record; what is no envelope has none."""
+    """Of each partition the newest image and the newest key, mostly of one record; what decoding would make a letter
+    of for its envelope has none, nor has what is of no row."""
     images, keys = set[int](), set[int]()
     for i in range(len(records) - 1, -1, -1):
         partition = records.partitions[i]
@@ -123,16 +125,19 @@ def _newest(records: Records) -> Iterator[_Newest]:
             continue
         try:
             envelope = orjson.loads(records.values[i] or b"null")
-            op, after, lsn = envelope["op"], envelope["after"], envelope["source"]["lsn"]
+            row = row_image(envelope, records.keys[i])
             keyed = orjson.loads(records.keys[i] or b"null")
-        except (orjson.JSONDecodeError, TypeError, KeyError):
+        except (orjson.JSONDecodeError, NotAnEnvelope):
             continue
-        image = after if isinstance(after, dict) and partition not in images else None
+        op = envelope["op"]
+        if op not in ("c", "u", "r", "d"):
+            continue
+        image = row if op != "d" and partition not in images else None
         key = keyed if isinstance(keyed, dict) and partition not in keys else None
         images |= {partition} if image is not None else set()
         keys |= {partition} if key is not None else set()
         replayed = REPLAY_OF in records.headers.get(i, {})
-        yield _Newest(image, key, lsn if isinstance(lsn, int) else None, op == "r", replayed)
+        yield _Newest(image, key, envelope["source"]["lsn"], op == "r", replayed)
 
 
 def users(flow: Flow, columns: tuple[str, ...]) -> list[str]:

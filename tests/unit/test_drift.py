@@ -16,6 +16,7 @@ from stores.errors import StoreRefused
 from stores.lake import Lake
 from stores.memory_lake import MemoryLake
 from streams.decide import changes_table
+from streams.decode import decode_records
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, Drift, Guard, drift, users
 from streams.letters import REPLAY_OF
 from streams.pipeline import Flow, Outcome, take
@@ -48,6 +49,55 @@ def test_the_newest_image_of_each_partition_tells() -> None:
     assert drift(records((key(1), less)), ORDERS, 25) == Drift((), ("customer",), ())
     more = envelope("c", {**row(1), "city": "x"}, lsn=10)
     assert drift(records((key(1), more), (key(1), b"{oops"), (key(1), None)), ORDERS, 0) == Drift((), (), ("city",))
+
+
+BARE = {"z": 1}
+"""An image that lacks all columns."""
+GOOD_SOURCE = {"lsn": 20, "ts_us": 1_700_000_000_000_000}
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        {"op": "c", "before": [], "after": BARE, "source": {"lsn": 99999999999999999999, "ts_us": 1}},
+        {"op": "c", "after": BARE, "source": {**GOOD_SOURCE, "lsn": 2**63}},
+        {"op": "c", "after": BARE, "source": {**GOOD_SOURCE, "lsn": -1}},
+        {"op": "c", "after": BARE, "source": {**GOOD_SOURCE, "lsn": None}},
+        {"op": "r", "after": BARE, "source": {**GOOD_SOURCE, "lsn": "20"}},
+        {"op": "u", "after": BARE, "source": {"lsn": 20}},
+        {"op": "u", "after": BARE, "source": {**GOOD_SOURCE, "ts_us": 2**62}},
+        {"op": "u", "after": BARE, "source": {**GOOD_SOURCE, "ts_us": "now"}},
+        {"op": "u", "before": "x", "after": BARE, "source": GOOD_SOURCE},
+        {"op": "u", "after": [BARE], "source": GOOD_SOURCE},
+        {"op": "c", "after": None, "source": GOOD_SOURCE},
+        {"op": "x", "after": BARE, "source": GOOD_SOURCE},
+        {"op": ["c"], "after": BARE, "source": GOOD_SOURCE},
+        {"op": "d", "before": [BARE], "after": None, "source": GOOD_SOURCE},
+        {"op": "c", "after": BARE, "source": [20]},
+        [BARE],
+    ],
+)
+def test_what_decoding_makes_a_letter_of_tells_nothing_of_the_table(platform: Platform, malformed: Any) -> None:
+    """Neither by its image nor by its key; and it does not hide what an older record tells."""
+    bad = (json.dumps({"z": 1}).encode(), json.dumps(malformed).encode())
+    assert [r.stage for r in decode_records(records(bad), ORDERS, (), 1 << 20).rejections] == ["decode"]
+    assert not guard(platform).holds(records(bad))
+    assert not guard(platform).holds(records((key(1), envelope("c", row(1), lsn=10)), bad))
+    watching = guard(platform)
+    assert watching.holds(records((key(1), envelope("c", without("amount"), lsn=10)), bad))
+    assert "no column amount any more" in watching.held[TOPIC]
+
+
+def test_a_truncate_and_a_message_tell_nothing_of_the_table(platform: Platform) -> None:
+    """They are of no row."""
+    for op in ("t", "m"):
+        other = (json.dumps({"z": 1}).encode(), envelope(op, BARE, lsn=20))
+        assert not guard(platform).holds(records((key(1), envelope("c", row(1), lsn=10)), other))
+
+
+def test_a_delete_tells_its_key_also_without_a_field_for_the_new_row() -> None:
+    deleted = json.dumps({"op": "d", "before": None, "source": GOOD_SOURCE}).encode()
+    assert drift(records((b'{"customer":"ann"}', deleted)), ORDERS, 0) == Drift((), (), (), ("customer",))
 
 
 def applied_with(platform: Platform, *columns: Column) -> None:
