@@ -123,7 +123,9 @@ class LakeOfflineStore(OfflineStore):
         A row with a null join key belongs to no entity.
         """
         columns = (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
-        return LakeRetrievalJob(config, lambda: _pull(config, data_source, *columns, start_date, end_date, latest=True))
+        return LakeRetrievalJob(
+            config, lambda: _pull(config, data_source, *columns, start_date, end_date, newest_by=join_key_columns)
+        )
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -140,15 +142,16 @@ class LakeOfflineStore(OfflineStore):
 
         Each source row once, in its newest version, and none that is deleted. A row of a view's source with a
         null join key belongs to no entity, and is left out; a saved dataset has all its rows. With no feature
-        names, as for a view with a transform, all columns of the source; with feature names, of a captured table
-        the newest row an entity.
+        names, as for a view with a transform, all columns of the source; with feature names, of the rows of a
+        captured table that agree in entity and times the newest.
         """
         columns = (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         # Feast then keeps one row an entity by its times alone, any of those that one transaction wrote.
         captured = isinstance(data_source, LakeSource) and data_source.table.startswith("changes/")
-        latest = captured and bool(join_key_columns) and bool(feature_name_columns)
+        times = [time for time in (timestamp_field, created_timestamp_column) if time]
+        newest_by = [*join_key_columns, *times] if captured and join_key_columns and feature_name_columns else None
         return LakeRetrievalJob(
-            config, lambda: _pull(config, data_source, *columns, start_date, end_date, latest=latest)
+            config, lambda: _pull(config, data_source, *columns, start_date, end_date, newest_by=newest_by)
         )
 
     @staticmethod
@@ -215,7 +218,7 @@ def _pull(
     start: datetime | None,
     end: datetime | None,
     *,
-    latest: bool,
+    newest_by: Sequence[str] | None,
 ) -> pa.Table:
     table = _table(config, source)
     times = [time for time in (timestamp_field, created) if time]
@@ -230,7 +233,7 @@ def _pull(
         start=start and make_tzaware(start),
         end=end and make_tzaware(end),
         keys=[] if _saved(source) else [stored[key] for key in join_keys],
-        latest=latest,
+        newest_by=newest_by if newest_by is None else [stored[name] for name in newest_by],
     )
     if features and isinstance(source, LakeSource) and not _saved(source):
         rows = as_declared(rows, declared(config, source, [*join_keys, *features], times), times)

@@ -179,15 +179,15 @@ def current(
     start: datetime | None = None,
     end: datetime | None = None,
     keys: Sequence[str] = (),
-    latest: bool = False,
+    newest_by: Sequence[str] | None = None,
 ) -> pa.Table:
     """The rows that a table holds now, newest event time first.
 
     Of `changes/<topic>` that is the newest version of each source row by its primary key, without the deleted
     and the truncated ones; of `features/<view>` the newest live rows (an event view's all, not one an entity);
     of any other table all rows. Rows are limited to `start <= time <= end`, `time` being a stored column of
-    timestamps or dates; to those that belong to an entity, with no null in `keys` (stored columns); and with
-    `latest` to the newest of each entity.
+    timestamps or dates; to those that belong to an entity, with no null in `keys` (stored columns); and of rows
+    that have the same values in the stored columns `newest_by`, if these are given, to the newest.
     `columns` maps the names in the answer to stored columns, and fixes the order and the types.
     Raises `StoreUnavailable`, and `StoreRefused` if the table lacks a column or `time` is no time.
     """
@@ -203,9 +203,9 @@ def current(
     if "_row" in table.schema.names:
         order += ", _row DESC"
     query = f"SELECT {', '.join(map(quoted, stored))} FROM ({_live(table)}) WHERE {where}"
-    if latest:
-        by_entity = f"PARTITION BY {', '.join(entity)} " if entity else ""
-        query += f" QUALIFY row_number() OVER ({by_entity}ORDER BY {order}) = 1"
+    if newest_by is not None:
+        by = f"PARTITION BY {', '.join(quoted(held(table, column)) for column in newest_by)} " if newest_by else ""
+        query += f" QUALIFY row_number() OVER ({by}ORDER BY {order}) = 1"
     with session(data=table.data) as connection:
         return answer(connection, f"{query} ORDER BY {order}", schema)
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from stores.delta import DeltaLake
+from stores.feast_offline import LakeOfflineStore
 from stores.lake import TableMissing
 from stores.rows import TIMESTAMP
 from tests.integration.lake_repo import BOUGHT, applied, at, fill_orders, make, online
@@ -100,6 +101,25 @@ def test_of_the_rows_of_one_commit_the_last_is_materialized(tmp_path: Path, late
     applied(repo).materialize(at(0), at(10))
     found = online(repo, ["last_bought:amount"], [{"buyer": buyer} for buyer in range(buyers)])["amount"]
     assert found == [float(orders - buyers + buyer) for buyer in range(buyers)]
+
+
+def test_all_rows_of_a_captured_table_are_pulled_but_of_those_with_the_same_times_the_last(tmp_path: Path) -> None:
+    repo = make(tmp_path / "repo", BY_COMMIT)
+    commits = [(1, 7, at(1)), (2, 7, at(2)), (3, 7, at(2)), (4, 8, at(2)), (5, None, at(3))]
+    fill_orders(
+        repo,
+        [
+            {"id": i, "buyer": buyer, "amount": float(i), "status": "new", "placed": at(1), "_commit_ts": moment}
+            for i, buyer, moment in commits
+        ],
+    )
+    store = applied(repo)
+    source = store.get_feature_view("last_bought").batch_source
+    window = at(0), at(10)
+    job = LakeOfflineStore.pull_all_from_table_or_query(
+        store.config, source, ["buyer"], ["amount"], source.timestamp_field, None, *window
+    )
+    assert sorted(job.to_arrow()["amount"].to_pylist()) == [1.0, 3.0, 4.0]
 
 
 def test_a_rename_that_shadows_a_column_is_materialized(tmp_path: Path) -> None:

@@ -372,7 +372,7 @@ def test_the_current_rows_of_a_table_of_changes(
         start=_moment(start),
         end=_moment(end),
         keys=["entity"],
-        latest=latest,
+        newest_by=["entity"] if latest else None,
     )
     last = {c.row: c for c in history if c.lsn > truncated}
     live = [c for c in last.values() if c.entity is not None and start <= c.event <= end]
