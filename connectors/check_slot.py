@@ -15,6 +15,32 @@ _SLOT = text(
 )
 
 
+_END = text(
+    """
+    select pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_receive_lsn()
+                                else pg_current_wal_lsn() end, '0/0')::bigint
+    """
+)
+
+
+def check_log(connection: Connection, source: Source, connect_offset_lsn: int | None) -> Observation:
+    """The server's log reaches as far as Connect's position, which was taken from it before."""
+    end = connection.execute(_END).scalar()  # none on a standby that receives nothing
+    if connect_offset_lsn is None or end is None or connect_offset_lsn <= end:
+        return Observation("log", "the connector's stored position lies in the server's log")
+    return Observation("log", went_back(source.name, connect_offset_lsn, end), wrong=True)
+
+
+def went_back(source: str, position: int, end: int) -> str:
+    """What a stored position beyond the end of the log means, and what to do."""
+    return (
+        f"the connector's stored position {lsn_text(position)} lies beyond the end of the server's log, "
+        f"{lsn_text(end)}: the database went back in its log, as by a volume that was put back or the promotion of a "
+        "standby that lacked the tail, and PostgreSQL skips every commit below that position. Run millrace recover "
+        f"{source}; where the lake holds changes of the lost tail it refuses, and says what to do"
+    )
+
+
 def check_slot(connection: Connection, source: Source, connect_offset_lsn: int | None) -> Observation:
     """The slot is usable and not ahead of Connect's position: what lies between would be lost in silence.
 

@@ -16,6 +16,9 @@ _CAPTURED = text(
            exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary) as keyed,
            array(select a.attname from pg_attribute a
                  where a.attrelid = c.oid and a.attgenerated = 'v' and not a.attisdropped) as virtual,
+           array(select format('%I.%I', ln.nspname, l.relname) from pg_inherits h
+                 join pg_class l on l.oid = h.inhrelid join pg_namespace ln on ln.oid = l.relnamespace
+                 where h.inhparent = c.oid and c.relkind = 'r' order by 1) as children,
            exists (select from pg_class l where l.relreplident <> 'd' and l.relkind = 'r'
                    and (l.oid = c.oid or l.oid in (select relid from pg_partition_tree(c.oid)))) as altered,
            array(select format('%I.%I', ln.nspname, l.relname) from pg_class l
@@ -49,7 +52,8 @@ _OWN = text(
 
 
 def check_tables(connection: Connection, captures: Sequence[Capture]) -> Iterator[Observation]:
-    """Each captured table exists, is logged, readable and keyed, and has the replica identity it needs."""
+    """Each captured table exists, is logged, readable and keyed, has no children that inherit from it, and has the
+    replica identity it needs."""
     known = table_oids(connection)
     oids = [known[capture.table] for capture in captures if capture.table in known]
     rows = {row.name: row for row in connection.execute(_CAPTURED, {"tables": oids})}
@@ -61,6 +65,7 @@ def check_tables(connection: Connection, captures: Sequence[Capture]) -> Iterato
             continue
         yield from _readable(capture.table, rows[capture.table], user)
         yield _keyed(capture.table, rows[capture.table])
+        yield _childless(capture.table, rows[capture.table].children)
         yield _identity(capture, rows[capture.table])
 
 
@@ -105,6 +110,20 @@ def _keyed(table: str, row: Row[tuple[object, ...]]) -> Observation:
         "primary key",
         f"table {table} has no primary key, so that its rows cannot be told apart and its updates and deletes "
         f"are not captured: run ALTER TABLE {quoted(table)} ADD PRIMARY KEY (...) with columns that identify a row",
+        wrong=True,
+    )
+
+
+def _childless(table: str, children: Sequence[str]) -> Observation:
+    """No table inherits from it. Partitions, whose changes come as those of their table, are no children here."""
+    if not children:
+        return Observation("inheritance", f"no table inherits from {table}")
+    leave = "; ".join(f"ALTER TABLE {child} NO INHERIT {quoted(table)}" for child in children)
+    return Observation(
+        "inheritance",
+        f"{table} has tables that inherit from it ({', '.join(children)}): a snapshot reads their rows as its own, but "
+        f"their changes do not come with those of {table}. Make it a partitioned table, take its views away, or, if "
+        f"the application needs no inheritance, run {leave}",
         wrong=True,
     )
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from connectors.check_publication import check_publication
 from connectors.check_server import check_server
-from connectors.check_slot import check_slot
+from connectors.check_slot import check_log, check_slot
 from connectors.check_tables import check_own_tables, check_tables
 from connectors.observation import Observation
 from connectors.source import Capture, Source, connected, quoted
@@ -47,6 +47,7 @@ def check(
             *check_tables(connection, captures),
             *check_own_tables(connection, source),
             *check_publication(connection, source, captures),
+            check_log(connection, source, connect_offset_lsn),
             check_slot(connection, source, connect_offset_lsn),
         ]
         wrong = [observation for observation in seen if observation.wrong]

@@ -39,6 +39,9 @@ _GAP = re.compile(
     re.IGNORECASE,
 )
 
+# Debezium has no value for a column: in practice it is TOASTed, was left alone, and has a type without a placeholder.
+_UNREADABLE = "Failed to properly convert data value for"
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
@@ -381,9 +384,15 @@ def _cause(error: BaseException) -> str:
 
 def _advice(connector: str, trace: str) -> str:
     """What to do about a failure that only one thing mends; empty for the others."""
-    if not _GAP.search(trace):
-        return ""
-    return f"its slot lost changes that it has not read: run millrace recover {connector}\n"
+    if _GAP.search(trace):
+        return f"its slot lost changes that it has not read: run millrace recover {connector}\n"
+    if _UNREADABLE in trace:
+        return (
+            "a change in the log cannot be read, mostly because it left a large value alone and its table or partition "
+            "has no REPLICA IDENTITY FULL: run millrace apply, which sets it and may end with this message again, then "
+            f"millrace recover {connector}, which reads all tables anew in place of that change\n"
+        )
+    return ""
 
 
 def _head(trace: str) -> str:

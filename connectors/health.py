@@ -13,6 +13,7 @@ _SLOT = text(
            pg_wal_lsn_diff(w.lsn, s.restart_lsn)::bigint as retained,
            pg_wal_lsn_diff(w.lsn, s.confirmed_flush_lsn)::bigint as behind,
            pg_wal_lsn_diff(s.confirmed_flush_lsn, '0/0')::bigint as confirmed,
+           pg_wal_lsn_diff(w.lsn, '0/0')::bigint as log_end,
            (select now() - min(a.xact_start) from pg_stat_activity a
             where a.backend_type = 'client backend' and a.pid <> pg_backend_pid()) as oldest
     from pg_replication_slots s
@@ -29,7 +30,8 @@ class SlotHealth:
 
     `active` a connector reads it; `retained_bytes` of WAL are kept for it, `behind_bytes` of them not yet
     confirmed; `wal_status` is PostgreSQL's (reserved, extended, unreserved, lost); `safe_wal_size` bytes may
-    still be written before it is lost, None where `max_slot_wal_keep_size` sets no limit;
+    still be written before it is lost, None where `max_slot_wal_keep_size` sets no limit; `log_end` is where the
+    server's log ends, None on a standby that receives none;
     `oldest_transaction` is the age of the oldest open transaction that the user may see: the slot cannot
     pass it.
     """
@@ -40,6 +42,7 @@ class SlotHealth:
     wal_status: str
     safe_wal_size: int | None
     confirmed_flush_lsn: int
+    log_end: int | None
     oldest_transaction: timedelta | None
 
 
@@ -56,5 +59,6 @@ def slot_health(engine: Engine, source: Source) -> SlotHealth | None:
         wal_status=row.wal_status or "lost",
         safe_wal_size=row.safe_wal_size,
         confirmed_flush_lsn=row.confirmed or 0,
+        log_end=row.log_end,
         oldest_transaction=row.oldest,
     )

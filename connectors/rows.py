@@ -35,7 +35,7 @@ class Rows:
 def read_rows(engine: Engine, source: Source, table: Table, columns: Sequence[Column]) -> Iterator[Rows]:
     """The given columns of all rows, in chunks, in one consistent snapshot. Raises `SourceUnavailable`."""
     expressions = ", ".join(_expression(column) for column in columns)
-    query = f"SELECT {expressions} FROM {quoted(f'{table.schema}.{table.name}')}"
+    query = f"SELECT {expressions} FROM {_percents_doubled(quoted(f'{table.schema}.{table.name}'))}"
     with connected(engine, source) as connection:
         result = connection.execution_options(yield_per=CHUNK).exec_driver_sql(query)
         for part in result.partitions():
@@ -70,12 +70,17 @@ def _salvaged(values: list[object], column: Column) -> pa.Array:
 
 def _expression(column: Column) -> str:
     """SQL that gives a column's value as Debezium encodes it."""
-    name = quoted_name(column.name).replace("%", "%%")
+    name = _percents_doubled(quoted_name(column.name))
     if column.encoding != "array":
         return _scalar(name, column.encoding, column.arrow_type)
     element = _scalar("e", column.element or "plain", column.arrow_type.value_type)
     elements = f"SELECT {element} FROM unnest({name}) WITH ORDINALITY AS u(e, i) ORDER BY i"
     return f"CASE WHEN {name} IS NOT NULL THEN ARRAY({elements}) END"
+
+
+def _percents_doubled(name: str) -> str:
+    """A quoted name as the driver wants it, which takes a single percent sign for a placeholder."""
+    return name.replace("%", "%%")
 
 
 def _scalar(name: str, encoding: Encoding, kind: pa.DataType) -> str:

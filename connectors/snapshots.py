@@ -5,12 +5,14 @@ https://debezium.io/documentation/reference/stable/configuration/notification.ht
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Engine, text
 
+from connectors.debezium import escaped
 from connectors.source import Source, connected, quoted
 from connectors.table import Table
 
@@ -65,8 +67,7 @@ def ask(engine: Engine, source: Source, number: str, tables: Sequence[Table]) ->
     """Ask for an incremental snapshot of tables; returns the request's id, which the signal table keeps until
     `forget`. Raises `SourceUnavailable`."""
     request = f"{_PREFIX}{number}"
-    # Debezium reads these names as regular expressions; two quoted parts would be the same table.
-    data = json.dumps({"data-collections": [f"{t.schema}.{t.name}" for t in tables], "type": "incremental"})
+    data = json.dumps({"data-collections": [_asked(table) for table in tables], "type": "incremental"})
     with connected(engine, source) as connection:
         connection.execute(
             text(f"INSERT INTO {quoted(source.signal_table)} VALUES (:id, 'execute-snapshot', :data)"),
@@ -74,6 +75,17 @@ def ask(engine: Engine, source: Source, number: str, tables: Sequence[Table]) ->
         )
         connection.commit()
     return request
+
+
+def _asked(table: Table) -> str:
+    """A table's name as Debezium takes it: as a regular expression, or as it is where it compiles and none matches. Two
+    quoted parts would be the same table."""
+    name = f"{table.schema}.{table.name}"
+    try:
+        re.compile(name)
+    except re.error:
+        return escaped(name)
+    return name
 
 
 def unfinished(engine: Engine, source: Source) -> list[str]:

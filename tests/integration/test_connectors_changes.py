@@ -107,6 +107,27 @@ def test_an_incremental_snapshot_answers_a_signal(stack: Any, database: Any, con
         assert last.value["source"]["snapshot"] == "incremental"
 
 
+def test_an_incremental_snapshot_goes_on_from_moments(
+    stack: Any, database: Any, connection: psycopg.Connection
+) -> None:
+    """A chunk is of 1,024 rows; the next one begins after the key of its last."""
+    connection.execute(
+        "create table moments (at timestamptz, local timestamp, clock time, primary key (at, local, clock));"
+        "insert into moments select '2020-01-01 00:00:00.123456+02'::timestamptz + i / 500 * interval '61 minutes',"
+        " '2020-01-01 00:00:00.5'::timestamp + i / 40 * interval '1 day', '00:00:00.25'::time + i * interval '7 s'"
+        " from generate_series(1, 2100) i"
+    )
+    with captured(stack, new_source(database.dsn), ["public.moments"]) as running:
+        first = [tuple(record.key.items()) for record in running.records("moments", 2100)]
+        connection.execute(
+            "insert into millrace_signal values ('moments', 'execute-snapshot', %s)",
+            ['{"data-collections": ["public.moments"], "type": "incremental"}'],
+        )
+        again = running.records("moments", 4200)[2100:]
+        assert {record.value["source"]["snapshot"] for record in again} == {"incremental"}
+        assert sorted(tuple(record.key.items()) for record in again) == sorted(first)
+
+
 def test_a_heartbeat_moves_the_slot_of_an_idle_source(
     stack: Any, database: Any, connection: psycopg.Connection
 ) -> None:
@@ -210,4 +231,5 @@ def test_what_has_no_placeholder_stops_the_task(stack: Any, database: Any, conne
         failures = eventually(running.failures)
         assert not failures[0].retriable
         assert "public.unnamed.v" in failures[0].reason
+        assert f"millrace recover {running.source.name}" in failures[0].reason
         assert running.connect.restart_failed(running.source.name) == failures

@@ -189,6 +189,22 @@ def test_partitions_get_the_identity(database: Any, admin: psycopg.Connection) -
     assert admin.execute("select pubviaroot from pg_publication where pubname = 'unrooted'").fetchone() == (True,)
 
 
+def test_a_table_with_children_is_refused(database: Any, admin: psycopg.Connection) -> None:
+    """A query of it reads their rows, which the stream does not carry; of a partition and its table it is otherwise."""
+    admin.execute(
+        'create table people (id int primary key); create table "Staff" (primary key (id)) inherits (people);'
+        "create table guests (primary key (id)) inherits (people);"
+        "create table parted (id int primary key) partition by range (id);"
+        "create table low partition of parted for values from (0) to (10)"
+    )
+    captures = [Capture("public.people", False), Capture("public.Staff", False), Capture("public.parted", False)]
+    findings = run(new_source(database.dsn), captures, fix=False)
+    told = message(findings, "inheritance")
+    assert told.startswith('public.people has tables that inherit from it (public."Staff", public.guests)')
+    assert 'ALTER TABLE public."Staff" NO INHERIT public.people' in told
+    assert not [f for f in run(new_source(database.dsn), captures[1:], fix=True) if f.severity == "error"]
+
+
 def test_other_replica_identities_are_not_enough(database: Any, admin: psycopg.Connection) -> None:
     admin.execute(
         "create table nothing (id int primary key); alter table nothing replica identity nothing;"
@@ -263,6 +279,17 @@ def test_a_slot_that_lost_changes(database: Any, admin: psycopg.Connection) -> N
     assert "is made by" in message(run(other, [], fix=False), "slot", "ok")
 
 
+def test_a_log_that_ends_before_the_stored_position(database: Any, admin: psycopg.Connection) -> None:
+    """PostgreSQL skips in silence what is committed below the position that a connector asks for."""
+    source = new_source(database.dsn)
+    now = admin.execute("select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint").fetchone()
+    assert now is not None
+    assert message(run(source, [], fix=False, offset=now[0]), "log", "ok")
+    back = message(run(source, [], fix=False, offset=now[0] + (1 << 32)), "log")
+    assert "went back in its log" in back
+    assert f"millrace recover {source.name}" in back
+
+
 def test_slot_health(database: Any, admin: psycopg.Connection) -> None:
     source = new_source(database.dsn)
     engine = source.engine()
@@ -272,6 +299,7 @@ def test_slot_health(database: Any, admin: psycopg.Connection) -> None:
         fresh = slot_health(engine, source)
         assert fresh is not None
         assert (fresh.active, fresh.wal_status) == (False, "reserved")
+        assert fresh.log_end is not None and fresh.log_end >= fresh.confirmed_flush_lsn
         admin.execute("create table filler as select generate_series(1, 10000) as x")
         with psycopg.connect(database.dsn) as other:
             other.execute("select 1")

@@ -14,6 +14,8 @@ import pytest
 from psycopg import sql
 
 from connectors.encodings import Undecodable, decode
+from connectors.rows import read_rows
+from connectors.snapshots import ask
 from streams.changes import changes_schema
 from tests.integration.capturing import Captured, captured, new_source
 
@@ -338,6 +340,28 @@ def test_names_need_no_care(stack: Any, database: Any) -> None:
             assert running.table(name).primary_key == ("k,2", "Id x")
             assert [r.value["after"] for r in running.records("Twin", 1)] == [{"id": 1}]
             assert [column.name for column in running.table(name).columns] == columns
+            (rows,) = read_rows(running.engine, source, running.table(name), running.table(name).columns)
+            assert rows.table.to_pylist() == [row]
+
+
+def test_any_name_without_a_blank_can_be_read_anew(stack: Any, database: Any) -> None:
+    """Though Debezium reads it as a regular expression; other tables that it would match as one are left alone."""
+    name, other = "a(b.[c+d%:e", "upper"
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        for each in (name, other, "Upper"):
+            table = sql.Identifier(each)
+            connection.execute(
+                sql.SQL("create table {0} (id int primary key); insert into {0} values (1)").format(table)
+            )
+        source = new_source(database.dsn, partitions=1)
+        with captured(stack, source, [f"public.{each}" for each in (name, other, "Upper")]) as running:
+            for each in (name, other, "Upper"):
+                running.records(each, 1)
+            ask(running.engine, source, "named", [running.table(name), running.table("Upper")])
+            for each in (name, "Upper"):
+                assert running.records(each, 2)[1].value["source"]["snapshot"] == "incremental"
+            connection.execute("insert into upper values (2)")
+            assert running.records(other, 2)[1].value["op"] == "c"
 
 
 def test_numeric_is_exact(source: Captured, images: dict[str, list[dict[str, Any]]]) -> None:

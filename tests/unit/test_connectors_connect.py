@@ -301,6 +301,20 @@ def test_the_innermost_cause_comes_first(peer: Peer, connect: Connect) -> None:
     assert failure.reason.startswith('org.postgresql.util.PSQLException: ERROR: replication slot "s" is active')
 
 
+def test_what_debezium_cannot_read_in_the_log_is_told_with_what_to_do(peer: Peer, connect: Connect) -> None:
+    """A restart reads the same again, and REPLICA IDENTITY FULL mends only what is written from then on."""
+    trace = (
+        "org.apache.kafka.connect.errors.ConnectException: An exception occurred in the change event producer.\n"
+        "Caused by: io.debezium.DebeziumException: Failed to properly convert data value for 'public.p2.emb' of type"
+        " _float4\n\tat io.debezium.Some.method(Some.java:1)\n"
+    )
+    peer.config, peer.tasks = {"name": "c"}, [failed(trace)]
+    (failure,) = connect.restart_failed("c")
+    advice, cause = failure.reason.splitlines()[:2]
+    assert advice.index("REPLICA IDENTITY FULL") < advice.index("millrace apply") < advice.index("millrace recover c")
+    assert "public.p2.emb" in cause and not failure.retriable
+
+
 def test_a_stopped_connector_is_resumed(peer: Peer, connect: Connect) -> None:
     connect.apply("c", CONFIG)
     peer.state = "STOPPED"

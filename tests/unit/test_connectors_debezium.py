@@ -49,6 +49,7 @@ def test_what_the_guarantees_rest_on() -> None:
         "event.converting.failure.handling.mode": "fail",
         "slot.drop.on.stop": "false",
         "offset.mismatch.strategy": "trust_offset",
+        "driver.stringtype": "unspecified",
         "unavailable.value.placeholder": PLACEHOLDER,
         "decimal.handling.mode": "string",
         "time.precision.mode": "microseconds",

@@ -13,7 +13,7 @@ from millrace.stack.ports import choose_ports
 
 
 def slot(*, active: bool = True, wal_status: str = "reserved") -> SlotHealth:
-    return SlotHealth(active, 10, 5, wal_status, None, 1, timedelta(0))
+    return SlotHealth(active, 10, 5, wal_status, None, 1, 2, timedelta(0))
 
 
 @pytest.mark.parametrize(
