@@ -192,7 +192,7 @@ def _in_process(repo: Path) -> Iterator[Row]:
 
 def _commands(lookup: OnlineLookup, wanted: list[str], entities: Mapping[str, Any]) -> list[bytes]:
     plan = lookup.registry.current.plan(Asked(tuple(wanted), None, False)).plan
-    return plan.commands(entities)
+    return plan.commands(plan.hashes(entities))
 
 
 def _timed(calls: list[Callable[[], object]]) -> dict[str, float]:

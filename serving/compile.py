@@ -14,15 +14,22 @@ from feast.field import Field
 from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import _get_online_request_context, _parse_feature_ref
+from feast.value_type import ValueType
 
 from serving.plan import InvalidRequest, NotDeclared, Plan, PlannedFeature, PlannedView
-from stores.entity_keys import UNIX_TIMESTAMP, entity_keys
+from stores.entity_keys import INT32, INT64, UNIX_TIMESTAMP, entity_keys
 from stores.feast_protos import stored_view, vector_field
 from stores.fields import fields_of
 from stores.hash_reads import HashRead
 from stores.personal import personal_fields, reads_personal
 from stores.values import arrow_type_of, has_column
 from stores.view import Feature, View
+
+SIZED = frozenset({INT32, INT64, ValueType.DOUBLE.value, ValueType.FLOAT.value, ValueType.BOOL.value, UNIX_TIMESTAMP})
+"""The `ValueType`s whose values take a few bytes each; texts, bytes, lists and all others take any number."""
+
+VALUES_AT_ONCE = 10_000
+"""Of those others, so many are read in one round trip: of more, what is too large shows while little of it has come."""
 
 
 class Declared(Protocol):
@@ -43,10 +50,10 @@ class Declared(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OnDemand:
-    """On-demand views of a request that read the same views: Feast's objects, the references to their features, and
-    the numbers of the plan's features that their functions are given, with the names that these have there. `prefix`
-    is what the names of the answer's features lack: Feast, asked for full names, drops what a function in Python calls
-    by its own, and what any calls as one that it reads."""
+    """On-demand views of a request that read the same views, no two of them versions of one: Feast's objects, the
+    references to their features, and the numbers of the plan's features that their functions are given, with the names
+    that these have there. `prefix` is what the names of the answer's features lack: Feast, asked for full names, drops
+    what a function in Python calls by its own, and what any calls as one that it reads."""
 
     views: tuple[Any, ...]
     references: tuple[str, ...]
@@ -58,7 +65,7 @@ class OnDemand:
 class Compiled:
     """A plan, and what on-demand views make of what it reads: `references` are the features asked for, as Feast
     resolved them, `views` the views of those, `personal` those that are personal data; `width` is how many values an
-    entity has, those that on-demand views read among them."""
+    entity has, those that on-demand views read among them; a vector has as many as its length."""
 
     plan: Plan
     on_demand: tuple[OnDemand, ...]
@@ -104,8 +111,21 @@ def compile_request(features: Any, full_feature_names: bool, declared: Declared)
         full_feature_names,
         _once([_view_of(reference) for reference in references]),
         _personal(declared.personal, [*(view for view, _ in grouped), *on_demand], references),
-        len(plan.features) + len(asked) - sum(feature.asked for feature in plan.features),
+        _width(plan) + len(asked) - sum(feature.asked for feature in plan.features),
     )
+
+
+def _width(plan: Plan) -> int:
+    """How many values of an entity are read."""
+    vectors = [view.view.vector for view in plan.vectors]
+    return len(plan.features) + sum(vector.length - 1 for vector in vectors if vector is not None)
+
+
+def _at_once(features: Sequence[PlannedFeature], views: Sequence[PlannedView], reads: int) -> int:
+    """As `Plan.at_once`."""
+    unsized = Counter(views[feature.view].read for feature in features if feature.value_type not in SIZED)
+    most = max((unsized[read] for read in range(reads)), default=0)
+    return most and max(1, VALUES_AT_ONCE // most)
 
 
 class _Builder:
@@ -172,6 +192,7 @@ class _Builder:
             request_data=request_data,
             decoders=tuple((kind, tuple(places)) for kind, places in alike.items()),
             timestamps=tuple(alike.get(UNIX_TIMESTAMP, ())),
+            at_once=_at_once(self._features, views, len(reads)),
         )
 
     def _in_vector_store(self, declared: Any) -> bool:
@@ -241,15 +262,16 @@ def _on_demand(
     """`read` are the plan's views by their names in references.
 
     Feast, given all at once, keeps what a view does not read from its function by the names of the features: it would
-    lack what it reads where another view has a feature of the same name.
+    lack what it reads where another view has a feature of the same name. Of two versions of one view it knows the later
+    one only.
     """
-    alike: dict[tuple[frozenset[str], str], list[Any]] = {}
+    alike: dict[tuple[frozenset[str], str, int | None], list[Any]] = {}
     for view in views:
         sources = frozenset(source.name for source in view.source_feature_view_projections.values())
         prefix = f"{view.projection.name_to_use()}__" if full_feature_names else ""
-        alike.setdefault((sources, prefix), []).append(view)
+        alike.setdefault((sources, prefix, view.projection.version_tag), []).append(view)
     found = []
-    for (sources, prefix), its_views in alike.items():
+    for (sources, prefix, _), its_views in alike.items():
         names = {view.projection.name_to_use() for view in its_views}
         its_references = tuple(reference for reference in references if _view_of(reference) in names)
         found.append(OnDemand(tuple(its_views), its_references, _inputs(plan, read, sources), prefix))

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from serving.aside import Aside
 from serving.compile import Compiled
 from serving.on_demand import Derived, derive
 from serving.plan import InvalidRequest, Plan, PlannedView, Rows
-from serving.request import FeaturesRequest, by_join_key, join_keys
+from serving.request import FeaturesRequest, TooLarge, by_join_key, join_keys
 from serving.scales import Scales
 from stores.entity_keys import BYTES, UNIX_TIMESTAMP
 from stores.json_values import Stored
@@ -39,19 +40,37 @@ class Found:
     derived: Sequence[Derived]
 
 
+VALUE_BYTES = 16
+"""What is read for a request takes no more bytes than so many for each value that one may ask for (`serve.cells`):
+decoded, a text, a list or a vector that takes more of them is as much work as several values."""
+
 Write = Callable[[FeaturesRequest, Found], bytes]
 """Makes an answer's bytes."""
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that can be looked up: its join keys in their types, the names of its hashes for each read, and the
+    keys of each view of the vector store."""
+
+    request: FeaturesRequest
+    compiled: Compiled
+    keys: Mapping[str, Sequence[Any]]
+    hashes: Sequence[Sequence[bytes]]
+    vectors: Sequence[pa.Table]
+
+
+@dataclass(frozen=True, slots=True)
 class OnlineFeatures:
     """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them,
-    `aside` from the others. `cells` weighs requests by the values that they read."""
+    `aside` from the others. `cells` weighs requests by the values that they read, which take at most `stored_bytes` for
+    one request."""
 
     reads: Reads
     vectors: FeatureReader | None
     aside: Aside
     cells: Scales
+    stored_bytes: int
 
     def look(self, request: FeaturesRequest, compiled: Compiled) -> None:
         """Raises `Overloaded` if there is no room for what the request needs, before any work is put into it."""
@@ -60,37 +79,69 @@ class OnlineFeatures:
         if weight := self.cells.weight(request.count * compiled.width):
             self.cells.look(weight)
 
-    async def answer(self, request: FeaturesRequest, compiled: Compiled, write: Write) -> bytes:
-        """The body of the answer. Raises `InvalidRequest`, `Overloaded`, `StoreUnavailable` and `StoreRefused`."""
-        columns = by_join_key(compiled.plan, request.entities)
+    def prepared(self, request: FeaturesRequest, compiled: Compiled) -> Prepared:
+        """The request checked to its last join key, before it is charged. Raises `InvalidRequest`."""
+        plan = compiled.plan
+        columns = by_join_key(plan, request.entities)
         if columns is not request.entities:
             request = replace(request, entities=columns)
-        weight = self.cells.weight(request.count * compiled.width)
+        keys = join_keys(plan, columns)
+        return Prepared(request, compiled, keys, plan.hashes(keys), [vector_keys(view, keys) for view in plan.vectors])
+
+    async def answer(self, prepared: Prepared, write: Write) -> bytes:
+        """The body of the answer. Raises `InvalidRequest`, `Overloaded`, `StoreUnavailable` and `StoreRefused`.
+
+        Of a request that there was room for just now (`look`), only a large one that waits for its turn can be
+        `Overloaded`.
+        """
+        weight = self.cells.weight(prepared.request.count * prepared.compiled.width)
         if weight:
             await self.cells.enter(weight)
         try:
-            return write(request, await self.find(request, compiled))
+            return write(prepared.request, await self.find(prepared))
         finally:
             if weight:
                 self.cells.leave(weight)
 
-    async def find(self, request: FeaturesRequest, compiled: Compiled) -> Found:
-        """What the answer is made of, not weighed, for a request with its join keys. Raises as `answer`."""
-        plan = compiled.plan
-        keys = join_keys(plan, request.entities)
-        rows = await self._rows(plan, keys, request.count)
+    async def find(self, prepared: Prepared) -> Found:
+        """What the answer is made of, not weighed. Raises as `answer`."""
+        compiled, keys, entities = prepared.compiled, prepared.keys, prepared.request.entities
+        rows = await self._rows(prepared)
         derived = []
         if compiled.on_demand:
-            derived = await asyncio.to_thread(derive, compiled, rows, keys, request.entities)
-        return Found(plan, keys, rows, derived)
+            derived = await asyncio.to_thread(derive, compiled, rows, keys, entities)
+        return Found(compiled.plan, keys, rows, derived)
 
-    async def _rows(self, plan: Plan, keys: Mapping[str, Sequence[Any]], count: int) -> Rows:
-        commands = plan.commands(keys)
-        replies = await self.reads.read(commands) if commands else []
-        vectors = []
-        if plan.vectors:
-            vectors = [await self.aside.run(vector_columns, self.vectors, view, keys) for view in plan.vectors]
-        return plan.rows(replies, count, time.time(), vectors)
+    async def _rows(self, prepared: Prepared) -> Rows:
+        plan = prepared.compiled.plan
+        vectors: Sequence[Sequence[Stored]] = ()
+        if plan.vectors:  # first: the room that was looked for is taken before anything is waited for
+            vectors = await self.aside.run(_vector_columns, self.vectors, plan.vectors, prepared.vectors)
+            self._weigh(sum(map(_bytes, vectors)))
+        replies = await self._replies(plan, plan.commands(prepared.hashes), prepared.request.count)
+        return plan.rows(replies, prepared.request.count, time.time(), vectors)
+
+    async def _replies(self, plan: Plan, commands: Sequence[bytes], count: int) -> list[Any]:
+        """The replies to a plan's commands for so many entities, before anything is decoded. Raises `TooLarge`."""
+        if not plan.at_once:
+            return await self.reads.read(commands) if commands else []
+        replies: list[Any] = []
+        size = 0
+        for start in range(0, len(commands), plan.at_once):
+            found = await self.reads.read(commands[start : start + plan.at_once])
+            size += _bytes(found)
+            self._weigh(size)
+            replies += found
+        self._weigh(size + (count - 1) * _bytes(plan.shared(replies, count)))
+        return replies
+
+    def _weigh(self, size: int) -> None:
+        if size > self.stored_bytes:
+            raise TooLarge(
+                f"the values of these entities take more than {self.stored_bytes} bytes as they are stored, the most "
+                f"that is read for one request ({VALUE_BYTES} for each of serve.cells): ask for fewer entities, or for "
+                "fewer texts and lists, at once"
+            )
 
 
 def json_body(request: FeaturesRequest, found: Found) -> bytes:
@@ -99,22 +150,36 @@ def json_body(request: FeaturesRequest, found: Found) -> bytes:
     return features_answer(found.plan, found.rows, echoed, found.derived, request.versions)
 
 
-def vector_columns(
-    reader: FeatureReader | None, planned: PlannedView, keys: Mapping[str, Sequence[Any]]
-) -> list[Stored]:
+def _bytes(stored: Iterable[Stored]) -> int:
+    """How many bytes some stored values take."""
+    return sum(map(len, filter(None, chain.from_iterable(stored))))
+
+
+def vector_keys(planned: PlannedView, keys: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """The keys of a view of the vector store, as it is asked by. Raises `InvalidRequest`."""
+    columns = {
+        key.name: _key_column(column, keys[column], key)
+        for key, column in zip(planned.view.join_keys, planned.columns, strict=True)
+    }
+    return pa.table(columns)
+
+
+def vector_columns(reader: FeatureReader | None, planned: PlannedView, keys: pa.Table) -> list[Stored]:
     """A view of the vector store as stored columns: its timestamps, then its features."""
     assert reader is not None  # a plan has such views only where there is a store of them
     view = planned.view
-    columns = {
-        key.name: _key_column(column, keys[column], key)
-        for key, column in zip(view.join_keys, planned.columns, strict=True)
-    }
-    (table,) = reader.read([view], pa.table(columns))
+    (table,) = reader.read([view], keys)
     present = table["_present"].to_pylist()
     moments = encode_timestamps(table["event_timestamp"]).to_pylist()
     stamps = [stamp if there else None for stamp, there in zip(moments, present, strict=True)]
     features = [encode(table[feature.name], feature.value_type).to_pylist() for feature in view.features]
     return [stamps, *features]
+
+
+def _vector_columns(
+    reader: FeatureReader | None, views: Sequence[PlannedView], keys: Sequence[pa.Table]
+) -> list[list[Stored]]:
+    return [vector_columns(reader, view, its_keys) for view, its_keys in zip(views, keys, strict=True)]
 
 
 def _key_column(name: str, values: Sequence[Any], key: Feature) -> pa.Array:

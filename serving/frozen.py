@@ -4,6 +4,7 @@ from inspect import unwrap
 from typing import Any
 
 from feast import RepoConfig
+from feast.errors import FeatureViewVersionNotFound
 from feast.infra.registry import proto_registry_utils as lookups
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.infra.registry.registry import Registry
@@ -41,7 +42,11 @@ class Frozen(Registry):  # type: ignore[misc]  # Feast is not typed
     ) -> Any:
         if self._versions is None:
             return super().get_feature_view_by_version(name, project, version_number, allow_cache)
-        return self._versions.get_feature_view_by_version(name, project, version_number, allow_cache)
+        try:
+            return self._versions.get_feature_view_by_version(name, project, version_number, allow_cache)
+        except NotImplementedError as error:
+            # Feast would take today's view for version 0, and mark the one that all requests are given as that.
+            raise FeatureViewVersionNotFound(name, version_number, project) from error
 
     def list_entities(self, project: str, allow_cache: bool = False, tags: Tags = None) -> Any:
         return self._listed(lookups.list_entities, project, tags)

@@ -27,6 +27,7 @@ from serving.messages import parsed, request_fields, response
 from serving.plan import InvalidRequest
 from serving.refusals import refusal
 from serving.request import FeaturesRequest, checked
+from serving.scales import Scales
 from serving.tls import TlsFiles
 
 log = logging.getLogger("millrace")
@@ -73,13 +74,16 @@ class GrpcListening:
 
 
 class GrpcServer:
-    """Serves within one event loop, from `start` to `close`."""
+    """Serves within one event loop, from `start` to `close`. `reading` has a place for each message that is read at
+    once, whose length nobody knows before; `bodies` weighs it then, beside those of HTTP."""
 
     def __init__(
         self,
         listening: GrpcListening,
         features: GetOnlineFeatures,
         gate: Gate,
+        reading: Gate,
+        bodies: Scales,
         limits: HttpLimits,
         counts: ProcessCounts,
         audit: Audit,
@@ -87,6 +91,8 @@ class GrpcServer:
         self._listening = listening
         self._features = features
         self._gate = gate
+        self._reading = reading
+        self._bodies = bodies
         self._limits = limits
         self._counts = counts
         self._audit = audit
@@ -150,18 +156,38 @@ class GrpcServer:
         self._gate.look()
         try:
             async with asyncio.timeout(self._limits.request_seconds):
-                body = await self._message(messages)
-                await self._gate.enter()
+                body, weight = await self._weighed(messages)
                 try:
-                    message = parsed(body)
-                    request = checked(request_fields(message), self._features.limits)
-                    compiled = self._features.admitted(key_id, request, seen)
-                    return await self._features.features.answer(request, compiled, partial(_body, message))
+                    return await self._answered(body, key_id, seen)
                 finally:
-                    self._gate.leave()
+                    if weight:
+                        self._bodies.leave(weight)
         except (InvalidRequest, Forbidden):
             charge_refused(access, key_id, seen)
             raise
+
+    async def _answered(self, body: bytes, key_id: str, seen: Seen) -> bytes:
+        await self._gate.enter()
+        try:
+            message = parsed(body)
+            request = checked(request_fields(message), self._features.limits)
+            prepared = self._features.admitted(key_id, request, seen)
+            return await self._features.features.answer(prepared, partial(_body, message))
+        finally:
+            self._gate.leave()
+
+    async def _weighed(self, messages: AsyncIterator[bytes]) -> tuple[bytes, int]:
+        """A message, and the weight that it has entered with: a large one keeps its place of those that are read until
+        there is room for it."""
+        await self._reading.enter()
+        try:
+            body = await self._message(messages)
+            weight = self._bodies.weight(len(body))
+            if weight:
+                await self._bodies.enter(weight)
+            return body, weight
+        finally:
+            self._reading.leave()
 
     async def _message(self, messages: AsyncIterator[bytes]) -> bytes:
         body = await anext(messages, None)
@@ -175,6 +201,8 @@ def _options(listening: GrpcListening, limits: HttpLimits) -> list[tuple[str, in
     return [
         ("grpc.so_reuseport", 1),
         ("grpc.max_receive_message_length", limits.body_bytes),
+        # Else it makes room for whole messages while nobody reads them; so it takes 64 KiB of each.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.max_allowed_incoming_connections", listening.connections),
         ("grpc.server_handshake_timeout_ms", ceil(listening.header_seconds * 1_000)),
         ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1_000),

@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 
 from serving.access import Access, AccessRefused, Forbidden, bearer, withhold
 from serving.audit import Audit, Request
-from serving.compile import Compiled
 from serving.counts import ProcessCounts
-from serving.features import OnlineFeatures, json_body
+from serving.features import OnlineFeatures, Prepared, json_body
 from serving.gate import Gate, Overloaded
 from serving.plan import InvalidRequest
 from serving.refresh import Registry
@@ -342,11 +341,11 @@ class GetOnlineFeatures:
     async def __call__(self, body: bytes, key_id: str, seen: Seen) -> bytes:
         """Answers one request. Raises `InvalidRequest`, `AccessRefused`, `Overloaded`, and what the stores raise."""
         request = features_request(body, self.limits)
-        return await self.features.answer(request, self.admitted(key_id, request, seen), json_body)
+        return await self.features.answer(self.admitted(key_id, request, seen), json_body)
 
-    def admitted(self, key_id: str, request: FeaturesRequest, seen: Seen) -> Compiled:
-        """How to answer a request, if whoever has the key may ask it and there is room for it. Raises `AccessRefused`,
-        `InvalidRequest` and `Overloaded`."""
+    def admitted(self, key_id: str, request: FeaturesRequest, seen: Seen) -> Prepared:
+        """A request that can be looked up, if whoever has the key may ask it and there is room for it. Raises
+        `AccessRefused`, `InvalidRequest` and `Overloaded`: nothing is charged for its entities then."""
         service = request.asked.service
         seen.service, seen.entities = service and service[:SEEN_CHARACTERS], request.count
         snapshot = self.registry.current
@@ -356,9 +355,10 @@ class GetOnlineFeatures:
         withhold(caller, compiled.personal)
         within(self.limits, compiled, request.count)
         self.features.look(request, compiled)
+        prepared = self.features.prepared(request, compiled)
         self.access.charge(key_id, request.count)
         seen.charged = True
-        return compiled
+        return prepared
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import orjson
 import pyarrow as pa
 
-from serving.features import vector_columns
+from serving.features import vector_columns, vector_keys
 from serving.on_demand import Derived, derive
 from serving.plan import InvalidRequest, Plan, Rows
 from serving.refresh import Registry
@@ -98,9 +98,9 @@ class OnlineLookup:
         if not count:
             raise InvalidRequest("entities names no entity: give each join key a list of at least one value")
         keys = join_keys(plan, columns)
-        commands = plan.commands(keys)
+        commands = plan.commands(plan.hashes(keys))
         replies = self.store.ask(commands) if commands else []
-        stored = [vector_columns(self.vectors, view, keys) for view in plan.vectors]
+        stored = [vector_columns(self.vectors, view, vector_keys(view, keys)) for view in plan.vectors]
         rows = plan.rows(replies, count, time.time() if now is None else now.timestamp(), stored)
         derived = derive(compiled, rows, keys, columns) if compiled.on_demand else ()
         answer = Features(plan, rows, derived, {}, {}, {})

@@ -14,6 +14,7 @@ from feast.protos.feast.serving.ServingService_pb2 import (
     GetOnlineFeaturesResponse,
     GetOnlineFeaturesResponseMetadata,
 )
+from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -129,11 +130,22 @@ def _timestamp(micros: int | None) -> bytes:
 
 
 def _native(value: Any) -> Any:
-    """A `Value` as JSON would have it: bytes as base64."""
+    """A `Value` as JSON would have it: bytes as base64, but numbers that JSON does not know as numbers."""
     kind = value.WhichOneof("val")
-    if kind is None or kind == "null_val":
-        return None
-    held = getattr(value, kind)
+    return None if kind is None or kind == "null_val" else _plain(getattr(value, kind))
+
+
+def _plain(held: Any) -> Any:
+    """What a `Value` holds, or a part of that. What JSON has no form of stays a message: no column is made of it.
+
+    Feast's own conversion makes texts of NaN and nulls of such messages, and can log a part of them.
+    """
     if isinstance(held, bytes):
         return b64encode(held).decode()
-    return list(held.val) if hasattr(held, "val") else held
+    if isinstance(held, Value):
+        return _native(held)
+    if not hasattr(held, "val"):
+        return held
+    if hasattr(held.val, "items"):
+        return {name: _native(one) for name, one in held.val.items()}
+    return [_plain(one) for one in held.val]

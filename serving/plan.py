@@ -6,7 +6,7 @@ All views with the same join keys are read by one HMGET an entity, all entities 
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 from serving.moments import moments
@@ -101,16 +101,27 @@ class Plan:
     """The numbers of the features of each `ValueType`: those of one type are decoded together."""
     timestamps: tuple[int, ...]
     """The numbers of the features that are timestamps."""
+    at_once: int
+    """How many commands are sent at once, as their values may be of any size; 0: all of them, no value is large."""
 
-    def commands(self, entities: Entities) -> list[bytes]:
-        """The packed commands for the entities. Raises `InvalidRequest`."""
-        packed: list[bytes] = []
+    def hashes(self, entities: Entities) -> list[list[bytes]]:
+        """The names of the entities' hashes, for each read. Raises `InvalidRequest`."""
         try:
-            for read, fields in zip(self.reads, self.packed_fields, strict=True):
-                packed += read.commands(entities, fields)
+            return [read.keys(entities) for read in self.reads]
         except (struct.error, UnicodeEncodeError):  # their words quote the value
             raise InvalidRequest("a join key has a value that its type cannot hold") from None
+
+    def commands(self, hashes: Sequence[Sequence[bytes]]) -> list[bytes]:
+        """The packed commands that read them."""
+        packed: list[bytes] = []
+        for read, names, fields in zip(self.reads, hashes, self.packed_fields, strict=True):
+            packed += read.commands(names, fields)
         return packed
+
+    def shared(self, replies: Sequence[Sequence[bytes | None]], count: int) -> list[Sequence[bytes | None]]:
+        """Those of the replies for `count` entities that stand for all of them: of views without entities."""
+        ends = accumulate(1 if read.entityless else count for read in self.reads)
+        return [replies[end - 1] for read, end in zip(self.reads, ends, strict=True) if read.entityless]
 
     def rows(
         self,

@@ -112,8 +112,8 @@ def within(limits: RequestLimits, compiled: Compiled, count: int) -> None:
         raise TooLarge(f"{features} features in one request; at most {limits.features} are answered")
     if count * compiled.width > limits.cells:
         raise TooLarge(
-            f"{count} entities with {compiled.width} features each (with those that on-demand views read); at most "
-            f"{limits.cells} values are read for one request"
+            f"{count} entities with {compiled.width} values each (with those that on-demand views read, a vector with "
+            f"as many as its length); at most {limits.cells} values are read for one request"
         )
 
 

@@ -34,8 +34,8 @@ for i = 1, #ARGV, 3 do
     local held, at = string.match(stored, '^(%S+) (%S+)$')
     balance = math.min(full, tonumber(held) + math.max(now - tonumber(at), 0) * rate)
   end
-  balances[#balances + 1] = string.format('%.6f', balance - spent)
-  redis.call('HSET', KEYS[1], ARGV[i], string.format('%.6f %.6f', balance - spent, now))
+  balances[#balances + 1] = string.format('%.17g', balance - spent)
+  redis.call('HSET', KEYS[1], ARGV[i], string.format('%.17g %.6f', balance - spent, now))
 end
 redis.call('EXPIRE', KEYS[1], KEEP)
 return balances
@@ -129,8 +129,7 @@ class RedisKeys:
 
     def spend(self, spent: Sequence[Spent]) -> list[float]:
         """Take the amounts from their buckets, and the balance of each afterwards, below 0 where it is overdrawn."""
-        arguments = [
-            text.encode() for one in spent for text in (one.bucket, f"{one.per_second:.6f}", f"{one.amount:.6f}")
-        ]
+        # To the last digit: a bucket that is full here has to be as full as the processes know it.
+        arguments = [text.encode() for one in spent for text in (one.bucket, repr(one.per_second), repr(one.amount))]
         (balances,) = self._redis.ask([command(b"EVAL", _SPEND.encode(), b"1", self._limits, *arguments)])
         return [float(balance) for balance in balances]

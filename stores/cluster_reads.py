@@ -46,7 +46,7 @@ class ClusterReads:
         self._configured = {(address.host, address.port) for address in addresses}
         self._timeout = timeout
         self._nodes: dict[Place, RedisReads] = {}
-        self._starting: set[Place] = set()
+        self._starting: dict[Place, asyncio.Task[None]] = {}
         self._slots: list[Place | None] = [None] * SLOTS
         self._wrong = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -63,6 +63,10 @@ class ClusterReads:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        starting = [*self._starting.values()]
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
         for reads in self._nodes.values():
             await reads.close()
 
@@ -128,17 +132,16 @@ class ClusterReads:
         replies[number] = (await node.ask([*([ASKING] if kind == "ASK" else []), commands[number]]))[-1]
 
     async def _node(self, place: Place) -> RedisReads:
-        """The connection to a node, made if there is none."""
+        """The connection to a node, made if there is none. Whoever asks while it is made waits for it."""
         reads = self._nodes.get(place)
         if reads is None:
             reads = self._nodes[place] = RedisReads(
                 RedisAddress(*place, options=self._addresses[0].options), self._timeout
             )
-            self._starting.add(place)
-            try:
-                await reads.start()
-            finally:
-                self._starting.discard(place)
+            starting = self._starting[place] = asyncio.create_task(reads.start())
+            starting.add_done_callback(lambda _: self._starting.pop(place))
+        if place in self._starting:
+            await asyncio.shield(self._starting[place])  # a request that is given up does not end it for the others
         return reads
 
     async def _keep_learning(self) -> None:
@@ -174,7 +177,7 @@ class ClusterReads:
             slots[first : last + 1] = [place] * (last + 1 - first)
         self._slots = slots
         for place in [place for place, reads in self._nodes.items() if not reads.ready]:
-            if place not in slots and place not in self._configured | self._starting:
+            if place not in slots and place not in self._configured | self._starting.keys():
                 await self._nodes.pop(place).close()
 
 

@@ -60,10 +60,10 @@ class HashRead:
         ]
         return [prefix + b"".join(values) + project for values in zip(*parts, strict=True)]
 
-    def commands(self, entities: Mapping[str, Sequence[Any]], rest: bytes) -> list[bytes]:
-        """One HMGET a hash, packed; `rest` is `self.packed_fields()`, kept by whoever asks often."""
+    def commands(self, keys: Sequence[bytes], rest: bytes) -> list[bytes]:
+        """One HMGET a hash of those names, packed; `rest` is `self.packed_fields()`, kept by whoever asks often."""
         start = b"*%d\r\n$5\r\nHMGET\r\n$" % (len(self.fields) + 2)
-        return [b"%s%d\r\n%s\r\n%s" % (start, len(key), key, rest) for key in self.keys(entities)]
+        return [b"%s%d\r\n%s\r\n%s" % (start, len(key), key, rest) for key in keys]
 
     def packed_fields(self) -> bytes:
         """The fields as arguments."""

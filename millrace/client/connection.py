@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -57,6 +57,10 @@ STEPS = ("pool", "connect", "write", "read")
 SAID_FIRST = 0.01
 """Seconds by which httpx's own time-outs come first: they tell a connection that did not come about from an answer."""
 
+IDLE_SECONDS = 3.0
+"""How long a connection is kept without a request. The server closes one after `serve.header_seconds`, 5 by default:
+what is sent just then is lost, and asked again."""
+
 
 class _Left(Mapping[str, float]):
     """httpx's time-outs, in seconds: each step of a request may take what is left of it as the step begins."""
@@ -105,10 +109,20 @@ class _Requests:
     def _late(self) -> TimedOut:
         return TimedOut(f"{self._url}: the response was not whole within {self._timeout:g} s")
 
-    def _failure(self, error: httpx.TransportError) -> ClientError:
+    def _failure(self, error: httpx.RequestError) -> ClientError:
+        """What it means before a response has begun."""
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
             return TimedOut(f"{self._url}: no response in time ({type(error).__name__})")
         return Unreachable(f"{self._url}: {type(error).__name__}: {error}")
+
+    def _broken(self, response: httpx.Response, error: httpx.RequestError) -> ClientError:
+        """What it means within the body of a response, whose status is known."""
+        if isinstance(error, httpx.TimeoutException):
+            return self._failure(error)
+        words = f"{self._url}: the response cannot be read to its end ({type(error).__name__}: {error})"
+        if response.status_code == 200:
+            return InvalidAnswer(words, 200)
+        return of_response(response.status_code, response.headers, words.encode())
 
 
 def _read(response: _Response) -> OnlineFeatures:
@@ -192,7 +206,9 @@ class Client(_Requests):
         midway may be waited for as long again.
         """
         super().__init__(url, key=key, timeout=timeout, retries=retries)
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        limits = httpx.Limits(
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=IDLE_SECONDS
+        )
         self._client = httpx.Client(limits=limits, verify=tls.context() if tls else True)
 
     def get_online_features(
@@ -231,16 +247,23 @@ class Client(_Requests):
             time.sleep(pause)
 
     def _sent(self, path: str, body: bytes, seconds: float) -> _Response:
-        left, parts = _Left(seconds), []
+        left = _Left(seconds)
         try:
             with closing(self._client.send(self._built(self._client, path, body, left), stream=True)) as response:
-                for part in response.iter_bytes():
-                    if time.monotonic() > left.end:
-                        raise self._late()
-                    parts.append(part)
-                return _Response(response.status_code, response.headers, b"".join(parts))
-        except httpx.TransportError as error:
+                return self._whole(response, left)
+        except httpx.RequestError as error:
             raise self._failure(error) from error
+
+    def _whole(self, response: httpx.Response, left: _Left) -> _Response:
+        parts = []
+        try:
+            for part in response.iter_bytes():
+                if time.monotonic() > left.end:
+                    raise self._late()
+                parts.append(part)
+        except httpx.RequestError as error:
+            raise self._broken(response, error) from error
+        return _Response(response.status_code, response.headers, b"".join(parts))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -268,7 +291,9 @@ class AsyncClient(_Requests):
     ) -> None:
         """As `Client`; the time-out ends a call wherever it is."""
         super().__init__(url, key=key, timeout=timeout, retries=retries)
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        limits = httpx.Limits(
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=IDLE_SECONDS
+        )
         self._client = httpx.AsyncClient(limits=limits, verify=tls.context() if tls else True)
 
     async def get_online_features(
@@ -307,13 +332,22 @@ class AsyncClient(_Requests):
     async def _sent(self, path: str, body: bytes, seconds: float) -> _Response:
         request = self._built(self._client, path, body, _Left(seconds))
         try:
-            async with asyncio.timeout(seconds + SAID_FIRST):
-                response = await self._client.send(request)
+            async with (
+                asyncio.timeout(seconds + SAID_FIRST),
+                aclosing(await self._client.send(request, stream=True)) as response,
+            ):
+                return await self._whole(response)
         except TimeoutError:
             raise self._late() from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._failure(error) from error
-        return _Response(response.status_code, response.headers, response.content)
+
+    async def _whole(self, response: httpx.Response) -> _Response:
+        try:
+            body = await response.aread()
+        except httpx.RequestError as error:
+            raise self._broken(response, error) from error
+        return _Response(response.status_code, response.headers, body)
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -54,7 +54,7 @@ class ServerFailed(ClientError):
 
 
 class InvalidAnswer(ClientError):
-    """A response that is not of Feast's form: there is another server at this address."""
+    """A response that is not of Feast's form: there is another server at this address, or it broke off."""
 
 
 _BY_STATUS: Mapping[int, type[ClientError]] = {
@@ -101,6 +101,6 @@ def _object(text: str) -> Any:
 def _seconds(retry_after: str | None) -> float | None:
     """Retry-After in seconds; its other form, a date, is not used by our servers."""
     try:
-        return float(retry_after) if retry_after is not None else None
+        return max(0.0, float(retry_after)) if retry_after is not None else None
     except ValueError:
         return None

@@ -90,7 +90,8 @@ async def look_up(features: OnlineFeatures, wanted: Target, form: Mapping[str, s
     plan = wanted.compiled.plan
     entities = {name: [from_text(name, form.get(name, ""), plan.keys.get(name))] for name, _ in wanted.fields}
     asked = Asked((), wanted.service, wanted.compiled.full_feature_names)
-    found = await features.find(FeaturesRequest(asked, entities, 1, False), wanted.compiled)
+    prepared = features.prepared(FeaturesRequest(asked, entities, 1, False), wanted.compiled)
+    found = await features.find(prepared)
     shown = {}
     for feature, values, statuses in zip(
         plan.features, plan.values(found.rows), plan.statuses(found.rows), strict=True

@@ -165,6 +165,27 @@ def cabin_endless(inputs: dict[str, Any]) -> dict[str, Any]:
     return {"endless": [t and (t if t < 20 else float("inf")) for t in inputs["temp"]]}
 
 
+def raised_before() -> OnDemandFeatureView:
+    """The earlier version of `raised`."""
+
+    @on_demand_feature_view(sources=[asked], schema=[Field(name="raised", dtype=Float64)], mode="python", name="raised")
+    def before(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"raised": [offset + 1 for offset in inputs["offset"]]}
+
+    return before
+
+
+@on_demand_feature_view(
+    sources=[asked],
+    schema=[Field(name="raised", dtype=Float64), Field(name="doubled", dtype=Float64)],
+    mode="python",
+    name="raised",
+)
+def raised(inputs: dict[str, Any]) -> dict[str, Any]:
+    offsets = inputs["offset"]
+    return {"raised": [offset + 100 for offset in offsets], "doubled": [2 * offset for offset in offsets]}
+
+
 departure = FeatureService(name="departure", features=[weather[["temp", "sky"]], airports])
 both_ends = FeatureService(
     name="both_ends",

@@ -78,10 +78,11 @@ def make_repo(
 
 
 def apply(store: FeatureStore) -> None:
-    """`feast apply` of all that `serving_definitions` declares; the view `fares` has an earlier version with a row."""
+    """`feast apply` of all that `serving_definitions` declares; the view `fares` has an earlier version with a row,
+    the on-demand view `raised` one with another function."""
     from tests.integration import serving_definitions as declared
 
-    store.apply([declared.origin, declared.fares_of("fare")])
+    store.apply([declared.origin, declared.fares_of("fare"), declared.raised_before()])
     fares = pd.DataFrame({"origin": ["EWR", "LGA"], "fare": [99.5, 120.0], "event_timestamp": [NOW, NOW]})
     store.write_to_online_store("fares", fares)
     store.apply([value for value in vars(declared).values() if isinstance(value, declared.APPLIED)])

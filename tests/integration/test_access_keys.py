@@ -11,6 +11,7 @@ import redis
 
 from serving.access import Caller, Forbidden, TooMany, Unauthorized
 from serving.keys import KeyedAccess, make_key
+from serving.limits import Bucket
 from stores.access_keys import RedisKeys, Spent
 from stores.errors import StoreRefused, StoreUnavailable
 from stores.online import RedisAddress, RedisOnline
@@ -202,6 +203,13 @@ def test_buckets_are_shared_refilled_and_may_be_overdrawn(keys: RedisKeys, serve
     assert -500 <= left < -400
     with redis.Redis(port=server.port) as client:
         assert 0 < client.ttl("millrace:limits:nyc") <= 3_600
+
+
+@pytest.mark.parametrize("rate", [100 / 3, 1e6 + 0.1, 2.0000004])
+def test_a_full_bucket_is_as_full_in_redis_as_in_a_process(keys: RedisKeys, rate: float) -> None:
+    """A process admits what costs more than a full bucket once it is told of a full one."""
+    full = Bucket("a:entities", rate).full
+    assert [keys.spend([Spent("a:entities", rate, 0)]) for _ in range(2)] == [[full], [full]]
 
 
 def test_two_processes_hold_one_limit(keys: RedisKeys, server: RedisServer) -> None:

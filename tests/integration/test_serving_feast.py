@@ -223,6 +223,14 @@ def test_with_full_names_a_function_in_python_is_answered_too(servers: tuple[Ser
     assert short["felt"][0][0] == 40.75
 
 
+def test_each_version_of_an_on_demand_view_computes_its_own(servers: tuple[Server, Server]) -> None:
+    """With Feast the later one computes both."""
+    asked = {"features": ["raised@v0:raised", "raised@v1:doubled"], "entities": {"offset": [1.5]}}
+    theirs, ours = (server.features(**asked)[1] for server in servers)
+    found = [{name: column[0][0] for name, column in columns(answer).items()} for answer in (theirs, ours)]
+    assert found == [{"raised": 101.5, "doubled": 3.0}, {"raised": 2.5, "doubled": 3.0}]
+
+
 def test_each_version_of_a_view_has_its_own_values(servers: tuple[Server, Server]) -> None:
     wanted = ["fares@v0:fare", "fares@v1:fare", "fares:fare"]
     status, answer = servers[1].features(features=wanted, entities=FARES, full_feature_names=True)

@@ -88,8 +88,9 @@ def script() -> Iterator[Script]:
                 return
             status, headers, body = found
             self.send_response(status)
-            for name, text in {**headers, "content-length": str(len(body))}.items():
+            for name, text in {"content-length": str(len(body)), **headers}.items():
                 self.send_header(name, text)
+            self.close_connection |= "content-length" in headers  # one that is not the body's
             self.end_headers()
             last = 25 if script.trickle else 0
             self.wfile.write(body[: len(body) - last])
@@ -198,6 +199,48 @@ def test_every_other_failure_is_raised_at_once_in_the_servers_words(
     assert len(script.asked) == 1
     if isinstance(raised.value, TooManyRequests):
         assert raised.value.retry_after == 3.0
+
+
+def broken(status: int, **headers: str) -> Answer:
+    """A response that breaks off in the midst of its body."""
+    return status, {name.replace("_", "-"): text for name, text in headers.items()} | {"content-length": "100"}, b'{"a'
+
+
+@both
+@pytest.mark.parametrize(
+    ("failure", "kind", "said"),
+    [
+        (broken(200), InvalidAnswer, "cannot be read to its end"),
+        (broken(429, retry_after="3"), TooManyRequests, "429"),
+        (broken(500), ServerFailed, "500"),
+        (broken(503), Unavailable, "503"),
+        ((200, {"content-encoding": "gzip"}, b"abc"), InvalidAnswer, "cannot be read to its end"),
+        ((429, {"content-encoding": "gzip", "retry-after": "3"}, b"abc"), TooManyRequests, "429"),
+    ],
+)
+def test_a_response_that_has_begun_and_breaks_off_is_not_asked_for_again(
+    script: Script, ask: Ask, failure: Answer, kind: type[ClientError], said: str
+) -> None:
+    script.answers = [failure]
+    with pytest.raises(kind, match=said) as raised:
+        ask(script)
+    assert failure is not None and raised.value.status == failure[0]
+    assert len(script.asked) == 1
+    if isinstance(raised.value, TooManyRequests):
+        assert raised.value.retry_after == 3.0
+
+
+@both
+def test_a_response_that_breaks_off_with_a_call_to_come_again_is_sent_again(script: Script, ask: Ask) -> None:
+    script.answers = [broken(503, retry_after="0"), answer()]
+    assert ask(script, retries=1).values["temp"] == [39.2]
+
+
+@both
+@pytest.mark.parametrize("retry_after", ["-5", "nan"])
+def test_a_pause_below_zero_is_none(script: Script, ask: Ask, retry_after: str) -> None:
+    script.answers = [answer(503, "busy", retry_after=retry_after), answer()]
+    assert ask(script, retries=1).values["temp"] == [39.2]
 
 
 @both

@@ -144,6 +144,39 @@ def test_a_node_without_an_address_is_the_one_that_was_asked(host: bytes) -> Non
     asyncio.run(visit())
 
 
+def test_all_who_follow_slots_to_a_node_wait_until_it_is_connected() -> None:
+    async def visit() -> None:
+        async with odd_redis(lambda asked, port: b"$4\r\nhere\r\n" if asked[0] == b"GET" else None) as other:
+
+            def answers(asked: list[bytes], port: int) -> bytes | None:
+                if asked[0] == b"GET":
+                    return b"-MOVED 1 127.0.0.1:%d\r\n" % other.port
+                return slots(b"$-1\r\n", port) if asked[0] == b"CLUSTER" else None
+
+            async with odd_redis(answers) as node:
+                reads = ClusterReads([node], 1.0)
+                await reads.start()
+                assert await reads.read([GET] * 3) == [b"here"] * 3
+                await reads.close()
+
+    asyncio.run(visit())
+
+
+def test_who_gives_up_waiting_for_a_node_leaves_the_others_to_it() -> None:
+    async def visit() -> None:
+        async with odd_redis(lambda asked, port: slots(b"$-1\r\n", port) if asked[0] == b"CLUSTER" else None) as node:
+            reads = ClusterReads([node], 1.0)
+            await reads.start()
+            async with odd_redis(lambda *_: None) as other:
+                first, second = (asyncio.create_task(reads._node((other.host, other.port))) for _ in range(2))
+                await asyncio.sleep(0)
+                first.cancel()
+                assert (await second).ready
+            await reads.close()
+
+    asyncio.run(visit())
+
+
 def test_a_slot_that_moved_to_another_port_of_the_host_asked() -> None:
     async def visit() -> None:
         async with odd_redis(lambda asked, port: b"$4\r\nhere\r\n" if asked[0] == b"GET" else None) as other:

@@ -102,22 +102,29 @@ class Protocol:
 
 
 class Redis:
-    """Has nothing of any entity."""
+    """Has nothing of any entity, and says so once it `answers`."""
+
+    def __init__(self) -> None:
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def read(self, commands: Any) -> list[Any]:
+        await self.answers.wait()
         return [[None, None]] * len(commands)
 
 
 Ask = Callable[[str, bytes], "asyncio.Task[tuple[int, dict[str, str], Any]]"]
 
 
-def server(snapshot: Snapshot, hung: Hung, access: OpenAccess) -> Ask:
+def server(snapshot: Snapshot, hung: Hung, access: OpenAccess, redis: Redis | None = None) -> Ask:
     index: Any = SimpleNamespace(search=hung.search, read=hung.read, model=lambda view: "small")
     registry: Any = SimpleNamespace(current=snapshot)
     vectors, limits = Aside("vectors", 8, CONCURRENCY // 4), RequestLimits()
     texts = Texts(HungModel(hung), Aside("texts", 4, CONCURRENCY // 4))
-    cells = Scales("large requests", CONCURRENCY, CONCURRENCY, 0)
-    features = GetOnlineFeatures(registry, OnlineFeatures(Redis(), index, vectors, cells), access, limits)
+    cells = Scales("large requests", 100 * CONCURRENCY, CONCURRENCY, 0)
+    features = GetOnlineFeatures(
+        registry, OnlineFeatures(redis or Redis(), index, vectors, cells, 1_000), access, limits
+    )
     search = RetrieveOnlineDocuments(registry, index, texts, access, limits, vectors)
     beside: Any = Beside(registry, SimpleNamespace(), access, NoAudit())
     posts: dict[str, Post] = {"/get-online-features": features, "/search": search}
@@ -163,6 +170,25 @@ def test_plain_requests_are_answered_while_more_vector_work_hangs_than_there_are
         (answered,) = [one for one in slow if not one.done()]
         assert (await answered)[0] == 200
         assert (await ask(path, body))[0] == 200
+
+    asyncio.run(scene())
+
+
+def test_what_finds_no_room_for_vectors_costs_its_key_nothing_however_slow_the_rest_is(snapshot: Snapshot) -> None:
+    asked = {"features": ["plain:size", "texts:size"], "entities": {"faa": ["JFK"]}, "full_feature_names": True}
+    both = orjson.dumps(asked)
+
+    async def scene() -> None:
+        hung, access, redis = Hung(), Charged(), Redis()
+        hung.released.set()
+        redis.answers.clear()
+        ask = server(snapshot, hung, access, redis)
+        asking = [ask("/get-online-features", both) for _ in range(2)]
+        await asyncio.sleep(0)  # until both wait for a store
+        redis.answers.set()
+        statuses = [status for status, _, _ in await asyncio.gather(*asking)]
+        assert sorted(statuses) == [200, 503]
+        assert access.entities == [1]
 
     asyncio.run(scene())
 

@@ -21,6 +21,7 @@ from serving.gate import Gate
 from serving.grpc_server import GrpcListening, GrpcServer
 from serving.http import GetOnlineFeatures, HttpLimits
 from serving.request import FeaturesRequest, RequestLimits
+from serving.scales import Scales
 
 METHOD = "/feast.serving.ServingService/GetOnlineFeatures"
 KEY = [("authorization", "Bearer mr_known")]
@@ -37,16 +38,21 @@ class Noted(NoAudit):
 
 
 class Store:
-    """Never answers."""
+    """Never answers; `entities` are how many each request is for that it was asked."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
+        self.entities: list[int] = []
 
     def look(self, request: FeaturesRequest, compiled: Compiled) -> None:
         """There is room."""
 
-    async def answer(self, request: FeaturesRequest, compiled: Compiled, write: Write) -> Any:
+    def prepared(self, request: FeaturesRequest, compiled: Compiled) -> Any:
+        return request
+
+    async def answer(self, request: FeaturesRequest, write: Write) -> Any:
         self.asked.set()
+        self.entities.append(request.count)
         await asyncio.Event().wait()
 
 
@@ -70,9 +76,10 @@ class OneKey(OpenAccess):
 
 
 class Served:
-    """A server on a port of its own, what it counts and notes, and what its one key was charged."""
+    """A server on a port of its own, what it counts and notes, and what its one key was charged. It holds two large
+    messages of 400 bytes or more, and lets one wait."""
 
-    def __init__(self, connections: int = 100) -> None:
+    def __init__(self, connections: int = 100, reading: int = 10) -> None:
         self.counts, self.audit, self.access, self.store = Counts(1), Noted(), OneKey(), Store()
         compiled = SimpleNamespace(views=["weather"], personal=(), references=("weather:temp",), width=1)
         snapshot = SimpleNamespace(config=SimpleNamespace(project="nyc"), plan=lambda asked: compiled)
@@ -82,7 +89,11 @@ class Served:
         listening = GrpcListening("127.0.0.1", choose_ports(("grpc",), {})["grpc"], connections, 5.0, 0.0)
         limits = HttpLimits(body_bytes=1_000, request_seconds=0.5)
         self.address = listening.address
-        self.server = GrpcServer(listening, features, Gate(10, 0), limits, self.counts.claim(), self.audit)
+        bodies = Scales("large bodies", 2_000, 10, 1)
+        reads = Gate(reading, 1, "messages")
+        self.server = GrpcServer(
+            listening, features, Gate(10, 0), reads, bodies, limits, self.counts.claim(), self.audit
+        )
 
     @property
     def statuses(self) -> dict[int, int]:
@@ -181,6 +192,58 @@ def test_calls_and_connections_are_bounded() -> None:
             writer.close()
 
     serve(scene, connections=3)
+
+
+def asking_for(entities: int) -> bytes:
+    """A message of some ten bytes an entity."""
+    request = GetOnlineFeaturesRequest()
+    request.features.val.append("weather:temp")
+    request.entities["origin"].val.extend(Value(string_val="EWREWR") for _ in range(entities))
+    return request.SerializeToString()
+
+
+def test_large_messages_are_bounded_and_small_ones_pass() -> None:
+    async def scene(served: Served, channel: Any) -> None:
+        ask = channel.unary_unary(METHOD)
+        large = [refusal(ask(asking_for(80), metadata=KEY)) for _ in range(4)]
+        answers = [asyncio.create_task(one) for one in large]
+        await served.noted(1)  # the one that was turned away at once
+        assert served.store.entities == [80, 80]
+        small = asyncio.create_task(refusal(ask(asking_for(1), metadata=KEY)))
+        async with asyncio.timeout(5):
+            while len(served.store.entities) < 3:
+                await asyncio.sleep(0.001)
+        assert served.store.entities == [80, 80, 1]
+        said = [text for _, text in await asyncio.gather(*answers, small)]
+        assert sum("as many large bodies" in text for text in said) == 1
+        assert served.statuses == {503: 5}
+
+    serve(scene)
+
+
+def test_what_a_large_message_weighed_is_given_back() -> None:
+    async def scene(served: Served, channel: Any) -> None:
+        for _ in range(4):
+            call = channel.unary_unary(METHOD)(asking_for(80), metadata=KEY)
+            served.store.asked.clear()
+            await served.store.asked.wait()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        await served.noted(4)
+        assert served.statuses == {499: 4}
+
+    serve(scene)
+
+
+def test_so_many_messages_are_read_at_once() -> None:
+    async def scene(served: Served, channel: Any) -> None:
+        calls = [refusal(channel.stream_unary(METHOD)(never(), metadata=KEY)) for _ in range(5)]
+        said = [text for _, text in await asyncio.gather(*calls)]
+        assert sum("as many messages as it can take" in text for text in said) == 2
+        assert served.statuses == {503: 5}
+
+    serve(scene, reading=2)
 
 
 async def greeting(reader: asyncio.StreamReader) -> bool:

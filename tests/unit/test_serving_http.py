@@ -89,12 +89,16 @@ def ask(
             raise NotDeclared("there is no such feature")
         return PLANS[asked.features[0]]
 
-    async def answer(request: Any, compiled: Any, write: Any) -> bytes:
+    async def answer(prepared: Any, write: Any) -> bytes:
         return b"{}"
 
     access, audit = access or OneKey(), Noted()
     registry: Any = SimpleNamespace(current=SimpleNamespace(config=SimpleNamespace(project="nyc"), plan=plan))
-    features: Any = SimpleNamespace(answer=answer, look=lambda request, compiled: None)
+
+    def nothing(request: Any, compiled: Any) -> None:
+        return None
+
+    features: Any = SimpleNamespace(answer=answer, look=nothing, prepared=nothing)
     post = GetOnlineFeatures(registry, features, access, RequestLimits(entities=100, cells=1_000))
     limits = HttpLimits(body_bytes=1_000, request_seconds=1.0)
     beside = Beside(registry, SimpleNamespace(), access, audit)

@@ -1,11 +1,12 @@
 """Feast's message as a request, and as what the answer repeats of it: both are of the same values."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest, GetOnlineFeaturesResponse
-from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
+from feast.protos.feast.types.Value_pb2 import BytesList, DoubleList, Map, MapList, RepeatedValue, StringList, Value
 
 from serving.messages import request_fields, response
 from serving.plan import InvalidRequest
@@ -43,3 +44,37 @@ def test_a_join_key_of_the_context_is_answered_as_one_of_the_entities() -> None:
 def test_a_join_key_by_the_name_of_its_entity_is_answered_as_the_join_key() -> None:
     message = GetOnlineFeaturesRequest(entities={"airline": column("UA"), "origin": column("EWR")})
     assert answered(message, "carrier", "origin") == {"carrier": "UA", "origin": "EWR"}
+
+
+ONE, TEXT, BYTES = Value(double_val=1.0), Value(string_val="a"), Value(bytes_val=b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("value", "native"),
+    [
+        (Value(), None),
+        (TEXT, "a"),
+        (BYTES, "/w=="),
+        (Value(bytes_list_val=BytesList(val=[b"\xff"])), ["/w=="]),
+        (Value(string_list_val=StringList(val=["a", "b"])), ["a", "b"]),
+        (Value(map_val=Map(val={"n": ONE, "b": BYTES})), {"n": 1.0, "b": "/w=="}),
+        (Value(struct_val=Map(val={"in": Value(map_val=Map(val={"n": ONE}))})), {"in": {"n": 1.0}}),
+        (Value(map_list_val=MapList(val=[Map(val={"n": ONE})])), [{"n": 1.0}]),
+        (Value(list_val=RepeatedValue(val=[ONE, Value()])), [1.0, None]),
+        (Value(list_val=RepeatedValue(val=[Value(list_val=RepeatedValue(val=[TEXT]))])), [["a"]]),
+    ],
+)
+def test_a_value_comes_as_json_would_have_it(value: Value, native: Any) -> None:
+    message = GetOnlineFeaturesRequest(entities={"asked": RepeatedValue(val=[value])})
+    assert request_fields(message)["entities"] == {"asked": [native]}
+
+
+def test_numbers_that_json_does_not_know_stay_numbers() -> None:
+    endless = Value(double_val=math.inf)
+    values = [
+        endless,
+        Value(double_list_val=DoubleList(val=[1.0, math.inf])),
+        Value(map_val=Map(val={"n": endless})),
+    ]
+    message = GetOnlineFeaturesRequest(entities={"asked": RepeatedValue(val=values)})
+    assert request_fields(message)["entities"] == {"asked": [math.inf, [1.0, math.inf], {"n": math.inf}]}

@@ -18,7 +18,7 @@ from serving.access import Caller, Forbidden, OpenAccess
 from serving.aside import Aside
 from serving.console.look_up import searched
 from serving.documents import RetrieveOnlineDocuments
-from serving.features import OnlineFeatures, json_body, vector_columns
+from serving.features import OnlineFeatures, json_body, vector_keys
 from serving.http import GetOnlineFeatures, Seen
 from serving.plan import InvalidRequest, PlannedView
 from serving.refusals import refusal
@@ -115,7 +115,7 @@ def test_the_console_searches_as_the_api_does(tmp_path: Path, vector: Any, key: 
 def admitted(declared: Snapshot, reference: str) -> None:
     """What HTTP and gRPC ask before they look anything up."""
     registry: Any = SimpleNamespace(current=declared)
-    features: Any = SimpleNamespace(look=lambda request, compiled: None)
+    features: Any = SimpleNamespace(look=lambda request, compiled: None, prepared=lambda request, compiled: None)
     asked = orjson.dumps({"features": [reference], "entities": {"id": ["1"]}})
     request = features_request(asked, RequestLimits())
     GetOnlineFeatures(registry, features, Plain(), RequestLimits()).admitted("", request, Seen())
@@ -156,9 +156,9 @@ def test_the_log_of_a_failed_view_has_no_values(tmp_path: Path, caplog: pytest.L
         orjson.dumps({"features": ["domain:domain"], "entities": {"email": [SECRET]}}), RequestLimits()
     )
     reads: Any = SimpleNamespace()
-    answering = OnlineFeatures(reads, None, Aside("vectors", 1, 1), Scales("large requests", 10, 1, 0))
+    answering = OnlineFeatures(reads, None, Aside("vectors", 1, 1), Scales("large requests", 10, 1, 0), 1_000)
     with caplog.at_level(logging.DEBUG), pytest.raises(InvalidRequest, match="domain failed") as refused:
-        asyncio.run(answering.answer(request, compiled_from.plan(request.asked), json_body))
+        asyncio.run(answering.answer(answering.prepared(request, compiled_from.plan(request.asked)), json_body))
     (record,) = [record for record in caplog.records if record.name == "millrace"]
     assert record.error == "ValueError" and "line" in record.at  # type: ignore[attr-defined]  # given with `extra`
     assert SECRET not in caplog.text + str(refused.value) + str(record.__dict__)
@@ -185,10 +185,9 @@ def test_the_log_of_an_unforeseen_failure_has_its_place_and_no_words(caplog: pyt
 def test_a_key_that_its_type_cannot_hold_is_not_quoted() -> None:
     view = View("shop", "texts", "texts", "state", (Feature("id", 4, pa.int64()),), ())
     planned = PlannedView("texts", 0, view, ("id",), 0, 0, 0.0)
-    reader: Any = SimpleNamespace()
     for value in (SECRET, 2**70):
         with pytest.raises(InvalidRequest, match=r"entities\.id has a value that its type cannot hold") as refused:
-            vector_columns(reader, planned, {"id": [value]})
+            vector_keys(planned, {"id": [value]})
         assert str(value) not in str(refused.value)
 
 

@@ -62,6 +62,7 @@ def plan(ttl: float = HOUR) -> Plan:
         request_data=frozenset(),
         decoders=((5, (0,)), (2, (1,)), (8, (2,))),
         timestamps=(2,),
+        at_once=0,
     )
 
 
@@ -115,7 +116,7 @@ def test_answers_to_many_entities_leave_nothing_behind() -> None:
 
 
 def test_all_views_of_an_entity_are_one_command() -> None:
-    first, second = plan().commands({"id": [1, -2]})
+    first, second = plan().commands(plan().hashes({"id": [1, -2]}))
     fields = b"".join(b"$%d\r\n%s\r\n" % (len(name), name) for name in plan().reads[0].fields)
     for packed, number in ((first, 1), (second, -2)):
         key = EntityKey(join_keys=["id"], entity_values=[Value(int64_val=number)])
@@ -155,7 +156,7 @@ def test_an_entity_by_its_name_is_its_join_key() -> None:
 
 def test_a_key_that_does_not_fit() -> None:
     with pytest.raises(InvalidRequest, match="its type cannot hold"):
-        plan().commands({"id": [2**63]})
+        plan().hashes({"id": [2**63]})
     with pytest.raises(InvalidRequest, match=r"entities\.id must be INT64, and holds str"):
         join_keys(plan(), {"id": [1, "2"]})
 

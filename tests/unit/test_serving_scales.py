@@ -12,7 +12,7 @@ from serving.aside import Aside
 from serving.audit import NoAudit
 from serving.compile import Compiled
 from serving.counts import Counts
-from serving.features import OnlineFeatures
+from serving.features import OnlineFeatures, Prepared
 from serving.gate import Gate, Overloaded
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits
 from serving.request import FeaturesRequest, RequestLimits
@@ -45,8 +45,11 @@ class Store:
 class Features(OnlineFeatures):
     """Reads a value an entity, and finds nothing."""
 
-    async def find(self, request: FeaturesRequest, compiled: Compiled) -> Any:
-        await self.reads.read([b""] * request.count)
+    def prepared(self, request: FeaturesRequest, compiled: Compiled) -> Prepared:
+        return Prepared(request, compiled, {}, (), ())
+
+    async def find(self, prepared: Prepared) -> Any:
+        await self.reads.read([b""] * prepared.request.count)
 
 
 class Protocol:
@@ -73,14 +76,14 @@ class Server:
 
     def __init__(self) -> None:
         self.access = Charged()
-        plain = SimpleNamespace(vectors=(), entity_names={})
+        plain = SimpleNamespace(vectors=())
         compiled = SimpleNamespace(plan=plain, views=["v"], personal=(), references=("v:f",), width=1)
         snapshot = SimpleNamespace(config=SimpleNamespace(project="nyc"), plan=lambda asked: compiled)
         registry: Any = SimpleNamespace(current=snapshot)
         nothing: Any = SimpleNamespace()
         cells, bodies = Scales("large requests", 2 * LARGE, 8, 1), Scales("large bodies", 4_000, 8, 1)
         self.store = Store()
-        answering = Features(self.store, None, Aside("vectors", 1, 1), cells)
+        answering = Features(self.store, None, Aside("vectors", 1, 1), cells, 1_000)
         features = GetOnlineFeatures(registry, answering, self.access, RequestLimits())
         beside = Beside(registry, nothing, self.access, NoAudit())
         limits = HttpLimits(body_bytes=2_000, request_seconds=5.0)

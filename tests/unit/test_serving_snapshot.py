@@ -3,13 +3,16 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast.infra.registry.base_registry import BaseRegistry
 from feast.types import Int64
 
 from serving import snapshot as bounds
 from serving.applied import Applied
+from serving.frozen import Frozen
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.snapshot import Asked, Snapshot
@@ -50,6 +53,23 @@ def test_a_version_with_more_digits_than_python_reads(snapshot: Snapshot) -> Non
         snapshot.plan(Asked((reference,), None, False))
     with pytest.raises(InvalidRequest, match="is no feature"):
         snapshot.check([reference])
+
+
+class Unversioned:
+    """As Feast's registries over its own server and over Snowflake: they know of no versions."""
+
+    get_feature_view_by_version = BaseRegistry.get_feature_view_by_version
+
+
+def test_a_version_of_a_registry_without_versions_is_not_declared_and_hurts_no_other_request(
+    snapshot: Snapshot,
+) -> None:
+    versions: Any = Unversioned()
+    message = Applied(snapshot.config).read().cached_registry_proto
+    snapshot = Snapshot(snapshot.config, Frozen(snapshot.config, message, versions))
+    with pytest.raises(NotDeclared, match="Version 0 of feature view things does not exist"):
+        snapshot.plan(Asked(("things@v0:f0",), None, False))
+    assert snapshot.plan(asked(0)).references == ("things:f0",)
 
 
 def test_a_new_snapshot_has_the_plans_in_use_and_those_of_the_services(snapshot: Snapshot) -> None:
