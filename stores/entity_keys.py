@@ -75,6 +75,16 @@ class EntityKeys:
             return pa.repeat(pa.scalar(b"".join(part.as_py() for part in parts), BINARY), table.num_rows)
         return join(*parts)
 
+    def lengths(self, table: pa.Table) -> npt.NDArray[np.int64]:
+        """The bytes of every row's entity key; a join key that is null counts as an empty one."""
+        fixed = [np.dtype(_FIXED[key.value_type]).itemsize for key in self.join_keys if key.value_type in _FIXED]
+        around = len(self.prefix) + len(self.project) + 8 * len(self.join_keys) + sum(fixed)
+        total = np.full(table.num_rows, around, np.int64)
+        for key in self.join_keys:
+            if key.value_type not in _FIXED and key.name in table.column_names:
+                total += np.asarray(pc.fill_null(pc.binary_length(table[key.name]), 0))
+        return total
+
     def decode(self, keys: Sequence[bytes]) -> tuple[npt.NDArray[np.bool_], pa.Table]:
         """Which of the keys belong to this codec, and the join key columns of those, in their order.
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -121,17 +122,23 @@ def _between(moments: pa.Table) -> str:
     return f"_lsn > {pc.min(moments['_after']).as_py()} AND _lsn <= {pc.max(moments['_moment']).as_py()}"
 
 
-def before(table: Snapshot, changes: pa.Table, columns: Sequence[str]) -> pa.Table:
+def before(
+    table: Snapshot, changes: pa.Table, columns: Sequence[str], without: Mapping[str, pa.Array] = MappingProxyType({})
+) -> pa.Table:
     """What the columns held before each of some changes of `changes/<topic>`, row by row: the values of the
-    newest earlier change of the same source row; null where there is none, or it deleted the row."""
+    newest earlier change of the same source row; null where there is none, or it deleted the row. Changes that gave
+    a column a value that it is to be `without` do not count."""
     key = json.loads(table.properties[PRIMARY_KEY])
     names = [*(f"k{i}" for i in range(len(key))), "lsn"]
     asked = changes.select([*key, "_lsn"]).rename_columns(names).append_column("i", pa.array(range(len(changes))))
     values = ", ".join(f"CASE WHEN earlier._op <> 'd' THEN earlier.{quoted(column)} END" for column in columns)
     same_row = " AND ".join(f"asked.k{i} = earlier.{quoted(name)}" for i, name in enumerate(key))
     schema = pa.schema([table.schema.field(column) for column in columns])
-    with session(data=table.data, asked=asked) as connection:
-        query = f"""SELECT {values} FROM asked ASOF LEFT JOIN data AS earlier
+    excluded = {f"excluded{i}": pa.table({"value": values_of}) for i, values_of in enumerate(without.values())}
+    gave = [f"coalesce({quoted(c)} IN (FROM {name}), false)" for c, name in zip(without, excluded, strict=True)]
+    counted = f"(SELECT * FROM data WHERE _op = 'd' OR NOT ({' OR '.join(gave)}))" if gave else "data"
+    with session(data=table.data, asked=asked, **excluded) as connection:
+        query = f"""SELECT {values} FROM asked ASOF LEFT JOIN {counted} AS earlier
                     ON {same_row} AND asked.lsn > earlier._lsn ORDER BY asked.i"""
         return answer(connection, query, schema)
 

@@ -37,6 +37,8 @@ _DIALECT = sa.make_url("postgresql+psycopg://").get_dialect()()
 _BATCHES = "millrace_batches"
 """Under this name a connection notes the temporary tables that it has."""
 _UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+_NEVER_TAKEN = psycopg.errors.ProgramLimitExceeded
+"""Such as a key that is longer than its index takes, for which psycopg too has an operational error."""
 _NO_TABLE = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
 _VERSION = ("_order", "_lsn", "_row", "_undecided")
 
@@ -231,7 +233,7 @@ class PgVectors(FeatureWriter, FeatureReader):
                 _bring(connection, vectors, table, winners)
             if time.monotonic() >= self._forget_next.get(vectors.name, 0.0):
                 self._forget_next[vectors.name] = time.monotonic() + _FORGET_SECONDS
-                self._forget(connection, vectors)
+                self._forget(connection, vectors, list(stored))
             with driver.pipeline():  # with its COMMIT in one round trip
                 _execute(driver, _replacing(view), list(winners))
                 for mark in (True, False):
@@ -239,16 +241,18 @@ class PgVectors(FeatureWriter, FeatureReader):
                 driver.execute("COMMIT")
         return now, applied
 
-    def _forget(self, connection: sa.Connection, vectors: VectorTable) -> None:
-        """Drop what is left of entities that were deleted longer ago than the retention."""
+    def _forget(self, connection: sa.Connection, vectors: VectorTable, locked: list[bytes]) -> None:
+        """Drop what is left of entities that were deleted longer ago than the retention, but for those that the
+        transaction has locked: it is about to write them, and skips the locks of others alone."""
         table = vectors.table
         old = (
             sa.select(table.c[KEY])
             .where(table.c._deleted, ~table.c._undecided, table.c._written < sa.func.now() - self._retention)
+            .where(table.c[KEY] != sa.all_(_array("keys")))
             .limit(_FORGOTTEN_AT_ONCE)
             .with_for_update(skip_locked=True)
         )
-        connection.execute(sa.delete(table).where(table.c[KEY].in_(old)))
+        connection.execute(sa.delete(table).where(table.c[KEY].in_(old)), {"keys": locked})
 
     def _read(self, view: View, keys: pa.Table, extra: Sequence[str] = ()) -> pa.Table:
         """The features of the entities row for row, `event_timestamp`, `_present` and the extra columns."""
@@ -282,7 +286,7 @@ class PgVectors(FeatureWriter, FeatureReader):
             raise StoreUnavailable(STORE, f"{self._place}: no free connection: {error}") from error
         except (sa.exc.DBAPIError, psycopg.Error) as error:
             cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-            if isinstance(cause, _UNAVAILABLE):
+            if isinstance(cause, _UNAVAILABLE) and not isinstance(cause, _NEVER_TAKEN):
                 self._engine.dispose()  # the other connections of the pool are as dead
                 raise StoreUnavailable(STORE, f"{self._place}: {str(cause).strip()}") from error
             name = vectors.name if vectors else STORE
@@ -312,12 +316,12 @@ def _driver(connection: sa.Connection) -> psycopg.Connection:
 def _lock(driver: psycopg.Connection, view: View, keys: list[bytes]) -> dict[bytes, Entity]:
     """What is stored of the entities, locked until the transaction ends.
 
-    An entity that is new gets an empty row first: a row that does not exist cannot be locked. Both steps go
-    in the order of the keys, so that two writers never wait for each other.
+    An entity that is new gets an empty row: a row that does not exist cannot be locked. It goes in the order of
+    the keys, so that two writers never wait for each other.
     """
-    placeholders, held = _locking(view)
+    locking, held = _locking(view)
     with driver.pipeline():
-        driver.execute(placeholders, {"keys": keys})
+        driver.execute(locking, {"keys": keys})
         locked = driver.execute(held, {"keys": keys})
     entities = {}
     for key, deleted, moment, order, lsn, row, undecided in locked:
@@ -345,17 +349,17 @@ def _execute(driver: psycopg.Connection, statement: str, keys: list[bytes]) -> N
 
 @lru_cache(maxsize=256)
 def _locking(view: View) -> tuple[str, str]:
-    """Makes empty rows for the keys that have none, and locks the rows of all."""
+    """Makes empty rows for the keys that have none and locks those of the others; and reads the rows of all."""
     table = vector_table(view).table
     new = sa.func.unnest(_array("keys")).column_valued("key")
-    placeholders = insert(table).from_select([KEY], sa.select(new).order_by(new)).on_conflict_do_nothing()
-    held = (
-        sa.select(*(table.c[name] for name in (KEY, "_deleted", "event_timestamp", *_VERSION)))
-        .where(table.c[KEY] == sa.any_(_array("keys")))
-        .order_by(table.c[KEY])
-        .with_for_update()
+    placeholders = insert(table).from_select([KEY], sa.select(new).order_by(new))
+    # An update that is never made locks the row all the same, and in one step with the look for it: between two,
+    # another worker can forget a deleted entity, and then there is neither its row nor an empty one.
+    locking = placeholders.on_conflict_do_update(
+        index_elements=[KEY], set_={"_deleted": table.c._deleted}, where=sa.false()
     )
-    return _compiled(placeholders), _compiled(held)
+    columns = (table.c[name] for name in (KEY, "_deleted", "event_timestamp", *_VERSION))
+    return _compiled(locking), _compiled(sa.select(*columns).where(table.c[KEY] == sa.any_(_array("keys"))))
 
 
 @lru_cache(maxsize=256)

@@ -25,11 +25,12 @@ from stores.lake import Lake, Snapshot, TopicPartition
 from stores.rows import TIMESTAMP, FeatureRows, FeatureWriter, WriteResult
 from streams.changes import Changes, changes_schema
 from streams.decide import changes_table, decide, features_table
+from streams.embed import Made
 from streams.messages import Records
 from streams.missing import JOB, Places, absent, among, below, places, span
 from streams.pipeline import Embedding, Flow, Flows, Outcome, process
 from streams.truncate import Truncated, Truncates, complete, with_deletes
-from streams.views import StreamView
+from streams.views import StreamView, unfit
 
 CHUNK = 20_000
 """Changes that are processed, and entities that are written, at once."""
@@ -161,7 +162,9 @@ class Backfill:
         only = Flow(flow.table, flow.contract, (view,))
         accepted = process(Changes(flow.table, rows.select(schema.names).cast(schema), old), only)
         report["rejected"] += len(accepted.bad)
-        outcome = self.embedding(Outcome(_no_records(flow.table), only, with_deletes(accepted, truncated), (), 0))
+        outcome = self.embedding(
+            Outcome(_no_records(flow.table), only, with_deletes(accepted, truncated), (), 0), Made()
+        )
         return outcome.rows()[0].table
 
     def _write(self, view: StreamView, window: Window, advance: Advance, report: Report) -> None:
@@ -225,12 +228,18 @@ def _gathered(source: Snapshot, within: pc.Expression | None, missing: Places) -
 
 
 def _old(flow: Flow, view: StreamView, source: Snapshot, changes: pa.Table) -> pa.Table | None:
-    """What the columns held before each change whose old values the view needs."""
+    """What the columns held before each change whose old values the view needs. Changes whose join keys do not fit
+    the view are rejected, and until the next one the row is where it was before them."""
     columns = Flow(flow.table, flow.contract, (view,)).before
     if not columns:
         return None
     schema = changes_schema(flow.table)
-    return before(source, changes, columns).cast(pa.schema([schema.field(name) for name in columns]))
+    types = pa.schema([schema.field(name) for name in columns])
+    old = before(source, changes, columns).cast(types)
+    if unfit(view, old):
+        held = _distinct(source.rows(list(dict.fromkeys(view.key_columns))))
+        old = before(source, changes, columns, unfit(view, held)).cast(types)
+    return old
 
 
 def _no_records(table: Table) -> Records:

@@ -209,6 +209,14 @@ def personal_columns(declared: Iterable[Declared]) -> PersonalColumns:
     return PersonalColumns(frozenset(columns), every)
 
 
+def personal_by_topic(declared: Iterable[Declared]) -> dict[str, PersonalColumns]:
+    """The personal columns of each table that these views read."""
+    by_topic: dict[str, list[Declared]] = {}
+    for one in declared:
+        by_topic.setdefault(one.topic, []).append(one)
+    return {topic: personal_columns(views) for topic, views in by_topic.items()}
+
+
 def _texts(field: Field) -> tuple[str, ...]:
     """The columns that a vector field embeds."""
     return tuple(name.strip() for name in field.tags.get(EMBEDS_TAG, "").split(",") if name.strip())

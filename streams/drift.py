@@ -2,7 +2,8 @@
 
 A column that is gone arrives as if it were null, and one that is new is not asked for: neither must happen in
 silence. Debezium writes every column that it captures into every row image, and in each partition a change of
-the schema comes between two records, so that the last record of each tells whether there was one.
+the schema comes between two records, so that the last record of each tells whether there was one: the last one that is
+no replayed letter, and the last that is.
 """
 
 import logging
@@ -117,11 +118,13 @@ def _is_older(record: _Newest, applied: int, base: SnapshotBase) -> bool:
 
 def _newest(records: Records) -> Iterator[_Newest]:
     """Of each partition the newest image and the newest key, mostly of one record; what decoding would make a letter
-    of for its envelope has none, nor has what is of no row."""
-    images, keys = set[int](), set[int]()
+    of for its envelope has none, nor has what is of no row. Of those that were replayed, which are older than their
+    place says, likewise: they must not hide a live one."""
+    images, keys = set[tuple[int, bool]](), set[tuple[int, bool]]()
     for i in range(len(records) - 1, -1, -1):
-        partition = records.partitions[i]
-        if partition in images and partition in keys:
+        replayed = REPLAY_OF in records.headers.get(i, {})
+        line = records.partitions[i], replayed
+        if line in images and line in keys:
             continue
         try:
             envelope = orjson.loads(records.values[i] or b"null")
@@ -132,11 +135,10 @@ def _newest(records: Records) -> Iterator[_Newest]:
         op = envelope["op"]
         if op not in ("c", "u", "r", "d"):
             continue
-        image = row if op != "d" and partition not in images else None
-        key = keyed if isinstance(keyed, dict) and partition not in keys else None
-        images |= {partition} if image is not None else set()
-        keys |= {partition} if key is not None else set()
-        replayed = REPLAY_OF in records.headers.get(i, {})
+        image = row if op != "d" and line not in images else None
+        key = keyed if isinstance(keyed, dict) and line not in keys else None
+        images |= {line} if image is not None else set()
+        keys |= {line} if key is not None else set()
         yield _Newest(image, key, envelope["source"]["lsn"], op == "r", replayed)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,8 +12,12 @@ import pyarrow.compute as pc
 from stores.rows import EMBEDDING, FeatureRows
 from stores.view import Vector, View
 from streams.changes import Changes
-from streams.embedders import Embedder, TextRefused
+from streams.embedders import PLAIN_WORD, AnswerUnusable, Embedder, EmbedderUnavailable, TextRefused
 from streams.views import Projected, Unprojectable
+
+TRIES = 10
+"""So often a provider fails at the same text until that text is suspected: of tries in `Patience`'s rhythm, ten
+seconds. What is ill for a shorter time was not ill for a text."""
 
 
 class KnownVectors(Protocol):
@@ -33,12 +37,35 @@ class Embedded:
     spared: int
 
 
+@dataclass(slots=True)
+class Made:
+    """What became of texts, by their hash, in one pass or try after the other: their `vectors`, and why those that were
+    `refused` were. `failed` counts the tries in a row that ended at the same text, with an answer that was none."""
+
+    vectors: dict[bytes, np.ndarray] = field(default_factory=dict)
+    refused: dict[bytes, str] = field(default_factory=dict)
+    failed: int = 0
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self.vectors or key in self.refused
+
+    def keep(self, hashes: Sequence[bytes], vectors: Sequence[np.ndarray] | np.ndarray) -> None:
+        """Note the vectors of the first of these texts: copies, which hold no larger array."""
+        self.vectors.update(zip(hashes, np.array(vectors, np.float32), strict=False))
+
+    def note(self, error: EmbedderUnavailable) -> None:
+        """Count a try that ended with this."""
+        if len(error.made):
+            self.failed = 0
+        self.failed += isinstance(error, AnswerUnusable)
+
+
 def embed(
     projected: Projected,
     changes: Changes,
     embedder: Embedder,
     known: KnownVectors,
-    made: dict[bytes, np.ndarray] | None = None,
+    made: Made | None = None,
 ) -> Embedded:
     """Fill the vector field of a view's rows and append the columns of `stores.rows.EMBEDDING`.
 
@@ -46,7 +73,8 @@ def embed(
     by a newline, nulls as empty; a deleted row, a blank text and one that means nothing to the model have
     no vector. A kept vector is found by the hash of its text and model, never by its entity, so it cannot
     meet another text or another model. What `made` holds under a text's hash is not made again, and what is
-    made is put there, also where others are refused: it is for the next pass over the same changes.
+    made is put there, also where others are refused or the model fails: it is for the next pass over the same changes,
+    and for the next try.
     Raises `EmbedderUnavailable`, `Unprojectable` for the changes whose text the model refuses, and `ValueError`
     when the view declares another length than the model's.
     """
@@ -57,16 +85,14 @@ def embed(
     hashes = hash_texts(distinct, embedder)
     kept = known.embedded(view, hashes) if hashes else {}
     new = [code for code, key in enumerate(hashes) if key not in kept]
-    made = {} if made is None else made
+    made = Made() if made is None else made
     unmade = [code for code in new if hashes[code] not in made]
-    fresh, refused = _embed_all([distinct[code] for code in unmade], embedder)
-    made |= {hashes[code]: fresh[place] for place, code in enumerate(unmade) if place not in refused}
-    if refused:
-        codes = {unmade[place]: why for place, why in refused.items()}
-        raise Unprojectable(_by_change(codes, coded.indices, projected.positions, view))
+    _embed_all([hashes[code] for code in unmade], [distinct[code] for code in unmade], embedder, made)
+    if refused := {code: made.refused[hashes[code]] for code in new if hashes[code] in made.refused}:
+        raise Unprojectable(_by_change(refused, coded.indices, projected.positions, view))
     vectors = np.zeros((len(distinct), embedder.length), np.float32)
     for code, key in enumerate(hashes):
-        vectors[code] = kept[key] if key in kept else made[key]
+        vectors[code] = kept[key] if key in kept else made.vectors[key]
     filled = _fill(projected.rows.table, vector, coded.indices, vectors, hashes, embedder.model)
     spared = len(coded) - coded.null_count - len(new)
     return Embedded(replace(projected, rows=FeatureRows(view, filled)), len(new), spared)
@@ -109,22 +135,46 @@ def _texts(projected: Projected, changes: Changes, vector: Vector) -> pa.Array:
     return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
 
 
-def _embed_all(texts: list[str], embedder: Embedder) -> tuple[np.ndarray, dict[int, str]]:
-    """The vectors of the texts, zeros for those that the model refuses; of these the position and the reason."""
-    vectors = np.zeros((len(texts), embedder.length), np.float32)
-    refused: dict[int, str] = {}
+def _embed_all(hashes: Sequence[bytes], texts: Sequence[str], embedder: Embedder, made: Made) -> None:
+    """Put the vectors of the texts into `made`, and why the model refuses those that it does.
+
+    A provider that goes on failing at one text is asked for less and less at once, as long as it does take a plain
+    word, until that text is alone.
+    """
+    suspected = made.failed >= TRIES
     open_runs = [(0, len(texts))] if texts else []
     while open_runs:
         start, end = open_runs.pop()
+        alone = suspected and end - start == 1
         try:
-            vectors[start:end] = embedder.embed(texts[start:end])
+            vectors = _embed_suspect(texts[start], embedder) if alone else embedder.embed(texts[start:end])
         except TextRefused as error:
-            at, made = start + error.position, start + len(error.made)
-            refused[at] = error.reason
-            if made > start:
-                vectors[start:made] = error.made
-            open_runs += [run for run in ((at + 1, end), (made, at)) if run[0] < run[1]]
-    return vectors, refused
+            made.keep(hashes[start:end], error.made)
+            at, begun = start + error.position, start + len(error.made)
+            made.refused[hashes[at]] = error.reason
+            open_runs += [run for run in ((at + 1, end), (begun, at)) if run[0] < run[1]]
+        except EmbedderUnavailable as error:
+            made.keep(hashes[start:end], error.made)
+            made.note(error)
+            if alone or not (suspected and isinstance(error, AnswerUnusable)):
+                raise
+            embedder.embed([PLAIN_WORD])  # of an outage this is the end
+            begun = start + len(error.made)
+            half = (begun + end + 1) // 2
+            open_runs += [run for run in ((half, end), (begun, half)) if run[0] < run[1]]
+        else:
+            made.keep(hashes[start:end], vectors)
+
+
+def _embed_suspect(text: str, embedder: Embedder) -> np.ndarray:
+    """The vector of a text that the provider failed at so often. It is refused if the provider fails at it between two
+    plain words that it takes: an outage that ends or begins just then is not for the text."""
+    embedder.embed([PLAIN_WORD])
+    try:
+        return embedder.embed([text])
+    except AnswerUnusable as error:
+        embedder.embed([PLAIN_WORD])
+        raise TextRefused(0, str(error)) from error
 
 
 def _by_change(refused: Mapping[int, str], codes: pa.Array, positions: np.ndarray, view: View) -> dict[int, list[str]]:

@@ -15,9 +15,24 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
+PLAIN_WORD = "word"
+"""A text that nothing is wrong with: a model that does not take it takes none."""
+
+BUSY = 503
+"""The one error of a server's own that is a matter of time, whatever the text."""
+
 
 class EmbedderUnavailable(Exception):
-    """No vectors can be had now: the batch waits and is tried again."""
+    """No vectors can be had now: the batch waits and is tried again. `made` holds the vectors of the first of the
+    texts, as many as there are, so that nobody has to make them again."""
+
+    def __init__(self, told: str, made: Sequence[np.ndarray] | np.ndarray = ()) -> None:
+        super().__init__(told)
+        self.made = made
+
+
+class AnswerUnusable(EmbedderUnavailable):
+    """The provider answered, but without vectors: it is ill, or one of the texts is what makes it fail."""
 
 
 class TextRefused(Exception):
@@ -148,24 +163,32 @@ class HttpEmbedder:
         """One request for the vectors from `start` to `end`, those before being there; when the server refuses its
         input, halves of it, until the refused text is alone."""
         try:
-            vectors[start:end] = self._request(texts[start:end])
+            vectors[start:end] = self._asked(texts[start:end], vectors[:start])
         except _InputRefused as error:
             if end - start > 1:
                 half = (start + end) // 2
                 self._embed(texts, start, half, vectors)
                 self._embed(texts, half, end, vectors)
                 return
-            self._check_settings()
+            self._check_settings(vectors[:start])
             raise TextRefused(start, str(error), vectors[:start]) from error
 
-    def _check_settings(self) -> None:
+    def _check_settings(self, made: np.ndarray) -> None:
         """A server that refuses one plain word too refuses the request's settings, not the text."""
         try:
-            self._request(["word"])
+            self._asked([PLAIN_WORD], made)
         except _InputRefused as error:
             raise EmbedderUnavailable(
-                f"{error}: check the model, its length and `dimensions` in the settings"
+                f"{error}: check the model, its length and `dimensions` in the settings", made
             ) from error
+
+    def _asked(self, texts: Sequence[str], made: np.ndarray) -> np.ndarray:
+        """As `_request`; what was made before goes with its error."""
+        try:
+            return self._request(texts)
+        except EmbedderUnavailable as error:
+            error.made = made
+            raise
 
     def _request(self, texts: Sequence[str]) -> np.ndarray:
         body: dict[str, Any] = {"model": self.model, "input": list(texts), "encoding_format": "float"}
@@ -180,7 +203,7 @@ class HttpEmbedder:
                 told = f"{self._url} answered {error.code}: {error.read(500).decode(errors='replace')}"
             if error.code in (400, 413, 422):
                 raise _InputRefused(told) from error
-            raise EmbedderUnavailable(told) from error
+            raise (AnswerUnusable if error.code >= 500 and error.code != BUSY else EmbedderUnavailable)(told) from error
         except (OSError, http.client.HTTPException) as error:
             raise EmbedderUnavailable(f"{self._url} does not answer: {error}") from error
         return self._vectors(answer, len(texts))
@@ -192,22 +215,23 @@ class HttpEmbedder:
             by_index = {int(item["index"]): item["embedding"] for item in data}
             vectors = np.array([by_index[i] for i in range(count)], np.float32)
         except (ValueError, KeyError, TypeError) as error:
-            raise EmbedderUnavailable(f"{self._url} answered something else than {count} vectors: {error!r}") from error
+            raise AnswerUnusable(f"{self._url} answered something else than {count} vectors: {error!r}") from error
         if vectors.shape != (count, self.length):
-            raise EmbedderUnavailable(
+            raise AnswerUnusable(
                 f"{self._url} gives vectors of shape {vectors.shape[1:]}, not of length {self.length}: "
                 "set `length` to the model's, or ask for fewer with `dimensions`"
             )
         if not np.isfinite(vectors).all():
-            raise EmbedderUnavailable(f"{self._url} gives vectors that are not finite")
+            raise AnswerUnusable(f"{self._url} gives vectors that are not finite")
         return vectors
 
 
 class Providers:
     """Providers in order of preference; the first one's model is the model.
 
-    When one is unavailable the next answers, if it gives the same model's vectors: the same `model` and
-    `length`. Otherwise `EmbedderUnavailable` is raised with what each one said.
+    When one is unavailable the next answers, from the text on at which that one stopped, if it gives the same model's
+    vectors: the same `model` and `length`. Otherwise `EmbedderUnavailable` is raised with what each one said;
+    `AnswerUnusable` if each one answered.
     """
 
     def __init__(self, providers: Sequence[Embedder]) -> None:
@@ -218,18 +242,35 @@ class Providers:
         self._providers = tuple(providers)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        told = []
+        told, failures = [], list[EmbedderUnavailable]()
+        made: Sequence[np.ndarray] | np.ndarray = ()
         for provider in self._providers:
             if (provider.model, provider.length) != (self.model, self.length):
                 told.append(f"{provider.model} ({provider.length}) would give another model's vectors")
                 continue
             try:
-                return provider.embed(texts)
+                return _embed_rest(provider, texts, made)
             except EmbedderUnavailable as error:
+                made = error.made
+                failures.append(error)
                 failed = "an embedding provider of %s failed: %s"
                 log.warning(failed, self.model, error, extra={"event": "provider_failed"})
                 told.append(str(error))
-        raise EmbedderUnavailable(f"no provider of {self.model} ({self.length}): {'; '.join(told)}")
+        failure = AnswerUnusable if all(isinstance(f, AnswerUnusable) for f in failures) else EmbedderUnavailable
+        raise failure(f"no provider of {self.model} ({self.length}): {'; '.join(told)}", made)
+
+
+def _embed_rest(provider: Embedder, texts: Sequence[str], made: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """The vectors of all texts, of which those of the first were `made`. What is raised counts these, too."""
+    if not len(made):
+        return provider.embed(texts)
+    try:
+        return np.concatenate([made, provider.embed(texts[len(made) :])])
+    except TextRefused as error:
+        raise TextRefused(len(made) + error.position, error.reason, [*made, *error.made]) from error
+    except EmbedderUnavailable as error:
+        error.made = [*made, *error.made]
+        raise
 
 
 class _InputRefused(Exception):

@@ -24,6 +24,7 @@ TIMEOUT_SECONDS = 10.0
 LAG_SECONDS = 2.0
 ASK_SECONDS = 1.0
 SAY_SECONDS = 60.0
+STALLED_SECONDS = 20.0
 
 # librdkafka would write to stderr itself, a line each failed attempt to connect; what matters comes by `error_cb`.
 QUIET = {"log_level": 2}
@@ -81,7 +82,10 @@ class KafkaConsumer:
         self._down = Outage()
         self._behind: Mapping[Partition, int] = {}
         self._begin: dict[Partition, int] = {}
+        self._begins_since: dict[Partition, float] = {}
+        self._begun_again: set[Partition] = set()
         self._measure_next = 0.0
+        self._drained = 0.0
         self._gathers_until = 0.0
 
     @property
@@ -93,10 +97,9 @@ class KafkaConsumer:
             partitions = _partitions(fresh)
             self._owned |= partitions
             self._paused -= partitions
+            self._begun_again -= partitions
             self._begin = {p: offset for p, offset in self._begin.items() if p not in partitions}
-            consumer.incremental_assign(fresh)
-            # A partition that was paused when it was lost is paused still when it comes back.
-            consumer.resume(fresh)
+            self._assign(fresh)
             assigned(partitions)  # after, for it may pause some
 
         def on_revoke(consumer: ConfluentConsumer, gone: list[TopicPartition]) -> None:
@@ -123,9 +126,13 @@ class KafkaConsumer:
         elif self._down.ask_now:
             self._ask()
         if first is None:
+            self._drained = time.monotonic()
             return []
         self._gathers_until = time.monotonic() + GATHER_SECONDS
-        return _records([first, *self._consumer.consume(limit - 1, 0)] if limit > 1 else [first])
+        messages = [first, *self._consumer.consume(limit - 1, 0)] if limit > 1 else [first]
+        if len(messages) < limit:
+            self._drained = time.monotonic()
+        return _records(messages)
 
     def pause(self, partitions: Collection[Partition]) -> None:
         self._paused |= set(partitions)
@@ -169,11 +176,38 @@ class KafkaConsumer:
         owned = sorted(self._owned)
         positions = self._consumer.position([TopicPartition(*p) for p in owned])
         behind: dict[Partition, int] = {}
+        begins_since: dict[Partition, float] = {}
         for partition, position in zip(owned, positions, strict=True):
             low, high = self._ends(partition)
-            read = position.offset if position.offset >= 0 else self._begins(partition, low)
+            begun = position.offset >= 0
+            read = position.offset if begun else self._begins(partition, low)
             behind[partition] = max(0, high - read) if high >= 0 else 0
-        self._behind = behind
+            if behind[partition] and not begun and partition not in self._paused | self._begun_again:
+                begins_since[partition] = self._begins_since.get(partition, time.monotonic())
+        self._behind, self._begins_since = behind, begins_since
+        if stalled := [p for p, since in begins_since.items() if self._drained - since > STALLED_SECONDS]:
+            self._begin_again(stalled)
+
+    def _begin_again(self, stalled: Sequence[Partition]) -> None:
+        """librdkafka leaves a partition aside whose committed offset it could not fetch, and one whose start or resume
+        met another of its own steps, until it is assigned anew (rdkafka_assignment.c, rdkafka_partition.c). Its place
+        in the group stays: nothing of it was read. Once an assignment: what is behind may be a transaction's marker,
+        which nobody ever gets."""
+        words = "%s did not begin to be read in %.0f s, with %d records to come: begun again"
+        for partition in stalled:
+            log.warning(
+                words, partition, STALLED_SECONDS, self._behind[partition], extra={"event": "partition_stalled"}
+            )
+        self._consumer.incremental_unassign([TopicPartition(*p) for p in stalled])
+        self._assign([TopicPartition(*p) for p in stalled])
+        self._begins_since = {}
+        self._begun_again |= set(stalled)
+
+    def _assign(self, fresh: list[TopicPartition]) -> None:
+        # A partition that was paused when it was lost is paused still when it comes back. Before its fetching starts:
+        # of two steps that meet, librdkafka drops one.
+        self._consumer.resume(fresh)
+        self._consumer.incremental_assign(fresh)
 
     def _begins(self, partition: Partition, low: int) -> int:
         """Where reading begins, as long as no record has come that tells."""
@@ -183,13 +217,12 @@ class KafkaConsumer:
         return self._begin.get(partition, low)
 
     def _ends(self, partition: Partition) -> tuple[int, int]:
-        """A partition's first and next offset, as last fetched; one that is paused fetches nothing, and is asked."""
+        """A partition's first and next offset, as last fetched; one of which nothing is fetched is asked."""
         place = TopicPartition(*partition)
-        if partition in self._paused and self.unavailable is None:
+        low, high = self._consumer.get_watermark_offsets(place, cached=True)
+        if (high < 0 or partition in self._paused or partition in self._begins_since) and self.unavailable is None:
             with suppress(KafkaException):
                 low, high = self._consumer.get_watermark_offsets(place, timeout=ASK_SECONDS)
-                return int(low), int(high)
-        low, high = self._consumer.get_watermark_offsets(place, cached=True)
         return int(low), int(high)
 
     def _failed(self, error: KafkaError) -> None:
@@ -250,6 +283,8 @@ class KafkaProducer:
                     raise BrokerUnavailable(f"Kafka takes no records for {topic}: {full}") from full
                 self._producer.poll(0.1)
             except KafkaException as error:
+                if error.args[0].code() == KafkaError._FATAL:
+                    raise  # waiting does not help: only another producer may send again
                 raise BrokerUnavailable(f"Kafka refused a record for {topic}: {_advised(error.args[0])}") from error
 
     def flush(self) -> None:

@@ -74,7 +74,7 @@ class KeyChanges:
             if value is None or not (NEW_KEY in headers or OLD_KEY in headers):
                 continue
             first = NEW_KEY in headers
-            key = headers[NEW_KEY] if first else records.keys[place] or b""
+            key = (headers[NEW_KEY] if first else records.keys[place]) or b""
             try:
                 change = records.topic, int(orjson.loads(value)["source"]["lsn"])
             except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):

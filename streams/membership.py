@@ -59,8 +59,10 @@ class Membership:
         self._consumer.pause(self.of(topic))
 
     def resume(self, topic: str) -> None:
-        """Take the records of a paused table again, from where it stopped."""
-        self._consumer.resume(self.of(topic))
+        """Take the records of a table again, from where it stopped, once there is no more reason not to; at rest, after
+        that."""
+        if topic not in self._paused():
+            self._consumer.resume([p for p in self.of(topic) if p not in self._resting])
 
     def of(self, topic: str) -> list[Partition]:
         """The partitions of a topic that are owned."""

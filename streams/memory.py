@@ -90,7 +90,9 @@ class MemoryConsumer:
             if partition in self._paused or limit <= 0 or not self._broker.available:
                 continue
             # As librdkafka does with `auto.offset.reset`: without a word.
-            start = max(self._positions[partition], self._broker.expired.get(partition, 0))
+            start, first = self._positions[partition], self._broker.expired.get(partition, 0)
+            if not first <= start <= len(self._broker.log[partition]):
+                start = first
             stored = self._broker.log[partition][start : start + limit]
             limit -= len(stored)
             self._positions[partition] = start + len(stored)

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,7 +17,7 @@ from connectors.table import Table
 from stores.rows import FeatureRows
 from streams.changes import TIMESTAMP, Changes, plain
 from streams.decode import Decoded, decode_records
-from streams.embed import Embedded, KnownVectors, embed
+from streams.embed import Embedded, KnownVectors, Made, embed
 from streams.embedders import Embedder
 from streams.letters import REPLAY_OF, Rejection, Stage
 from streams.messages import Records
@@ -108,7 +109,8 @@ class Accepted:
 class Outcome:
     """What became of a `Records`: each record is accepted, rejected or, counted, ignored. `truncated` has
     the LSNs of the truncates that the rows take account of (`streams.truncate`), `base` is that of the snapshot that
-    has rows among the records, if one has (`streams.snapshots`)."""
+    has rows among the records, if one has (`streams.snapshots`); then `begun` has for the records of an initial one
+    when that was begun, in microseconds since the epoch, and 0 for all others."""
 
     records: Records
     flow: Flow
@@ -117,6 +119,12 @@ class Outcome:
     ignored: int
     truncated: tuple[int, ...] = ()
     base: int | None = None
+    begun: npt.NDArray[np.int64] | None = None
+
+    def begun_of_changes(self) -> npt.NDArray[np.int64]:
+        """`begun` of the accepted changes."""
+        kept = self.accepted.kept
+        return np.zeros(len(kept), np.int64) if self.begun is None else self.begun[kept]
 
     def rows(self) -> list[FeatureRows]:
         """The feature rows, view by view."""
@@ -150,16 +158,16 @@ def untimed(stage: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-Embedding = Callable[["Outcome"], "Outcome"]
-"""Fills the vectors of an outcome's rows. Raises `EmbedderUnavailable` and `StoreUnavailable`."""
+Embedding = Callable[["Outcome", Made], "Outcome"]
+"""Fills the vectors of an outcome's rows. What is made stands in the second argument, for the next try, if it raises
+`EmbedderUnavailable` or `StoreUnavailable`."""
 
 
 def embedding(embedder: Embedder, known: KnownVectors, count: Callable[[Embedded], None]) -> Embedding:
     """The embedding step with its model and the store of the vectors it made before."""
 
-    def fill(outcome: Outcome) -> Outcome:
+    def fill(outcome: Outcome, made: Made) -> Outcome:
         accepted, rejections = outcome.accepted, list(outcome.rejections)
-        made: dict[bytes, np.ndarray] = {}
         while True:
             fills: list[Embedded] = []
             try:
@@ -187,7 +195,7 @@ def _embedded(
     changes: Changes,
     embedder: Embedder,
     known: KnownVectors,
-    made: dict[bytes, np.ndarray],
+    made: Made,
     fills: list[Embedded],
 ) -> Projected:
     if view.view.vector is None:
@@ -210,7 +218,18 @@ def take(records: Records, flow: Flow, max_bytes: int, timed: Timed = untimed, b
     ]
     rejections.sort(key=lambda rejection: rejection.position)
     accepted = replace(accepted, kept=decoded.positions[accepted.kept])
-    return Outcome(records, flow, accepted, rejections, decoded.ignored, base=start)
+    begun = None if start is None else _begun(decoded, records)
+    return Outcome(records, flow, accepted, rejections, decoded.ignored, base=start, begun=begun)
+
+
+def _begun(decoded: Decoded, records: Records) -> npt.NDArray[np.int64]:
+    """See `Outcome`. To all rows of a table Debezium gives the time of the transaction in which it reads them; those of
+    an incremental snapshot have no LSN."""
+    rows = decoded.changes.rows
+    initial = np.asarray(pc.and_(pc.equal(rows["_op"], "r"), pc.greater(rows["_lsn"], 0)))
+    begun = np.zeros(len(records), np.int64)
+    begun[decoded.positions[initial]] = np.asarray(rows["_commit_ts"].cast(pa.int64()))[initial]
+    return begun
 
 
 def _reads(decoded: Decoded, records: Records) -> bool:

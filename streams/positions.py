@@ -77,13 +77,15 @@ class Positions:
     def follow(self, polled: Collection[Records]) -> None:
         """Refuse to go on where records passed their retention while this worker waited or was behind: the client then
         reads on from what is left, without a word. Other holes are none: a transaction's marker takes an offset, too.
-        Raises `RecordsExpired`."""
+        Where offsets go back, `check` the partition. Raises `RecordsExpired` and `TopicRecreated`."""
         for records in polled:
             counts = Counter(records.partitions)
             begins = dict(zip(reversed(records.partitions), reversed(records.offsets), strict=True))
             for partition, end in records.next_offsets().items():
                 begin = begins[partition.number]
                 expected = self._next.get(partition, begin)
+                if begin < expected:  # the client reads again: of a topic made anew, perhaps
+                    self.check(partition)
                 self._next[partition] = end
                 if begin > expected or end - begin > counts[partition.number]:
                     first, _ = self._patience(partial(self._consumer.span, partition))

@@ -5,10 +5,16 @@ those before it may be such a copy. `Heights` finds these few, and `streams.repl
 is staged for it, holds their change already. A re-sent change stands at an offset of its own, so the offsets that
 the lake knows do not tell.
 
+The rows of a snapshot share an LSN (`streams.snapshots`), and are too many to be looked for all. An initial one that
+was cut off Debezium begins anew, which the time tells that it gives to all its rows; of an incremental one, which it
+reads in the order of the primary key, it sends some chunks again.
+
 The height of a partition outlives its worker: each commit of `changes/<topic>` raises an application transaction of
-its own to the greatest LSN that it brought (see `stores.lake`).
+its own to the greatest LSN that it brought (see `stores.lake`), and another to when the initial snapshot was begun
+that the partition first had rows of.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +29,14 @@ from streams.decide import changes_table
 from streams.letters import OURS
 from streams.messages import Partition
 from streams.pipeline import Outcome
+from streams.snapshots import GONE, snapshot_base, snapshot_moment
 
 FIRST = -1_000
 """Partition p's height is kept as the next offset of partition FIRST - p, which no topic has. The numbers above are
 for what concerns a topic as a whole: `streams.truncate.MARK`, `MARK` and `RECONCILED_MARK` of `streams.snapshots`."""
+
+READING = -1_000_000
+"""When the initial snapshot was begun that partition p first had rows of is kept as the next offset of READING - p."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -40,6 +50,40 @@ def heights(changes: pa.Table, topic: str) -> dict[TopicPartition, int]:
     }
 
 
+def highest(lake: Lake, topic: str, partitions: int) -> int:
+    """The greatest LSN that the lake holds of a topic, the rows of its last snapshot among them; 0 if it holds none.
+    Raises `StoreUnavailable`."""
+    table = changes_table(topic)
+    noted = (lake.next_offset(table, topic, FIRST - number) for number in range(partitions))
+    return max((snapshot_base(lake, topic) or 0) - GONE, 0, *(lsn or 0 for lsn in noted))
+
+
+def first_readings(readings: Mapping[Partition, int], topic: str) -> dict[TopicPartition, int]:
+    """What a commit of the topic's changes notes of snapshots; `readings` as in `streams.stage.Batch`."""
+    return {(topic, READING - p.number): begun for p, begun in readings.items() if p.topic == topic}
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What a partition had so far of the snapshot whose rows count by `lsn`: of an initial one when that was begun
+    which the first row is of, 0 if it had none; of an incremental one the greatest key, None if nobody knows."""
+
+    lsn: int
+    begun: int
+    greatest: pa.Table | None
+
+    def again(self, keys: pa.Table, begun: npt.NDArray[np.int64]) -> Mask:
+        """Which of its next rows may have come before. Of what another worker had of an incremental one, all may."""
+        initial = begun > 0
+        found: Mask = ~initial
+        if initial.any():
+            self.begun = self.begun or int(begun[initial][0])
+            found |= initial & (begun != self.begun)
+        if self.greatest is not None and not initial.all():
+            found[~initial], self.greatest = _not_above(self.greatest, keys.filter(pa.array(~initial)))
+        return found
+
+
 @dataclass(slots=True)
 class _Height:
     """The greatest LSN of a partition's records so far; `keys` the primary keys at it, None if nobody knows.
@@ -48,6 +92,7 @@ class _Height:
     lsn: int
     keys: pa.Table | None
     held: int
+    reading: _Reading | None
 
 
 class Heights:
@@ -62,35 +107,68 @@ class Heights:
         table = changes_table(partition.topic)
         lsn = self._lake.next_offset(table, partition.topic, FIRST - partition.number)
         held = self._lake.next_offset(table, *partition)
-        self._heights[partition] = _Height(lsn or 0, None, held or 0)
+        self._heights[partition] = _Height(lsn or 0, None, held or 0, self._reading(partition, lsn))
+
+    def _reading(self, partition: Partition, lsn: int | None) -> _Reading | None:
+        if lsn is None:
+            return None
+        topic = partition.topic
+        begun = self._lake.next_offset(changes_table(topic), topic, READING - partition.number) or 0
+        of_last = begun >= (snapshot_moment(self._lake, topic) or 0)
+        return _Reading(lsn, begun if of_last else 0, None)
+
+    def first_readings(self, outcome: Outcome) -> dict[Partition, int]:
+        """For partitions that have rows of an initial snapshot in the outcome when the first such was begun."""
+        rows = outcome.accepted.changes.rows
+        numbers = pc.unique(rows["_partition"].filter(pc.equal(rows["_op"], "r"))).to_pylist()
+        of_topic = [Partition(outcome.records.topic, number) for number in numbers]
+        readings = {partition: self._heights[partition].reading for partition in of_topic}
+        return {p: reading.begun for p, reading in readings.items() if reading is not None and reading.begun}
 
     def suspects(self, outcome: Outcome) -> Mask:
-        """Which accepted changes may have been there before; the heights rise to what is among these. What millrace
-        itself sends is looked at elsewhere: it bears a header of ours. Debezium has headers too, of a key that
-        changed (`__debezium.newkey`, `__debezium.oldkey`)."""
-        changes = outcome.accepted.changes
+        """Which accepted changes may have been there before; the heights rise to what is among these. A truncate always
+        may: it has no key, so that its copy may come in any partition. What millrace itself sends is looked at
+        elsewhere: it bears a header of ours. Debezium has headers too, of a key that changed (`__debezium.newkey`,
+        `__debezium.oldkey`)."""
+        changes, begun = outcome.accepted.changes, outcome.begun_of_changes()
         suspected = np.zeros(len(changes), bool)
         partitions = np.asarray(changes.rows["_partition"])
         for number in np.unique(partitions):
             at = np.flatnonzero(partitions == number)
             rows = changes.rows if len(at) == len(changes) else changes.rows.take(pa.array(at))
-            suspected[at] = self._partition(changes, Partition(changes.table.topic, int(number)), rows)
+            suspected[at] = self._partition(changes, Partition(changes.table.topic, int(number)), rows, begun[at])
         headers = outcome.records.headers
         ours = [i for i, names in headers.items() if any(name.startswith(OURS) for name in names)]
         return suspected & ~np.isin(outcome.accepted.kept, ours)
 
-    def _partition(self, changes: Changes, partition: Partition, rows: pa.Table) -> Mask:
-        height = self._heights.setdefault(partition, _Height(0, None, 0))
+    def _partition(self, changes: Changes, partition: Partition, rows: pa.Table, begun: npt.NDArray[np.int64]) -> Mask:
+        height = self._heights.setdefault(partition, _Height(0, None, 0, None))
         lsns = np.asarray(rows["_lsn"])
         before = np.maximum.accumulate(np.concatenate([[height.lsn], lsns[:-1]]))
-        # The rows of a snapshot, and those of one COPY, share their LSN: these are told apart by their keys. A
-        # snapshot that begins anew has a new LSN, so while nothing else comes its rows are not looked at.
-        level = (lsns == before) & ~np.asarray(pc.equal(rows["_op"], "r"))
+        read, truncates = (np.asarray(pc.equal(rows["_op"], op)) for op in ("r", "t"))
+        # The rows of one COPY share their LSN: these are told apart by their keys.
+        level = (lsns == before) & ~read
         again = level & self._again(height, rows, changes.table) if level.any() else level
+        again |= self._read_again(height, rows, read & (lsns >= before), begun, changes.table)
         beyond: Mask = np.asarray(rows["_offset"]) >= height.held
         self._rise(height, rows, lsns, changes.table)
-        suspected: Mask = ((lsns < before) | again) & beyond
+        suspected: Mask = ((lsns < before) | again | truncates) & beyond
         return suspected
+
+    def _read_again(
+        self, height: _Height, rows: pa.Table, read: Mask, begun: npt.NDArray[np.int64], table: Table
+    ) -> Mask:
+        """Which of the rows marked in `read`, which a snapshot read and nothing above came before, it may have read
+        before."""
+        found = np.zeros(len(read), bool)
+        lsns = np.asarray(rows["_lsn"])
+        for lsn in np.unique(lsns[read]).tolist():
+            here = read & (lsns == lsn)
+            keys = _named(rows.filter(pa.array(here)), table)
+            if height.reading is None or height.reading.lsn != lsn:
+                height.reading = _Reading(lsn, 0, keys.slice(0, 0))
+            found[here] = height.reading.again(keys, begun[here])
+        return found
 
     def _again(self, height: _Height, rows: pa.Table, table: Table) -> Mask:
         """Which rows have key and LSN of another one, among these or at the height."""
@@ -113,6 +191,18 @@ class Heights:
         if height.keys is not None:
             at_top = pa.array((lsns == top) & ~np.asarray(pc.equal(rows["_op"], "r")))
             height.keys = pa.concat_tables([height.keys, _named(rows.filter(at_top), table)])
+
+
+def _not_above(greatest: pa.Table, keys: pa.Table) -> tuple[Mask, pa.Table]:
+    """Which of the keys have one before them, or the `greatest`, that is as great or greater, and the greatest of all:
+    in Arrow's order, for a key that came before is not above the greatest so far in any."""
+    known = pa.concat_tables([greatest, keys])
+    places = np.arange(known.num_rows)
+    by = known.append_column("earlier", pa.array(-places))  # of the same key the earlier one is the greater
+    ranks = np.empty_like(places)
+    ranks[pc.sort_indices(by, [(name, "ascending") for name in by.column_names])] = places
+    found: Mask = ranks < np.maximum.accumulate(ranks)
+    return found[greatest.num_rows :], known.take(pa.array([ranks.argmax()]))
 
 
 def _named(rows: pa.Table, table: Table) -> pa.Table:

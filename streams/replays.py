@@ -1,5 +1,8 @@
 """Replayed letters and re-sent changes: what stands already is dropped, what is known newer goes to the lake alone.
 
+A row that an initial snapshot reads again stands already only with the values that it was last read with: the changes
+are streamed from where the last snapshot began, so nothing else tells of one between two.
+
 A state view refuses an older version by itself, but not for ever: what it knows of a deleted row expires. An event view
 cannot: the version it stores is that of the winning row, and a replayed row that was changed or deleted since could win
 again; its entities are decided anew. The lake knows, with what is staged for it.
@@ -22,7 +25,7 @@ import pyarrow.types as pt
 
 from stores.lake import Lake
 from stores.query import session
-from streams.changes import Changes
+from streams.changes import Changes, carried
 from streams.decide import changes_table
 from streams.letters import REPLAY_OF
 from streams.messages import Partition
@@ -132,13 +135,16 @@ def _refuse_another(topic: str, before: pa.Table, now: pa.Table) -> None:
 
 def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mask) -> tuple[Mask, Following]:
     """Over the changes: which of `mask` stand already, and what follows them. A change is known by its row's key and
-    its LSN; one that stands from the same place in the topic is no double but the same record, read again because what
-    followed on it may not have been done. What comes in the same batch follows, unless its text is yet to be embedded,
-    at which it may be rejected."""
+    its LSN, one that an initial snapshot read by its values too; one that stands from the same place in the topic is no
+    double but the same record, read again because what followed on it may not have been done. What comes in the same
+    batch follows, unless its text is yet to be embedded, at which it may be rejected."""
     changes, flow = outcome.accepted.changes, outcome.flow
     key = changes.table.primary_key
     compared = flow.moving
-    ours = changes.rows.select([*key, *PLACE, *compared])
+    by_values = bool(outcome.begun_of_changes()[mask].any())
+    values = [field.name for field in carried(changes.table) if field.name not in key] if by_values else []
+    others = list(dict.fromkeys([*compared, *values]))
+    ours = changes.rows.select([*key, *PLACE, *others])
     positions = np.where(mask, np.arange(len(changes)), ELSEWHERE)
     asked = ours.filter(pa.array(mask))
     elsewhere = [held_of(lake, changes, asked).cast(ours.schema), *(part.select(ours.column_names) for part in staged)]
@@ -148,7 +154,10 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
             _named(ours, len(key), positions, follows=not flow.embeds),
         ]
     )
-    same_row = " and ".join(f"known.k{i} = ours.k{i}" for i in range(len(key)))
+    # The key of a truncate is null.
+    same_row = " and ".join(f"known.k{i} is not distinct from ours.k{i}" for i in range(len(key)))
+    same_values = " and ".join(f"known.c{i} is not distinct from ours.c{i}" for i in range(len(others)))
+    same = f"(ours.op <> 'r' or ({same_values}))" if values else "true"
     columns = "".join(f", c{i} := known.c{i}" for i in range(len(compared)))
     changed = "".join(f", c.c{i} is distinct from own{i} as changes{i}" for i in range(len(compared)))
     own = "".join(f", any_value(ours.c{i}) as own{i}" for i in range(len(compared)))
@@ -157,8 +166,9 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
                coalesce(c.op = 'd', false) as deletes{changed}
         from (
             select ours.position{own},
-                   bool_or(known.lsn = ours.lsn and known.position < ours.position
-                           and (known.part, known.off) <> (ours.part, ours.off)) as doubled,
+                   coalesce(arg_max({same}, known.off) filter (
+                       known.lsn = ours.lsn and known.position < ours.position
+                       and (known.part, known.off) <> (ours.part, ours.off)), false) as doubled,
                    arg_min(struct_pack(lsn := known.lsn, ts := known.ts, op := known.op{columns}), known.lsn)
                        filter (known.lsn > ours.lsn and known.follows) as c
             from ours join known on {same_row} group by ours.position

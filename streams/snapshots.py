@@ -28,10 +28,10 @@ import pyarrow.compute as pc
 
 from connectors.snapshots import Base
 from stores.lake import Lake
-from streams.changes import Changes
+from streams.changes import LSNS, Changes
 from streams.decide import changes_table
 from streams.letters import BASE, REPLAY_OF
-from streams.messages import Records
+from streams.messages import Headers, Records
 
 MARK = -2
 """The number of the partition, one that no topic has, whose next offset is the base of the last snapshot."""
@@ -98,7 +98,7 @@ def placed(changes: Changes, positions: np.ndarray, records: Records, base: int 
     read = np.asarray(pc.equal(changes.rows["_op"], "r"))
     if base is None or not read.any():
         return changes
-    replays = {i: int(headers.get(BASE, 0)) for i, headers in records.headers.items() if REPLAY_OF in headers}
+    replays = {i: _told(headers) for i, headers in records.headers.items() if REPLAY_OF in headers}
     told = np.array([replays.get(i, base) for i in positions.tolist()], np.int64)
     bases = np.where(told > 0, told, base)
     own = np.asarray(changes.rows["_lsn"])
@@ -106,3 +106,10 @@ def placed(changes: Changes, positions: np.ndarray, records: Records, base: int 
     unplaced = read & (own == 0) & (told > 0)
     lsns[unplaced] = bases[unplaced] - READ
     return changes.at(lsns)
+
+
+def _told(headers: Headers) -> int:
+    """The base that a letter was sent with; 0 if it tells none, or what no letter of this worker does."""
+    value = headers.get(BASE) or b""
+    told = int(value) if value.isdigit() else 0
+    return told if told in LSNS else 0

@@ -27,8 +27,9 @@ class Batch:
     A table that is in it has rows; `topics` tells which topic feeds one that has or had some. `events` holds the rows
     of event views, and `undecided` the entities (a table of join keys) that have to be decided from the lake: both are
     settled once the rows are there. `truncated` gives for each topic the LSNs of the truncates that all its rows take
-    account of. Of partitions that were `lost` since it was handed to the flush nothing is to be committed. `since` is
-    when it was begun.
+    account of, `readings` for partitions when the first initial snapshot was begun that they have rows of
+    (`streams.redelivered`). Of partitions that were `lost` since it was handed to the flush nothing is to be committed.
+    `since` is when it was begun.
     """
 
     since: float
@@ -38,8 +39,10 @@ class Batch:
     events: list[FeatureRows] = field(default_factory=list)
     undecided: list[tuple[View, pa.Table]] = field(default_factory=list)
     truncated: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    readings: dict[Partition, int] = field(default_factory=dict)
     lost: set[Partition] = field(default_factory=set)
     rows: int = 0
+    bytes: int = 0
 
     def put(self, table: LakeTable, topic: str, rows: pa.Table) -> None:
         """Add rows for a lake table."""
@@ -47,6 +50,7 @@ class Batch:
             self.tables.setdefault(table, []).append(rows)
             self.topics[table] = topic
             self.rows += rows.num_rows
+            self.bytes += rows.nbytes
 
     def join(self, table: LakeTable) -> pa.Table:
         """The rows of a lake table as one part. Of small ones, of single polls, the columns are joined: a commit costs
@@ -93,8 +97,11 @@ class Batch:
         It may have done so already, and have written later changes of rows that came online here after it: the
         entities of event views are left to be decided.
         """
+        if not partitions:
+            return  # as after nearly every poll, of which there are many before a flush
         for partition in partitions:
             self.offsets.pop(partition, None)
+            self.readings.pop(partition, None)
         for table, parts in list(self.tables.items()):
             lost = [p.number for p in partitions if p.topic == self.topics[table]]
             if lost:
@@ -103,7 +110,8 @@ class Batch:
                 if not self.tables[table]:
                     del self.tables[table]
                 self.events = [self._left(rows, lost) if _table(rows) == table else rows for rows in self.events]
-        self.rows = sum(part.num_rows for parts in self.tables.values() for part in parts)
+        parts = [part for parts in self.tables.values() for part in parts]
+        self.rows, self.bytes = sum(part.num_rows for part in parts), sum(part.nbytes for part in parts)
 
 
 def _table(rows: FeatureRows) -> LakeTable:

@@ -26,6 +26,12 @@ Transform = Callable[[pa.Table], tuple[pa.Table, np.ndarray]]
 Raises `Untransformable`."""
 
 
+TRIED = 64
+"""So many of some rows are tried alone; where the function fails on each of them, it is not asked about the others."""
+TRIED_OF = 8 * TRIED
+"""Of fewer rows each is asked about."""
+
+
 class Untransformable(Exception):
     """Rows on which the function fails: `bad` maps their positions to the reasons."""
 
@@ -45,24 +51,20 @@ def transform(
 
     In a frame the integers and booleans of the columns `never_null` are numpy's (int64, bool), all others
     pandas' nullable ones (Int64, boolean). Rows on which the function fails are found by halving the batch, so
-    that one bad row costs no other its place.
+    that one bad row costs no other its place. Where it fails on hundreds with nulls in the same columns, and on
+    `TRIED` of them alone, all of these fail.
     """
-    run: Run = partial(_pandas, never_null) if mode == "pandas" else _python
+    run = partial(_pandas if mode == "pandas" else _python, view, function, schema, never_null)
 
     def apply(rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
         try:
-            return run(view, function, schema, rows)
+            return run(rows)
         except _Failed:
-            bad: dict[int, list[str]] = {}
-            _isolate(view, function, schema, run, rows, 0, bad)
+            bad = {row: why for alike in _by_nulls(rows) for row, why in _failing(run, rows, alike).items()}
             if not bad:
-                raise Untransformable(
-                    {
-                        i: [f"view {view}: its function fails on these rows together, on none alone"]
-                        for i in range(rows.num_rows)
-                    }
-                ) from None
-            raise Untransformable(bad) from None
+                together = f"view {view}: its function fails on these rows together, on none alone"
+                bad = dict.fromkeys(range(rows.num_rows), together)
+            raise Untransformable({row: [why] for row, why in sorted(bad.items())}) from None
 
     return apply
 
@@ -74,34 +76,39 @@ class _Failed(Exception):
         super().__init__(reason.encode(errors="backslashreplace").decode())
 
 
-Run = Callable[[str, Callable[[Any], Any], Mapping[str, pa.DataType], pa.Table], tuple[pa.Table, np.ndarray]]
+def _by_nulls(rows: pa.Table) -> list[np.ndarray]:
+    """The positions of the rows with nulls in the same columns: what a function fails on, most of the time."""
+    nulls = np.column_stack([np.asarray(column.is_null()) for column in rows.columns])
+    _, kinds = np.unique(nulls, axis=0, return_inverse=True)
+    return [np.flatnonzero(kinds == kind) for kind in range(kinds.max() + 1)]
 
 
-def _isolate(
-    view: str,
-    function: Callable[[Any], Any],
-    schema: Mapping[str, pa.DataType],
-    run: Run,
-    rows: pa.Table,
-    start: int,
-    bad: dict[int, list[str]],
-) -> None:
+def _failing(run: Transform, rows: pa.Table, alike: np.ndarray) -> dict[int, str]:
+    """Those of the rows on which the function fails, with its words."""
+    why = _words(run, rows, alike)
+    if why is None or len(alike) == 1:
+        return {} if why is None else {int(alike[0]): why}
+    if len(alike) > TRIED_OF:
+        places = np.linspace(0, len(alike) - 1, TRIED, dtype=int)
+        if all(_words(run, rows, alike[place : place + 1]) is not None for place in places):
+            return dict.fromkeys(alike.tolist(), f"{why} (and on each of {TRIED} rows like this one)")
+    return {row: words for half in np.array_split(alike, 2) for row, words in _failing(run, rows, half).items()}
+
+
+def _words(run: Transform, rows: pa.Table, some: np.ndarray) -> str | None:
+    """Why the function fails on some of the rows together; None if it does not."""
     try:
-        run(view, function, schema, rows)
+        run(rows.take(pa.array(some)))
     except _Failed as error:
-        if rows.num_rows == 1:
-            bad[start] = [str(error)]
-            return
-        half = rows.num_rows // 2
-        _isolate(view, function, schema, run, rows.slice(0, half), start, bad)
-        _isolate(view, function, schema, run, rows.slice(half), start + half, bad)
+        return str(error)
+    return None
 
 
 def _pandas(
-    never_null: Set[str],
     view: str,
     function: Callable[[Any], Any],
     schema: Mapping[str, pa.DataType],
+    never_null: Set[str],
     rows: pa.Table,
 ) -> tuple[pa.Table, np.ndarray]:
     columns = {name: _series(rows[name], name not in never_null) for name in rows.column_names}
@@ -162,7 +169,11 @@ def _kept(view: str, index: "pd.Index[Any]", rows: int) -> np.ndarray:
 
 
 def _python(
-    view: str, function: Callable[[Any], Any], schema: Mapping[str, pa.DataType], rows: pa.Table
+    view: str,
+    function: Callable[[Any], Any],
+    schema: Mapping[str, pa.DataType],
+    _: Set[str],
+    rows: pa.Table,
 ) -> tuple[pa.Table, np.ndarray]:
     result = _call(view, function, rows.to_pydict())
     if not isinstance(result, dict):

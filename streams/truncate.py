@@ -126,8 +126,8 @@ def below(rows: pa.Table, lsn: int) -> npt.NDArray[np.bool_]:
 
 
 def deletes(view: View, rows: pa.Table, truncated: Truncated) -> pa.Table:
-    """The deletes of feature rows, each by the first truncate after it; schema `rows_schema(view)`."""
-    by = np.searchsorted(truncated.lsns, np.asarray(rows["_lsn"]), side="right")
+    """The deletes of feature rows, each by the first truncate that is not before it; schema `rows_schema(view)`."""
+    by = np.searchsorted(truncated.lsns, np.asarray(rows["_lsn"]))
     time = pa.array(truncated.times[by]).cast(TIMESTAMP)
     kept = {key.name for key in view.join_keys} | {"_row", "_partition", "_offset"}
     columns = {name: rows[name] for name in kept} | {

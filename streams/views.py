@@ -13,6 +13,7 @@ from connectors.table import Table
 from stores.casts import as_type
 from stores.rows import TIMESTAMP, FeatureRows, rows_schema
 from stores.values import as_stored
+from stores.vector_limits import can_be_keys, long_keys, misfits
 from stores.view import Feature, View
 from streams.changes import Changes, at_lsns, plain
 from streams.transform import Transform, Untransformable
@@ -59,7 +60,7 @@ class Unprojectable(Exception):
 @dataclass(frozen=True, slots=True)
 class Projected:
     """A view's rows; `positions[i]` is the change that row `i` was made of. `skipped` counts the changes without a row:
-    they belong to no entity (a null join key), or the transform dropped them."""
+    they belong to no entity (a null join key), delete one that could never be stored, or the transform dropped them."""
 
     rows: FeatureRows
     positions: np.ndarray
@@ -113,11 +114,7 @@ def also_left(
 ) -> Projected:
     """An event view's rows of some changes, with the mark of a row that left before those of the changes at
     `positions`, unless it is among them: at the entities that the rows of `was`, one a position, name."""
-    try:
-        at, marks = _gone(stream_view, changes, positions, was, _row_ids(changes))
-    except Unprojectable as error:  # what the view's keys do not take was never in it
-        fits = ~np.isin(positions, list(error.bad))
-        at, marks = _gone(stream_view, changes, positions[fits], was.filter(pa.array(fits)), _row_ids(changes))
+    at, marks = _gone(stream_view, changes, positions, was, _row_ids(changes))
     gone = projected.rows.table["_deleted"]
     marked = set(_places(stream_view.view, projected.positions[np.asarray(gone)], projected.rows.table.filter(gone)))
     new = np.array([place not in marked for place in _places(stream_view.view, at, marks)], bool)
@@ -155,6 +152,16 @@ def project(stream_view: StreamView, changes: Changes) -> Projected:
         positions, table = positions[keyed], table.filter(pa.array(keyed))
     skipped = len(live) + len(deleted) - len(np.unique(positions))
     return Projected(FeatureRows(stream_view.view, table.combine_chunks()), positions, skipped)
+
+
+def unfit(stream_view: StreamView, rows: pa.Table) -> dict[str, pa.Array]:
+    """The values of the columns of the join keys, among those in `rows`, that the view's keys do not take."""
+    found: dict[str, pa.Array] = {}
+    for name, key in zip(stream_view.key_columns, stream_view.view.join_keys, strict=True):
+        _, misfits = as_type(rows[name], key.arrow_type)
+        if misfits:
+            found[name] = rows[name].take(pa.array(sorted(misfits))).unique()
+    return found
 
 
 def castable(source: pa.DataType, target: pa.DataType) -> bool:
@@ -211,6 +218,8 @@ def _live(stream_view: StreamView, changes: Changes, positions: np.ndarray, row_
         for f in view.features
     ]
     times = _event_times(meta, stream_view, bad)
+    if view.vector is not None:
+        _find_unstorable(stream_view, [*keys, *features], bad)
     if bad:
         raise Unprojectable({int(positions[i]): why for i, why in bad.items()})
     return positions, _assemble(view, [*keys, *features], times, meta, _at(row_ids, positions), deleted=False)
@@ -223,14 +232,12 @@ def _gone(
     keys: pa.Table,
     row_ids: pa.Array | None,
 ) -> Part:
-    """Marked rows of nulls for the entities that `keys` names, of the changes at the given positions."""
+    """Marked rows of nulls for the entities that `keys` names, of the changes at the given positions. A key that does
+    not fit is null: the row was never in the view by it, and a change that takes the row from there is no worse."""
     meta = changes.rows.take(pa.array(positions))
-    bad: dict[int, list[str]] = {}
     view = stream_view.view
     named = zip(stream_view.key_columns, view.join_keys, strict=True)
-    columns = [_cast(keys[name], name, f.arrow_type, bad) for name, f in named]
-    if bad:
-        raise Unprojectable({int(positions[i]): why for i, why in bad.items()})
+    columns = [_fitting(keys[name], f.arrow_type) for name, f in named]
     columns += [pa.nulls(len(positions), f.arrow_type) for f in view.features]
     return positions, _assemble(view, columns, meta["_commit_ts"], meta, _at(row_ids, positions), deleted=True)
 
@@ -296,6 +303,28 @@ def _cast(column: pa.ChunkedArray, name: str, kind: pa.DataType, bad: dict[int, 
     return cast
 
 
+def _find_unstorable(stream_view: StreamView, columns: list[pa.Array], bad: dict[int, list[str]]) -> None:
+    """Put into `bad` the rows that the store of a view with a vector can never take, which would hold it for good."""
+    view, fields = stream_view.view, (*stream_view.view.join_keys, *stream_view.view.features)
+    for f, column in zip(fields, columns, strict=True):
+        for i, why in misfits(column).items():
+            bad.setdefault(i, []).append(f"column {stream_view.column(f.name)}: {why}")
+    keys = pa.table(columns[: len(view.join_keys)], names=[key.name for key in view.join_keys])
+    for i, why in long_keys(view, keys).items():
+        key = ", ".join(stream_view.key_columns)
+        bad.setdefault(i, []).append(f"view {view.name}: the entity key of {key} {why}")
+
+
+def _fitting(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """The values as of the type `kind`, null where one does not fit."""
+    cast, misfits = as_type(column, kind)
+    if not misfits:
+        return cast
+    fits = np.ones(len(cast), bool)
+    fits[list(misfits)] = False
+    return pc.if_else(pa.array(fits), cast, None)
+
+
 def _misfit(value: pa.Scalar, name: str, kind: pa.DataType, why: str) -> str:
     return f"column {name}: {value.as_py()!r:.80} does not fit {kind}: {why}"
 
@@ -329,7 +358,7 @@ def _keyed(view: View, table: pa.Table) -> np.ndarray:
     for key in view.join_keys:
         if table[key.name].null_count:
             keyed &= np.asarray(table[key.name].is_valid())
-    return keyed
+    return keyed if view.vector is None else keyed & can_be_keys(view, table)
 
 
 def _row_ids(changes: Changes) -> pa.Array:

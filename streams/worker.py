@@ -61,14 +61,15 @@ class WorkerSettings:
     flush_rows: int = 50_000
     flush_seconds: float = 1.0
     stage_rows: int = 200_000
+    stage_bytes: int = 256 * 1024 * 1024
     max_record_bytes: int = 4 * 1024 * 1024
     stop_seconds: float = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the wiring hands the worker. `beside` has five threads, for two online writes and one of vectors, a
-    flush and a compaction, and is the worker's alone."""
+    """What the wiring hands the worker. `beside` has four threads, for two online writes, a flush and a compaction,
+    and is the worker's alone. `vectors` has one for a batch of texts; the worker does not wait for its end."""
 
     consumer: Consumer
     letters: DeadLetters
@@ -81,6 +82,7 @@ class Parts:
     control: Control
     clock: Clock
     beside: Executor
+    vectors: Executor
     source_table: SourceTable = unasked
 
 
@@ -94,9 +96,10 @@ class Worker:
         self._consumer = parts.consumer
         self.tally = parts.tally
         self._clock = parts.clock
-        self._members = Membership(parts.consumer, lambda: self.paused)
+        self._members = Membership(parts.consumer, lambda: {*self.paused, *self._held_back})
         self._safe: dict[Partition, int] = {}
         self._texts: list[Records] = []
+        self._held_back: Collection[str] = ()
         self._batch = self._fresh()
         self._flushed: list[Batch] = []
         self._truncates = Truncates(parts.lake)
@@ -123,6 +126,7 @@ class Worker:
             parts.tally,
             parts.clock,
             parts.beside,
+            parts.vectors,
             self._patience,
             self._delivered,
         )
@@ -149,7 +153,7 @@ class Worker:
                     self._refuse_silent_gap()
                 if ready := self._ready(polled):
                     self._take(ready)
-                self._writes.finish(only_done=True)
+                self._writes.finish_done()
                 self._flush_if_due()
                 self._parts.windows.tick()
                 self._key_changes.tick(self._far_behind)
@@ -158,7 +162,7 @@ class Worker:
             self._flush_all()
         except Abandoned:
             self._drop_all()
-            why = "stopped while a store was unavailable: what was not committed will be read again"
+            why = "stopped before all was written: what was not committed will be read again"
             log.warning(why, extra={"event": "abandoned"})
         except BaseException:
             self._drop_all()
@@ -177,14 +181,29 @@ class Worker:
 
     def _ready(self, polled: list[Records]) -> list[Records]:
         """What can be taken now. Texts wait, together, for the vectors of those before them, so that the features of
-        other tables need not."""
+        other tables need not; when many wait, no more are polled."""
         ready = [records for records in polled if not self._flows[records.topic].embeds]
         texts = [records for records in polled if self._flows[records.topic].embeds]
         self._texts += [records.without(self._members.gone(texts)) for records in texts]
-        if not self._writes.embeds or sum(map(len, self._texts)) >= self._settings.poll_records:
+        if not self._writes.embeds:
             ready += joined(self._texts)
             self._texts = []
+        if sum(map(len, self._texts)) >= self._settings.poll_records:
+            self._hold_back_texts()
+        else:
+            self._go_on_with_texts()
         return ready
+
+    def _hold_back_texts(self) -> None:
+        if not self._held_back:
+            self._held_back = [topic for topic, flow in self._flows.items() if flow.embeds]
+            for topic in self._held_back:
+                self._members.pause(topic)
+
+    def _go_on_with_texts(self) -> None:
+        held, self._held_back = self._held_back, ()
+        for topic in held:
+            self._members.resume(topic)
 
     def _take(self, polled: list[Records]) -> None:
         """The flow, for all that is ready; tables without embeddings do not wait for those with."""
@@ -196,9 +215,8 @@ class Worker:
             else:
                 outcomes.append(self._with_history(outcome, outcomes))
         more = sum(map(len, polled)) >= min(MANY, self._settings.poll_records)
-        ways = [([o for o in outcomes if o.flow.embeds], True), ([o for o in outcomes if not o.flow.embeds], more)]
-        for way, beside in reversed(ways) if self._writes.embeds else ways:  # what would have to wait comes last
-            self._deliver(way, beside)
+        self._deliver([o for o in outcomes if o.flow.embeds], True)
+        self._deliver([o for o in outcomes if not o.flow.embeds], more)
         self._forget(self._members.gone(polled))
 
     def _processed(self, records: Records) -> Outcome:
@@ -286,7 +304,7 @@ class Worker:
 
     def _taken(self, topic: str, before: list[Outcome]) -> list[pa.Table]:
         """The topic's changes that this worker has taken and the lake may not hold yet."""
-        self._writes.finish()
+        self._writes.finish_of(topic)
         return self._staged(topic) + [o.accepted.changes.rows for o in before if o.records.topic == topic]
 
     def _staged(self, topic: str) -> list[pa.Table]:
@@ -305,6 +323,7 @@ class Worker:
                     self._batch.undecide(rows)
         self._batch.put(rejected_table(topic), topic, self._left_behind.rows(outcome))
         self._batch.put(changes_table(topic), topic, outcome.accepted.changes.rows)
+        self._batch.readings |= self._heights.first_readings(outcome)
         self._batch.advance(outcome.records.next_offsets())
         self._key_changes.note(outcome.records)
         self._batch.truncated[topic] = min(
@@ -330,9 +349,11 @@ class Worker:
     def _flush_if_due(self) -> None:
         if self._batch.empty:
             return
-        if self._batch.rows >= self._settings.stage_rows and self._flusher.busy:
+        batch, settings = self._batch, self._settings
+        full = batch.rows >= settings.stage_rows or batch.bytes >= settings.stage_bytes
+        if full and self._flusher.busy:
             self._hold()
-        due = self._batch.rows >= self._settings.flush_rows or self._clock.monotonic() >= self._flush_due()
+        due = full or batch.rows >= settings.flush_rows or self._clock.monotonic() >= self._flush_due()
         if due and not self._flusher.busy:
             self._start_flush()
 
@@ -353,13 +374,14 @@ class Worker:
         self._patience.waiting_for = None
 
     def _flush_all(self) -> None:
-        """Return once everything taken is online, in the lake and committed."""
-        self._writes.finish()
-        while self._flusher.busy or not self._batch.empty:
-            if not self._flusher.busy:
+        """Return once everything taken is online, in the lake and committed. What is online is flushed while vectors
+        are still being made: these may outlast the time to stop, and their texts are read again then."""
+        while self._writes.busy or self._flusher.busy or not self._batch.empty:
+            self._writes.finish_done()
+            if not (self._flusher.busy or self._batch.empty):
                 self._start_flush()
             self._commit(self._flusher.collect(timeout=0.05))
-            self._idle(0.0)
+            self._idle(0.01 if self._writes.busy else 0.0)
 
     def _commit(self, offsets: dict[Partition, int]) -> None:
         self._safe |= {p: offset for p, offset in offsets.items() if p in self._members.owned}
@@ -444,7 +466,8 @@ class Worker:
     @property
     def waiting_for(self) -> str | None:
         """What it waits for, as a sentence; None while nothing is missing."""
-        return self._patience.waiting_for or self._flusher.waiting_for or self._consumer.unavailable
+        missing = self._patience.waiting_for or self._writes.waiting_for or self._flusher.waiting_for
+        return missing or self._consumer.unavailable
 
     @property
     def tables(self) -> Mapping[str, Table]:

@@ -1,5 +1,6 @@
 """Writes to the online stores, beside the loop and in order; the loop finishes them, and stages what they wrote."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
@@ -9,8 +10,9 @@ from functools import partial
 
 from stores.rows import FeatureWriter, WriteResult
 from streams.clock import Clock
+from streams.embed import Made
 from streams.messages import Partition
-from streams.patience import UNAVAILABLE, Patience
+from streams.patience import UNAVAILABLE, Abandoned, Patience
 from streams.pipeline import Embedding, Outcome
 from streams.tally import Tally
 
@@ -39,7 +41,8 @@ class Write:
 
 
 class Writes:
-    """The writes under way. All methods are the loop's; what is unavailable is waited for with its `patience`."""
+    """The writes under way. All methods are the loop's; what is unavailable is waited for with its `patience`. What
+    vectors need is waited for beside the loop: each batch of texts has a thread of `vectors`."""
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Writes:
         tally: Tally,
         clock: Clock,
         executor: Executor,
+        vectors: Executor,
         patience: Patience,
         arrived: Arrived,
     ) -> None:
@@ -56,7 +60,10 @@ class Writes:
         self._tally = tally
         self._clock = clock
         self._executor = executor
+        self._vectors = vectors
         self._patience = patience
+        self._vectors_patience = Patience(self._pause)
+        self._called_off = threading.Event()
         self._arrived = arrived
         self._under_way: dict[bool, deque[Write]] = {ONLINE: deque(), VECTORS: deque()}
 
@@ -70,6 +77,11 @@ class Writes:
         """Whether texts are being embedded and written."""
         return bool(self._under_way[VECTORS])
 
+    @property
+    def waiting_for(self) -> str | None:
+        """What texts wait for, None while nothing is missing."""
+        return self._vectors_patience.waiting_for
+
     def begin(self, outcomes: Sequence[Outcome], beside: bool) -> None:
         """Write outcomes of one way: `beside` the loop, or before this returns."""
         way = outcomes[0].flow.embeds
@@ -79,24 +91,30 @@ class Writes:
         )
         while len(self._under_way[way]) >= (AHEAD if overtakes else 1):
             self._finish_first(way)
-        write = partial(self._write, outcomes)
+        write = partial(self._write, outcomes, Made())
         if beside:
             topics = frozenset(outcome.records.topic for outcome in outcomes)
-            self._under_way[way].append(Write(topics, write, self._executor.submit(write)))
+            self._under_way[way].append(Write(topics, write, self._submit(way, write)))
         else:
             self._arrived(*self._patience(write), ())
 
-    def finish(self, *, only_done: bool = False) -> None:
-        """Wait for all, or take note of those that are done."""
+    def finish_done(self) -> None:
+        """Take note of those that are done."""
         for way, writes in self._under_way.items():
-            while writes and (writes[0].result.done() or not only_done):
+            while writes and writes[0].result.done():
+                self._finish_first(way)
+
+    def finish_of(self, topic: str) -> None:
+        """Wait for those of a topic."""
+        for way, writes in self._under_way.items():
+            while any(topic in write.topics for write in writes):
                 self._finish_first(way)
 
     def finish_until(self, deadline: float) -> None:
-        """As `finish`, without patience: what is not done at the `deadline` of the clock, or fails, is left."""
+        """Wait for all, without patience: what is not done at the `deadline` of the clock, or fails, is left."""
         with suppress(TimeoutError, *UNAVAILABLE), self._patience.lost():
             for way, writes in self._under_way.items():
-                while writes:
+                while writes and (way == ONLINE or self.waiting_for is None):
                     writes[0].result.result(max(0.0, deadline - self._clock.monotonic()))
                     self._finish_first(way)
 
@@ -108,22 +126,35 @@ class Writes:
 
     def abandon(self) -> None:
         """Whatever becomes of them, nobody wants to know."""
+        self._called_off.set()
         for writes in self._under_way.values():
             writes.clear()
 
-    def _write(self, outcomes: Sequence[Outcome]) -> Written:
-        embedded = [self._embedded(outcome) for outcome in outcomes]
+    def _submit(self, way: bool, write: Callable[[], Written]) -> Future[Written]:
+        if way == VECTORS:
+            return self._vectors.submit(self._vectors_patience, write)
+        return self._executor.submit(write)
+
+    def _pause(self, seconds: float) -> None:
+        if self._clock.wait(self._called_off, seconds):
+            raise Abandoned
+
+    def _write(self, outcomes: Sequence[Outcome], made: Made) -> Written:
+        """What of it was `made` in an earlier try is not made again."""
+        embedded = [self._embedded(outcome, made) for outcome in outcomes]
         rows = [rows for outcome in embedded for rows in outcome.served()]
         if not rows:
             return embedded, WriteResult(0, 0)
+        if self._called_off.is_set():  # by the time that its vectors are made others may have its partitions
+            raise Abandoned
         with self._tally.timed("online"):
             return embedded, self._writer.write(rows)
 
-    def _embedded(self, outcome: Outcome) -> Outcome:
+    def _embedded(self, outcome: Outcome, made: Made) -> Outcome:
         if not outcome.flow.embeds:
             return outcome
         with self._tally.timed("embed"):
-            return self._embedding(outcome)
+            return self._embedding(outcome, made)
 
     def _finish_first(self, way: bool) -> None:
         write = self._under_way[way][0]

@@ -18,11 +18,12 @@ from streams.breaker import Breaker, BreakerSettings
 from streams.changes import changes_schema, contract_schema
 from streams.clock import Clock, SystemClock
 from streams.control import Control
+from streams.daemons import Daemons
 from streams.decide import changes_table, features_table
 from streams.letters import DeadLetters, read
 from streams.memory import MemoryBroker, MemoryConsumer, MemoryFollower, MemoryProducer, MemoryTopics
 from streams.messages import Partition
-from streams.pipeline import Flow
+from streams.pipeline import Embedding, Flow
 from streams.tally import Tally
 from streams.views import StreamView
 from streams.windows import Windows
@@ -101,6 +102,8 @@ class Platform:
     consumer: MemoryConsumer | None = None
     worker: Worker | None = None
     clock: Clock = field(default_factory=SystemClock)
+    beside: dict[str, Flow] = field(default_factory=dict)
+    embedding: Embedding = lambda outcome, made: outcome
 
     def __post_init__(self) -> None:
         contract = self.folder / "public.orders.json"
@@ -113,20 +116,22 @@ class Platform:
 
     def start(self, **settings: Any) -> Worker:
         self.consumer = MemoryConsumer(self.broker, GROUP)
+        flows = {TOPIC: self.flow, **self.beside}
         self.worker = Worker(
-            {TOPIC: self.flow},
+            flows,
             Parts(
                 consumer=self.consumer,
                 letters=DeadLetters(MemoryProducer(self.broker), LETTERS),
                 online=self.online,
                 lake=self.lake,
-                embedding=lambda outcome: outcome,
+                embedding=self.embedding,
                 breaker=Breaker(BreakerSettings(least=50)),
-                windows=Windows({TOPIC: self.flow}, 1_000, 60.0),
+                windows=Windows(flows, 1_000, 60.0),
                 tally=Tally(),
                 control=Control(MemoryFollower(self.broker, CONTROL)),
                 clock=self.clock,
-                beside=ThreadPoolExecutor(max_workers=5),
+                beside=ThreadPoolExecutor(max_workers=4),
+                vectors=Daemons(),
             ),
             WorkerSettings(**({"poll_seconds": 0.001, "flush_seconds": 0.01, "stop_seconds": 2.0} | settings)),
         )

@@ -5,14 +5,15 @@ import time
 import uuid
 
 from millrace.stack.endpoints import Endpoints
-from streams.kafka import KafkaConsumer, KafkaProducer, KafkaTopics
+from streams.kafka import GATHER_SECONDS, KafkaConsumer, KafkaProducer, KafkaTopics
 
 RECORDS = 400
 SECONDS = 60.0
 
 
 def test_records_that_keep_coming_gather_between_two_polls(stack: Endpoints) -> None:
-    """In order, none left, and several a poll: one comes each millisecond, far apart enough for a poll each."""
+    """In order, none left, and no poll sooner after the last than they gather: one record comes each millisecond, or two
+    when the broker has taken them, far apart enough for a poll each."""
     topic = f"gather-{uuid.uuid4().hex[:8]}"
     KafkaTopics(stack.kafka).ensure({topic: 1}, {})
     consumer, given = KafkaConsumer(stack.kafka, topic), threading.Event()
@@ -33,11 +34,15 @@ def test_records_that_keep_coming_gather_between_two_polls(stack: Endpoints) -> 
 
     sending = threading.Thread(target=send)
     sending.start()
-    polls: list[list[int]] = []
-    while sum(map(len, polls)) < RECORDS:
+    numbers: list[int] = []
+    ended: list[float] = []
+    while len(numbers) < RECORDS:
         assert time.monotonic() < deadline
-        polls += [[int(v) for v in records.values if v is not None] for records in consumer.poll(0.1, 7_500)]
+        for records in consumer.poll(0.1, 7_500):
+            numbers += [int(v) for v in records.values if v is not None]
+            ended.append(time.monotonic())
     sending.join()
     consumer.close()
-    assert [number for numbers in polls for number in numbers] == list(range(RECORDS))
-    assert len(polls) < RECORDS / 3
+    assert numbers == list(range(RECORDS))
+    # A poll gathers from the first record of the one before, which came after the end of the one before that.
+    assert min(later - earlier for earlier, later in zip(ended, ended[2:], strict=False)) >= GATHER_SECONDS

@@ -12,6 +12,8 @@ import pytest
 from connectors.connect import Connect
 from connectors.source import default_slot
 from millrace.stack.endpoints import Endpoints
+from streams.decide import changes_table
+from streams.redelivered import FIRST
 from tests.integration.deployed import Running, waited
 from tests.integration.shop import Shop, filled_shop
 
@@ -107,6 +109,26 @@ def test_the_row_that_was_committed_last_is_the_newest_of_what_is_read_anew(mark
     market.repo.command("resnapshot", tables(market)[1])
     market.settle()
     assert served(7.0)
+    market.check()
+
+
+def test_a_log_that_ends_below_what_the_lake_holds_is_refused(market: Shop, worker: Running) -> None:
+    """As after its volume was put back: what is read anew would be older than what is there. Once the log has passed
+    that, it is newer."""
+    customers, orders = tables(market)
+    lsn = "select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint"
+    (now,) = market.sql.execute(lsn).fetchone() or (0,)
+    held = now + (1 << 20)
+    market.repo.lake().advance(changes_table(orders), {(orders, FIRST - 1): held})
+    for command in (("recover", market.name), ("resnapshot", orders)):
+        refused = market.repo.refused(*command)
+        assert orders in refused and "went back in its log" in refused and "The source database moved" in refused
+    assert market.repo.command("status")["problems"] == []  # nothing was begun
+    while (market.sql.execute(lsn).fetchone() or (0,))[0] <= held:
+        market.sql.execute("update customers set credit = credit where id = 1")
+        market.sql.execute("select pg_switch_wal()")
+    assert market.repo.command("resnapshot", customers, orders)["tables"][orders]["rows"] > 2000
+    market.settle()
     market.check()
 
 

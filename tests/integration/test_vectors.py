@@ -12,8 +12,10 @@ import psycopg
 import pyarrow as pa
 import pytest
 
+from stores.entity_keys import entity_keys
 from stores.errors import StoreRefused, StoreUnavailable
 from stores.rows import EMBEDDING, TIMESTAMP, FeatureRows, WriteResult, rows_schema
+from stores.vector_limits import ENTITY_KEY_BYTES, FIRST_MOMENT
 from stores.vectors import PgVectors
 from stores.view import Feature, Kind, Vector, View
 from streams.patience import Patience
@@ -284,6 +286,42 @@ def test_deletes_are_forgotten_after_the_retention(vectors: PgVectors, database:
     assert vectors.search(view, [1, 2, 3], 5)["faa"].to_pylist() == ["a1"]
 
 
+def test_a_row_that_comes_back_as_its_delete_is_forgotten_is_kept(database: Database) -> None:
+    view = place_view("coming_back")
+    store = PgVectors(database.url)
+    store.create(view, MODEL)
+    store.write([place_rows(view, [[1, 0, 0], [0, 1, 0]])])
+    store.write([place_rows(view, [[1, 0, 0], [0, 1, 0]], lsn=2, deleted=True)])
+    store.close()
+    forgetful = PgVectors(database.url, retention_seconds=0)
+    assert forgetful.write([place_rows(view, [[0, 0, 1]], lsn=3)]) == WriteResult(1, 0)
+    (table,) = forgetful.scan(view)
+    assert table.select(["faa", "_present", "_lsn", "v"]).to_pylist() == [
+        {"faa": "a0", "_present": True, "_lsn": 3, "v": [0.0, 0.0, 1.0]}
+    ]
+    forgetful.close()
+
+
+def test_a_row_that_comes_back_while_another_worker_forgets_its_delete_is_kept(
+    vectors: PgVectors, database: Database
+) -> None:
+    view = place_view("coming_back_beside")
+    vectors.create(view, MODEL)
+    vectors.write([place_rows(view, [[1, 0, 0]])])
+    vectors.write([place_rows(view, [[1, 0, 0]], lsn=2, deleted=True)])
+    with psycopg.connect(database.dsn) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("select from features_places.coming_back_beside for update")
+        written = pool.submit(vectors.write, [place_rows(view, [[0, 1, 0]], lsn=3)])
+        waiting = "select from pg_locks where pg_backend_pid() = any(pg_blocking_pids(pid))"
+        while not written.done() and other.execute(waiting).fetchone() is None:
+            time.sleep(0.01)
+        other.execute("delete from features_places.coming_back_beside")
+        other.commit()
+        assert written.result() == WriteResult(1, 0)
+    (table,) = vectors.scan(view)
+    assert table.select(["_present", "_lsn"]).to_pylist() == [{"_present": True, "_lsn": 3}]
+
+
 def test_plain_rows_never_replace_what_is_newer(vectors: PgVectors) -> None:
     view = place_view("plain_rows")
     vectors.create(view, MODEL)
@@ -314,6 +352,29 @@ def test_plain_rows_never_replace_what_is_newer(vectors: PgVectors) -> None:
     assert vectors.update_plain(view, plain(6, NOON)) == WriteResult(0, 1)
     assert altitude() is None
     assert vectors.write([place_rows(view, [[1, 0, 0]], lsn=4)]) == WriteResult(0, 1)
+
+
+def test_what_can_never_be_stored_is_refused_and_not_waited_for(vectors: PgVectors) -> None:
+    """The limits that rows are held to before are PostgreSQL's own, to the byte and the microsecond."""
+    view = place_view("limits")
+    vectors.create(view, MODEL)
+    row = place_rows(view, [[1, 2, 3]]).table
+    around = int(entity_keys(view).lengths(row)[0]) - len("a0")
+    longest = np.random.default_rng(1).integers(33, 127, ENTITY_KEY_BYTES - around, np.uint8).tobytes().decode()
+
+    def written(name: str, value: pa.Array) -> WriteResult:
+        place = row.schema.get_field_index(name)
+        return vectors.write([FeatureRows(view, row.set_column(place, row.schema.field(place), value))])
+
+    for name in ("event_timestamp", "opened"):
+        assert written(name, pa.array([FIRST_MOMENT], TIMESTAMP)).applied == 1
+        with pytest.raises(StoreRefused, match="timestamp out of range"):
+            written(name, pa.array([FIRST_MOMENT - 1], TIMESTAMP))
+    assert written("faa", pa.array([longest])).applied == 1
+    with pytest.raises(StoreRefused, match="index row size 2712 exceeds btree version 4 maximum 2704"):
+        written("faa", pa.array([longest + "x"]))
+    with pytest.raises(StoreRefused, match="invalid byte sequence"):
+        written("state", pa.array(["a\0"]))
 
 
 def test_when_postgresql_is_away(database: Database) -> None:

@@ -103,7 +103,7 @@ def test_what_the_window_lacks_is_added_once(
     lake.append(name, made.rows.table.set_column(column, "created_timestamp", another_time), {})
 
     with at_once(chunk, query_bytes):
-        job = Backfill({TOPIC: flow}, lake, MemoryOnline(), lambda outcome: outcome)
+        job = Backfill({TOPIC: flow}, lake, MemoryOnline(), lambda outcome, made: outcome)
         report = job.run([], Window(moment(start), moment(end)), lambda view, share: None)[of.view.name]
 
     within = [c for c in history if (start is None or start <= c[2]) and (end is None or c[2] < end)]

@@ -220,6 +220,7 @@ def test_entity_keys_are_those_of_feast(data: st.DataObject) -> None:
     ]
     codec = entity_keys(view)
     assert codec.encode(table).to_pylist() == expected
+    assert codec.lengths(table).tolist() == list(map(len, expected))
     belongs, back = codec.decode(expected)
     assert belongs.all() and back.select(table.column_names).equals(table)
 
@@ -230,6 +231,7 @@ def test_a_view_without_entities_has_one_key() -> None:
     expected = serialize_entity_key(dummy, entity_key_serialization_version=3) + b"prod"
     rows = pa.table({"x": [1, 2]})
     assert entity_keys(view).encode(rows).to_pylist() == [expected, expected]
+    assert entity_keys(view).lengths(rows).tolist() == [len(expected)] * 2
     declared = key_view({"__dummy_id": ValueType.STRING})
     assert entity_keys(declared).encode(pa.table({"__dummy_id": [""]})).to_pylist() == [expected]
     belongs, columns = entity_keys(view).decode([expected, b"other"])

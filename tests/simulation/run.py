@@ -310,6 +310,7 @@ class RunningWorker:
                 control=Control(MemoryFollower(simulation.broker, CONTROL)),
                 clock=VirtualClock(scheduler, random.random() * 1000, random.choice((0.8, 1.0, 1.25))),
                 beside=VirtualExecutor(scheduler, name, process.actors.append),
+                vectors=VirtualExecutor(scheduler, name, process.actors.append),
             ),
             SETTINGS,
         )

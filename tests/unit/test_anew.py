@@ -14,6 +14,7 @@ from connectors.table_file import dumps
 from millrace.anew import AppliedWatch, digest, note, noted
 from streams.decide import changes_table
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY
+from streams.personal import PersonalColumns
 from tests.envelopes import ORDERS, TOPIC
 from tests.worker_platform import Platform
 
@@ -76,24 +77,31 @@ def test_an_apply_during_its_start_is_not_missed(platform: Platform) -> None:
 
 
 def test_what_is_declared_has_a_digest(platform: Platform, tmp_path: Path) -> None:
-    """The same for the same, another for another; code counts where it is run, its form nowhere."""
+    """The same for the same, another for another; code counts where it is run, its form nowhere, and personal columns
+    where there are any."""
     folder = tmp_path / "repo"
     folder.mkdir()
     module = folder / "features.py"
     module.write_text("RATE = 1\n")
     plain, contracts = platform.flow.views, {TOPIC: "1", "other": "1"}
     computed = tuple(replace(view, transform=lambda rows: (rows, np.arange(rows.num_rows))) for view in plain)
+    hidden = {TOPIC: PersonalColumns(frozenset({"customer", "amount", "placed_at"}))}
     made = [
-        digest(folder, plain, contracts),
-        digest(folder, plain[:1], contracts),
-        digest(folder, plain, {TOPIC: "1"}),
-        digest(folder, plain, {**contracts, TOPIC: "2"}),
-        digest(folder, computed, contracts),
+        digest(folder, plain, contracts, {}),
+        digest(folder, plain[:1], contracts, {}),
+        digest(folder, plain, {TOPIC: "1"}, {}),
+        digest(folder, plain, {**contracts, TOPIC: "2"}, {}),
+        digest(folder, computed, contracts, {}),
+        digest(folder, plain, contracts, hidden),
+        digest(folder, plain, contracts, {TOPIC: PersonalColumns(frozenset({"customer"}))}),
+        digest(folder, plain, contracts, {TOPIC: PersonalColumns(every=True)}),
     ]
-    assert len(set(made)) == 5
-    assert digest(folder, plain[::-1], dict(reversed(contracts.items()))) == made[0]
+    assert len(set(made)) == 8
+    assert digest(folder, plain[::-1], dict(reversed(contracts.items())), {}) == made[0]
+    again = {"other": PersonalColumns(), TOPIC: PersonalColumns(frozenset({"placed_at", "amount", "customer"}))}
+    assert digest(folder, plain, contracts, again) == made[5]
     module.write_text("# the rate\nRATE   = 1\n")
-    assert digest(folder, computed, contracts) == made[4]
+    assert digest(folder, computed, contracts, {}) == made[4]
     module.write_text("RATE = 2\n")
-    assert digest(folder, computed, contracts) != made[4]
-    assert digest(folder, plain, contracts) == made[0]
+    assert digest(folder, computed, contracts, {}) != made[4]
+    assert digest(folder, plain, contracts, {}) == made[0]

@@ -26,7 +26,7 @@ def platform(tmp_path: Path) -> Platform:
 
 def backfill(platform: Platform, view: str = CUSTOMER.name, window: Window = ALL) -> dict[str, int]:
     """Fill a view, by default the event view, which nothing was ever streamed into."""
-    job = Backfill({TOPIC: platform.flow}, platform.lake, platform.online, lambda outcome: outcome)
+    job = Backfill({TOPIC: platform.flow}, platform.lake, platform.online, lambda outcome, made: outcome)
     return job.run([view], window, lambda view, share: None)[view]
 
 

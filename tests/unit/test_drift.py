@@ -19,6 +19,7 @@ from streams.decide import changes_table
 from streams.decode import decode_records
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, Drift, Guard, drift, users
 from streams.letters import REPLAY_OF
+from streams.messages import Headers
 from streams.pipeline import Flow, Outcome, take
 from streams.snapshots import SnapshotBase, begin_snapshot
 from tests.envelopes import ORDERS, TOPIC, base, envelope, key, records, row
@@ -168,6 +169,19 @@ def test_deletes_at_the_end_of_a_poll_hide_nothing() -> None:
     deletes = [(key(i), envelope("d", None, before={"id": i}, lsn=30 + i)) for i in range(60)]
     tombstones = [(key(i), None) for i in range(60)]
     assert drift(records((key(1), less), *deletes, *tombstones), ORDERS, 0) == Drift(("customer",), (), ())
+
+
+def test_a_replayed_letter_hides_nothing() -> None:
+    """It is older than it looks; what it tells of itself still counts."""
+    less = (key(1), envelope("u", without("customer"), lsn=20))
+    letter = (key(2), envelope("c", row(2), lsn=10))
+    replayed: dict[int, Headers] = {1: {REPLAY_OF: b"o/0/1"}}
+    assert drift(records(less, letter, headers=replayed), ORDERS, 15) == Drift(("customer",), (), ())
+    rekeyed = (json.dumps({"customer": "ann"}).encode(), envelope("u", row(1), lsn=20))
+    assert drift(records(rekeyed, letter, headers=replayed), ORDERS, 15) == Drift((), (), (), ("customer",))
+    whole = (key(1), envelope("u", row(1), lsn=20))
+    older = (key(2), envelope("c", without("amount", customer="bob"), lsn=10))
+    assert drift(records(whole, older, headers=replayed), ORDERS, 15) == Drift((), ("amount",), ())
 
 
 def test_bad_records_in_every_poll_do_not_ask_the_database_each_time(platform: Platform) -> None:

@@ -3,6 +3,7 @@
 import socket
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from streams import kafka
 from streams.broker import BrokerUnavailable
@@ -19,6 +20,20 @@ def test_a_record_that_was_not_delivered_stays_queued(monkeypatch: pytest.Monkey
         for _ in range(3):
             with pytest.raises(BrokerUnavailable, match="1 records are not durable: letters"):
                 producer.flush()
+
+
+def test_a_producer_that_can_send_nothing_more_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """librdkafka's idempotent producer ends with its first fatal error: each `produce` says so from then on."""
+
+    class Ended:
+        def __init__(self, settings: object) -> None: ...
+
+        def produce(self, *_: object, **__: object) -> None:
+            raise KafkaException(KafkaError(KafkaError._FATAL))
+
+    monkeypatch.setattr(kafka, "ConfluentProducer", Ended)
+    with pytest.raises(KafkaException, match="Fatal error"):
+        KafkaProducer("127.0.0.1:1").send("letters", None, b"value", {})
 
 
 def test_a_record_that_is_too_large_says_what_to_set() -> None:

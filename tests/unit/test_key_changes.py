@@ -1,5 +1,7 @@
 """A changed primary key whose second half never comes is told, and nothing else is."""
 
+from typing import Any
+
 import pytest
 
 from stores.history import change_properties
@@ -137,6 +139,12 @@ def test_what_is_lost_outlives_its_worker_until_the_table_is_read_anew(tables: T
     assert tables.minute() == {}
     tables.restart()
     assert tables.minute() == {}
+
+
+def test_a_new_key_that_is_null_is_told_without_a_name(tables: Tables) -> None:
+    headers: Any = {"__debezium.newkey": None}
+    tables.note((key(1), envelope("d", None, before=row(1), lsn=12), headers))
+    assert tables.minute().keys() == {TOPIC}
 
 
 def test_each_worker_of_a_table_tells_what_another_found_lost(tables: Tables) -> None:

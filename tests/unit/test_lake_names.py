@@ -87,6 +87,12 @@ def test_a_table_of_changes_may_call_its_columns_anything(key: str, value: str) 
     assert moved(lake, "changes/t", [value], 4)[value].to_pylist() == [30]
     asked = pa.table({key: pa.array([1, 3, 3]), "_lsn": pa.array([1, 5, 4])})
     assert before(table, asked, [value])[value].to_pylist() == [10, 30, None]
+    without = {value: pa.array([10, 30])}
+    assert before(table, asked.set_column(1, "_lsn", pa.array([2, 6, 5])), [value], without)[value].to_pylist() == [
+        11,
+        31,
+        None,
+    ]
     assert current(table, {value: value}, "_commit_ts", keys=[key], newest_by=[key])[value].to_pylist() == [31]
 
 

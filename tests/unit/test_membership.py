@@ -88,6 +88,19 @@ def test_a_paused_table_stays_paused_after_a_rest_and_when_more_of_it_is_assigne
     assert member.polled() == [(TOPIC, 0, 0), (TOPIC, 1, 0)]
 
 
+def test_a_table_that_is_resumed_at_rest_goes_on_after_it_and_not_for_as_long_as_it_is_paused(member: Member) -> None:
+    member.consumer.assign([P0, OTHER])
+    member.put(P0, OTHER)
+    member.consumer.pause([P0, OTHER])
+    member.paused.add(OTHER.topic)
+    member.members.resume(OTHER.topic)
+    member.members.rest(0)
+    member.members.resume(TOPIC)
+    assert member.consumer.poll(0, 10) == []
+    member.members.go_on()
+    assert member.polled() == [(TOPIC, 0, 0)]
+
+
 def test_a_partition_is_told_once_as_unchecked_when_it_has_records(member: Member) -> None:
     member.consumer.assign([P0, P1])
     for partition in (P0, P1):

@@ -21,7 +21,7 @@ from tests.envelopes import TOPIC, envelope, key, row
 from tests.worker_platform import Platform
 
 SLOTS: dict[str, SlotHealth | str] = {
-    "shop": SlotHealth(True, 3_000, 20, "reserved", None, 1, timedelta(0)),
+    "shop": SlotHealth(True, 3_000, 20, "reserved", None, 1, 2, timedelta(0)),
     "depot": "source depot is unavailable: connection refused",
 }
 DOCS = Path(__file__).parents[2] / "docs" / "operations.md"

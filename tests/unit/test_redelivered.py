@@ -7,15 +7,21 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from connectors.table import Column
-from stores.history import change_properties, feature_properties
+from stores.history import change_properties, feature_properties, newest
 from stores.rows import rows_schema
 from streams.changes import changes_schema
 from streams.decide import changes_table, features_table
-from tests.envelopes import ORDERS, TOPIC, envelope, key, row
+from streams.pipeline import Outcome
+from streams.redelivered import _not_above
+from streams.replays import settle_replays
+from streams.snapshots import begin_first
+from tests.envelopes import ORDERS, TOPIC, base, envelope, key, row
 from tests.unit.test_truncate import Member
-from tests.worker_platform import CUSTOMER, ORDER, P0, Platform, UnreliableLake
+from tests.worker_platform import CUSTOMER, ORDER, P0, P1, Platform, UnreliableLake
 
 FIRST = [
     (key(1), envelope("c", row(1, "ann", 1.0), lsn=10)),
@@ -126,3 +132,139 @@ def test_a_change_of_key_that_comes_again_is_dropped_though_debezium_gives_it_he
     worker.finish()
     assert changes(platform) == [(10, 1, "c"), (12, 1, "d"), (12, 7, "c"), (14, 3, "c")]
     assert (platform.order(1), platform.order(7)) == (None, 1.0)
+
+
+Row = tuple[int, float]
+READ: list[Row] = [(2, 2.0), (1, 1.0), (3, 3.0)]
+AT = base(1000).micros
+Begun = int | None
+INITIAL, INITIAL_AGAIN, INCREMENTAL = AT + 500, AT + 700, None
+
+
+def read(platform: Platform, begun: Begun, *rows: Row) -> None:
+    """What a snapshot reads. An initial one's rows have its time, and one LSN, which in a quiet database is that of the
+    next one too; an incremental one's have none, and come in the order of their keys."""
+    if begun is None:
+        made = [(key(i), envelope("r", row(i, "ann", of), lsn=None, ts_us=AT + i)) for i, of in sorted(rows)]
+    else:
+        made = [(key(i), envelope("r", row(i, "ann", of), lsn=1500, ts_us=begun)) for i, of in rows]
+    platform.produce(*made)
+
+
+@pytest.fixture
+def looked_up(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A snapshot is asked for; gives how many changes were looked up in the lake each time that any were."""
+    begin_first(platform.lake, TOPIC, base(1000), under_way=False)
+    asked: list[int] = []
+
+    def settle(lake: Any, staged: Any, outcome: Outcome, mask: Any) -> Outcome:
+        asked.append(int(mask.sum()))
+        return settle_replays(lake, staged, outcome, mask)
+
+    monkeypatch.setattr("streams.worker.settle_replays", settle)
+    return asked
+
+
+@pytest.mark.parametrize(("first", "second"), [(INITIAL, INITIAL_AGAIN), (INCREMENTAL, INCREMENTAL)])
+@pytest.mark.parametrize("between", ["taken", "flushed", "another worker"])
+@pytest.mark.parametrize("flow", ["with event times", "by commits"])
+def test_a_snapshot_that_begins_anew_is_dropped_but_for_what_is_new(
+    platform: Platform, looked_up: list[int], first: Begun, second: Begun, between: str, flow: str
+) -> None:
+    if flow == "by commits":
+        state, event = platform.flow.views
+        platform.flow = replace(platform.flow, views=(state, replace(event, event_time=None)))
+    worker = Member(platform, P0)
+    read(platform, first, *READ)
+    worker.take()
+    if between != "taken":
+        worker.flush()
+    if between == "another worker":
+        worker = Member(platform, P0)
+    read(platform, second, *READ[:2])
+    worker.take()
+    if between == "another worker":
+        worker.flush()
+        worker = Member(platform, P0)
+    read(platform, second, READ[2], (4, 4.0))
+    worker.finish()
+    assert changes(platform) == [(998, i, "r") for i in (1, 2, 3, 4)]
+    assert platform.lake.scan(features_table("order_now")).read_all().num_rows == 4
+    assert [platform.order(i) for i in (1, 2, 3, 4)] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_snapshot_that_begins_anew_in_the_same_poll(platform: Platform, looked_up: list[int]) -> None:
+    read(platform, INITIAL, *READ)
+    read(platform, INITIAL_AGAIN, *READ)
+    platform.produce((key(1), envelope("u", row(1, "ann", 5.0), before=row(1, "ann", 1.0), lsn=1800)))
+    Member(platform, P0).finish()
+    assert changes(platform) == [(998, 1, "r"), (998, 2, "r"), (998, 3, "r"), (1800, 1, "u")]
+
+
+def newest_of(platform: Platform, id_: int) -> float:
+    (row_,) = newest(platform.lake, ORDER, pa.table({"id": [id_]})).to_pylist()
+    return float(row_["amount"])
+
+
+def test_a_row_that_changed_between_two_readings_is_as_it_was_read_last(
+    platform: Platform, looked_up: list[int]
+) -> None:
+    """The change itself is not streamed: that begins where the second snapshot does."""
+    worker = Member(platform, P0)
+    read(platform, INITIAL, *READ)
+    worker.finish()
+    read(platform, INITIAL_AGAIN, (1, 1.5), (2, 2.0), (3, 3.0))
+    worker.finish()
+    assert platform.order(1) == 1.5
+    assert changes(platform) == [(998, 1, "r"), (998, 1, "r"), (998, 2, "r"), (998, 3, "r")]
+    for begun in (INITIAL_AGAIN + 1, INITIAL_AGAIN + 2):
+        read(platform, begun, *READ)
+        worker.finish()
+        assert platform.order(1) == newest_of(platform, 1) == 1.0
+    assert len(changes(platform)) == 5
+
+
+@pytest.mark.parametrize("begun", [INITIAL, INCREMENTAL])
+def test_nothing_of_a_snapshot_is_looked_up_while_it_is_read_once(
+    platform: Platform, looked_up: list[int], begun: Begun
+) -> None:
+    worker = Member(platform, P0)
+    for start in (1, 4, 7):
+        read(platform, begun, *((i, 1.0) for i in (start + 2, start, start + 1)))
+        worker.finish()
+    if begun is not None:
+        worker = Member(platform, P0)
+        read(platform, begun, (11, 1.0), (10, 1.0))
+        worker.finish()
+    assert looked_up == []
+    assert len(changes(platform)) == (9 if begun is None else 11)
+
+
+@pytest.mark.parametrize("to", [P0, P1])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_truncate_that_comes_again_is_dropped(platform: Platform, to: Any, ahead: bool) -> None:
+    """It has no key, so it may come in another partition."""
+    truncate = (None, envelope("t", None, lsn=20))
+    platform.produce(FIRST[0], truncate)
+    Member(platform, P0).finish()
+    if ahead:
+        platform.produce((key(2), envelope("c", row(2, "bob", 2.0), lsn=30)), to=to)
+    platform.produce(truncate, to=to)
+    Member(platform, to).finish()
+    assert changes(platform) == [(10, 1, "c"), (20, None, "t"), *([(30, 2, "c")] if ahead else [])]
+
+
+keys = st.lists(st.tuples(st.integers(0, 5), st.sampled_from("abc")), min_size=1, max_size=8)
+
+
+@given(st.lists(keys, max_size=4))
+def test_keys_that_are_not_above_all_before_them_are_found(parts: list[list[tuple[int, str]]]) -> None:
+    schema = pa.schema([("k0", pa.int64()), ("k1", pa.string())])
+    greatest, found, seen = schema.empty_table(), list[bool](), list[tuple[int, str]]()
+    for part in parts:
+        table = pa.Table.from_pylist([dict(zip(schema.names, of, strict=True)) for of in part], schema)
+        mask, greatest = _not_above(greatest, table)
+        found += mask.tolist()
+        seen += part
+    assert found == [any(earlier >= of for earlier in seen[:i]) for i, of in enumerate(seen)]
+    assert [tuple(of.values()) for of in greatest.to_pylist()] == ([max(seen)] if seen else [])

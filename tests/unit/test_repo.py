@@ -9,9 +9,11 @@ from uuid import uuid4
 
 import pytest
 
+from millrace.console import RepoPlatform
 from millrace.lookup import look_up
 from millrace.repo import Repo, open_repo, parse, register, rehearse
 from millrace.settings import SettingsError
+from serving.console.platform import PlatformUnavailable
 from stores.feast_functions import FunctionUnloadable
 from stores.vectors import PgVectors
 from streams.declarations import DeclarationError
@@ -224,6 +226,8 @@ def test_a_function_that_cannot_be_loaded_is_told_with_its_view_and_its_module(
         repo.declared()
     with pytest.raises(FunctionUnloadable, match=known):
         look_up(repo, ["goods_short"], {"id": "1"})
+    with pytest.raises(PlatformUnavailable, match=known):
+        RepoPlatform(repo).state()
 
 
 def test_a_helper_that_the_function_as_applied_needs_is_missed_before_anything_is_changed(applied: Path) -> None:

@@ -229,6 +229,15 @@ def test_a_row_that_moved_beside_a_snapshot_is_known_from_then_on_and_not_from_i
         assert asof(platform.lake, pa.table({"entity": [1]}), times, join, known=known)["amount"].to_pylist() == [2.0]
 
 
+@pytest.mark.parametrize("told", [b"x", b"", b"-1", b"9" * 30, None])
+def test_a_letter_whose_base_nobody_knows_is_older_than_all(platform: Platform, told: bytes | None) -> None:
+    """Headers are whatever somebody sends, null too."""
+    headers: Any = {REPLAY_OF: b"elsewhere/0/0", LETTER_BASE: told}
+    platform.broker.append(P0, key(1), read(row(1, "ann", 4.0)), headers)
+    platform.run()
+    assert (platform.order(1), platform.changes()) == (4.0, [(0, "r")])
+
+
 def test_what_debezium_tells_of_a_snapshot() -> None:
     def note(type_: str, **data: str) -> bytes:
         return orjson.dumps(

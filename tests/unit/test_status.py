@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +13,11 @@ import pytest
 
 import millrace.resume
 import millrace.status
-from connectors.connect import ConnectorState, TaskState
+from connectors.connect import ConnectorState, ConnectUnavailable, TaskState
+from connectors.health import SlotHealth
 from millrace.made_again import Dropped
 from millrace.resume import resume_table
-from millrace.status import _at_once, _lag, _not_running, repo_status, running_workers
+from millrace.status import _at_once, _lag, _not_running, _slots, repo_status, running_workers
 from streams.health import CannotListen, Health
 from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.messages import Partition
@@ -181,9 +183,40 @@ def test_records_that_expired_are_no_lag(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not problems
 
 
+def went_back(monkeypatch: pytest.MonkeyPatch, asked: Callable[[str], int | None]) -> list[str]:
+    """The problems of a source whose log ends at 100 and whose slot is well."""
+    engine = SimpleNamespace(dispose=lambda: None)
+    health = SlotHealth(True, 0, 0, "reserved", None, 1, 100, timedelta(0))
+    parts = {
+        "connect": lambda repo, seconds: SimpleNamespace(offset_lsn=asked),
+        "source": lambda repo, name: SimpleNamespace(name=name, slot="slot", engine=lambda seconds: engine),
+        "slot_health": lambda engine, database: health,
+    }
+    for name, part in parts.items():
+        monkeypatch.setattr(millrace.status, name, part)
+    problems: list[str] = []
+    _slots(None, ["shop"], problems)  # type: ignore[arg-type]  # it is not asked
+    return problems
+
+
+def test_a_log_that_ends_before_the_stored_position_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything runs then, and what is committed below the position comes to nobody."""
+    assert went_back(monkeypatch, lambda name: None) == []
+    assert went_back(monkeypatch, lambda name: 100) == []
+    (problem,) = went_back(monkeypatch, lambda name: 101)
+    assert "went back in its log" in problem and "millrace recover shop" in problem
+
+
+def test_a_connect_that_does_not_answer_hides_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(name: str) -> int | None:
+        raise ConnectUnavailable("away")
+
+    assert went_back(monkeypatch, away) == []
+
+
 def test_a_source_that_no_view_captures_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a connector nor a slot is made for it: nothing is wrong without them."""
-    absent = SimpleNamespace(state=lambda name: None)
+    absent = SimpleNamespace(state=lambda name: None, offset_lsn=lambda name: None)
     engine = SimpleNamespace(dispose=lambda: None)
     parts = {
         "connect": lambda repo, seconds: absent,

@@ -197,6 +197,22 @@ def test_every_row_that_a_function_fails_on_is_found() -> None:
     assert list(blamed(python(function))) == [1, 3]
 
 
+def test_where_it_fails_on_all_rows_with_the_same_nulls_it_is_asked_about_few() -> None:
+    """Thousands of calls of a pandas function take many seconds, and a table that is all bad has to be paused soon."""
+    count, calls = 7_500, []
+    values = [None if row % 2 else float(row) for row in range(count)]
+    rows = pa.table({"key": [str(row) for row in range(count)], "value": values})
+
+    def function(given: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        calls.append(len(given["key"]))
+        return {"key": given["key"], "double": [value * 2 for value in given["value"]]}
+
+    bad = blamed(python(function), rows)
+    assert list(bad) == list(range(1, count, 2))
+    assert "TypeError" in bad[1][0]
+    assert len(calls) < 100
+
+
 def test_rows_that_fail_only_together_are_all_blamed() -> None:
     def function(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         if len(rows["key"]) > 1:

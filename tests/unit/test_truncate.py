@@ -116,6 +116,17 @@ def test_rows_read_after_the_truncate_was_flushed(platform: Platform) -> None:
     check_empty(platform)
 
 
+def test_a_row_at_the_position_of_the_truncate_itself_does_not_end_the_worker(platform: Platform) -> None:
+    """PostgreSQL makes none, whoever else writes to the topic may."""
+    older_and_truncate(platform)
+    platform.produce((key(1), envelope("u", row(1, "ann", 5.0), before=row(1, "ann", 1.0), lsn=20)))
+    rows, truncate = members(platform)
+    rows.finish()
+    truncate.finish()
+    assert (platform.order(2), platform.customer("bob")) == (None, None)
+    assert (20, "u") in platform.changes()
+
+
 def test_rows_that_are_staged_while_the_truncate_is_flushed(platform: Platform) -> None:
     older_and_truncate(platform)
     rows, truncate = members(platform)
@@ -214,7 +225,7 @@ def test_a_view_that_is_filled_from_the_lake_after_the_truncate(platform: Platfo
     for member in members(platform):
         member.finish()
     platform.flow = type(platform.flow)(platform.flow.table, platform.flow.contract, views)
-    backfill = Backfill({TOPIC: platform.flow}, platform.lake, platform.online, lambda outcome: outcome)
+    backfill = Backfill({TOPIC: platform.flow}, platform.lake, platform.online, lambda outcome, made: outcome)
     for _ in range(2):
         backfill.run(["customer_last"], Window(), lambda view, part: None)
         assert [platform.customer(name) for name in ("ann", "bob", "cyd")] == [None, None, 3.0]
@@ -380,7 +391,7 @@ def test_a_backfill_tells_of_the_entities_of_its_window_alone(tmp_path: Path) ->
     platform = Platform(tmp_path, online=online)
     nights(platform, 4)
     online.written.clear()
-    backfill = Backfill({TOPIC: platform.flow}, platform.lake, platform.online, lambda outcome: outcome)
+    backfill = Backfill({TOPIC: platform.flow}, platform.lake, platform.online, lambda outcome, made: outcome)
     backfill.run([], Window(start=datetime(2024, 1, 1, tzinfo=UTC)), lambda view, part: None)
     assert not online.written
 

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pytest
 
 from connectors.table import Column, Table
+from stores.entity_keys import entity_keys
 from stores.rows import FeatureRows
 from stores.values import arrow_type_of, as_stored, decode, encode
-from stores.view import Feature, Kind, View
+from stores.vector_limits import ENTITY_KEY_BYTES, FIRST_MOMENT
+from stores.view import Feature, Kind, Vector, View
 from streams.changes import Changes, as_snapshot, carried, changes_schema
 from streams.personal import PersonalColumns
 from streams.transform import transform
@@ -160,6 +162,20 @@ def test_a_row_that_stays_leaves_nothing() -> None:
     assert rows(project(stream_view(kind="event"), given), "who", "_deleted") == [("ann", False)]
 
 
+def test_a_row_leaves_no_entity_that_its_key_does_not_fit() -> None:
+    """It was never in the view there; its new values are none the worse."""
+    number = Feature("who", 3, pa.int32())
+    view = StreamView(View("p", "v", "v", "event", (number,), (PRICE,)), TABLE, None, {"Who": "who"})
+    given = changes(
+        ("u", 5, {"id": 1, "Who": "7", "price": Decimal(2)}),
+        ("d", 6, {"id": 2, "Who": str(2**31)}),
+        before=[{"Who": str(2**31)}, {"Who": str(2**31)}],
+    )
+    found = project(view, replace(given, before=given.before.append_column("id", pa.array([1, 2]))))  # type: ignore[union-attr]
+    assert rows(found, "who", "_deleted") == [(7, False)]
+    assert found.skipped == 1
+
+
 def test_a_row_without_an_entity_is_skipped_and_counted() -> None:
     found = project(stream_view(kind="event"), changes(("c", 1, {"id": 1}), ("c", 2, {"id": 2, "Who": "ann"})))
     assert rows(found, "who") == [("ann",)]
@@ -250,6 +266,54 @@ def test_an_update_that_a_transform_drops_takes_the_row_out_of_the_view() -> Non
     found = project(stream_view(transform=function), given)
     assert rows(found, "id", "price", "_deleted") == [(1, None, True), (2, 2.0, False)]
     assert (found.skipped, found.positions.tolist()) == (0, [0, 1])
+
+
+def with_vector(view: StreamView) -> StreamView:
+    features = (*view.view.features, Feature("vector", 16, pa.list_(pa.float32())))
+    return replace(view, view=replace(view.view, features=features, vector=Vector("vector", 2, "l2", ("Who",))))
+
+
+BEFORE_ALL = FIRST_MOMENT - 1_000_000
+YEAR_10000 = 253_402_300_800_000_000
+NUL = "its text holds NUL (U+0000), which PostgreSQL does not take"
+
+
+@pytest.mark.parametrize(
+    ("value_type", "values", "why"),
+    [
+        (2, ["a\0", "a", None], NUL),
+        (12, [["a", "b\0"], ["a", None], None], NUL),
+        (8, [BEFORE_ALL, FIRST_MOMENT, YEAR_10000], "it is before 4714-11-24 BC, PostgreSQL's first day"),
+        (18, [[0, YEAR_10000], [0, None], None], "in its list is a timestamp that is not in the years 1 to 9999"),
+    ],
+)
+def test_what_postgresql_never_takes_is_blamed_where_there_is_a_vector(
+    value_type: int, values: list[Any], why: str
+) -> None:
+    made = Feature("made", value_type, arrow_type_of(value_type))
+    column = pa.table({"who": ["ann"] * 3, "made": pa.array(values, made.arrow_type)})
+    plain = stream_view(made, kind="event", transform=lambda _: (column, np.arange(3)))
+    given = changes(*(("c", i, {"id": i, "Who": "ann"}) for i in range(3)))
+    assert blamed(with_vector(plain), given) == {0: [f"column made: {why}"]}
+    assert project(plain, given).rows.table.num_rows == 3
+
+
+def test_an_entity_that_postgresql_never_takes_is_blamed_and_its_deletes_are_skipped() -> None:
+    around = len(entity_keys(stream_view(kind="event").view).encode(pa.table({"who": [""]}))[0].as_py())
+    longest, nul = (ENTITY_KEY_BYTES - around - 1) * "x" + "y", "a\0"
+    view = with_vector(stream_view(kind="event"))
+    given = changes(*(("c", i, {"id": i, "Who": who}) for i, who in enumerate([longest, longest + "x", nul, None])))
+    assert blamed(view, given) == {
+        1: ["view v: the entity key of Who has 2,693 bytes, and PostgreSQL's index takes 2,692"],
+        2: [f"column Who: {NUL}"],
+    }
+    deletes = changes(*(("d", i, {"id": i, "Who": who}) for i, who in enumerate([longest, longest + "x", nul])))
+    found = project(view, deletes)
+    assert (rows(found, "who", "_deleted"), found.skipped) == ([(longest, True)], 2)
+    assert project(stream_view(kind="event"), deletes).skipped == 0
+    moved = changes(("u", 1, {"id": 1, "Who": "ann"}), before=[{"Who": nul}])
+    found = project(view, moved)
+    assert (rows(found, "who", "_deleted"), found.skipped) == ([("ann", False)], 0)
 
 
 VALUES: dict[int, list[Any]] = {

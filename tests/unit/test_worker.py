@@ -18,6 +18,7 @@ from streams.key_changes import NEW_KEY, WAIT_SECONDS
 from streams.letters import REPLAY_OF, replay
 from streams.memory import MemoryProducer
 from streams.messages import Partition
+from streams.stage import Batch
 from tests.envelopes import TOPIC, envelope, key, row
 from tests.worker_platform import (
     CONTROL,
@@ -438,6 +439,23 @@ def test_a_full_stage_waits_for_the_flush(platform: Platform) -> None:
     platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(1, 200)))
     platform.run(poll_records=10, stage_rows=30)
     assert len(platform.changes()) == 199
+
+
+def test_a_stage_is_full_by_its_bytes_too(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 10 kB: the lake gets a few at a time, though it is away for a while and more of them come meanwhile."""
+    staged: list[int] = []
+    join = Batch.join
+
+    def joined(batch: Batch, table: str) -> pa.Table:
+        staged.append(batch.bytes)
+        return join(batch, table)
+
+    monkeypatch.setattr(Batch, "join", joined)
+    platform.lake.before[changes_table(TOPIC)] = [StoreUnavailable("the lake", "slow")] * 3
+    platform.produce(*((key(i), envelope("c", row(i, "ann" * 3_000), lsn=i)) for i in range(1, 200)))
+    platform.run(poll_records=10, stage_bytes=300_000)
+    assert len(platform.changes()) == 199
+    assert 300_000 < max(staged) < 1_000_000
 
 
 def test_event_rows_carry_their_own_time(platform: Platform) -> None:

@@ -72,7 +72,7 @@ def test_a_partition_that_is_lost_while_a_write_beside_the_loop_is_tried_again_i
     platform.online.faults = [StoreUnavailable("Redis", "connection refused")] * 2
     worker._take(consumer.poll(0, 2))
     lose_and_regain_at_next_poll(consumer)
-    worker._writes.finish()
+    worker._writes.finish_of(TOPIC)
     assert not worker.staged_rows
     platform.run()
     assert platform.changes() == [(11, "c"), (12, "c"), (13, "c")]
@@ -199,6 +199,26 @@ def test_a_topic_made_anew_is_refused_instead_of_taken_for_a_replay(platform: Pl
     platform.produce(*((key(i), envelope("c", row(i), lsn=100 + i)) for i in range(9, 9 + filled)))
     with pytest.raises(TopicRecreated, match="made anew"):
         platform.run(until=lambda: False)
+
+
+@pytest.mark.parametrize("filled", [3, 6])
+def test_a_topic_made_anew_under_a_running_worker_is_refused(platform: Platform, filled: int) -> None:
+    """No rebalance tells of it: the client reads from the beginning again."""
+    platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(1, 6)))
+    polls = 0
+
+    def drained() -> bool:
+        nonlocal polls
+        polls += platform.drained() or polls > 0
+        if polls == 1:
+            platform.broker.log[P0].clear()
+        elif polls == 3:
+            platform.produce(*((key(i), envelope("c", row(i), lsn=100 + i)) for i in range(9, 9 + filled)))
+        return False
+
+    with pytest.raises(TopicRecreated, match="made anew"):
+        platform.run(until=drained)
+    assert platform.broker.offsets == {(GROUP, P0): 5}
 
 
 def test_records_that_expire_while_the_worker_waits_stop_it(platform: Platform) -> None:
@@ -420,7 +440,7 @@ def test_a_hand_over_that_cannot_queue_a_letter_does_not_wait_for_it(
     platform.produce((key(1), envelope("c", row(1), lsn=10)))
     worker, consumer = joined(platform)
     refused = [Rejection(0, "transform", ("view v: its text cannot be embedded",))]
-    worker._writes._embedding = lambda outcome: replace(outcome, rejections=refused)
+    worker._writes._embedding = lambda outcome, made: replace(outcome, rejections=refused)
     worker._take(worker._members.poll(0, 10))
     full = BrokerUnavailable("Kafka takes no records for letters: queue full")
     monkeypatch.setattr(worker._parts.letters, "send", raising([full], worker._parts.letters.send))

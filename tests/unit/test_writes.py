@@ -9,7 +9,7 @@ from streams.patience import Patience
 from streams.pipeline import take
 from streams.tally import Tally
 from streams.writes import Writes
-from tests.envelopes import envelope, key, records, row
+from tests.envelopes import TOPIC, envelope, key, records, row
 from tests.worker_platform import P0, Platform
 
 
@@ -21,17 +21,18 @@ def test_a_write_loses_nothing_of_other_tables(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as executor:
         writes = Writes(
             platform.online,
-            lambda outcome: outcome,
+            lambda outcome, made: outcome,
             Tally(),
             SystemClock(),
+            executor,
             executor,
             Patience(lambda seconds: None),
             lambda outcomes, result, lost: arrived.append(set(lost)),
         )
         writes.begin([outcome], beside=True)
         writes.lose({Partition("shop.public.notes", 0), P0})
-        writes.finish()
+        writes.finish_of(TOPIC)
         writes.begin([outcome], beside=True)
         writes.lose({Partition("shop.public.notes", 0)})
-        writes.finish()
+        writes.finish_of(TOPIC)
     assert arrived == [{P0}, set()]
