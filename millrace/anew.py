@@ -1,5 +1,5 @@
 """A worker starts anew when one of its tables was applied again with other columns or types, and when something else is
-declared than it began with: views, functions, a contract, which tables are captured."""
+declared than it began with: views, functions, a contract, which tables are captured, what is personal."""
 
 import ast
 import hashlib
@@ -15,6 +15,7 @@ from connectors.table import Table
 from stores.errors import StoreUnavailable
 from stores.lake import Lake
 from streams.drift import applied_table
+from streams.personal import PersonalColumns
 from streams.views import StreamView
 
 log = logging.getLogger(__name__)
@@ -27,13 +28,21 @@ DECLARED_PROPERTY = "millrace.declared"
 """Property of the lake's `declared/<project>`, which has no rows: a digest of what the last apply found declared."""
 
 
-def digest(folder: Path, views: Sequence[StreamView], contracts: Mapping[str, str]) -> str:
-    """The same for the same: the versions of the contracts by topic, the views and, if one of them has a function, the
-    modules in the folder, which this may be made of, however they are laid out and commented."""
+def digest(
+    folder: Path,
+    views: Sequence[StreamView],
+    contracts: Mapping[str, str],
+    personal: Mapping[str, PersonalColumns],
+) -> str:
+    """The same for the same: with the versions of the contracts and the personal columns by topic, the views and, if
+    one of them has a function, the modules in the folder, which this may be made of, however they are laid out and
+    commented."""
     told = sorted(repr((view.table.topic, view.view, view.event_time, sorted(view.renames.items()))) for view in views)
     functions = any(view.transform is not None for view in views)
     code = [ast.dump(ast.parse(path.read_bytes())) for path in get_repo_files(folder)] if functions else []
-    return hashlib.blake2b(repr((sorted(contracts.items()), told, code)).encode(), digest_size=8).hexdigest()
+    hidden = sorted((topic, sorted(found.columns), found.every) for topic, found in personal.items() if found)
+    declared = repr((sorted(contracts.items()), told, code, hidden))
+    return hashlib.blake2b(declared.encode(), digest_size=8).hexdigest()
 
 
 def note(lake: Lake, project: str, declared: str) -> None:

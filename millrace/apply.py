@@ -37,9 +37,10 @@ from stores.rows import EMBEDDING, rows_schema
 from stores.view import View
 from streams.changes import changes_schema, contract_schema
 from streams.decide import LakeTableName, changes_table, features_table
-from streams.declarations import DeclarationError, Declared, captured_views, compile_view
+from streams.declarations import DeclarationError, Declared, captured_views, compile_view, personal_by_topic
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, applied_table
 from streams.kafka import MAX_MESSAGE_BYTES
+from streams.personal import PersonalColumns
 from streams.snapshots import begin_first
 from streams.views import StreamView
 from validation.contract import Contract, load
@@ -74,6 +75,7 @@ class Plan:
     captured: tuple[Captured, ...]
     views: tuple[StreamView, ...]
     contracts: Mapping[str, str]
+    personal: Mapping[str, PersonalColumns]
 
 
 def apply(repo: Repo, say: Say) -> dict[str, object]:
@@ -117,7 +119,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         client.restart_failed(name)
         client.wait_running(name, CONNECTOR_SECONDS)
     _describe(repo, plan)
-    note(lake(repo), repo.project, digest(repo.path, plan.views, plan.contracts))  # last: workers start anew at it
+    declared = digest(repo.path, plan.views, plan.contracts, plan.personal)
+    note(lake(repo), repo.project, declared)  # last: workers start anew at it
     unread = {*again, *lost.partitions, *missed}
     note_stored(repo, [t.topic for c in plan.captured for t in c.tables if t.topic not in unread])
     for topic in again:
@@ -172,7 +175,8 @@ def _plan(repo: Repo) -> Plan:
     check_collisions([v.view for v in views])
     _check_vectors(repo, [v.view for v in views if v.view.vector is not None])
     rehearse(repo, contents)
-    return Plan(contents, tuple(_with_identities(c, views) for c in captured), views, contracts)
+    with_identities = tuple(_with_identities(c, views) for c in captured)
+    return Plan(contents, with_identities, views, contracts, personal_by_topic(declared))
 
 
 def _contract(path: Path, table: Table) -> Contract:

@@ -21,6 +21,7 @@ from serving.console.platform import (
     WorkerState,
 )
 from stores.errors import RegistryUnreadable
+from stores.feast_functions import FunctionUnloadable
 from streams.broker import BrokerUnavailable, Topics
 from streams.declarations import DeclarationError
 from streams.letters import Letter, NotCaptured, check_captured, read, replay
@@ -122,5 +123,5 @@ def _slot(connector: str, slot: Mapping[str, Any] | None) -> SlotState:
 def _told() -> Iterator[None]:
     try:
         yield
-    except (BrokerUnavailable, DeclarationError, RegistryUnreadable) as error:
+    except (BrokerUnavailable, DeclarationError, RegistryUnreadable, FunctionUnloadable) as error:
         raise PlatformUnavailable(str(error)) from error

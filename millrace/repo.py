@@ -27,7 +27,7 @@ from serving.applied import Applied
 from serving.frozen import Frozen
 from stores.errors import NothingApplied
 from stores.feast_functions import loading
-from streams.declarations import DeclarationError, Declared, captured_views, personal_columns
+from streams.declarations import DeclarationError, Declared, captured_views, personal_by_topic
 from streams.personal import PersonalColumns
 
 SERIALIZATION = 3
@@ -103,10 +103,7 @@ class Repo:
     def personal(self) -> dict[str, PersonalColumns]:
         """The columns of each captured table that personal features read, by topic, as last applied. Raises as
         `declared`, but where nothing is captured."""
-        by_topic: dict[str, list[Declared]] = {}
-        for declared in self._captured():
-            by_topic.setdefault(declared.topic, []).append(declared)
-        return {topic: personal_columns(views) for topic, views in by_topic.items()}
+        return personal_by_topic(self._captured())
 
     def _captured(self) -> list[Declared]:
         registry = self.registry()

@@ -29,6 +29,7 @@ from millrace.status import running_workers
 from millrace.wiring import connect, flows, lake, producer, source, topics
 from streams.pipeline import Flow
 from streams.reconcile import Reconciled, reconcile, reconcile_earlier
+from streams.redelivered import highest
 from streams.snapshots import begin_snapshot
 
 Say = Callable[[str], None]
@@ -54,6 +55,10 @@ class Stalled(Exception):
 
 class Paused(Exception):
     """A table whose records the workers do not take: nothing was begun, for it would not end."""
+
+
+class LogWentBack(Exception):
+    """A source database whose log ends below what the lake holds of it."""
 
 
 class SnapshotFailed(Exception):
@@ -90,13 +95,26 @@ class _Job:
 
     def begin(self, start: asked.Base) -> int:
         """Note in the lake where the snapshot that is asked for next begins, once the workers have taken what there
-        is, and no earlier one is left unreconciled."""
+        is, and no earlier one is left unreconciled. Raises `LogWentBack`."""
+        self.refuse_older(start)
         sender = producer(self.repo)
         for flow in self.flows:
             topic = flow.table.topic
             self.moved[topic] = reconcile_earlier(lake(self.repo), sender, flow)
             begin_snapshot(lake(self.repo), topic, start)
         return start.lsn
+
+    def refuse_older(self, start: asked.Base) -> None:
+        """Raises `LogWentBack` if what is read of the source now would count as older than what the lake holds."""
+        for topic in (table.topic for table in self.tables):
+            held = highest(lake(self.repo), topic, self.source.partitions)
+            if start.lsn <= held:
+                raise LogWentBack(
+                    f"source {self.source.name}: its log ends at {lsn_text(start.lsn)}, but the lake holds changes of "
+                    f"{topic} up to {lsn_text(held)}: the database went back in its log, or is another one, and "
+                    "whatever is read of it now would be refused as older. What to do is told in "
+                    "docs/operations.md, The source database moved"
+                )
 
     def ended(self, start: asked.Base) -> None:
         """Until the transactions that were open at the start have ended."""
@@ -210,8 +228,8 @@ def resnapshot(repo: Repo, names: Sequence[str], patience: float, say: Say) -> d
     """Read tables (`<source>.<schema>.<table>`) anew by an incremental snapshot; a report for each.
 
     Live changes go on meanwhile. Raises `UnknownTable`, `CannotAsk`, `Paused`, `UnderWay` while another command
-    snapshots the source, `Stalled` after `patience` seconds without progress, `SnapshotFailed` and what the services
-    raise.
+    snapshots the source, `LogWentBack`, `Stalled` after `patience` seconds without progress, `SnapshotFailed` and what
+    the services raise.
     """
     declared = flows(repo)
     for name in names:
@@ -235,6 +253,7 @@ def resnapshot(repo: Repo, names: Sequence[str], patience: float, say: Say) -> d
 
 
 def _incremental(job: _Job) -> dict[str, Any]:
+    job.refuse_older(asked.base(job.engine, job.source))  # what Debezium is asked for would never come
     job.settled()
     job.drain()
     moment = asked.base(job.engine, job.source)
@@ -258,6 +277,7 @@ def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any
         raise UnknownSource(f"no view captures a table of source {origin}; there are {there}")
     _refuse_paused(repo, [flow.table.topic for flow in chosen], patience, say)
     with _job(repo, origin, chosen, patience, say) as job:
+        job.refuse_older(asked.base(job.engine, job.source))  # before anything is stopped
         config = connector_config(job.source, job.tables)
         # Only an existing connector can forget its position; were it to run before, a snapshot without a base began.
         job.connect.create_stopped(origin, config)

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from connectors.check_slot import went_back
 from connectors.connect import ConnectorState, ConnectRefused, ConnectUnavailable
 from connectors.health import slot_health
 from connectors.slots import no_slot, slot_problems
@@ -98,6 +99,7 @@ def _connectors(repo: Repo, sources: Sequence[str], problems: list[str]) -> dict
 
 def _slots(repo: Repo, sources: Sequence[str], problems: list[str]) -> dict[str, Any]:
     slots = {}
+    positions = _positions(repo, sources)
     for name in sources:
         database = source(repo, name)
         engine = database.engine(SECONDS)
@@ -119,7 +121,22 @@ def _slots(repo: Repo, sources: Sequence[str], problems: list[str]) -> dict[str,
             "wal_status": health.wal_status,
         }
         problems += slot_problems(name, health)
+        if name in positions and health.log_end is not None and positions[name] > health.log_end:
+            problems.append(f"source {name}: {went_back(name, positions[name], health.log_end)}")
     return slots
+
+
+def _positions(repo: Repo, sources: Sequence[str]) -> dict[str, int]:
+    """The stored positions of those connectors that have one. They are taken before the log's end is looked at: from
+    there a position can only lie behind."""
+    client, positions = connect(repo, SECONDS), dict[str, int]()
+    try:
+        for name in sources:
+            if (position := client.offset_lsn(name)) is not None:
+                positions[name] = position
+    except (ConnectUnavailable, ConnectRefused):
+        pass  # told of among the connectors
+    return positions
 
 
 def _stores(repo: Repo, problems: list[str]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from serving.console.sessions import Sessions
 from serving.console.site import Console, Entrance, Serving
 from serving.counts import Counts, ProcessCounts
 from serving.documents import RetrieveOnlineDocuments
-from serving.features import OnlineFeatures
+from serving.features import VALUE_BYTES, OnlineFeatures
 from serving.gate import Gate
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits, Listener
 from serving.keys import KeyedAccess
@@ -54,6 +54,7 @@ from streams.breaker import Breaker, BreakerSettings
 from streams.changes import contract_schema
 from streams.clock import SystemClock
 from streams.control import Control
+from streams.daemons import Daemons
 from streams.decide import changes_table
 from streams.declarations import DeclarationError, compile_view
 from streams.drift import TABLE_PROPERTY
@@ -208,7 +209,8 @@ def http_application(
     texts = Texts(QueryTexts(embedder(repo)), Aside("texts", TEXT_THREADS, share)) if index is not None else None
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside)
     cells = Scales("large requests", max(CELLS, 2 * settings.cells), settings.concurrency, share)
-    features = GetOnlineFeatures(registry, OnlineFeatures(hashes, index, aside, cells), gatekeeper, limits)
+    lookups = OnlineFeatures(hashes, index, aside, cells, VALUE_BYTES * settings.cells)
+    features = GetOnlineFeatures(registry, lookups, gatekeeper, limits)
     # A place more than vectors and texts can take, however few there are to be.
     gate = Gate(settings.concurrency if index is None else max(settings.concurrency, 2 * share + 1), settings.queue)
     bodies = Scales(
@@ -218,7 +220,9 @@ def http_application(
     hosts = LOOPBACK | named if loopback or named else named
     bounds = HttpLimits(settings.body_bytes, settings.request_seconds, hosts)
     counted = counts.claim()
-    listeners = [_grpc(place, features, gate, bounds, counted, audit)] if place.grpc_port else []
+    # Twice as many as may wait to be weighed: small ones are read beside those.
+    reading = Gate(2 * share, settings.concurrency + settings.queue, "messages")
+    listeners = [_grpc(place, features, gate, reading, bodies, bounds, counted, audit)] if place.grpc_port else []
     entrance = Entrance(keys, place.tls is not None)
     serving = Serving(repo.project, registry, features.features, index, texts, aside)
     stores = Stores(registry, hashes, Answers(index.ping) if index is not None else None)
@@ -256,6 +260,8 @@ def _grpc(
     place: Listening,
     features: GetOnlineFeatures,
     gate: Gate,
+    reading: Gate,
+    bodies: Scales,
     limits: HttpLimits,
     counts: ProcessCounts,
     audit: LoggedAudit | NoAudit,
@@ -266,7 +272,7 @@ def _grpc(
     listening = GrpcListening(
         place.host, place.grpc_port, place.connections, place.header_seconds, place.drain_seconds, place.tls
     )
-    return GrpcServer(listening, features, gate, limits, counts, audit)
+    return GrpcServer(listening, features, gate, reading, bodies, limits, counts, audit)
 
 
 def listening(repo: Repo) -> Listening:
@@ -355,13 +361,15 @@ def worker(repo: Repo) -> Worker:
             source_table=partial(_source_table, repo),
             control=Control(KafkaFollower(repo.settings.kafka.bootstrap_servers, repo.control_topic)),
             clock=SystemClock(),
-            beside=ThreadPoolExecutor(max_workers=5, thread_name_prefix="beside"),
+            beside=ThreadPoolExecutor(max_workers=4, thread_name_prefix="beside"),
+            vectors=Daemons(),
         ),
         WorkerSettings(
             poll_records=settings.poll_records,
             flush_rows=settings.flush_rows,
             flush_seconds=settings.flush_seconds,
             stage_rows=settings.stage_rows,
+            stage_bytes=settings.stage_bytes,
             max_record_bytes=settings.max_record_bytes,
         ),
     )
@@ -396,7 +404,7 @@ def _embedding(repo: Repo, declared: Flows, store: PgVectors | None, tally: Tall
     """The embedding step; without vector views no model is loaded."""
     embedding_views = [v.view for flow in declared.values() for v in flow.views if v.view.vector is not None]
     if not embedding_views:
-        return lambda outcome: outcome
+        return lambda outcome, made: outcome
     if store is None:
         raise DeclarationError(
             f"view {embedding_views[0].name}",
