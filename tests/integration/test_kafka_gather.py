@@ -12,8 +12,8 @@ SECONDS = 60.0
 
 
 def test_records_that_keep_coming_gather_between_two_polls(stack: Endpoints) -> None:
-    """In order, none left, and no poll sooner after the last than they gather: one record comes each millisecond, or two
-    when the broker has taken them, far apart enough for a poll each."""
+    """In order, none left, and no poll sooner after the last than they gather: one record comes each millisecond, far
+    apart enough for a poll each."""
     topic = f"gather-{uuid.uuid4().hex[:8]}"
     KafkaTopics(stack.kafka).ensure({topic: 1}, {})
     consumer, given = KafkaConsumer(stack.kafka, topic), threading.Event()
