@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Engine, Row, text
 
 from connectors.observation import Observation
 from connectors.reflect import table_oids
-from connectors.source import Capture, Source, quoted, quoted_name
+from connectors.source import Capture, Source, connected, quoted, quoted_name
 
 _COMPLETE = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true"
 # With a FULL identity PostgreSQL 18 refuses all updates and deletes of a table with stored generated columns
@@ -43,6 +43,26 @@ _RIGHTS = text(
     from pg_class c where c.oid = any(:tables)
     """
 )
+
+# Of a table that it names only by its partitions the changes come under their names.
+_WHOLE = text(
+    """
+    select t.schemaname || '.' || t.tablename
+    from pg_publication p join pg_publication_tables t on t.pubname = p.pubname
+    where p.pubname = :name and p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate and not exists (
+        select from pg_publication_rel r
+        join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
+        where r.prpubid = p.oid and n.nspname = t.schemaname and c.relname = t.tablename
+          and (to_jsonb(r) ->> 'prqual' is not null or to_jsonb(r) ->> 'prattrs' is not null))
+    """
+)
+
+
+def unpublished(engine: Engine, source: Source, tables: Sequence[str]) -> list[str]:
+    """Those of the tables of which the publication leaves changes out now. Raises `SourceUnavailable`."""
+    with connected(engine, source) as connection:
+        whole = set(connection.execute(_WHOLE, {"name": source.publication}).scalars())
+    return [table for table in tables if table not in whole]
 
 
 def check_publication(connection: Connection, source: Source, captures: Sequence[Capture]) -> Iterator[Observation]:

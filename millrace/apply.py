@@ -29,6 +29,7 @@ from millrace.on_demand import check_functions
 from millrace.repo import Repo, declared_at, parse, register, rehearse
 from millrace.settings import check_variables
 from millrace.wiring import connect, embedder, lake, source, topics, vectors
+from stores.errors import NothingApplied
 from stores.fields import check_collisions
 from stores.history import change_properties, feature_properties
 from stores.lake import Lake
@@ -37,7 +38,14 @@ from stores.rows import EMBEDDING, rows_schema
 from stores.view import View
 from streams.changes import changes_schema, contract_schema
 from streams.decide import LakeTableName, changes_table, features_table
-from streams.declarations import DeclarationError, Declared, captured_views, compile_view, personal_by_topic
+from streams.declarations import (
+    DeclarationError,
+    Declared,
+    captured_views,
+    compile_view,
+    personal_by_topic,
+    source_of,
+)
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, applied_table
 from streams.kafka import MAX_MESSAGE_BYTES
 from streams.personal import PersonalColumns
@@ -82,7 +90,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     """Check, then set up. Returns what was done, for people and machines.
 
     Raises `SettingsError`, `DeclarationError`, `ContractError`, `SourceNotReady`, `ConfigInvalid` and what the services
-    raise; up to the last check nothing has been changed.
+    raise; up to the last check nothing has been changed, but that the lake knows of tables that were not captured for a
+    while: whoever mends by hand what apply refuses leaves no other trace of that.
     """
     say("checking the declarations, the sources and the contracts")
     client = connect(repo)
@@ -93,28 +102,32 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     store = vectors(repo)
     if store is not None and any(v.view.vector for v in plan.views):
         store.ping()
-    for captured in plan.captured:
-        _check_position(repo, captured, client)
-        _check_source(captured, client, fix=False)
-        client.validate({**connector_config(captured.source, captured.tables), "name": captured.source.name})
+    back = {captured.source.name for captured in plan.captured if _comes_back(repo, captured, client)}
     lost = dropped(repo, [t.topic for c in plan.captured for t in c.tables])
     again = lost.made_again
     missed = [t for c in plan.captured for t in _captured_again(repo, c, client) if t not in (*again, *lost.gone)]
-    missed = sorted({*missed, *lost.captured_again})
+    missed = sorted(t for t in {*missed, *lost.captured_again, *lost.unpublished} if source_of(t) not in back)
+    note_captured_again(repo, missed)  # before connectors and publications have these tables: by that they are found
+    for captured in plan.captured:
+        _check_source(captured, client, fix=False)
+        client.validate({**connector_config(captured.source, captured.tables), "name": captured.source.name})
     fixed = [f for captured in plan.captured for f in _check_source(captured, client, fix=True)]
     made = _ensure_topics(repo, plan)
     for name, schema, properties in _lake_tables(plan):
         lake(repo).create(name, schema, properties)
-    note_captured_again(repo, missed)  # before the connectors know these tables: by that alone they are found
     say("applying to Feast")
     register(repo, plan.contents)
     _create_vector_tables(repo, plan)
     connectors = {}
     for captured in plan.captured:
-        name = captured.source.name
+        name, config = captured.source.name, connector_config(captured.source, captured.tables)
+        if name in back:
+            client.create_stopped(name, config)
+            connectors[name] = "stopped"
+            continue
         if client.offset_lsn(name) is None:
             _note_base(repo, captured, client)
-        connectors[name] = client.apply(name, connector_config(captured.source, captured.tables))
+        connectors[name] = client.apply(name, config)
         say(f"connector {name}: {connectors[name]}")
         client.restart_failed(name)
         client.wait_running(name, CONNECTOR_SECONDS)
@@ -129,6 +142,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         say(
             f"{topic} was not captured for a while: run millrace resnapshot {topic}, rows that were deleted still stand"
         )
+    for name in sorted(back):
+        say(f"source {name} was captured before, and its connector stands still: run millrace recover {name}")
     return {
         "project": repo.project,
         "views": {v.view.name: v.view.kind for v in plan.views},
@@ -137,6 +152,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         "topics_made": list(made),
         "made_again": again,
         "captured_again": missed,
+        "to_recover": sorted(back),
         "fixed": [f.message for f in fixed if f.severity == "fixed"],
     }
 
@@ -239,7 +255,7 @@ def _by_topic(captured: Sequence[Captured]) -> dict[str, Table]:
 def _by_source(repo: Repo, declared: Sequence[Declared]) -> dict[str, list[Declared]]:
     by_source: dict[str, list[Declared]] = {}
     for view in declared:
-        name = view.topic.split(".", 1)[0]
+        name = source_of(view.topic)
         if name not in repo.settings.sources:
             close = difflib.get_close_matches(name, repo.settings.sources, n=1)
             instead = f"did you mean {close[0]}?" if close else f"add sources.{name} to millrace.yaml"
@@ -272,20 +288,30 @@ def _with_identities(captured: Captured, views: Sequence[StreamView]) -> Capture
     return Captured(captured.source, captured.tables, captures)
 
 
-def _check_position(repo: Repo, captured: Captured, client: Connect) -> None:
-    """A connector that has lost its position begins with a snapshot, which says nothing of the rows that were deleted
-    since the lake last heard of the source: only `recover` finds those."""
+def _comes_back(repo: Repo, captured: Captured, client: Connect) -> bool:
+    """Whether the source comes back whose connector, or position, was taken away with its views: that begins with a
+    snapshot, which says nothing of the rows that were deleted since the lake last heard of the source. Only `recover`
+    finds those, and it needs what is applied. Where views of it are applied, it is refused."""
     name = captured.source.name
     state = client.state(name)
     if client.offset_lsn(name) is not None or (state is not None and state.running):
-        return
-    for topic in [table.topic for table in captured.tables]:
-        if _has_changes(repo, captured, topic):
-            message = (
-                f"the connector has no stored position, but the lake holds changes of {topic}; those that came since "
-                f"may be gone. Run millrace recover {name}: it snapshots all tables and reconciles deletes"
-            )
-            raise SourceNotReady([Finding("error", name, "position", message)])
+        return False
+    heard = [table.topic for table in captured.tables if _has_changes(repo, captured, table.topic)]
+    if heard and name in _applied_sources(repo):
+        message = (
+            f"the connector has no stored position, but the lake holds changes of {heard[0]}; those that came since "
+            f"may be gone. Run millrace recover {name}: it snapshots all tables and reconciles deletes"
+        )
+        raise SourceNotReady([Finding("error", name, "position", message)])
+    return bool(heard)
+
+
+def _applied_sources(repo: Repo) -> set[str]:
+    """The sources of which applied views capture a table."""
+    try:
+        return {source_of(declared.topic) for declared in repo.declared()}
+    except (DeclarationError, NothingApplied):
+        return set()
 
 
 def _captured_again(repo: Repo, captured: Captured, client: Connect) -> list[str]:

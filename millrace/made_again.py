@@ -1,10 +1,12 @@
 """Tables that were dropped, and perhaps made again, and partitions that are gone: PostgreSQL's log says nothing of it,
-only their object ids do. And tables that no view captured for a while, of which nothing says what they missed."""
+only their object ids do. And tables that no view captured for a while, or that the publication does not have whole, of
+which nothing says what they missed."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from connectors.check_publication import unpublished
 from connectors.reflect import partitions, table_oids
 from connectors.source import connected
 from connectors.table import Table
@@ -35,20 +37,22 @@ class Stored:
 @dataclass(frozen=True, slots=True)
 class Dropped:
     """Topics whose table is not the one that the lake has rows of: another stands in its place, or none. Of the others
-    `partitions` names those that are gone from their table, by topic, and `captured_again` are those whose changes were
-    not captured for a while."""
+    `partitions` names those that are gone from their table, by topic, `captured_again` are those whose changes were
+    not captured for a while, and `unpublished` those of which the publication leaves changes out."""
 
     made_again: list[str]
     gone: list[str]
     partitions: Mapping[str, list[str]]
     captured_again: list[str]
+    unpublished: list[str]
 
 
 def dropped(repo: Repo, topics: Sequence[str]) -> Dropped:
-    """Those of the topics whose table was dropped, lost a partition or was not captured for a while. Raises
+    """Those of the topics whose table was dropped, lost a partition, was not captured for a while or is not now. Raises
     `SourceUnavailable`, `StoreUnavailable`."""
     kept = {topic: oid for topic in topics if (oid := _property(repo, topic, OID_PROPERTY)) is not None}
-    now = stored_in(repo, [_table(repo, topic) for topic in kept])
+    tables = [_table(repo, topic) for topic in kept]
+    now = stored_in(repo, tables)
     same = [topic for topic, oid in kept.items() if topic in now and now[topic].oid == oid]
     lost = {topic: _lost(repo, topic, now[topic].partitions) for topic in same}
     return Dropped(
@@ -60,6 +64,7 @@ def dropped(repo: Repo, topics: Sequence[str]) -> Dropped:
             for topic in topics
             if (topic in same or topic not in kept) and _property(repo, topic, CAPTURED_AGAIN_PROPERTY) == "true"
         ],
+        unpublished=_unpublished(repo, [table for table in tables if table.topic in same]),
     )
 
 
@@ -82,8 +87,7 @@ def note_stored(repo: Repo, topics: Sequence[str], stored: Mapping[str, Stored] 
 def stored_in(repo: Repo, tables: Sequence[Table]) -> dict[str, Stored]:
     """What the databases store those of the tables in that they have, by topic. Raises `SourceUnavailable`."""
     found: dict[str, Stored] = {}
-    for name in {table.source for table in tables}:
-        mine = {f"{table.schema}.{table.name}": table.topic for table in tables if table.source == name}
+    for name, mine in _by_source(tables).items():
         database = source(repo, name)
         engine = database.engine()
         try:
@@ -93,6 +97,26 @@ def stored_in(repo: Repo, tables: Sequence[Table]) -> dict[str, Stored]:
             engine.dispose()
         found |= {topic: Stored(str(oids[t]), parts.get(t, {})) for t, topic in mine.items() if t in oids}
     return found
+
+
+def _unpublished(repo: Repo, tables: Sequence[Table]) -> list[str]:
+    found: list[str] = []
+    for name, mine in _by_source(tables).items():
+        database = source(repo, name)
+        engine = database.engine()
+        try:
+            found += [mine[table] for table in unpublished(engine, database, list(mine))]
+        finally:
+            engine.dispose()
+    return found
+
+
+def _by_source(tables: Sequence[Table]) -> dict[str, dict[str, str]]:
+    """By source the topics of its tables, by their names in the database."""
+    by_source: dict[str, dict[str, str]] = {}
+    for table in tables:
+        by_source.setdefault(table.source, {})[f"{table.schema}.{table.name}"] = table.topic
+    return by_source
 
 
 def _lost(repo: Repo, topic: str, now: Mapping[str, str]) -> list[str]:

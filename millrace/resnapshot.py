@@ -273,8 +273,10 @@ def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any
     """
     chosen = [flow for _, flow in sorted(flows(repo).items()) if flow.table.source == origin]
     if not chosen:
+        if origin in repo.settings.sources:
+            raise UnknownSource(f"no applied view captures a table of source {origin}: run millrace apply")
         there = ", ".join(repo.settings.sources)
-        raise UnknownSource(f"no view captures a table of source {origin}; there are {there}")
+        raise UnknownSource(f"millrace.yaml has no source {origin}; there are {there}")
     _refuse_paused(repo, [flow.table.topic for flow in chosen], patience, say)
     with _job(repo, origin, chosen, patience, say) as job:
         job.refuse_older(asked.base(job.engine, job.source))  # before anything is stopped

@@ -27,7 +27,8 @@ from serving.applied import check
 from stores.errors import RegistryUnreadable, StoreRefused, StoreUnavailable
 from stores.feast_functions import FunctionUnloadable
 from streams.broker import BrokerUnavailable
-from streams.declarations import DeclarationError, Declared
+from streams.declarations import DeclarationError, Declared, source_of
+from streams.redelivered import read_twice
 from streams.snapshots import unreconciled
 
 SECONDS = 5
@@ -48,7 +49,7 @@ def repo_status(repo: Repo) -> dict[str, Any]:
     views = _views(repo, declared, problems)
     captured = sorted(views)
     # No other has a connector or a slot, where it is known which are captured.
-    sources = sorted(repo.settings.sources if known is None else {_source_of(topic) for topic in captured})
+    sources = sorted(repo.settings.sources if known is None else {source_of(topic) for topic in captured})
     parts: dict[str, Ask] = {
         "connectors": partial(_connectors, repo, sources),
         "slots": partial(_slots, repo, sources),
@@ -216,24 +217,28 @@ def _views(repo: Repo, captured: Sequence[Declared], problems: list[str]) -> dic
     views: dict[str, list[str]] = {}
     for declared in captured:
         views.setdefault(declared.topic, []).append(declared.view.name)
-    for name in sorted({_source_of(topic) for topic in views} - set(repo.settings.sources)):
+    for name in sorted({source_of(topic) for topic in views} - set(repo.settings.sources)):
         problems.append(no_source(repo, name))
-    return {topic: names for topic, names in views.items() if _source_of(topic) in repo.settings.sources}
-
-
-def _source_of(topic: str) -> str:
-    return topic.split(".", 1)[0]
+    return {topic: names for topic, names in views.items() if source_of(topic) in repo.settings.sources}
 
 
 def _snapshots(repo: Repo, captured: Sequence[str], problems: list[str]) -> dict[str, list[str]]:
     """The tables of each source that are being read anew. One that nobody is at any more was not reconciled."""
     begun: dict[str, list[str]] = {}
+    twice: list[str] = []
     for topic in captured:
         try:
             if unreconciled(lake(repo), topic) is not None:
-                begun.setdefault(_source_of(topic), []).append(topic)
+                begun.setdefault(source_of(topic), []).append(topic)
+            elif read_twice(lake(repo), topic, source(repo, source_of(topic)).partitions):
+                twice.append(topic)
         except StoreUnavailable:
             return {}  # told of above
+    if twice:
+        problems.append(
+            f"the first snapshot of {', '.join(twice)} was cut off and begun anew: rows that were deleted between the "
+            f"two may still be served. Run millrace resnapshot {' '.join(twice)}"
+        )
     for name, tables in begun.items():
         database = source(repo, name)
         engine = database.engine(SECONDS)
@@ -254,15 +259,15 @@ def _snapshots(repo: Repo, captured: Sequence[str], problems: list[str]) -> dict
 
 
 def _dropped(repo: Repo, views: Mapping[str, list[str]], problems: list[str]) -> Dropped:
-    """Tables that were dropped since they were captured, or not captured for a while: no change tells of what became of
-    their rows."""
+    """Tables that were dropped since they were captured, not captured for a while, or only in part: no change tells of
+    what became of their rows."""
     try:
         found = dropped(repo, sorted(views))
     except StoreUnavailable:
-        return Dropped([], [], {}, [])  # told of above, and by the workers
+        return Dropped([], [], {}, [], [])  # told of above, and by the workers
     except SourceUnavailable as error:
         problems.append(str(error))
-        return Dropped([], [], {}, [])
+        return Dropped([], [], {}, [], [])
     problems += [
         f"{topic} was dropped and made again: run millrace apply, then millrace resnapshot {topic}; until then "
         f"{', '.join(views[topic])} serve its old rows, and new ones are not captured"
@@ -283,7 +288,16 @@ def _dropped(repo: Repo, views: Mapping[str, list[str]], problems: list[str]) ->
         f"{', '.join(views[topic])} may serve rows that were changed or deleted meanwhile"
         for topic in found.captured_again
     ]
+    problems += [
+        f"{topic}: {_publication(repo, topic)} lacks it, or a part of its changes: run millrace apply, then millrace "
+        f"resnapshot {topic}; until then {', '.join(views[topic])} may serve rows that were changed or deleted since"
+        for topic in found.unpublished
+    ]
     return found
+
+
+def _publication(repo: Repo, topic: str) -> str:
+    return f"publication {source(repo, source_of(topic)).publication}"
 
 
 def _lag(repo: Repo, tables: Sequence[str], problems: list[str]) -> dict[str, int]:

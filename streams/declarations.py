@@ -67,6 +67,11 @@ class Declared:
         return str(self.source.tags.get(TABLE_TAG) or self.topic.split(".", 1)[1])
 
 
+def source_of(topic: str) -> str:
+    """The name of the source whose table a topic carries."""
+    return topic.split(".", 1)[0]
+
+
 def captured_views(
     views: Iterable[FeatureView], entities: Sequence[Entity], sources: Collection[str]
 ) -> list[Declared]:
@@ -89,7 +94,7 @@ def captured_views(
                     f"source {source.name}", f"topic {topic!r} is no table", "name it <source>.<schema>.<table>"
                 )
             declared.append(Declared(view, topic, _join_keys(view, by_name)))
-        elif is_table and topic.split(".", 1)[0] in sources:
+        elif is_table and source_of(topic) in sources:
             raise DeclarationError(
                 f"source {source.name}",
                 f"topic {topic} is a captured table's, and its batch source is not the table's changes in the lake",

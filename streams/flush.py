@@ -33,7 +33,7 @@ from streams.letters import DeadLetters
 from streams.messages import Partition
 from streams.missing import add_deletes, add_missing
 from streams.patience import Abandoned, Patience
-from streams.redelivered import first_readings, heights
+from streams.redelivered import heights, noted_readings
 from streams.stage import Batch, LakeTable
 from streams.tally import Tally
 from streams.truncate import Truncates, below, settle, truncates
@@ -125,7 +125,7 @@ class Flusher:
             topic = batch.topics[table]
             offsets: dict[TopicPartition, int] = {p: n for p, n in batch.offsets.items() if p.topic == topic}
             if is_changes_table(table):
-                offsets |= heights(rows, topic) | first_readings(batch.readings, topic)
+                offsets |= heights(rows, topic) | noted_readings(batch.readings, topic)
             if self._patience(partial(self._append, table, rows, offsets)):
                 replayed.add(table)
                 if is_features_table(table):
@@ -148,6 +148,7 @@ class Flusher:
         accepted = {batch.topics[table] for table in batch.tables if is_changes_table(table)}
         for topic in {partition.topic: None for partition in batch.offsets if partition.topic not in accepted}:
             offsets: dict[TopicPartition, int] = {p: n for p, n in batch.offsets.items() if p.topic == topic}
+            offsets |= noted_readings(batch.readings, topic)
             self._patience(partial(self._lake.advance, changes_table(topic), offsets))
 
     def _append(self, table: str, rows: pa.Table, offsets: Mapping[TopicPartition, int]) -> bool:

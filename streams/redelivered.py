@@ -10,8 +10,8 @@ was cut off Debezium begins anew, which the time tells that it gives to all its 
 reads in the order of the primary key, it sends some chunks again.
 
 The height of a partition outlives its worker: each commit of `changes/<topic>` raises an application transaction of
-its own to the greatest LSN that it brought (see `stores.lake`), and another to when the initial snapshot was begun
-that the partition first had rows of.
+its own to the greatest LSN that it brought (see `stores.lake`), and others to when the initial snapshots were begun
+that the partition first and last had rows of.
 """
 
 from collections.abc import Mapping
@@ -29,14 +29,21 @@ from streams.decide import changes_table
 from streams.letters import OURS
 from streams.messages import Partition
 from streams.pipeline import Outcome
-from streams.snapshots import GONE, snapshot_base, snapshot_moment
+from streams.snapshots import GONE, first_alone, snapshot_base, snapshot_moment
 
 FIRST = -1_000
 """Partition p's height is kept as the next offset of partition FIRST - p, which no topic has. The numbers above are
-for what concerns a topic as a whole: `streams.truncate.MARK`, `MARK` and `RECONCILED_MARK` of `streams.snapshots`."""
+for what concerns a topic as a whole: `streams.truncate.MARK` and the marks of `streams.snapshots`."""
 
 READING = -1_000_000
 """When the initial snapshot was begun that partition p first had rows of is kept as the next offset of READING - p."""
+
+READ_LAST = -2_000_000
+"""The same for the one that it last had rows of."""
+
+Readings = tuple[int, int]
+"""When the initial snapshots were begun that a partition first and last had rows of, in microseconds since the
+epoch."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -58,18 +65,33 @@ def highest(lake: Lake, topic: str, partitions: int) -> int:
     return max((snapshot_base(lake, topic) or 0) - GONE, 0, *(lsn or 0 for lsn in noted))
 
 
-def first_readings(readings: Mapping[Partition, int], topic: str) -> dict[TopicPartition, int]:
+def noted_readings(readings: Mapping[Partition, Readings], topic: str) -> dict[TopicPartition, int]:
     """What a commit of the topic's changes notes of snapshots; `readings` as in `streams.stage.Batch`."""
-    return {(topic, READING - p.number): begun for p, begun in readings.items() if p.topic == topic}
+    of_topic = {p.number: begun for p, begun in readings.items() if p.topic == topic}
+    firsts: dict[TopicPartition, int] = {(topic, READING - number): first for number, (first, _) in of_topic.items()}
+    return firsts | {(topic, READ_LAST - number): last for number, (_, last) in of_topic.items()}
+
+
+def read_twice(lake: Lake, topic: str, partitions: int) -> bool:
+    """Whether Debezium began the first snapshot of a topic's table anew after rows of it had come, as it does when its
+    task is restarted meanwhile. Changes are streamed from the second one on: of a row that was deleted between the two
+    nothing tells, and nobody reconciles a first snapshot. Raises `StoreUnavailable`."""
+    if not first_alone(lake, topic):
+        return False
+    table, since = changes_table(topic), snapshot_moment(lake, topic) or 0
+    begun = [lake.next_offset(table, topic, kind - p) or 0 for kind in (READING, READ_LAST) for p in range(partitions)]
+    return len({one for one in begun if one >= since}) > 1
 
 
 @dataclass(slots=True)
 class _Reading:
-    """What a partition had so far of the snapshot whose rows count by `lsn`: of an initial one when that was begun
-    which the first row is of, 0 if it had none; of an incremental one the greatest key, None if nobody knows."""
+    """What a partition had so far of the snapshot whose rows count by `lsn`: of an initial one when those were begun
+    which the first and the last row are of, 0 if it had none; of an incremental one the greatest key, None if nobody
+    knows."""
 
     lsn: int
     begun: int
+    last: int
     greatest: pa.Table | None
 
     def again(self, keys: pa.Table, begun: npt.NDArray[np.int64]) -> Mask:
@@ -78,6 +100,7 @@ class _Reading:
         found: Mask = ~initial
         if initial.any():
             self.begun = self.begun or int(begun[initial][0])
+            self.last = max(self.last, int(begun.max()))
             found |= initial & (begun != self.begun)
         if self.greatest is not None and not initial.all():
             found[~initial], self.greatest = _not_above(self.greatest, keys.filter(pa.array(~initial)))
@@ -115,15 +138,18 @@ class Heights:
         topic = partition.topic
         begun = self._lake.next_offset(changes_table(topic), topic, READING - partition.number) or 0
         of_last = begun >= (snapshot_moment(self._lake, topic) or 0)
-        return _Reading(lsn, begun if of_last else 0, None)
+        last = self._lake.next_offset(changes_table(topic), topic, READ_LAST - partition.number) or 0
+        return _Reading(lsn, begun, last, None) if of_last else _Reading(lsn, 0, 0, None)
 
-    def first_readings(self, outcome: Outcome) -> dict[Partition, int]:
-        """For partitions that have rows of an initial snapshot in the outcome when the first such was begun."""
-        rows = outcome.accepted.changes.rows
-        numbers = pc.unique(rows["_partition"].filter(pc.equal(rows["_op"], "r"))).to_pylist()
-        of_topic = [Partition(outcome.records.topic, number) for number in numbers]
+    def readings(self, outcome: Outcome) -> dict[Partition, Readings]:
+        """For partitions that had rows of an initial snapshot among the records when the first and the last such were
+        begun, whether anything of them is left or it had all come before."""
+        if outcome.begun is None:
+            return {}
+        numbers = np.unique(np.asarray(outcome.records.partitions)[outcome.begun > 0])
+        of_topic = [Partition(outcome.records.topic, int(number)) for number in numbers]
         readings = {partition: self._heights[partition].reading for partition in of_topic}
-        return {p: reading.begun for p, reading in readings.items() if reading is not None and reading.begun}
+        return {p: (read.begun, read.last) for p, read in readings.items() if read is not None and read.begun}
 
     def suspects(self, outcome: Outcome) -> Mask:
         """Which accepted changes may have been there before; the heights rise to what is among these. A truncate always
@@ -166,7 +192,7 @@ class Heights:
             here = read & (lsns == lsn)
             keys = _named(rows.filter(pa.array(here)), table)
             if height.reading is None or height.reading.lsn != lsn:
-                height.reading = _Reading(lsn, 0, keys.slice(0, 0))
+                height.reading = _Reading(lsn, 0, 0, keys.slice(0, 0))
             found[here] = height.reading.again(keys, begun[here])
         return found
 

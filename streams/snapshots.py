@@ -42,6 +42,10 @@ RECONCILED_MARK = -3
 MOMENT_MARK = -4
 """The same for PostgreSQL's time at the last base, in microseconds since the epoch (`streams.snapshot_times`)."""
 
+FIRST_MARK = -5
+"""The same for the base of the source's first snapshot, which leaves nothing to reconcile if it is read but once
+(`streams.redelivered.read_twice`)."""
+
 LEFT, READ, GONE = 3, 2, 1
 """How far below the base the three stand."""
 
@@ -70,11 +74,11 @@ def begin_snapshot(lake: Lake, topic: str, start: Base) -> None:
 
 
 def begin_first(lake: Lake, topic: str, start: Base, *, under_way: bool) -> None:
-    """Note the base of a source's first snapshot, which leaves nothing to reconcile. One that is `under_way` keeps the
-    base that it began with: at a later one its rows would count as newer than changes that came after them."""
+    """Note the base of a source's first snapshot. One that is `under_way` keeps the base that it began with: at a later
+    one its rows would count as newer than changes that came after them."""
     if not under_way or snapshot_base(lake, topic) is None:
+        lake.advance(changes_table(topic), {(topic, FIRST_MARK): start.lsn})  # before it is taken for any other
         begin_snapshot(lake, topic, start)
-        end_snapshot(lake, topic, start.lsn)
 
 
 def end_snapshot(lake: Lake, topic: str, base: int) -> None:
@@ -84,7 +88,19 @@ def end_snapshot(lake: Lake, topic: str, base: int) -> None:
 
 def unreconciled(lake: Lake, topic: str) -> int | None:
     """The base of the last snapshot if it was not reconciled: whoever began it is still at it, or nothing more will
-    come of it. None if it was, or none was noted, as in a lake that has no such table."""
+    come of it. None if it was or was the source's first, or none was noted, as in a lake that has no such table."""
+    base = _open(lake, topic)
+    return None if base is None or base == lake.next_offset(changes_table(topic), topic, FIRST_MARK) else base
+
+
+def first_alone(lake: Lake, topic: str) -> bool:
+    """Whether the topic's last snapshot is the source's first, which nobody has reconciled. Raises
+    `StoreUnavailable`."""
+    base = _open(lake, topic)
+    return base is not None and base == lake.next_offset(changes_table(topic), topic, FIRST_MARK)
+
+
+def _open(lake: Lake, topic: str) -> int | None:
     if not lake.exists(changes_table(topic)):
         return None
     base = snapshot_base(lake, topic)

@@ -27,7 +27,7 @@ class Batch:
     A table that is in it has rows; `topics` tells which topic feeds one that has or had some. `events` holds the rows
     of event views, and `undecided` the entities (a table of join keys) that have to be decided from the lake: both are
     settled once the rows are there. `truncated` gives for each topic the LSNs of the truncates that all its rows take
-    account of, `readings` for partitions when the first initial snapshot was begun that they have rows of
+    account of, `readings` for partitions when the initial snapshots were begun that they had rows of
     (`streams.redelivered`). Of partitions that were `lost` since it was handed to the flush nothing is to be committed.
     `since` is when it was begun.
     """
@@ -39,7 +39,7 @@ class Batch:
     events: list[FeatureRows] = field(default_factory=list)
     undecided: list[tuple[View, pa.Table]] = field(default_factory=list)
     truncated: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    readings: dict[Partition, int] = field(default_factory=dict)
+    readings: dict[Partition, tuple[int, int]] = field(default_factory=dict)
     lost: set[Partition] = field(default_factory=set)
     rows: int = 0
     bytes: int = 0

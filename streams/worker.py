@@ -323,7 +323,7 @@ class Worker:
                     self._batch.undecide(rows)
         self._batch.put(rejected_table(topic), topic, self._left_behind.rows(outcome))
         self._batch.put(changes_table(topic), topic, outcome.accepted.changes.rows)
-        self._batch.readings |= self._heights.first_readings(outcome)
+        self._batch.readings |= self._heights.readings(outcome)
         self._batch.advance(outcome.records.next_offsets())
         self._key_changes.note(outcome.records)
         self._batch.truncated[topic] = min(

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from connectors.connect import Connect
+from connectors.source import default_slot
 from millrace.stack.endpoints import Endpoints
 from tests.integration.deployed import Running, waited
 from tests.integration.shop import Shop, shop
@@ -101,6 +103,29 @@ def test_a_table_that_is_captured_in_addition(market: Shop, worker: Running) -> 
     market.check()
 
 
+def test_a_table_that_its_publication_lost(market: Shop, worker: Running) -> None:
+    """As by a hand in the database: its changes are in no stream, and what mends the publication cannot tell them."""
+    topic = f"{market.name}.public.scores"
+    (publication,) = market.sql.execute("select pubname from pg_publication").fetchall()
+    market.sql.execute(f'alter publication "{publication[0]}" drop table scores')
+    market.sql.execute("insert into scores values (3, 0.25)")
+    market.sql.execute("delete from scores where id = 1")
+    problems = market.repo.command("status", code=1)["problems"]
+    assert [problem for problem in problems if problem.startswith(f"{topic}: publication {publication[0]} lacks it")]
+    assert market.repo.apply()["captured_again"] == [topic]
+    problems = market.repo.command("status", code=1)["problems"]
+    assert [problem.split(":")[0] for problem in problems] == [f"{topic} was not captured for a while"]
+    market.settle()
+    report = market.repo.command("resnapshot", topic)["tables"][topic]
+    assert (report["rows"], report["deleted"]) == (1, 1)
+    assert market.repo.command("status")["problems"] == []
+    assert market.repo.read("customer_score", ["score"], [{"id": 1}, {"id": 3}]) == [{"score": None}, {"score": 0.25}]
+    market.sql.execute("insert into scores values (1, 0.5)")
+    market.sql.execute("delete from scores where id = 3")
+    market.settle()
+    market.check()
+
+
 def test_a_table_that_is_captured_again_after_a_while(market: Shop, worker: Running) -> None:
     """Nothing tells of what was changed while no view captured it."""
     topic = f"{market.name}.public.scores"
@@ -122,4 +147,68 @@ def test_a_table_that_is_captured_again_after_a_while(market: Shop, worker: Runn
     assert market.repo.read("customer_score", ["score"], [{"id": 1}, {"id": 2}]) == [{"score": None}, {"score": 0.75}]
     assert market.repo.command("status")["problems"] == []
     assert market.repo.apply()["captured_again"] == []
+    market.check()
+
+
+OTHER = """
+grades = cdc_source("{source}.public.grades")
+customer_grade = FeatureView(
+    name="customer_grade",
+    entities=[customer],
+    source=grades,
+    schema=[Field(name="id", dtype=Int64), Field(name="grade", dtype=Int64)],
+)
+"""
+
+
+def grades(market: Shop) -> list[object]:
+    """What is served of customers 1, 2 and 3."""
+    read = market.repo.read("customer_grade", ["grade"], [{"id": 1}, {"id": 2}, {"id": 3}])
+    return [values["grade"] for values in read]
+
+
+def test_a_source_that_was_taken_out_and_is_put_back(market: Shop, worker: Running) -> None:
+    """As operations.md tells to take one out. What was deleted meanwhile is found by the command that apply names."""
+    name = f"{market.name}b"
+    features, yaml = market.repo.path / "features.py", market.repo.path / "millrace.yaml"
+    declared, settings = features.read_text(), yaml.read_text()
+    with_views = declared + OTHER.format(source=name)
+    with_source = settings.replace("sources:", f"sources:\n  {name}:\n    url: {market.database.dsn}\n")
+    market.sql.execute("create table grades (id bigint primary key, grade bigint)")
+    market.sql.execute("insert into grades values (1, 10), (2, 20)")
+    contract = {"name": "public.grades", "expectations": [], "meta": {}}
+    (market.repo.path / "contracts" / "public.grades.json").write_text(json.dumps(contract))
+    features.write_text(with_views)
+    yaml.write_text(with_source)
+    assert market.repo.apply()["to_recover"] == []
+    waited(lambda: grades(market) == [10, 20, None], "rows of the other source online")
+    market.repo.drain()
+
+    features.write_text(declared)
+    market.repo.apply()
+    connect = Connect(market.repo.stack.connect)
+    assert connect.delete(name)
+    connect.close()
+    slot = {"name": default_slot(f"{market.repo.project}_{name}")}
+    drop = (
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %(name)s and not active"
+    )
+    waited(lambda: market.sql.execute(drop, slot).fetchall(), "the slot free")
+    yaml.write_text(settings)
+    market.repo.apply()
+    market.sql.execute("delete from grades where id = 1")
+    market.sql.execute("insert into grades values (3, 30)")
+
+    yaml.write_text(with_source)
+    assert market.repo.refused("recover", name).endswith("run millrace apply")
+    features.write_text(with_views)
+    applied = market.repo.apply()
+    assert (applied["to_recover"], applied["connectors"][name]) == ([name], "stopped")
+    assert f"run millrace recover {name}" in " ".join(market.repo.command("status", code=1)["problems"])
+    report = market.repo.command("recover", name)["tables"][f"{name}.public.grades"]
+    assert (report["rows"], report["deleted"]) == (2, 1)
+    assert grades(market) == [None, 20, 30]
+    market.sql.execute("update grades set grade = 21 where id = 2")
+    waited(lambda: grades(market) == [None, 21, 30], "a change after it")
+    assert market.repo.command("status")["problems"] == []
     market.check()

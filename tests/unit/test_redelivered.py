@@ -16,9 +16,9 @@ from stores.rows import rows_schema
 from streams.changes import changes_schema
 from streams.decide import changes_table, features_table
 from streams.pipeline import Outcome
-from streams.redelivered import _not_above
+from streams.redelivered import _not_above, read_twice
 from streams.replays import settle_replays
-from streams.snapshots import begin_first
+from streams.snapshots import begin_first, begin_snapshot, end_snapshot
 from tests.envelopes import ORDERS, TOPIC, base, envelope, key, row
 from tests.unit.test_truncate import Member
 from tests.worker_platform import CUSTOMER, ORDER, P0, P1, Platform, UnreliableLake
@@ -141,14 +141,14 @@ Begun = int | None
 INITIAL, INITIAL_AGAIN, INCREMENTAL = AT + 500, AT + 700, None
 
 
-def read(platform: Platform, begun: Begun, *rows: Row) -> None:
+def read(platform: Platform, begun: Begun, *rows: Row, to: Any = P0) -> None:
     """What a snapshot reads. An initial one's rows have its time, and one LSN, which in a quiet database is that of the
     next one too; an incremental one's have none, and come in the order of their keys."""
     if begun is None:
         made = [(key(i), envelope("r", row(i, "ann", of), lsn=None, ts_us=AT + i)) for i, of in sorted(rows)]
     else:
         made = [(key(i), envelope("r", row(i, "ann", of), lsn=1500, ts_us=begun)) for i, of in rows]
-    platform.produce(*made)
+    platform.produce(*made, to=to)
 
 
 @pytest.fixture
@@ -199,6 +199,25 @@ def test_a_snapshot_that_begins_anew_in_the_same_poll(platform: Platform, looked
     platform.produce((key(1), envelope("u", row(1, "ann", 5.0), before=row(1, "ann", 1.0), lsn=1800)))
     Member(platform, P0).finish()
     assert changes(platform) == [(998, 1, "r"), (998, 2, "r"), (998, 3, "r"), (1800, 1, "u")]
+
+
+@pytest.mark.parametrize("to", [P0, P1])
+@pytest.mark.parametrize("again", [True, False])
+def test_a_first_snapshot_that_was_read_twice_is_told_of_until_a_later_one(
+    platform: Platform, looked_up: list[int], to: Any, again: bool
+) -> None:
+    """Whether its second reading brought anything new, or other partitions alone have rows of it."""
+    read(platform, INITIAL, *READ)
+    Member(platform, P0).finish()
+    assert not read_twice(platform.lake, TOPIC, 2)
+    read(platform, INITIAL_AGAIN if again else INITIAL, READ[0], to=to)
+    Member(platform, to).finish()
+    assert read_twice(platform.lake, TOPIC, 2) is again
+    later = base(2000)
+    begin_snapshot(platform.lake, TOPIC, later)
+    assert not read_twice(platform.lake, TOPIC, 2)
+    end_snapshot(platform.lake, TOPIC, later.lsn)
+    assert (read_twice(platform.lake, TOPIC, 2), read_twice(platform.lake, "shop.public.none", 2)) == (False, False)
 
 
 def newest_of(platform: Platform, id_: int) -> float:

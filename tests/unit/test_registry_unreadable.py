@@ -119,7 +119,7 @@ def status(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `millrace status` tells, with services that answer."""
     for part in ("connectors", "slots", "stores", "workers", "lag", "snapshots"):
         monkeypatch.setattr(millrace.status, f"_{part}", lambda *asked, part=part: {"answers": part})
-    monkeypatch.setattr(millrace.status, "_dropped", lambda *asked: Dropped([], [], {}, []))
+    monkeypatch.setattr(millrace.status, "_dropped", lambda *asked: Dropped([], [], {}, [], []))
     result = invoke(folder, "status")
     assert result.exit_code == 1, repr(result.exception)
     value: dict[str, Any] = json.loads(result.stdout)

@@ -17,7 +17,7 @@ from connectors.connect import ConnectorState, ConnectUnavailable, TaskState
 from connectors.health import SlotHealth
 from millrace.made_again import Dropped
 from millrace.resume import resume_table
-from millrace.status import _at_once, _lag, _not_running, _slots, repo_status, running_workers
+from millrace.status import _at_once, _lag, _not_running, _slots, _snapshots, repo_status, running_workers
 from streams.health import CannotListen, Health
 from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.messages import Partition
@@ -223,7 +223,7 @@ def test_a_source_that_no_view_captures_is_not_looked_at(monkeypatch: pytest.Mon
         "source": lambda repo, name: SimpleNamespace(name=name, slot="slot", engine=lambda seconds: engine),
         "slot_health": lambda engine, database: None,
         "_snapshots": lambda repo, captured, problems: {},
-        "_dropped": lambda repo, views, problems: Dropped([], [], {}, []),
+        "_dropped": lambda repo, views, problems: Dropped([], [], {}, [], []),
         **dict.fromkeys(("_stores", "_workers"), lambda asked, problems: {}),
         "_lag": lambda repo, tables, problems: {},
         "check": lambda config: None,
@@ -239,3 +239,18 @@ def test_a_source_that_no_view_captures_is_not_looked_at(monkeypatch: pytest.Mon
         "connector shop does not exist",
         "source shop has no replication slot slot",
     ]
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_first_snapshot_that_was_begun_anew_is_a_problem(monkeypatch: pytest.MonkeyPatch, twice: bool) -> None:
+    parts = {
+        "lake": lambda repo: None,
+        "unreconciled": lambda lake, topic: None,
+        "source": lambda repo, name: SimpleNamespace(partitions=3),
+        "read_twice": lambda lake, topic, partitions: twice and partitions == 3,
+    }
+    for name, part in parts.items():
+        monkeypatch.setattr(millrace.status, name, part)
+    problems: list[str] = []
+    assert _snapshots(SimpleNamespace(), [TOPIC], problems) == {}  # type: ignore[arg-type]
+    assert [problem.split("Run ")[1] for problem in problems] == [f"millrace resnapshot {TOPIC}"] * twice
