@@ -47,9 +47,9 @@ _LATENCY = {
     # takes more of an idle core: at 5 a fifth, at 10 a seventh.
     "max.batch.size": "1",
     "poll.interval.ms": "10",
-    # Changes that come together travel together: at 500 commits a second it spares the broker a third of its work and
-    # Connect a tenth, which on a busy machine is worth more than the wait.
-    "producer.override.linger.ms": "5",
+    # Changes that come together travel together: the broker and who reads have less to do, which on a busy machine is
+    # worth more than the wait.
+    "producer.override.linger.ms": "2",
     # How soon the connector is back after PostgreSQL was away, or its slot still held by a lost connection.
     "retriable.restart.connector.wait.ms": "1000",
     "slot.retry.delay.ms": "1000",

@@ -57,7 +57,7 @@ def test_what_the_guarantees_rest_on() -> None:
         "interval.handling.mode": "string",
         "max.batch.size": "1",
         "poll.interval.ms": "10",
-        "producer.override.linger.ms": "5",
+        "producer.override.linger.ms": "2",
         "producer.override.max.request.size": "16777216",
         "topic.creation.default.partitions": "6",
         "signal.data.collection": "public.millrace_signal",
