@@ -44,24 +44,26 @@ _RIGHTS = text(
     """
 )
 
-# Of a table that it names only by its partitions the changes come under their names.
-_WHOLE = text(
+# By the catalogs alone: the view pg_publication_tables opens every table, and would wait for one that is locked. Of a
+# table that the publication names only by its partitions the changes come under their names.
+_WHOLE = """
+    select n.nspname || '.' || c.relname from pg_publication p, pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where p.pubname = :name and n.nspname || '.' || c.relname = any(:tables)
+      and p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate and (c.relkind <> 'p' or p.pubviaroot)
+      and (p.puballtables or exists (
+               select from pg_publication_rel r where r.prpubid = p.oid and r.prrelid = c.oid
+               and to_jsonb(r) ->> 'prqual' is null and to_jsonb(r) ->> 'prattrs' is null){schemas})
     """
-    select t.schemaname || '.' || t.tablename
-    from pg_publication p join pg_publication_tables t on t.pubname = p.pubname
-    where p.pubname = :name and p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate and not exists (
-        select from pg_publication_rel r
-        join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
-        where r.prpubid = p.oid and n.nspname = t.schemaname and c.relname = t.tablename
-          and (to_jsonb(r) ->> 'prqual' is not null or to_jsonb(r) ->> 'prattrs' is not null))
-    """
-)
+_SCHEMAS = " or exists (select from pg_publication_namespace s where s.pnpubid = p.oid and s.pnnspid = n.oid)"
+"""Since PostgreSQL 15."""
 
 
 def unpublished(engine: Engine, source: Source, tables: Sequence[str]) -> list[str]:
     """Those of the tables of which the publication leaves changes out now. Raises `SourceUnavailable`."""
     with connected(engine, source) as connection:
-        whole = set(connection.execute(_WHOLE, {"name": source.publication}).scalars())
+        schemas = _SCHEMAS if (connection.dialect.server_version_info or ()) >= (15,) else ""
+        query, asked = text(_WHOLE.format(schemas=schemas)), {"name": source.publication, "tables": list(tables)}
+        whole = set(connection.execute(query, asked).scalars())
     return [table for table in tables if table not in whole]
 
 

@@ -20,6 +20,7 @@ import psycopg
 import pytest
 from sqlalchemy import event, make_url
 
+from connectors.check_publication import unpublished
 from connectors.checks import Finding, check
 from connectors.health import slot_health
 from connectors.reflect import TableLocked, TableNotFound, reflect
@@ -168,6 +169,41 @@ def test_a_publication_that_leaves_changes_out(database: Any, admin: psycopg.Con
     admin.execute("alter publication narrow drop table a")
     assert not messages(run(source, captures, fix=True))
     assert {f.severity for f in run(source, captures, fix=True)} == {"ok"}
+
+
+WHOLE = "with (publish_via_partition_root = true)"
+
+
+@pytest.mark.parametrize(
+    ("publication", "left_out"),
+    [
+        (f"for all tables {WHOLE}", []),
+        (f"for tables in schema public {WHOLE}", []),
+        (f"for table a, b, parted {WHOLE}", []),
+        ("for table a, b, parted", ["public.parted"]),
+        (f"for table b {WHOLE}", ["public.a", "public.parted"]),
+        (f"for table a (id), b where (id > 5), parted {WHOLE}", ["public.a", "public.b"]),
+        ("for all tables with (publish = 'insert', publish_via_partition_root = true)", ["all"]),
+        (None, ["all"]),
+    ],
+)
+def test_which_tables_a_publication_leaves_changes_of_out(
+    database: Any, admin: psycopg.Connection, publication: str | None, left_out: list[str]
+) -> None:
+    """Also of one that is locked: who asks is to be told, not to wait."""
+    tables = ["public.a", "public.b", "public.parted"]
+    admin.execute(
+        "create table a (id int primary key, x int); create table b (id int primary key);"
+        "create table parted (id int primary key) partition by range (id)"
+    )
+    if publication is not None:
+        admin.execute(f"create publication looked_at {publication}")
+    source = new_source(database.dsn, publication="looked_at")
+    engine = source.engine()
+    with psycopg.connect(database.dsn) as holder:
+        holder.execute("lock table a in access exclusive mode")
+        assert unpublished(engine, source, tables) == (tables if left_out == ["all"] else left_out)
+    engine.dispose()
 
 
 def test_a_publication_for_all_tables_will_do(database: Any, admin: psycopg.Connection) -> None:
