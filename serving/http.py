@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from serving.access import Access, AccessRefused, Forbidden, bearer, withhold
 from serving.audit import Audit, Request
 from serving.counts import ProcessCounts
+from serving.deadlines import Deadlines
 from serving.features import OnlineFeatures, Prepared, json_body
 from serving.gate import Gate, Overloaded
 from serving.plan import InvalidRequest
@@ -162,6 +163,7 @@ class Application:
         self._audit = audit
         self._beside = beside
         self._site = site
+        self._deadlines = Deadlines(limits.request_seconds)
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Called once, before the loop runs."""
@@ -217,7 +219,7 @@ class Application:
         most = site.body_bytes(scope.path, scope.headers.get("cookie")) if form else 0
         if form and not most:
             await self._drain(scope, protocol)
-        async with asyncio.timeout(self._limits.request_seconds):
+        with self._deadlines.within():
             body = await self._body(scope, protocol, min(most, self._limits.body_bytes)) if most else b""
             await self._gate.enter()
             try:
@@ -240,7 +242,7 @@ class Application:
         weight = self._bodies.weight(most if length is None else min(int(length), most))
         await self._look(scope, protocol, weight)
         try:
-            async with asyncio.timeout(self._limits.request_seconds):
+            with self._deadlines.within():
                 if weight:
                     await self._bodies.enter(weight)
                 try:
@@ -297,7 +299,7 @@ class Application:
         access, seen.audited = self._beside.access, True
         key_id = access.identify(bearer(scope.headers.get("authorization")))
         seen.caller = access.name(key_id)
-        async with asyncio.timeout(self._limits.request_seconds):
+        with self._deadlines.within():
             await self._gate.enter()
             try:
                 access.charge(key_id, 0)
