@@ -199,11 +199,10 @@ def http_application(
     share = max(1, settings.concurrency // 4)
     aside = Aside("vectors", VECTOR_THREADS, share)
     loopback = not keys and place.host in LOOPBACK
-    gatekeeper: OpenAccess | KeyedAccess = OpenAccess(replay=loopback)
-    if keys:
-        keyed = access(repo)
+    keyed = access(repo) if keys else None
+    if keyed is not None:
         keyed.start()
-        gatekeeper = keyed
+    gatekeeper = keyed or OpenAccess(replay=loopback)
     audit = LoggedAudit(line, sys.stderr.write) if settings.audit else NoAudit()
     limits = RequestLimits(settings.entities, settings.features, settings.top_k, settings.cells)
     texts = Texts(QueryTexts(embedder(repo)), Aside("texts", TEXT_THREADS, share)) if index is not None else None
@@ -225,7 +224,7 @@ def http_application(
     listeners = [_grpc(place, features, gate, reading, bodies, bounds, counted, audit)] if place.grpc_port else []
     entrance = Entrance(keys, place.tls is not None)
     serving = Serving(repo.project, registry, features.features, index, texts, aside)
-    stores = Stores(registry, hashes, Answers(index.ping) if index is not None else None)
+    stores = Stores(registry, hashes, Answers(index.ping) if index is not None else None, keyed)
     return Application(
         posts={
             "/get-online-features": features,

@@ -47,6 +47,9 @@ CODES = {
 }
 """By the HTTP status of the same refusal."""
 
+DETAIL_BYTES = 2_000
+"""Of the words of a refusal: a client takes 8 KiB of metadata in all."""
+
 IDLE_SECONDS, AGE_SECONDS = 300, 1_800
 """How long a connection may be without a call, and how long it lives: its client makes another one, which may reach
 another process. What has begun is answered first."""
@@ -137,7 +140,7 @@ class GrpcServer:
             if isinstance(error, AccessRefused):
                 seen.caller = error.caller or seen.caller
             trailing = (("retry-after", str(ceil(error.retry_after))),) if isinstance(error, TooMany) else ()
-            await context.abort(CODES[status], orjson.loads(refused.body)["detail"], trailing)
+            await context.abort(CODES[status], _short(orjson.loads(refused.body)["detail"]), trailing)
             raise AssertionError("abort raises") from error
         finally:
             self._calls -= 1
@@ -225,3 +228,14 @@ def _credentials(files: TlsFiles) -> Any:
     clients = files.client_ca.read_bytes() if files.client_ca is not None else None
     pair = (files.key.read_bytes(), files.cert.read_bytes())
     return grpc.ssl_server_credentials([pair], root_certificates=clients, require_client_auth=clients is not None)
+
+
+def _short(detail: str) -> str:
+    """So much of the words of a refusal as fits: what exceeds a client's bound makes it RESOURCE_EXHAUSTED there. They
+    are percent-encoded on the way (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)."""
+    size = 0
+    for number, letter in enumerate(detail):
+        size += 1 if " " <= letter <= "~" and letter != "%" else 3 * len(letter.encode())
+        if size > DETAIL_BYTES:
+            return detail[:number] + "\N{HORIZONTAL ELLIPSIS}"
+    return detail

@@ -94,6 +94,11 @@ class KeyedAccess(Access):
         if self._thread.is_alive():
             self._thread.join(CLOSE_SECONDS)
 
+    @property
+    def known(self) -> bool:
+        """Whether the keys could be read since the process began."""
+        return self._keys is not None
+
     def identify(self, key: str | None) -> str:
         keys = self._all()
         if key is None:

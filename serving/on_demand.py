@@ -76,10 +76,15 @@ def _derived(
         log.warning("on-demand view %s failed", failed, extra=told)
         raise InvalidRequest(f"on-demand view {failed} failed on these entities: {type(error).__name__}") from error
     declared = {field.name: field.dtype.to_value_type().value for view in on_demand.views for field in view.features}
-    return [
-        Derived(on_demand.prefix + name, declared[name], found.values)
-        for name, found in zip(response.metadata.feature_names.val[known:], response.results[known:], strict=True)
-    ]
+    computed = dict(zip(response.metadata.feature_names.val[known:], response.results[known:], strict=True))
+    for name, found in computed.items():
+        if len(found.values) != rows.count:  # whose they are cannot be told
+            views = ", ".join(view.name for view in on_demand.views)
+            raise InvalidRequest(
+                f"on-demand view {views} gave {len(found.values)} values of {name!r} for {rows.count} entities: its "
+                "function has to give one for each, in their order, also where what it reads is null"
+            )
+    return [Derived(on_demand.prefix + name, declared[name], found.values) for name, found in computed.items()]
 
 
 def _add(response: Any, name: str, values: Sequence[Any]) -> None:

@@ -19,9 +19,10 @@ KEPT_SECONDS = 1.0
 AWAY = {
     "registry": "the registry could not be read yet",
     "redis": "Redis does not answer",
+    "keys": "the API keys could not be read yet",
     "pgvector": "pgvector does not answer",
 }
-NEEDED = frozenset({"registry", "redis"})
+NEEDED = frozenset({"registry", "redis", "keys"})
 HUNG_SECONDS, HUNG = 10.0, 4
 """After so long a ping is left to itself, and another one tried on another connection; so many may hang."""
 
@@ -32,6 +33,14 @@ class Reads(Protocol):
     @property
     def ready(self) -> bool:
         """Whether it answers."""
+
+
+class Keys(Protocol):
+    """Who may ask: `serving.keys.KeyedAccess`."""
+
+    @property
+    def known(self) -> bool:
+        """Whether they could be read since the process began."""
 
 
 async def health(accept: str) -> Answer:
@@ -69,15 +78,18 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """What a process answers from. `vectors` is None without a vector store."""
+    """What a process answers from. `vectors` is None without a vector store, `keys` where everybody may ask."""
 
     registry: Registry
     reads: Reads
     vectors: Answers | None
+    keys: Keys | None = None
 
     async def up(self) -> dict[str, bool]:
-        """Whether each answers; of the registry, whether it could be read since the process began."""
+        """Whether each answers; of the registry and the keys, whether they could be read since the process began."""
         found = {"registry": self.registry.taken, "redis": self.reads.ready}
+        if self.keys is not None:
+            found["keys"] = self.keys.known
         return found if self.vectors is None else {**found, "pgvector": await self.vectors.now()}
 
     def needed(self) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """The clients: requests over pooled connections, sync and async, by one and the same rule of retries."""
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
@@ -96,7 +97,7 @@ class _Requests:
         self._retries = retries
         self._headers = {"content-type": "application/json"}
         if key is not None:
-            self._headers["authorization"] = f"Bearer {key}"
+            self._headers["authorization"] = f"Bearer {_one_word(key)}"
 
     def _attempts(self) -> Attempts:
         return Attempts(self._timeout, self._retries)
@@ -123,6 +124,15 @@ class _Requests:
         if response.status_code == 200:
             return InvalidAnswer(words, 200)
         return of_response(response.status_code, response.headers, words.encode())
+
+
+def _one_word(key: str) -> str:
+    """A key, without the end of the line it stands on. What else could not be sent is refused here: httpx would quote
+    it. Raises `ValueError`."""
+    word = key.strip()
+    if not re.fullmatch("[!-~]+", word):
+        raise ValueError("key is no API key: it has to be one word of ASCII, as `millrace keys add` printed it")
+    return word
 
 
 def _read(response: _Response) -> OnlineFeatures:

@@ -299,6 +299,21 @@ def test_columns_of_any_library_are_taken(script: Script, column: Any) -> None:
     assert script.asked[0]["feature_service"] == "delays"
 
 
+@both
+def test_a_key_as_it_stands_in_a_file_is_taken(script: Script, ask: Ask) -> None:
+    ask(script, key="mr_1\n")
+    assert script.keys == ["Bearer mr_1"]
+
+
+@both
+@pytest.mark.parametrize("key", ["", "mr_1\nmr_2", "mr_ä", "mr 1", "mr_\x00"])
+def test_what_can_be_no_key_is_refused_and_not_quoted(script: Script, ask: Ask, key: str) -> None:
+    with pytest.raises(ValueError, match="no API key") as refused:
+        ask(script, key=key)
+    assert not key or key not in str(refused.value)
+    assert script.asked == []
+
+
 def test_requests_that_make_no_sense_are_not_sent(script: Script) -> None:
     with Client(script.url) as client:
         with pytest.raises(ValueError, match="features, or a feature_service"):

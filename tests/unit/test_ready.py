@@ -152,6 +152,16 @@ def test_nothing_is_answered_without_registry_and_redis(taken: bool, redis: bool
     }
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_nobody_is_answered_before_the_keys_were_read(known: bool) -> None:
+    keys: Any = SimpleNamespace(known=known)
+    status, body = told(Stores(registry(), REDIS, None, keys))
+    assert status == (200 if known else 503)
+    assert body["stores"] == {"registry": "up", "redis": "up", "keys": "up" if known else "away"}
+    if not known:
+        assert body["detail"] == "the API keys could not be read yet"
+
+
 def test_a_scrape_says_which_store_answers() -> None:
     answer = asyncio.run(Scrape(Metrics(Counts(1)), Stores(registry(), REDIS, Answers(away)))(""))
     assert b'millrace_store_up{store="redis"} 1.0\n' in answer.body

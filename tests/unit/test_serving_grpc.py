@@ -62,10 +62,12 @@ class OneKey(OpenAccess):
     def __init__(self) -> None:
         super().__init__()
         self.charged: list[int] = []
+        self.unknown = ""
+        """What is said of another one, besides."""
 
     def identify(self, key: str | None) -> str:
         if key != "mr_known":
-            raise Unauthorized("the key is not known")
+            raise Unauthorized(f"no key: {self.unknown}" if self.unknown else "the key is not known")
         return "id"
 
     def name(self, key_id: str) -> str:
@@ -142,6 +144,19 @@ def test_who_has_no_key_is_refused_before_a_message_is_read() -> None:
         await served.noted(2)
         assert served.statuses == {401: 2}
         assert [request.status for request in served.audit.requests] == [code, code]
+
+    serve(scene)
+
+
+@pytest.mark.parametrize("name", ["weather" * 5_000, "%" * 20_000, "天気" * 5_000])
+def test_a_refusal_that_names_much_comes_with_its_code(name: str) -> None:
+    """What a client takes of metadata ends at 8 KiB, of which the words are percent-encoded."""
+
+    async def scene(served: Served, channel: Any) -> None:
+        served.access.unknown = name
+        code, said = await refusal(channel.unary_unary(METHOD)(b""))
+        assert code == "UNAUTHENTICATED"
+        assert said.endswith("…") and f"no key: {name}".startswith(said[:-1]) and len(said) > 100
 
     serve(scene)
 

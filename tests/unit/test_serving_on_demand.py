@@ -96,6 +96,34 @@ def weighed(tmp_path_factory: pytest.TempPathFactory) -> GetOnlineFeatures:
     return asking(current)
 
 
+@pytest.fixture(scope="module")
+def fewer(tmp_path_factory: pytest.TempPathFactory) -> GetOnlineFeatures:
+    """Answers `dropped:x` and `listed:y`, whose functions leave the entities with an offset below zero out."""
+
+    @on_demand_feature_view(sources=[ASKED], schema=[X], mode="pandas", name="dropped")
+    def dropped(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"x": inputs[~(inputs["offset"] < 0)]["offset"] * 2.0})
+
+    @on_demand_feature_view(sources=[ASKED], schema=[Y], mode="python", name="listed")
+    def listed(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"y": [offset for offset in inputs["offset"] if not offset < 0]}
+
+    return asking(snapshot(tmp_path_factory.mktemp("fewer"), [dropped, listed]))
+
+
+@pytest.mark.parametrize("feature", ["dropped:x", "listed:y"])
+def test_a_function_that_leaves_entities_out_gives_none_the_value_of_another(
+    fewer: GetOnlineFeatures, feature: str
+) -> None:
+    def ask(offsets: list[float]) -> Any:
+        body = orjson.dumps({"features": [feature], "entities": {"offset": offsets}})
+        return orjson.loads(asyncio.run(fewer(body, "", Seen())))
+
+    assert len(ask([1.0, 2.0])["results"][-1]["values"]) == 2
+    with pytest.raises(InvalidRequest, match=f"{feature[:-2]} gave 2 values of '{feature[-1]}' for 3 entities"):
+        ask([-1.0, 1.0, 2.0])
+
+
 HELD = {"a": 1.0, "b": 2.0}
 PARTS = MapOf(val={name: Value(double_val=value) for name, value in HELD.items()})
 
