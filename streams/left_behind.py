@@ -41,7 +41,7 @@ REJECTED = pa.schema(
 OPEN = pa.schema([REJECTED.field("_key"), REJECTED.field("_offset")])
 LAST_OPEN = """
     select _key, _offset from (
-        select * from rejected where _partition = {}
+        select * from rejected where _partition = {} and (_open or _offset < {})
         qualify row_number() over (partition by _key order by _offset desc) = 1
     ) where _open"""
 
@@ -69,8 +69,10 @@ class LeftBehind:
         self._made = set[LakeTableName]()
         self._say_next: dict[str, float] = {}
 
-    def assigned(self, partition: Partition) -> None:
-        """Read from the lake what whoever had the partition before left open. Raises `StoreUnavailable`."""
+    def assigned(self, partition: Partition, begin: int) -> None:
+        """Read from the lake what whoever had the partition before left open. What closed a row at the offset `begin`
+        or beyond is read again, and the mark that it calls for has perhaps not been decided: that row is open. Raises
+        `StoreUnavailable`."""
         if not self._flows[partition.topic].moving:
             return
         table = rejected_table(partition.topic)
@@ -79,7 +81,7 @@ class LeftBehind:
             self._made.add(table)
         opened = self._open.setdefault(partition.topic, {})
         with session(rejected=self._lake.snapshot(table).data) as connection:
-            last = answer(connection, LAST_OPEN.format(partition.number), OPEN)
+            last = answer(connection, LAST_OPEN.format(partition.number, begin), OPEN)
         opened.update({key: {at} for key, at in zip(*(last[name].to_pylist() for name in OPEN.names), strict=True)})
 
     def unsure(self, outcome: Outcome) -> Mask:

@@ -58,6 +58,13 @@ class Records:
         return {Partition(self.topic, number): offset + 1 for number, offset in last.items()}
 
 
+def first_offset(polled: Collection[Records], partition: Partition) -> int:
+    """The lowest offset of the partition that is among these records, which have some of it."""
+    ours = (records for records in polled if records.topic == partition.topic)
+    both = (place for records in ours for place in zip(records.partitions, records.offsets, strict=True))
+    return min(offset for number, offset in both if number == partition.number)
+
+
 def joined(parts: Sequence[Records]) -> list[Records]:
     """The same records with one `Records` a topic, in their order."""
     by_topic: dict[str, list[Records]] = {}

@@ -24,7 +24,7 @@ from streams.key_changes import KeyChanges
 from streams.left_behind import LeftBehind, settle_left_behind
 from streams.letters import DeadLetters
 from streams.membership import Membership
-from streams.messages import Partition, Records, joined
+from streams.messages import Partition, Records, first_offset, joined
 from streams.patience import Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
 from streams.positions import Positions
@@ -450,7 +450,7 @@ class Worker:
     def _check_positions(self, polled: list[Records]) -> None:
         for partition in self._members.unchecked(polled):
             self._positions.check(partition)
-            self._patience(partial(self._left_behind.assigned, partition))
+            self._patience(partial(self._left_behind.assigned, partition, first_offset(polled, partition)))
 
     def _refuse_silent_gap(self) -> None:
         """While nothing comes, of one partition a poll, and of nothing else: to what the lake holds of it, the member
