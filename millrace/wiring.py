@@ -183,6 +183,8 @@ CELLS = 2_000_000
 """Values that the large requests of a process read at once, together: some 200 MB."""
 BODY_BYTES = 64 << 20
 """Of the large bodies that a process holds at once, together."""
+ANSWER_BYTES = 256 << 20
+"""Of the large answers that a process holds for clients that have not taken them, together."""
 
 
 def http_application(
@@ -239,6 +241,7 @@ def http_application(
         descriptions={"/openapi.json": OpenApi(registry, gatekeeper), "/docs": Docs(registry, gatekeeper)},
         gate=gate,
         bodies=bodies,
+        answers=Scales("large answers", ANSWER_BYTES, settings.concurrency, 0),
         limits=bounds,
         counts=counted,
         audit=audit,

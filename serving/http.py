@@ -1,4 +1,4 @@
-"""The HTTP application, on granian's RSGI interface: one instance serves within one event loop."""
+"""The HTTP application: one instance serves within one event loop."""
 
 import asyncio
 import gc
@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from serving.access import Access, AccessRefused, Forbidden, bearer, withhold
@@ -19,7 +19,7 @@ from serving.gate import Gate, Overloaded
 from serving.plan import InvalidRequest
 from serving.refresh import Registry
 from serving.refusals import JSON, Answer, ClientLeft, refusal, refused
-from serving.request import FeaturesRequest, RequestLimits, TooLarge, features_request, within
+from serving.request import FeaturesRequest, RequestLimits, features_request, within
 from serving.scales import Scales
 
 COLLECT = (50_000, 20, 100)
@@ -90,6 +90,33 @@ class Site(Protocol):
         """The page; a failure has one too."""
 
 
+class Incoming(Protocol):
+    """One request, of which the head has come: `serving.connection.HttpRequest`."""
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def path(self) -> str:
+        """Without the query, decoded."""
+
+    @property
+    def query(self) -> str:
+        """As it came."""
+
+    def header(self, name: str) -> str | None:
+        """A header's value by its name in small letters."""
+
+    async def body(self, most: int) -> bytes:
+        """The body, once it has come whole. Raises `TooLarge` beyond `most` bytes, and `ClientLeft`."""
+
+    def send(self, answer: Answer) -> None:
+        """Answer it; called once."""
+
+    async def taken(self) -> None:
+        """Returns once the client has taken the answer, but for a little, or has left."""
+
+
 class Reads(Protocol):
     """The connection to the online store."""
 
@@ -147,6 +174,7 @@ class Application:
         descriptions: Mapping[str, Description],
         gate: Gate,
         bodies: Scales,
+        answers: Scales,
         limits: HttpLimits,
         counts: ProcessCounts,
         audit: Audit,
@@ -158,6 +186,7 @@ class Application:
         self._descriptions = descriptions
         self._gate = gate
         self._bodies = bodies
+        self._answers = answers
         self._limits = limits
         self._counts = counts
         self._audit = audit
@@ -165,45 +194,61 @@ class Application:
         self._site = site
         self._deadlines = Deadlines(limits.request_seconds)
 
-    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Called once, before the loop runs."""
-        loop.run_until_complete(self._beside.start())
+    @property
+    def ready(self) -> bool:
+        """Whether it has a registry to answer from."""
+        return self._beside.registry.taken
+
+    async def start(self) -> None:
+        """Called once, before the first request."""
+        await self._beside.start()
         # What start-up made lives as long as the process: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECT)
 
-    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def close(self) -> None:
         """Called once, after the last request."""
         gc.unfreeze()
-        loop.run_until_complete(self._beside.close())
+        await self._beside.close()
 
-    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
-        """One request (https://github.com/emmett-framework/granian/blob/master/docs/spec/RSGI.md)."""
+    async def __call__(self, request: Incoming) -> None:
+        """One request, to the moment at which the client has taken the answer, if that is large."""
         start = perf_counter()
-        path, seen = scope.path, Seen()
+        path, seen = request.path, Seen()
         post = self._posts.get(path)
         site = self._site if path.startswith(SITE) and path[len(SITE) :][:1] in ("", "/") else None
         try:
             if self._limits.hosts:
-                self._of_here(scope.headers.get("host"))
+                self._of_here(request.header("host"))
             if site is not None:
-                answer = await self._visited(site, scope, protocol, seen)
+                answer = await self._visited(site, request, seen)
             elif post is None:
-                answer = await self._page(scope, path, seen)
-            elif scope.method != "POST":
+                answer = await self._page(request, seen)
+            elif request.method != "POST":
                 answer = refused(405, "method_not_allowed", f"{path} is asked by POST")
             else:
-                answer = Answer(200, await self._posted(post, scope, protocol, seen), JSON)
+                answer = Answer(200, await self._posted(post, request, seen), JSON)
         except Exception as error:  # noqa: BLE001  # the last line: no request ends without an answer
             answer = refusal(error)
             if isinstance(error, AccessRefused):
                 seen.caller = error.caller or seen.caller
-        protocol.response_bytes(answer.status, answer.headers, answer.body)
+        weight = self._answers.weight(len(answer.body))
+        if weight:
+            try:
+                await self._answers.enter(weight)
+            except Overloaded as error:
+                answer, weight = refusal(error), 0
+        request.send(answer)
         route = SITE if site is not None else path
         self._counts.count(route, answer.status, perf_counter() - start, seen.entities)
         if post is not None or seen.entities or seen.audited:
             self._audit.note(Request(seen.caller, seen.service, seen.views, seen.entities, answer.status))
+        if weight:
+            try:
+                await request.taken()
+            finally:
+                self._answers.leave(weight)
 
     def _of_here(self, host: str | None) -> None:
         """Raises `Forbidden` where a browser asks under another name: by DNS, any site can have its own name lead
@@ -212,41 +257,39 @@ class Application:
             known = ", ".join(sorted(self._limits.hosts))
             raise Forbidden(f"the Host header has to be one of: {known} (more: serve.hosts in millrace.yaml)")
 
-    async def _visited(self, site: Site, scope: Any, protocol: Any, seen: Seen) -> Answer:
+    async def _visited(self, site: Site, request: Incoming, seen: Seen) -> Answer:
         """The session first, then the form, as the key of a request comes before its body."""
-        await self._look(scope, protocol)
-        form = scope.method == "POST"
-        most = site.body_bytes(scope.path, scope.headers.get("cookie")) if form else 0
+        await self._look(request)
+        form = request.method == "POST"
+        most = site.body_bytes(request.path, request.header("cookie")) if form else 0
         if form and not most:
-            await self._drain(scope, protocol)
+            await self._drain(request)
         with self._deadlines.within():
-            body = await self._body(scope, protocol, min(most, self._limits.body_bytes)) if most else b""
+            body = await request.body(min(most, self._limits.body_bytes)) if most else b""
             await self._gate.enter()
             try:
-                return await site.answer(
-                    Visit(scope.method, scope.path, scope.query_string, scope.headers.get, body), seen
-                )
+                return await site.answer(Visit(request.method, request.path, request.query, request.header, body), seen)
             finally:
                 self._gate.leave()
 
-    async def _posted(self, post: Post, scope: Any, protocol: Any, seen: Seen) -> bytes:
+    async def _posted(self, post: Post, request: Incoming, seen: Seen) -> bytes:
         """The key first, which costs little, then the body: a place is taken by who has a key, and sent a body."""
         access = self._beside.access
         try:
-            key_id = access.identify(bearer(scope.headers.get("authorization")))
+            key_id = access.identify(bearer(request.header("authorization")))
         except AccessRefused:
-            await self._drain(scope, protocol)
+            await self._drain(request)
             raise
         seen.caller = access.name(key_id)
-        length, most = scope.headers.get("content-length"), self._limits.body_bytes
+        length, most = request.header("content-length"), self._limits.body_bytes
         weight = self._bodies.weight(most if length is None else min(int(length), most))
-        await self._look(scope, protocol, weight)
+        await self._look(request, weight)
         try:
             with self._deadlines.within():
                 if weight:
                     await self._bodies.enter(weight)
                 try:
-                    return await self._answered(post, scope, protocol, key_id, seen)
+                    return await self._answered(post, request, key_id, seen)
                 finally:
                     if weight:
                         self._bodies.leave(weight)
@@ -254,15 +297,15 @@ class Application:
             charge_refused(access, key_id, seen)
             raise
 
-    async def _answered(self, post: Post, scope: Any, protocol: Any, key_id: str, seen: Seen) -> bytes:
-        body = await self._body(scope, protocol, self._limits.body_bytes)
+    async def _answered(self, post: Post, request: Incoming, key_id: str, seen: Seen) -> bytes:
+        body = await request.body(self._limits.body_bytes)
         await self._gate.enter()
         try:
             return await post(body, key_id, seen)
         finally:
             self._gate.leave()
 
-    async def _look(self, scope: Any, protocol: Any, weight: int = 0) -> None:
+    async def _look(self, request: Incoming, weight: int = 0) -> None:
         """Raises `Overloaded` where there is no room for a request whose body would have to be waited for; `weight` is
         that of its body, if it is large."""
         try:
@@ -270,34 +313,34 @@ class Application:
             if weight:
                 self._bodies.look(weight)
         except Overloaded:
-            await self._drain(scope, protocol)
+            await self._drain(request)
             raise
 
-    async def _drain(self, scope: Any, protocol: Any) -> None:
+    async def _drain(self, request: Incoming) -> None:
         """Take the body of a request that is refused off the connection, if it is small and comes soon."""
-        length, most = scope.headers.get("content-length"), min(DRAINED_BYTES, self._limits.body_bytes)
+        length, most = request.header("content-length"), min(DRAINED_BYTES, self._limits.body_bytes)
         if length is None or int(length) > most:
             return
         with suppress(TimeoutError, ClientLeft):
             async with asyncio.timeout(DRAIN_SECONDS):
-                await self._body(scope, protocol, most)
+                await request.body(most)
 
-    async def _page(self, scope: Any, path: str, seen: Seen) -> Answer:
-        get, description = self._gets.get(path), self._descriptions.get(path)
+    async def _page(self, request: Incoming, seen: Seen) -> Answer:
+        get, description = self._gets.get(request.path), self._descriptions.get(request.path)
         if get is None and description is None:
             known = ", ".join([*self._posts, *self._gets, *self._descriptions])
-            return refused(404, "no_such_path", f"there is no {path}; there are: {known}")
-        if scope.method != "GET":
-            return refused(405, "method_not_allowed", f"{path} is asked by GET")
+            return refused(404, "no_such_path", f"there is no {request.path}; there are: {known}")
+        if request.method != "GET":
+            return refused(405, "method_not_allowed", f"{request.path} is asked by GET")
         if description is not None:
-            return await self._described(description, scope, seen)
+            return await self._described(description, request, seen)
         assert get is not None
-        return await get(scope.headers.get("accept") or "")
+        return await get(request.header("accept") or "")
 
-    async def _described(self, description: Description, scope: Any, seen: Seen) -> Answer:
+    async def _described(self, description: Description, request: Incoming, seen: Seen) -> Answer:
         """A request without entities: by who has a key, within its limits, in a place, and in the audit log."""
         access, seen.audited = self._beside.access, True
-        key_id = access.identify(bearer(scope.headers.get("authorization")))
+        key_id = access.identify(bearer(request.header("authorization")))
         seen.caller = access.name(key_id)
         with self._deadlines.within():
             await self._gate.enter()
@@ -306,29 +349,6 @@ class Application:
                 return await description(key_id)
             finally:
                 self._gate.leave()
-
-    async def _body(self, scope: Any, protocol: Any, most: int) -> bytes:
-        length = scope.headers.get("content-length")
-        if length is not None:
-            if int(length) > most:
-                raise TooLarge(f"the body has {length} bytes; at most {most} are read")
-            try:
-                whole: bytes = await protocol()
-            except Exception as error:
-                raise ClientLeft from error
-            return whole
-        parts, size = [], 0
-        try:
-            async for part in protocol:
-                parts.append(part)
-                size += len(part)
-                if size > most:
-                    break
-        except Exception as error:
-            raise ClientLeft from error
-        if size > most:
-            raise TooLarge(f"the body has more than {most} bytes")
-        return b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

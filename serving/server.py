@@ -1,5 +1,6 @@
-"""The HTTP server: granian's processes, one a core, on one port. The one door to granian."""
+"""The HTTP server: processes that listen on one port, each with an event loop. The one door to uvloop."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -8,17 +9,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from typing import Any
+from multiprocessing import connection, get_context
+from multiprocessing.context import ForkProcess
+from multiprocessing.synchronize import Event
 
-from granian import Granian
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.net import SocketHolder  # type: ignore[attr-defined]  # it has no stub there
+import uvloop
 
+from serving.connection import ConnectionLimits, Connections
 from serving.http import Application
 from serving.tls import Postponed, TlsFiles, TlsWatch
 from stores.errors import RegistryUnreadable
@@ -26,11 +27,14 @@ from stores.errors import RegistryUnreadable
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-RENEW_SECONDS, RENEW_TIMES = 3.5, 4
-"""Before an old process ends, a new one has so many seconds to begin to serve, or so many times what it took to read
-the registry."""
-HEAD_BYTES = 64 << 10
-"""Of a request's line and headers; more is answered 431."""
+RENEW_SECONDS = 60.0
+"""For a new process to serve, before the one whose place it is to take is kept."""
+AGAIN_SECONDS = 1.0
+"""Between two starts of a process that ends by itself."""
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
+
+_fork = get_context("fork")  # what was read and built before is each process's own, and the counts are shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class AddressRefused(Exception):
 
 
 def address_of(host: str, port: int) -> str:
-    """The number of a host to listen on, which granian has to be given. Raises `AddressRefused` for one that is not
+    """The number of a host to listen on. Raises `AddressRefused` for one that is not
     this machine's, or where another program listens. Servers of millrace share a port, so that one can be replaced by
     another, which is told of: it may be one of another project."""
     try:
@@ -81,33 +85,154 @@ def serve(listening: Listening, build: Callable[[], Application], check: Callabl
     `build` is called in each process, after the fork. `check` raises `RegistryUnreadable` where a new process could not
     answer yet: then none takes the place of one that does. Raises `TlsError`.
     """
-    server = _granian(listening)
-    with ExitStack() as beside:
-        if listening.tls is not None:
-            watch = TlsWatch(listening.tls, partial(_renew, server, check))
-            watch.start()
-            beside.callback(watch.close)
-        build_here = partial(_built, build, os.getpid(), listening.drain_seconds)
-        server.serve(spawn_target=partial(_work, listening), target_loader=build_here, wrap_loader=False)
+    processes = Processes(listening, build)
+    watch = TlsWatch(listening.tls, partial(_renew, processes, check)) if listening.tls is not None else None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: processes.stop())
+    processes.start()
+    while not processes.stopped:
+        processes.look()
+        if watch is not None:
+            watch.look()
+    processes.end()
 
 
-def _renew(server: Any, check: Callable[[], None]) -> None:
-    """Have granian start new processes, which it does on SIGHUP, each `respawn_interval` before it ends an old one:
-    time enough to read the registry as it was read now. Raises `Postponed`."""
-    began = time.monotonic()
+def _renew(processes: "Processes", check: Callable[[], None]) -> None:
+    """New processes take the place of the old ones. Raises `Postponed`."""
     try:
         check()
     except RegistryUnreadable as error:
         raise Postponed(f"new processes could not serve yet: {error}") from error
-    server.respawn_interval = max(RENEW_SECONDS, RENEW_TIMES * (time.monotonic() - began))
-    os.kill(os.getpid(), signal.SIGHUP)
+    processes.renew()
 
 
-def _work(listening: Listening, number: int, name: str, loader: Any, granians: Any, *rest: Any) -> None:
-    """One process, as granian's own is, but for the socket: granian cannot be told what this one has to have. It
-    listens once the application is built."""
-    holder = SocketHolder(_bound(listening).detach(), False, _backlog(listening))  # type: ignore[call-arg]  # its stub is old
-    Granian._spawn_rsgi_worker(number, name, loader, ((None, holder), None), *rest)
+class Worker:
+    """One process of the server."""
+
+    def __init__(self, listening: Listening, build: Callable[[], Application]) -> None:
+        self.began = time.monotonic()
+        self._ready = _fork.Event()
+        """Set once it listens, and has a registry to answer from."""
+        self.process: ForkProcess = _fork.Process(target=_work, args=(listening, build, self._ready), name="serve")
+        self.process.start()
+
+    def is_ready(self, seconds: float) -> bool:
+        """Whether it answers requests, or does within so many seconds."""
+        return self._ready.wait(seconds)
+
+
+class Processes:
+    """The server's processes. A process that ends by itself is replaced; those that are to end answer first what they
+    have begun."""
+
+    def __init__(self, listening: Listening, build: Callable[[], Application]) -> None:
+        self._listening = listening
+        self._build = build
+        self._workers: list[Worker] = []
+        self._leaving: list[tuple[Worker, float]] = []
+        self._woken, self._wake = os.pipe()
+        self.stopped = False
+
+    def start(self) -> None:
+        """As many as there are to be."""
+        self._workers = [self._begin() for _ in range(self._listening.workers)]
+
+    def stop(self) -> None:
+        """No more are started. May be called by a signal's handler."""
+        self.stopped = True
+        os.write(self._wake, b".")
+
+    def look(self, seconds: float = LOOK_SECONDS) -> None:
+        """Wait until something becomes of them, or so many seconds, and replace those that have ended."""
+        everybody = [*self._workers, *(worker for worker, _ in self._leaving)]
+        alive = [worker.process.sentinel for worker in everybody if worker.process.is_alive()]
+        connection.wait([self._woken, *alive], seconds)
+        self._bury()
+        for place, worker in enumerate(self._workers):
+            if self.stopped or worker.process.is_alive() or time.monotonic() < worker.began + AGAIN_SECONDS:
+                continue
+            ended = "a process ended by itself (%s); another takes its place"
+            log.error(ended, worker.process.exitcode, extra={"event": "process_ended"})
+            self._workers[place] = self._begin()
+
+    def renew(self) -> None:
+        """Replace each by a new one that serves by then. Raises `Postponed` where a new one does not."""
+        for place, old in enumerate(self._workers):
+            new = self._begin()
+            if not self._serves(new):
+                self._leave(new)
+                raise Postponed(f"a new process did not serve within {RENEW_SECONDS:g} s")
+            self._workers[place] = new
+            self._leave(old)
+
+    def end(self) -> None:
+        """Returns once all have ended, and answered what they had begun."""
+        for worker in self._workers:
+            self._leave(worker)
+        self._workers = []
+        while self._leaving:
+            connection.wait([worker.process.sentinel for worker, _ in self._leaving], LOOK_SECONDS)
+            self._bury()
+
+    def _begin(self) -> Worker:
+        return Worker(self._listening, self._build)
+
+    def _serves(self, worker: Worker) -> bool:
+        deadline = time.monotonic() + RENEW_SECONDS
+        while time.monotonic() < deadline and worker.process.is_alive() and not self.stopped:
+            if worker.is_ready(0.1):
+                return True
+        return False
+
+    def _leave(self, worker: Worker) -> None:
+        worker.process.terminate()
+        self._leaving.append((worker, time.monotonic() + self._listening.drain_seconds + 2 * LOOK_SECONDS))
+
+    def _bury(self) -> None:
+        """Those that were to end and have; who takes too long is killed."""
+        for worker, until in self._leaving:
+            if time.monotonic() > until:
+                worker.process.kill()
+        self._leaving = [(worker, until) for worker, until in self._leaving if worker.process.is_alive()]
+
+
+def _work(listening: Listening, build: Callable[[], Application], ready: Event) -> None:
+    """One process, to its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to all: the first process says when to end
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(os.getppid(), listening.drain_seconds), name="parent", daemon=True).start()
+    application = build()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_answer(listening, application, ready))
+
+
+async def _answer(listening: Listening, application: Application, ready: Event) -> None:
+    """Listen once the application is there, until SIGTERM; then answer what has begun."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    await application.start()
+    connections = Connections(application, ConnectionLimits(listening.header_seconds, listening.connections))
+    server = await loop.create_server(
+        connections.open,
+        sock=_bound(listening),
+        backlog=BACKLOG,
+        ssl=listening.tls.context() if listening.tls is not None else None,
+        ssl_handshake_timeout=listening.header_seconds if listening.tls is not None else None,
+    )
+    loop.add_signal_handler(signal.SIGTERM, told.set)
+    beside = [loop.create_task(connections.sweep()), loop.create_task(_say(application, ready))]
+    await told.wait()
+    server.close()
+    await connections.end(listening.drain_seconds)
+    for task in beside:
+        task.cancel()
+    await application.close()
+
+
+async def _say(application: Application, ready: Event) -> None:
+    """Tell the first process once requests are answered."""
+    while not application.ready:
+        await asyncio.sleep(0.1)
+    ready.set()
 
 
 def _bound(listening: Listening) -> socket.socket:
@@ -123,41 +248,10 @@ def _bound(listening: Listening) -> socket.socket:
     return made
 
 
-def _backlog(listening: Listening) -> int:
-    return max(listening.connections, 1024)
-
-
-def _built(build: Callable[[], Application], parent: int, drain_seconds: float) -> Application:
-    threading.Thread(target=_end_with, args=(parent, drain_seconds), name="parent", daemon=True).start()
-    return build()
-
-
 def _end_with(parent: int, drain_seconds: float) -> None:
-    """End this process once granian's first one is gone: killed, it cannot, and its port would go on answering."""
+    """End this process once the first one is gone: killed, it cannot, and its port would go on answering."""
     while os.getppid() == parent:
         time.sleep(LOOK_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(drain_seconds)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _granian(listening: Listening) -> Any:
-    return Granian(
-        "millrace",
-        address=listening.host,
-        port=listening.port,
-        interface=Interfaces.RSGI,
-        workers=listening.workers,
-        websockets=False,
-        # Alone: the bounds of a request's head are those of HTTP/1.1, and a Host header need not be sent by HTTP/2.
-        http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(
-            header_read_timeout=int(listening.header_seconds * 1000), max_buffer_size=HEAD_BYTES
-        ),
-        backlog=_backlog(listening),
-        backpressure=listening.connections,
-        respawn_failed_workers=True,
-        workers_kill_timeout=max(1, int(listening.drain_seconds)),
-        log_enabled=False,
-        **(listening.tls.granian() if listening.tls is not None else {}),
-    )

@@ -197,9 +197,9 @@ def test_a_name_is_not_logged_for_who_has_no_key(keyed: Server, key: str) -> Non
 def test_a_client_that_leaves_is_no_error_of_the_servers(keyed: Server, key: str) -> None:
     before = len(keyed.output.read_text())
     half_a_request(keyed, "/get-online-features", **bearer(key)).close()
-    half_in_chunks(keyed, key).close()  # of a body in chunks the end that does not come is taken for its end
+    half_in_chunks(keyed, key).close()
     deadline = time.monotonic() + 20
-    while not ("status=400" in (said := keyed.output.read_text()[before:]) and "status=422" in said):
+    while (said := keyed.output.read_text()[before:]).count("status=400") < 2:
         assert time.monotonic() < deadline, said
         time.sleep(0.1)
     assert "ERROR" not in said and "Traceback" not in said

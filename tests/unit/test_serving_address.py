@@ -17,7 +17,7 @@ def listener(*, shared: bool) -> socket.socket:
     return made
 
 
-def test_a_name_becomes_the_number_that_granian_needs() -> None:
+def test_a_name_becomes_the_number_to_listen_on() -> None:
     assert address_of("localhost", 0) == "127.0.0.1"
     assert address_of("127.0.0.1", 0) == "127.0.0.1"
 

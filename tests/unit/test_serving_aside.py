@@ -26,6 +26,7 @@ from serving.scales import Scales
 from serving.search import Texts
 from serving.snapshot import Snapshot
 from stores.view import View
+from tests.asked import Asked
 from tests.unit.charged_access import Charged
 from tests.unit.local_feast import local_feast
 
@@ -87,20 +88,6 @@ class HungModel:
         return np.ones((1, 2))
 
 
-class Protocol:
-    """One request as granian gives it, and its answer."""
-
-    def __init__(self, body: bytes) -> None:
-        self.body = body
-        self.answer: tuple[int, dict[str, str], Any] = (0, {}, None)
-
-    async def __call__(self) -> bytes:
-        return self.body
-
-    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        self.answer = status, dict(headers), orjson.loads(body)
-
-
 class Redis:
     """Has nothing of any entity, and says so once it `answers`."""
 
@@ -129,13 +116,13 @@ def server(snapshot: Snapshot, hung: Hung, access: OpenAccess, redis: Redis | No
     beside: Any = Beside(registry, SimpleNamespace(), access, NoAudit())
     posts: dict[str, Post] = {"/get-online-features": features, "/search": search}
     gate, bodies, counts = Gate(CONCURRENCY, 0), Scales("large bodies", 1 << 20, 1, 0), Counts(1).claim()
-    application = Application(posts, {}, {}, gate, bodies, HttpLimits(), counts, NoAudit(), beside)
+    answers = Scales("large answers", 1 << 20, 1, 0)
+    application = Application(posts, {}, {}, gate, bodies, answers, HttpLimits(), counts, NoAudit(), beside)
 
     async def asked(path: str, body: bytes) -> tuple[int, dict[str, str], Any]:
-        protocol = Protocol(body)
-        headers = {"content-length": str(len(body))}
-        await application.__rsgi__(SimpleNamespace(path=path, method="POST", headers=headers), protocol)
-        return protocol.answer
+        answer = (await Asked("POST", path, body).of(application)).answer
+        assert answer is not None
+        return answer.status, dict(answer.headers), orjson.loads(answer.body)
 
     return lambda path, body: asyncio.create_task(asked(path, body))
 

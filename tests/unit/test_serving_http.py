@@ -16,6 +16,7 @@ from serving.plan import NotDeclared
 from serving.refusals import Answer
 from serving.request import RequestLimits
 from serving.scales import Scales
+from tests.asked import Asked
 
 KEY = "mr_known"
 PATH = "/get-online-features"
@@ -63,22 +64,6 @@ class Noted(NoAudit):
         self.requests.append(request)
 
 
-class Protocol:
-    """One request as granian gives it: a body that comes, or never does; the status of the answer."""
-
-    def __init__(self, body: bytes | None) -> None:
-        self.body = body
-        self.status = 0
-
-    async def __call__(self) -> bytes:
-        if self.body is None:
-            await asyncio.Event().wait()
-        return self.body or b""
-
-    def response_bytes(self, status: int, headers: Any, body: bytes) -> None:
-        self.status = status
-
-
 def ask(
     body: bytes | None, key: str = KEY, access: OneKey | None = None, places: int = 1
 ) -> tuple[int, Request, list[int]]:
@@ -103,12 +88,11 @@ def ask(
     limits = HttpLimits(body_bytes=1_000, request_seconds=1.0)
     beside = Beside(registry, SimpleNamespace(), access, audit)
     gate, bodies = Gate(places, 0), Scales("large bodies", 1_000, 1, 0)
-    application = Application({PATH: post}, {}, {}, gate, bodies, limits, Counts(1).claim(), audit, beside)
-    headers = {"authorization": f"Bearer {key}", "content-length": str(len(body or b"x"))}
-    protocol = Protocol(body)
-    asyncio.run(application.__rsgi__(SimpleNamespace(path=PATH, method="POST", headers=headers), protocol))
+    counts, answers = Counts(1).claim(), Scales("large answers", 1_000, 1, 0)
+    application = Application({PATH: post}, {}, {}, gate, bodies, answers, limits, counts, audit, beside)
+    found = asyncio.run(Asked("POST", PATH, body, authorization=f"Bearer {key}").of(application))
     (noted,) = audit.requests
-    return protocol.status, noted, access.charged
+    return found.status, noted, access.charged
 
 
 def asked(feature: str, entities: int = 10) -> bytes:
@@ -160,13 +144,11 @@ def look(key: str, left: int = 100, places: int = 1) -> tuple[int, Request, list
     access, audit = OneKey(left), Noted()
     beside: Any = SimpleNamespace(access=access)
     limits, bodies = HttpLimits(), Scales("large bodies", 1_000, 1, 0)
-    gate, counts = Gate(places, 0), Counts(1).claim()
-    application = Application({}, {}, {"/docs": description}, gate, bodies, limits, counts, audit, beside)
-    protocol = Protocol(b"")
-    headers = {"authorization": f"Bearer {key}"}
-    asyncio.run(application.__rsgi__(SimpleNamespace(path="/docs", method="GET", headers=headers), protocol))
+    gate, counts, answers = Gate(places, 0), Counts(1).claim(), Scales("large answers", 1_000, 1, 0)
+    application = Application({}, {}, {"/docs": description}, gate, bodies, answers, limits, counts, audit, beside)
+    found = asyncio.run(Asked("GET", "/docs", authorization=f"Bearer {key}").of(application))
     (noted,) = audit.requests
-    return protocol.status, noted, access.charged
+    return found.status, noted, access.charged
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,12 @@ from serving.gate import Gate, Overloaded
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits
 from serving.request import FeaturesRequest, RequestLimits
 from serving.scales import Scales
+from tests.asked import Asked
 from tests.unit.charged_access import Charged
 
 PATH = "/get-online-features"
 LARGE, SMALL = 50, 2
+ANSWER = 4_000
 """Entities of a request, each of one feature: the server of these tests takes two large requests at once, lets one
 wait, and has eight places."""
 
@@ -52,25 +54,6 @@ class Features(OnlineFeatures):
         await self.reads.read([b""] * prepared.request.count)
 
 
-class Protocol:
-    """One request as granian gives it, whose body comes once it is let come, and its answer."""
-
-    def __init__(self, body: bytes, comes: asyncio.Event) -> None:
-        self.body = body
-        self.comes = comes
-        self.read = False
-        self.status = 0
-        self.answer: Any = None
-
-    async def __call__(self) -> bytes:
-        self.read = True
-        await self.comes.wait()
-        return self.body
-
-    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        self.status, self.answer = status, (dict(headers), body)
-
-
 class Server:
     """Asks the application."""
 
@@ -87,16 +70,16 @@ class Server:
         features = GetOnlineFeatures(registry, answering, self.access, RequestLimits())
         beside = Beside(registry, nothing, self.access, NoAudit())
         limits = HttpLimits(body_bytes=2_000, request_seconds=5.0)
-        counts = Counts(1).claim()
-        self.application = Application({PATH: features}, {}, {}, Gate(8, 0), bodies, limits, counts, NoAudit(), beside)
+        counts, answers = Counts(1).claim(), Scales("large answers", ANSWER, 8, 0)
+        self.application = Application(
+            {PATH: features}, {}, {}, Gate(8, 0), bodies, answers, limits, counts, NoAudit(), beside
+        )
 
-    def ask(self, body: bytes, comes: asyncio.Event | None = None) -> tuple[Protocol, asyncio.Task[None]]:
-        if comes is None:
-            comes = asyncio.Event()
-            comes.set()
-        protocol = Protocol(body, comes)
-        scope = SimpleNamespace(path=PATH, method="POST", headers={"content-length": str(len(body))})
-        return protocol, asyncio.create_task(self.application.__rsgi__(scope, protocol))
+    def ask(
+        self, body: bytes, comes: asyncio.Event | None = None, taken: asyncio.Event | None = None
+    ) -> tuple[Asked, asyncio.Task[Asked]]:
+        asked = Asked("POST", PATH, body, comes, taken)
+        return asked, asyncio.create_task(asked.of(self.application))
 
 
 def of(entities: int) -> bytes:
@@ -113,17 +96,18 @@ def test_large_requests_are_bounded_by_what_they_read_and_small_ones_pass() -> N
         server = Server()
         large = [server.ask(of(LARGE)) for _ in range(6)]
         await asyncio.sleep(0.01)
-        assert [protocol.status for protocol, _ in large] == [0, 0, 0, 503, 503, 503]
-        headers, body = large[-1][0].answer
-        assert headers["retry-after"] == "1" and orjson.loads(body)["error"] == "overloaded"
+        assert [asked.status for asked, _ in large] == [0, 0, 0, 503, 503, 503]
+        answer = large[-1][0].answer
+        assert answer is not None and dict(answer.headers)["retry-after"] == "1"
+        assert orjson.loads(answer.body)["error"] == "overloaded"
         assert server.access.requests == 3  # what there was no room for costs its key nothing
         small = [server.ask(of(SMALL)) for _ in range(5)]
         async with asyncio.timeout(1):
             await asyncio.gather(*(task for _, task in small))
-        assert [protocol.status for protocol, _ in small] == [200] * 5
+        assert [asked.status for asked, _ in small] == [200] * 5
         server.store.let_go.set()
         await asyncio.gather(*(task for _, task in large))
-        assert [protocol.status for protocol, _ in large] == [200, 200, 200, 503, 503, 503]
+        assert [asked.status for asked, _ in large] == [200, 200, 200, 503, 503, 503]
         assert server.store.most <= 2 * LARGE + 5 * SMALL
 
     asyncio.run(scene())
@@ -135,7 +119,7 @@ def test_large_bodies_are_bounded_and_small_ones_pass() -> None:
         body = of(SMALL).ljust(2_000)
         large = [server.ask(body, comes) for _ in range(4)]
         await asyncio.sleep(0.01)
-        assert [(protocol.read, protocol.status) for protocol, _ in large[:3]] == [(True, 0), (True, 0), (False, 0)]
+        assert [(asked.read, asked.status) for asked, _ in large[:3]] == [(True, 0), (True, 0), (False, 0)]
         await large[3][1]  # its body is waited for a little while, as of all that is refused
         assert large[3][0].status == 503
         small, task = server.ask(of(SMALL))
@@ -143,7 +127,29 @@ def test_large_bodies_are_bounded_and_small_ones_pass() -> None:
         assert small.status == 200
         comes.set()
         await asyncio.gather(*(task for _, task in large))
-        assert [protocol.status for protocol, _ in large] == [200, 200, 200, 503]
+        assert [asked.status for asked, _ in large] == [200, 200, 200, 503]
+
+    asyncio.run(scene())
+
+
+def test_answers_that_clients_do_not_take_are_bounded_and_small_ones_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that asks and never reads holds its answer in the server for as long as its connection lasts."""
+
+    async def scene() -> None:
+        server, read = Server(), asyncio.Event()
+        server.store.let_go.set()
+        monkeypatch.setattr("serving.http.json_body", lambda request, found: b" " * (ANSWER // 2))
+        unread = [server.ask(of(SMALL), taken=read) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        assert [(asked.status, task.done()) for asked, task in unread] == [(200, False)] * 2
+        refused = await server.ask(of(SMALL))[1]
+        assert refused.answer is not None and refused.status == 503 and b"large answers" in refused.answer.body
+        monkeypatch.setattr("serving.http.json_body", lambda request, found: b"{}")
+        assert (await server.ask(of(SMALL))[1]).status == 200
+        read.set()
+        await asyncio.gather(*(task for _, task in unread))
+        monkeypatch.setattr("serving.http.json_body", lambda request, found: b" " * (2 * ANSWER))
+        assert (await server.ask(of(SMALL))[1]).status == 200  # more than all together, and alone
 
     asyncio.run(scene())
 

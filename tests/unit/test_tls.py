@@ -1,6 +1,7 @@
 """Certificates from files: what cannot serve is named, what changed is loaded once, what is broken changes nothing."""
 
 import logging
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,9 +24,8 @@ def files(authority: Authority, tmp_path: Path) -> TlsFiles:
 
 
 def test_files_that_fit_are_taken(files: TlsFiles) -> None:
-    files.check()
-    assert files.granian()["ssl_client_verify"] is True
-    assert TlsFiles(files.cert, files.key).granian()["ssl_client_verify"] is False
+    assert files.context().verify_mode is ssl.CERT_REQUIRED
+    assert TlsFiles(files.cert, files.key).context().verify_mode is ssl.CERT_NONE
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_files_that_fit_are_taken(files: TlsFiles) -> None:
 def test_files_that_do_not_are_named(files: TlsFiles, spoil: Callable[[TlsFiles], object], said: str) -> None:
     spoil(files)
     with pytest.raises(TlsError, match=said):
-        files.check()
+        files.context()
 
 
 def test_a_new_pair_is_loaded_once(files: TlsFiles, authority: Authority) -> None:

@@ -1,0 +1,356 @@
+"""HTTP/1.1 as clients speak it, well and badly, to the connections of a process, over real sockets."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from serving.connection import BODY_AHEAD, HEAD_BYTES, ConnectionLimits, Connections, HttpRequest
+from serving.refusals import Answer, ClientLeft, refusal
+from serving.request import TooLarge
+
+GET = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"
+LARGE = b"x" * (8 << 20)
+
+
+@dataclass
+class Echo:
+    """Answers with what was asked, the body with it; `/large` with more than a transport keeps, `/unread` without a
+    look at the body, `/late` once it is `let_go`."""
+
+    connections: Connections = field(init=False)
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+    seen: list[HttpRequest] = field(default_factory=list)
+    left: int = 0
+    taken: int = 0
+    port: int = 0
+
+    async def __call__(self, request: HttpRequest) -> None:
+        self.seen.append(request)
+        if request.path == "/late":
+            await self.let_go.wait()
+        try:
+            body = b"" if request.path == "/unread" else await request.body(1 << 20)
+        except (TooLarge, ClientLeft) as error:
+            self.left += isinstance(error, ClientLeft)
+            request.send(refusal(error))
+            return
+        if request.path == "/large":
+            body = LARGE
+        told = f"{request.method} {request.path} {request.query} {request.header('host')} ".encode()
+        request.send(Answer(200, told + body, [("x-of", "echo")]))
+        await request.taken()
+        self.taken += 1
+
+
+@asynccontextmanager
+async def echo(header_seconds: float = 30.0, connections: int = 100) -> AsyncIterator[Echo]:
+    echo = Echo()
+    echo.connections = Connections(echo, ConnectionLimits(header_seconds, connections))
+    server = await asyncio.get_running_loop().create_server(echo.connections.open, "127.0.0.1", 0)
+    echo.port = server.sockets[0].getsockname()[1]
+    sweep = asyncio.create_task(echo.connections.sweep())
+    yield echo
+    sweep.cancel()
+    server.close()
+    await echo.connections.end(1)
+
+
+async def told(port: int, sent: bytes, end: bool = True) -> bytes:
+    """All that is answered, until the server closes the connection; the client's sending side is closed if it is to
+    `end`."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 24)
+    writer.write(sent)
+    if end:
+        writer.write_eof()
+    try:
+        async with asyncio.timeout(10):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+def scene(play: Callable[[Echo], Awaitable[None]], header_seconds: float = 30.0, connections: int = 100) -> None:
+    async def staged() -> None:
+        async with echo(header_seconds, connections) as server:
+            await play(server)
+
+    asyncio.run(staged())
+
+
+def bodies(answers: bytes) -> list[bytes]:
+    """Of answers one after the other."""
+    found = []
+    while answers:
+        head, _, rest = answers.partition(b"\r\n\r\n")
+        size = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
+        found.append(rest[:size])
+        answers = rest[size:]
+    return found
+
+
+def test_requests_that_come_at_once_are_answered_in_their_order() -> None:
+    async def play(server: Echo) -> None:
+        paths = [b"/%d" % number for number in range(100)]
+        sent = b"".join(b"POST %b?q=1 HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi" % path for path in paths)
+        assert bodies(await told(server.port, sent)) == [b"POST %b q=1 a hi" % path for path in paths]
+
+    scene(play)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_request_that_comes_in_pieces_is_the_same(size: int) -> None:
+    async def play(server: Echo) -> None:
+        sent = b"POST /a%20b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        sent += b"2\r\nhi\r\n3\r\nyou\r\n0\r\nx: y\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for start in range(0, len(sent), size):
+            writer.write(sent[start : start + size])
+            await asyncio.sleep(0)
+        writer.write_eof()
+        assert bodies(await reader.read()) == [b"POST /a b  a hiyou"]
+        writer.close()
+
+    scene(play)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (GET, True),
+        (GET.replace(b"host: a", b"connection: close"), False),
+        (b"GET / HTTP/1.0\r\n\r\n", False),
+        (b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n", True),
+        (GET.replace(b"host: a", b"connection: upgrade\r\nupgrade: websocket"), False),
+        (b"POST /unread HTTP/1.1\r\ncontent-length: 5\r\n\r\nhe", False),
+    ],
+)
+def test_a_connection_is_kept_as_the_client_asks(sent: bytes, kept: bool) -> None:
+    async def play(server: Echo) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(sent)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\ndate: ") and b"\r\nx-of: echo\r\n" in head
+        assert (b"connection: close" not in head) == kept
+        if kept:
+            assert (b"connection: keep-alive" in head) == (b"keep-alive" in sent)
+            await reader.readexactly(int(head.partition(b"content-length: ")[2].split(b"\r\n")[0]))
+            writer.write(GET)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        else:
+            await reader.read()
+        writer.close()
+
+    scene(play)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01",
+        b"GET /health HTTP/9.9\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nhi",
+        b"POST / HTTP/1.1\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\ncontent-length: +2\r\n\r\nhi",
+        b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nauthorization: b\r\nAuthorization: c\r\n\r\n",
+        b"GET / HTTP/1.1\r\nx : y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nx: y\r\n folded\r\n\r\n",
+        b"GET / HTTP/1.1\nhost: a\n\n",
+        b"GET http:///x HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_what_two_readers_could_understand_in_two_ways_is_refused(sent: bytes) -> None:
+    async def play(server: Echo) -> None:
+        answer = await told(server.port, sent)
+        assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n") and b"connection: close" in answer, answer
+        assert not server.seen
+
+    scene(play)
+
+
+def test_what_is_broken_behind_a_request_closes_the_connection_once_that_is_answered() -> None:
+    async def play(server: Echo) -> None:
+        asked = asyncio.create_task(told(server.port, GET.replace(b"/health", b"/late") + b"\x00\x01\r\n\r\n", False))
+        await asyncio.sleep(0.05)
+        server.let_go.set()
+        assert bodies(await asked) == [b"GET /late  a "]
+
+    scene(play)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\n" + b"".join(b"x-%d: %b\r\n" % (n, b"y" * 3_000) for n in range(40)) + b"\r\n",
+        b"GET / HTTP/1.1\r\nx: " + b"y" * HEAD_BYTES + b"\r\n\r\n",
+        b"GET /" + b"y" * HEAD_BYTES + b" HTTP/1.1\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_head_is_bounded(sent: bytes, whole: bool) -> None:
+    async def play(server: Echo) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for start in range(0, len(sent), len(sent) if whole else 10_000):
+            writer.write(sent[start : start + (len(sent) if whole else 10_000)])
+            await asyncio.sleep(0.005)
+        assert (await reader.readline()) == b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+        assert not server.seen
+        writer.close()
+
+    scene(play)
+
+
+def test_headers_behind_a_body_without_an_end_are_bounded_too() -> None:
+    async def play(server: Echo) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: ")
+        for _ in range(20):
+            writer.write(b"y" * 10_000)
+            await asyncio.sleep(0.005)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+        assert server.left == 1
+        writer.close()
+
+    scene(play)
+
+
+def test_who_waits_to_be_told_to_send_is_told() -> None:
+    async def play(server: Echo) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"hi")
+        writer.write_eof()
+        assert bodies(await reader.read()) == [b"POST /  a hi"]
+        writer.close()
+
+    scene(play)
+
+
+def test_a_body_that_is_too_long_is_refused_before_it_has_come() -> None:
+    async def play(server: Echo) -> None:
+        told_length = b"POST / HTTP/1.1\r\ncontent-length: 2000000\r\n\r\n"
+        untold = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + b"10000\r\n%b\r\n" % (b"y" * 65_536) * 17
+        for sent in (told_length, untold):
+            assert (await told(server.port, sent, False)).startswith(b"HTTP/1.1 413 ")
+
+    scene(play)
+
+
+def test_a_body_that_nobody_waits_for_stays_with_the_client() -> None:
+    async def play(server: Echo) -> None:
+        client = socket.create_connection(("127.0.0.1", server.port))
+        client.setblocking(False)
+        sent = 0
+        head = b"POST /late HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n"
+        client.send(head)
+        for _ in range(200):
+            try:
+                sent += client.send(b"y" * 1_000_000)
+            except BlockingIOError:
+                await asyncio.sleep(0.005)
+        assert 0 < sent < 100_000_000  # the rest is the kernel's
+        (request,) = server.seen
+        assert BODY_AHEAD < request.ahead < BODY_AHEAD + (1 << 20)
+        client.close()
+        server.let_go.set()
+
+    scene(play)
+
+
+def test_a_client_that_leaves_before_its_body_has_come_is_told_of() -> None:
+    async def play(server: Echo) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhe")
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+        async with asyncio.timeout(5):
+            while not server.left:
+                await asyncio.sleep(0.01)
+
+    scene(play)
+
+
+def test_a_client_that_does_not_take_its_answer_gets_no_second_one() -> None:
+    async def play(server: Echo) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
+        writer.write(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n" * 10)
+        await asyncio.sleep(0.2)
+        assert (len(server.seen), server.taken) == (1, 0)
+        writer.write_eof()
+        assert len(await reader.read()) > 10 * len(LARGE)
+        assert (len(server.seen), server.taken) == (10, 10)
+        writer.close()
+
+    scene(play)
+
+
+def test_a_head_that_does_not_come_in_time_closes_the_connection() -> None:
+    async def play(server: Echo) -> None:
+        for sent in (b"", b"GET /health HT", GET + GET[:10]):
+            answer = await told(server.port, sent, False)
+            assert bodies(answer) == [b"GET /health  a "] * sent.count(b"\r\n\r\n")
+        # What is worked on takes as long as it takes.
+        asked = asyncio.create_task(told(server.port, GET.replace(b"/health", b"/late"), False))
+        await asyncio.sleep(0.5)
+        server.let_go.set()
+        assert bodies(await asked) == [b"GET /late  a "]
+
+    scene(play, header_seconds=0.2)
+
+
+def test_a_connection_too_many_is_told_so() -> None:
+    async def play(server: Echo) -> None:
+        _, first = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.sleep(0.05)
+        answer = await told(server.port, GET, False)
+        assert answer.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1\r\n" in answer
+        first.close()
+        await asyncio.sleep(0.05)
+        assert bodies(await told(server.port, GET)) == [b"GET /health  a "]
+
+    scene(play, connections=1)
+
+
+def test_the_host_of_a_whole_url_counts() -> None:
+    async def play(server: Echo) -> None:
+        sent = b"GET http://elsewhere:81/health?a=b HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        assert bodies(await told(server.port, sent)) == [b"GET /health a=b elsewhere:81 "]
+        assert bodies(await told(server.port, b"OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n")) == [b"OPTIONS *  a "]
+
+    scene(play)
+
+
+def test_head_is_answered_without_a_body() -> None:
+    async def play(server: Echo) -> None:
+        answer = await told(server.port, GET.replace(b"GET", b"HEAD"))
+        assert answer.endswith(b"\r\n\r\n") and b"content-length: 16\r\n" in answer
+
+    scene(play)
+
+
+def test_what_has_begun_is_answered_at_the_end_and_the_rest_closed() -> None:
+    async def play(server: Echo) -> None:
+        idle, _ = await asyncio.open_connection("127.0.0.1", server.port)
+        late = GET.replace(b"/health", b"/late")
+        begun = asyncio.create_task(told(server.port, late + GET, False))
+        half, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(GET[:-1])
+        await asyncio.sleep(0.05)
+        ending = asyncio.create_task(server.connections.end(10))
+        assert await idle.read() == b""
+        assert not ending.done()
+        writer.write(GET[-1:])
+        assert bodies(await half.read()) == [b"GET /health  a "]
+        server.let_go.set()
+        answer = await begun
+        assert bodies(answer) == [b"GET /late  a "] and b"connection: close" in answer
+        async with asyncio.timeout(5):
+            await ending
+
+    scene(play)
