@@ -147,7 +147,8 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
     ours = changes.rows.select([*key, *PLACE, *others])
     positions = np.where(mask, np.arange(len(changes)), ELSEWHERE)
     asked = ours.filter(pa.array(mask))
-    elsewhere = [held_of(lake, changes, asked).cast(ours.schema), *(part.select(ours.column_names) for part in staged)]
+    held = held_of(lake, changes, asked, since=pc.min(asked["_lsn"]).as_py())
+    elsewhere = [held.cast(ours.schema), *(part.select(ours.column_names) for part in staged)]
     known = pa.concat_tables(
         [
             *(_named(rows, len(key), np.full(rows.num_rows, ELSEWHERE), follows=True) for rows in elsewhere),
@@ -201,10 +202,11 @@ def column_names(keys: int, others: int) -> list[str]:
     return [*(f"k{i}" for i in range(keys)), *("lsn", "part", "off", "ts", "op"), *(f"c{i}" for i in range(others))]
 
 
-def held_of(lake: Lake, changes: Changes, wanted: pa.Table) -> pa.Table:
-    """The wanted columns of the changes in the lake of at least the rows that `wanted` names."""
+def held_of(lake: Lake, changes: Changes, wanted: pa.Table, since: int = 0) -> pa.Table:
+    """The wanted columns of the changes in the lake, from the LSN `since` on, of at least the rows that `wanted`
+    names."""
     snapshot = lake.snapshot(changes_table(changes.table.topic))
-    wanted_rows = ds.scalar(True)
+    wanted_rows = ds.field("_lsn") >= since
     for name in changes.table.primary_key:
         stored = snapshot.schema.field(name).type
         if not pt.is_nested(stored):  # Arrow looks up plain values only; the join compares the rest
