@@ -1,5 +1,6 @@
 """What a source connector sends again, after it died before it stored its position, stands once in the lake."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -275,11 +276,16 @@ def test_a_worker_that_is_late_with_a_first_reading_does_not_undo_the_second(
     platform: Platform, looked_up: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is frozen as it writes, until another worker has its partition and is through."""
-    late: list[list[FeatureRows]] = []
+    late: list[Sequence[FeatureRows]] = []
+
+    def freeze(batches: Sequence[FeatureRows]) -> WriteResult:
+        late.append(batches)
+        return WriteResult(0, 0)
+
     zombie = Member(platform, P0)
     read(platform, INITIAL, *READ)
     with monkeypatch.context() as frozen:
-        frozen.setattr(platform.online, "write", lambda batches: late.append(list(batches)) or WriteResult(0, 0))
+        frozen.setattr(platform.online, "write", freeze)
         zombie.take()
     read(platform, INITIAL_AGAIN, (1, 1.5), *READ[:1])
     Member(platform, P0).finish()
