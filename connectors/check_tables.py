@@ -14,6 +14,9 @@ _CAPTURED = text(
            has_schema_privilege(n.oid, 'USAGE') as reachable, has_table_privilege(c.oid, 'SELECT') as readable,
            pg_has_role(c.relowner, 'USAGE') as owned, row_security_active(c.oid) as filtered,
            exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary) as keyed,
+           (select format('DROP CONSTRAINT %1$I, ADD CONSTRAINT %1$I %2$s', k.conname,
+                          regexp_replace(pg_get_constraintdef(k.oid), ' DEFERRABLE( INITIALLY DEFERRED)?$', ''))
+            from pg_constraint k where k.conrelid = c.oid and k.contype = 'p' and k.condeferrable) as checked_late,
            array(select a.attname from pg_attribute a
                  where a.attrelid = c.oid and a.attgenerated = 'v' and not a.attisdropped) as virtual,
            array(select format('%I.%I', ln.nspname, l.relname) from pg_inherits h
@@ -52,8 +55,8 @@ _OWN = text(
 
 
 def check_tables(connection: Connection, captures: Sequence[Capture]) -> Iterator[Observation]:
-    """Each captured table exists, is logged, readable and keyed, has no children that inherit from it, and has the
-    replica identity it needs."""
+    """Each captured table exists, is logged, readable and keyed, by a key that is checked at once, has no children that
+    inherit from it, and has the replica identity it needs."""
     known = table_oids(connection)
     oids = [known[capture.table] for capture in captures if capture.table in known]
     rows = {row.name: row for row in connection.execute(_CAPTURED, {"tables": oids})}
@@ -104,6 +107,14 @@ def _readable(table: str, row: Row[tuple[object, ...]], user: str) -> Iterator[O
 
 
 def _keyed(table: str, row: Row[tuple[object, ...]]) -> Observation:
+    if row.checked_late:
+        return Observation(
+            "primary key",
+            f"the primary key of {table} is DEFERRABLE, so that a row may get the key of another one before that one "
+            "leaves it: the delete of the other then comes after the row, and removes it",
+            wrong=True,
+            remedy=(f"ALTER TABLE {quoted(table)} {row.checked_late}",),
+        )
     if row.keyed:
         return Observation("primary key", f"{table} has a primary key")
     return Observation(

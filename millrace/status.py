@@ -28,7 +28,7 @@ from stores.errors import RegistryUnreadable, StoreRefused, StoreUnavailable
 from stores.feast_functions import FunctionUnloadable
 from streams.broker import BrokerUnavailable
 from streams.declarations import DeclarationError, Declared, source_of
-from streams.redelivered import read_twice
+from streams.redelivered import begun_anew
 from streams.snapshots import unreconciled
 
 SECONDS = 5
@@ -225,15 +225,13 @@ def _views(repo: Repo, captured: Sequence[Declared], problems: list[str]) -> dic
 def _snapshots(repo: Repo, captured: Sequence[str], problems: list[str]) -> dict[str, list[str]]:
     """The tables of each source that are being read anew. One that nobody is at any more was not reconciled."""
     begun: dict[str, list[str]] = {}
-    twice: list[str] = []
-    for topic in captured:
-        try:
+    try:
+        for topic in captured:
             if unreconciled(lake(repo), topic) is not None:
                 begun.setdefault(source_of(topic), []).append(topic)
-            elif read_twice(lake(repo), topic, source(repo, source_of(topic)).partitions):
-                twice.append(topic)
-        except StoreUnavailable:
-            return {}  # told of above
+        twice = _begun_anew(repo, captured)
+    except StoreUnavailable:
+        return {}  # told of above
     if twice:
         problems.append(
             f"the first snapshot of {', '.join(twice)} was cut off and begun anew: rows that were deleted between the "
@@ -256,6 +254,17 @@ def _snapshots(repo: Repo, captured: Sequence[str], problems: list[str]) -> dict
                 f"not run millrace recover {name}"
             )
     return begun
+
+
+def _begun_anew(repo: Repo, captured: Sequence[str]) -> list[str]:
+    """The tables whose first snapshot was begun anew."""
+    found: list[str] = []
+    for name in sorted({source_of(topic) for topic in captured}):
+        database, tables = source(repo, name), [topic for topic in captured if source_of(topic) == name]
+        threads = "snapshot.max.threads" in database.overrides  # each of which has a transaction of its own
+        for together in [[topic] for topic in tables] if threads else [tables]:
+            found += begun_anew(lake(repo), together, database.partitions)
+    return found
 
 
 def _dropped(repo: Repo, views: Mapping[str, list[str]], problems: list[str]) -> Dropped:

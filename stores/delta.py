@@ -157,8 +157,9 @@ class DeltaLake:
         def write(handle: _Handle) -> AppendResult:
             stored = {place: handle.next_offset(_app_id(*place)) for place in offsets}
             fresh = fresh_rows(rows, offsets, stored, name)
-            if fresh.num_rows:
-                self._commit(handle, name, fresh, _ahead(offsets, stored))
+            ahead = _ahead(offsets, stored)
+            if fresh.num_rows or ahead:
+                self._commit(handle, name, fresh, ahead)
             else:
                 self._handles[name] = handle
             return AppendResult(fresh.num_rows, rows.num_rows - fresh.num_rows)

@@ -135,7 +135,7 @@ class Lake(Protocol):
 
         `offsets` gives for each partition of one topic the offset after the last one of this batch; the rows
         then need `_partition` and `_offset` below it, and those that the table already holds are dropped
-        (nothing is committed if all are). With `offsets` empty every row is added: for rows of no topic.
+        (if all are, the offsets alone are raised). With `offsets` empty every row is added: for rows of no topic.
         Missing columns become null, new ones are added to the table. Raises `StoreRefused` if a column
         cannot be stored as its type in the lake, `ValueError` if rows and offsets disagree.
         """

@@ -81,7 +81,7 @@ class MemoryLake:
             if fresh.num_rows:
                 fresh = conform(fresh, table.rows.schema, name)
                 table.commit(pa.concat_tables([conform(table.rows, fresh.schema, name), fresh]))
-                table.advance(offsets)
+            table.advance(offsets)
             return AppendResult(fresh.num_rows, rows.num_rows - fresh.num_rows)
 
     def append_once(self, name: str, rows: pa.Table, job: str, number: int) -> bool:

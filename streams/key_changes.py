@@ -11,6 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import orjson
 import pyarrow.dataset as ds
@@ -28,6 +29,9 @@ NEW_KEY, OLD_KEY = "__debezium.newkey", "__debezium.oldkey"
 
 WAIT_SECONDS = 60.0
 """For the other half, which another worker may read, until the lake is asked; and between two questions to it."""
+
+MOST_HALVES = 100_000
+"""That wait, 30 MB of them: of more, as of a table that is long far behind, the oldest are forgotten."""
 
 LOST_PROPERTY = "millrace.key_changes_lost"
 """Property of a table of changes: as a JSON object, the new keys that were found lost, by their LSNs."""
@@ -84,6 +88,8 @@ class KeyChanges:
             other = self._halves.pop(change, None)
             if other is None or other.first == first:
                 self._halves[change] = Half(key.decode(errors="replace"), first, self._clock.monotonic())
+        for change in list(islice(self._halves, max(0, len(self._halves) - MOST_HALVES))):
+            del self._halves[change]
 
     def tick(self, behind: Callable[[], Collection[str]]) -> None:
         """Ask the lake, now and then, for the other halves of those that waited long enough, but for tables that are

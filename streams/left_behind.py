@@ -2,8 +2,8 @@
 
 An update comes with the row's old values, by which an event view sees it leave an entity. They do not tell where the
 views have the row if the change before was rejected, for its values are in no view; and Debezium sends none where
-REPLICA IDENTITY is not FULL, which a new partition of a table does not inherit. Where such a row was is read off its
-last accepted change.
+REPLICA IDENTITY is not FULL, which a new partition of a table does not inherit. Nor does a row that an initial snapshot
+reads again, begun anew, say where the first reading had it. Where such a row was is read off its last accepted change.
 
 Which rows had their last change rejected is kept in the lake, in `rejected/<topic>`: a row there says so of a record's
 key, or that a later change of it was accepted.
@@ -189,7 +189,8 @@ def _last_accepted(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, uns
     same_row = " and ".join(f"known.k{i} = asked.k{i}" for i in range(len(key)))
     query = f"""
         select position, {", ".join(f"known.c{i}" for i in range(len(moving)))}
-        from asked join known on {same_row} and known.lsn < asked.lsn
+        from asked join known on {same_row} and (known.lsn < asked.lsn or (
+            known.op = 'r' and known.lsn = asked.lsn and known.part = asked.part and known.off < asked.off))
         qualify row_number() over (
             partition by position order by known.lsn desc, known.op = 'd', known.off desc) = 1 and known.op <> 'd'
     """

@@ -14,8 +14,8 @@ its own to the greatest LSN that it brought (see `stores.lake`), and others to w
 that the partition first and last had rows of.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,9 @@ from streams.changes import Changes, plain
 from streams.decide import changes_table
 from streams.letters import OURS
 from streams.messages import Partition
+from streams.missing import below
 from streams.pipeline import Outcome
-from streams.snapshots import GONE, first_alone, snapshot_base, snapshot_moment
+from streams.snapshots import ANEW, GONE, first_alone, snapshot_base, snapshot_moment
 
 FIRST = -1_000
 """Partition p's height is kept as the next offset of partition FIRST - p, which no topic has. The numbers above are
@@ -72,15 +73,23 @@ def noted_readings(readings: Mapping[Partition, Readings], topic: str) -> dict[T
     return firsts | {(topic, READ_LAST - number): last for number, (_, last) in of_topic.items()}
 
 
-def read_twice(lake: Lake, topic: str, partitions: int) -> bool:
-    """Whether Debezium began the first snapshot of a topic's table anew after rows of it had come, as it does when its
-    task is restarted meanwhile. Changes are streamed from the second one on: of a row that was deleted between the two
-    nothing tells, and nobody reconciles a first snapshot. Raises `StoreUnavailable`."""
+def begun_anew(lake: Lake, topics: Collection[str], partitions: int) -> list[str]:
+    """Those of the topics, whose tables a first snapshot reads in one transaction, of which rows came before Debezium
+    began it anew, as it does when its task is restarted meanwhile. Changes are streamed from the second one on: of a
+    row that was deleted between the two nothing tells, and nobody reconciles a first snapshot. A table that was empty
+    by then has no rows of the second one: others of its source tell that there was one. Raises `StoreUnavailable`."""
+    readings = {topic: _first_readings(lake, topic, partitions) for topic in topics}
+    last = max((begun for times in readings.values() for begun in times), default=0)
+    return [topic for topic, times in readings.items() if times - {last}]
+
+
+def _first_readings(lake: Lake, topic: str, partitions: int) -> set[int]:
+    """When the initial snapshots were begun that a topic has rows of, if these are all of the source's first."""
     if not first_alone(lake, topic):
-        return False
+        return set()
     table, since = changes_table(topic), snapshot_moment(lake, topic) or 0
-    begun = [lake.next_offset(table, topic, kind - p) or 0 for kind in (READING, READ_LAST) for p in range(partitions)]
-    return len({one for one in begun if one >= since}) > 1
+    begun = {lake.next_offset(table, topic, kind - p) or 0 for kind in (READING, READ_LAST) for p in range(partitions)}
+    return {one for one in begun if one >= since}
 
 
 @dataclass(slots=True)
@@ -166,6 +175,30 @@ class Heights:
         headers = outcome.records.headers
         ours = [i for i, names in headers.items() if any(name.startswith(OURS) for name in names)]
         return suspected & ~np.isin(outcome.accepted.kept, ours)
+
+    def placed(self, outcome: Outcome) -> Outcome:
+        """The outcome with what initial snapshots that were begun `later` read where it counts; what is read again of
+        the lake stands there. To be asked after `suspects`."""
+        later = self.later(outcome)
+        if not later.any():
+            return outcome
+        rows, topic = outcome.accepted.changes.rows, outcome.records.topic
+        held: dict[TopicPartition, int | None] = {p: h.held for p, h in self._heights.items() if p.topic == topic}
+        lsns = np.asarray(rows["_lsn"])
+        lsns = np.where(later & ~below(rows, held), lsns | ANEW, lsns)
+        return replace(outcome, accepted=outcome.accepted.at(lsns))
+
+    def later(self, outcome: Outcome) -> Mask:
+        """Which accepted changes an initial snapshot read that was begun later than the first that their partition had
+        rows of. To be asked after `suspects`."""
+        begun = outcome.begun_of_changes()
+        found = np.zeros(len(begun), bool)
+        partitions = np.asarray(outcome.accepted.changes.rows["_partition"])
+        for number in np.unique(partitions[begun > 0]).tolist():
+            reading = self._heights[Partition(outcome.records.topic, number)].reading
+            if reading is not None and reading.begun:
+                found |= (partitions == number) & (begun > reading.begun)
+        return found
 
     def _partition(self, changes: Changes, partition: Partition, rows: pa.Table, begun: npt.NDArray[np.int64]) -> Mask:
         height = self._heights.setdefault(partition, _Height(0, None, 0, None))

@@ -32,6 +32,7 @@ from streams.messages import Partition
 from streams.missing import Places, among, below, places, span
 from streams.pipeline import Outcome
 from streams.positions import TopicRecreated
+from streams.snapshots import ANEW
 from streams.views import Projected, StreamView, left
 
 Mask = npt.NDArray[np.bool_]
@@ -135,9 +136,9 @@ def _refuse_another(topic: str, before: pa.Table, now: pa.Table) -> None:
 
 def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mask) -> tuple[Mask, Following]:
     """Over the changes: which of `mask` stand already, and what follows them. A change is known by its row's key and
-    its LSN, one that an initial snapshot read by its values too; one that stands from the same place in the topic is no
-    double but the same record, read again because what followed on it may not have been done. What comes in the same
-    batch follows, unless its text is yet to be embedded, at which it may be rejected."""
+    its LSN, one that an initial snapshot read by the values of the last reading too; one that stands from the same
+    place in the topic is no double but the same record, read again because what followed on it may not have been done.
+    What comes in the same batch follows, unless its text is yet to be embedded, at which it may be rejected."""
     changes, flow = outcome.accepted.changes, outcome.flow
     key = changes.table.primary_key
     compared = flow.moving
@@ -147,7 +148,8 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
     ours = changes.rows.select([*key, *PLACE, *others])
     positions = np.where(mask, np.arange(len(changes)), ELSEWHERE)
     asked = ours.filter(pa.array(mask))
-    elsewhere = [held_of(lake, changes, asked).cast(ours.schema), *(part.select(ours.column_names) for part in staged)]
+    held = held_of(lake, changes, asked, since=(pc.min(asked["_lsn"]).as_py() or 0) & ~ANEW)
+    elsewhere = [held.cast(ours.schema), *(part.select(ours.column_names) for part in staged)]
     known = pa.concat_tables(
         [
             *(_named(rows, len(key), np.full(rows.num_rows, ELSEWHERE), follows=True) for rows in elsewhere),
@@ -158,6 +160,8 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
     same_row = " and ".join(f"known.k{i} is not distinct from ours.k{i}" for i in range(len(key)))
     same_values = " and ".join(f"known.c{i} is not distinct from ours.c{i}" for i in range(len(others)))
     same = f"(ours.op <> 'r' or ({same_values}))" if values else "true"
+    both_read = "known.op = 'r' and ours.op = 'r'"
+    same_lsn = f"(known.lsn = ours.lsn or ({both_read} and (known.lsn | {ANEW}) = (ours.lsn | {ANEW})))"
     columns = "".join(f", c{i} := known.c{i}" for i in range(len(compared)))
     changed = "".join(f", c.c{i} is distinct from own{i} as changes{i}" for i in range(len(compared)))
     own = "".join(f", any_value(ours.c{i}) as own{i}" for i in range(len(compared)))
@@ -167,7 +171,7 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
         from (
             select ours.position{own},
                    coalesce(arg_max({same}, known.off) filter (
-                       known.lsn = ours.lsn and known.position < ours.position
+                       {same_lsn} and known.position < ours.position
                        and (known.part, known.off) <> (ours.part, ours.off)), false) as doubled,
                    arg_min(struct_pack(lsn := known.lsn, ts := known.ts, op := known.op{columns}), known.lsn)
                        filter (known.lsn > ours.lsn and known.follows) as c
@@ -201,10 +205,11 @@ def column_names(keys: int, others: int) -> list[str]:
     return [*(f"k{i}" for i in range(keys)), *("lsn", "part", "off", "ts", "op"), *(f"c{i}" for i in range(others))]
 
 
-def held_of(lake: Lake, changes: Changes, wanted: pa.Table) -> pa.Table:
-    """The wanted columns of the changes in the lake of at least the rows that `wanted` names."""
+def held_of(lake: Lake, changes: Changes, wanted: pa.Table, since: int = 0) -> pa.Table:
+    """The wanted columns of the changes in the lake, from the LSN `since` on, of at least the rows that `wanted`
+    names."""
     snapshot = lake.snapshot(changes_table(changes.table.topic))
-    wanted_rows = ds.scalar(True)
+    wanted_rows = ds.field("_lsn") >= since
     for name in changes.table.primary_key:
         stored = snapshot.schema.field(name).type
         if not pt.is_nested(stored):  # Arrow looks up plain values only; the join compares the rest

@@ -14,6 +14,7 @@ transaction that was open then ends before a row is read (`connectors.snapshots`
 |---|---|
 | base - 3 | that a row had left an entity before the snapshot, while nobody listened (`streams.reconcile`) |
 | base - 2 | the snapshot's rows |
+| base - 1 | those that an initial one read when it was begun anew (`streams.redelivered`), if they changed meanwhile |
 | base - 1 | the deletes of rows that PostgreSQL has no more |
 
 A row whose base is unknown keeps its own LSN. A replayed letter may be of an earlier snapshot, whose base it tells; if
@@ -44,10 +45,13 @@ MOMENT_MARK = -4
 
 FIRST_MARK = -5
 """The same for the base of the source's first snapshot, which leaves nothing to reconcile if it is read but once
-(`streams.redelivered.read_twice`)."""
+(`streams.redelivered.begun_anew`)."""
 
 LEFT, READ, GONE = 3, 2, 1
 """How far below the base the three stand."""
+
+ANEW = 1
+"""The bit that makes the LSN of a snapshot's row that of one that was read anew."""
 
 SnapshotBase = Callable[[], int | None]
 """The base of a topic's last snapshot, None if none was noted. Raises `StoreUnavailable`."""

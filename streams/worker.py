@@ -280,9 +280,9 @@ class Worker:
                 self._members.resume(topic)
 
     def _with_history(self, outcome: Outcome, before: list[Outcome]) -> Outcome:
-        """What came before: replays, what a connector sent again, and rows whose last change was rejected need what the
-        lake holds, what is staged for it, and what stands `before` them in the same poll; rows older than a truncate
-        come with their delete."""
+        """What came before: replays, what a connector sent again, and rows whose last change was rejected or that a
+        snapshot read anew need what the lake holds, what is staged for it, and what stands `before` them in the same
+        poll; rows older than a truncate come with their delete."""
         topic = outcome.records.topic
         lake = self._parts.lake
         outcome = self._patience(partial(settle_read_again, lake, self._positions.begun(topic), outcome))
@@ -291,11 +291,14 @@ class Worker:
             with self.tally.timed("history"):
                 outcome = self._patience(partial(settle_snapshot_times, lake, staged, outcome, begun))
         copies = self._heights.suspects(outcome) | replayed(outcome)
+        outcome = self._heights.placed(outcome)
         if copies.any():
             staged = self._taken(topic, before)
             with self.tally.timed("history"):
                 outcome = self._patience(partial(settle_replays, lake, staged, outcome, copies))
         unsure = self._left_behind.unsure(outcome)
+        if outcome.flow.moving:
+            unsure |= self._heights.later(outcome)
         if unsure.any():
             staged = self._taken(topic, before)
             with self.tally.timed("history"):

@@ -162,6 +162,13 @@ class LakeSuite:
         assert append(lake, 1, 5) == AppendResult(2, 2)
         assert ids(lake) == [0, 1, 2, 3, 4]
 
+    def test_a_replay_raises_the_offsets_to_where_it_was_read(self, lake: Lake) -> None:
+        """What was read beyond its rows brought none."""
+        append(lake, 0, 3)
+        assert lake.append(NAME, rows(0, 3), {(TOPIC, 0): 5, (TOPIC, 1): 2}) == AppendResult(0, 3)
+        assert [lake.next_offset(NAME, TOPIC, p) for p in (0, 1)] == [5, 2]
+        assert append(lake, 3, 6) == AppendResult(1, 2)
+
     def test_partitions_are_told_apart(self, lake: Lake) -> None:
         append(lake, 0, 3)
         both = pa.concat_tables([rows(2, 4, 0), rows(0, 2, 1)])

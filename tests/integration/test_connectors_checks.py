@@ -241,6 +241,31 @@ def test_a_table_with_children_is_refused(database: Any, admin: psycopg.Connecti
     assert not [f for f in run(new_source(database.dsn), captures[1:], fix=True) if f.severity == "error"]
 
 
+def test_a_primary_key_that_is_checked_late_is_refused(database: Any, admin: psycopg.Connection) -> None:
+    """Of an update that moves every row to the key of the next one the deletes come after the creates."""
+    admin.execute(
+        'create table turns (a int, "B" int, c int, constraint "By turn" primary key (a, "B") include (c) deferrable);'
+        "create table parted (id int primary key deferrable initially deferred) partition by range (id);"
+        "create table low partition of parted for values from (0) to (10);"
+        "alter table turns replica identity full; alter table low replica identity full"
+    )
+    captures = [Capture("public.turns", True), Capture("public.parted", True)]
+    findings = run(new_source(database.dsn), captures, fix=True)
+    told = [f.message for f in findings if f.check == "primary key" and f.severity == "error"]
+    assert all("is DEFERRABLE" in text for text in told) and not messages(findings, "fixed")
+    for text, (columns, statement) in zip(
+        told,
+        [
+            ('(a, "B") INCLUDE (c)', 'ALTER TABLE public.turns DROP CONSTRAINT "By turn", ADD CONSTRAINT "By turn"'),
+            ("(id)", "ALTER TABLE public.parted DROP CONSTRAINT parted_pkey, ADD CONSTRAINT parted_pkey"),
+        ],
+        strict=True,
+    ):
+        assert text.endswith(f"let its owner run: {statement} PRIMARY KEY {columns}")
+        admin.execute(text.partition("let its owner run: ")[2])
+    assert not messages(run(new_source(database.dsn), captures, fix=True))
+
+
 def test_other_replica_identities_are_not_enough(database: Any, admin: psycopg.Connection) -> None:
     admin.execute(
         "create table nothing (id int primary key); alter table nothing replica identity nothing;"

@@ -127,6 +127,16 @@ def test_a_table_that_is_far_behind_is_not_judged(tables: Tables) -> None:
     assert TOPIC in tables.minute()
 
 
+def test_of_too_many_that_wait_the_oldest_are_forgotten(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.key_changes.MOST_HALVES", 2)
+    tables.behind = {TOPIC}
+    for i in (7, 8, 9):
+        tables.note((key(1), envelope("d", None, before=row(1), lsn=10 + i), {"__debezium.newkey": key(i)}))
+        assert tables.minute() == {}
+    tables.behind = set()
+    assert 'changed to {"id":8}, {"id":9}, and' in tables.minute()[TOPIC]
+
+
 def test_what_is_lost_outlives_its_worker_until_the_table_is_read_anew(tables: Tables) -> None:
     tables.note(FIRST)
     told = tables.minute()

@@ -1,10 +1,12 @@
-"""Records that are read again, held against what the lake holds of them: nothing else of the lake is read for it."""
+"""Records that are read or sent again, held against what the lake holds of them: nothing else of the lake is read for
+it."""
 
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ from streams.decide import changes_table
 from streams.messages import Records
 from streams.pipeline import Flow, Outcome, take
 from streams.positions import TopicRecreated
-from streams.replays import settle_read_again
+from streams.replays import settle_read_again, settle_replays
 from tests.envelopes import ORDERS, TOPIC, envelope, key, row
 from tests.worker_platform import Platform
 
@@ -92,6 +94,22 @@ def test_of_the_lake_no_more_is_read_than_came_again(
     settled = settle_read_again(lake, held, outcome)
     assert settled.accepted.changes.rows.equals(outcome.accepted.changes.rows)
     assert read == ([] if asked is None else [asked])
+
+
+def test_of_a_row_no_change_is_read_that_is_older_than_the_one_that_may_have_come_before(
+    lake: Lake, flow: Flow, read: list[int]
+) -> None:
+    def changed(offset: int, numbers: Sequence[int]) -> Outcome:
+        values = [envelope("u", row(1, amount=float(number)), lsn=8 * number) for number in numbers]
+        count = len(values)
+        return take(
+            Records(TOPIC, [0] * count, list(range(offset, offset + count)), [key(1)] * count, values), flow, 10_000
+        )
+
+    hold(lake, changed(0, range(1, 101)), {0: 100})
+    settled = settle_replays(lake, [], changed(100, [98, 101]), np.array([True, False]))
+    assert settled.accepted.changes.rows["_lsn"].to_pylist() == [808]
+    assert read == [3]
 
 
 def test_another_record_at_the_same_place_is_refused(lake: Lake, flow: Flow) -> None:

@@ -1,27 +1,31 @@
 """What a source connector sends again, after it died before it stored its position, stands once in the lake."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.table import Column
 from stores.history import change_properties, feature_properties, newest
-from stores.rows import rows_schema
+from stores.rows import FeatureRows, WriteResult, rows_schema
 from streams.changes import changes_schema
 from streams.decide import changes_table, features_table
+from streams.letters import replay
+from streams.memory import MemoryProducer
 from streams.pipeline import Outcome
-from streams.redelivered import _not_above, read_twice
+from streams.redelivered import READ_LAST, READING, _not_above, begun_anew
 from streams.replays import settle_replays
 from streams.snapshots import begin_first, begin_snapshot, end_snapshot
 from tests.envelopes import ORDERS, TOPIC, base, envelope, key, row
 from tests.unit.test_truncate import Member
-from tests.worker_platform import CUSTOMER, ORDER, P0, P1, Platform, UnreliableLake
+from tests.worker_platform import CUSTOMER, ORDER, P0, P1, Killed, Platform, UnreliableLake
 
 FIRST = [
     (key(1), envelope("c", row(1, "ann", 1.0), lsn=10)),
@@ -188,7 +192,8 @@ def test_a_snapshot_that_begins_anew_is_dropped_but_for_what_is_new(
         worker = Member(platform, P0)
     read(platform, second, READ[2], (4, 4.0))
     worker.finish()
-    assert changes(platform) == [(998, i, "r") for i in (1, 2, 3, 4)]
+    new = 998 if first is INCREMENTAL else 999
+    assert changes(platform) == [*((998, i, "r") for i in (1, 2, 3)), (new, 4, "r")]
     assert platform.lake.scan(features_table("order_now")).read_all().num_rows == 4
     assert [platform.order(i) for i in (1, 2, 3, 4)] == [1.0, 2.0, 3.0, 4.0]
 
@@ -209,15 +214,39 @@ def test_a_first_snapshot_that_was_read_twice_is_told_of_until_a_later_one(
     """Whether its second reading brought anything new, or other partitions alone have rows of it."""
     read(platform, INITIAL, *READ)
     Member(platform, P0).finish()
-    assert not read_twice(platform.lake, TOPIC, 2)
+    assert told(platform) == []
     read(platform, INITIAL_AGAIN if again else INITIAL, READ[0], to=to)
     Member(platform, to).finish()
-    assert read_twice(platform.lake, TOPIC, 2) is again
+    assert told(platform) == [TOPIC] * again
     later = base(2000)
     begin_snapshot(platform.lake, TOPIC, later)
-    assert not read_twice(platform.lake, TOPIC, 2)
+    assert told(platform) == []
     end_snapshot(platform.lake, TOPIC, later.lsn)
-    assert (read_twice(platform.lake, TOPIC, 2), read_twice(platform.lake, "shop.public.none", 2)) == (False, False)
+    assert told(platform) == []
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_a_table_that_was_emptied_between_two_readings_is_told_of_by_another(
+    platform: Platform, looked_up: list[int], emptied: bool
+) -> None:
+    read(platform, INITIAL, *READ)
+    if not emptied:
+        read(platform, INITIAL_AGAIN, *READ)
+    Member(platform, P0).finish()
+    other = changes_table(OTHER)
+    platform.lake.create(other, changes_schema(ORDERS), change_properties(OTHER, ("id",)))
+    begin_first(platform.lake, OTHER, base(1000), under_way=False)
+    assert told(platform) == ([] if emptied else [TOPIC])
+    platform.lake.advance(other, {(OTHER, READING - 1): INITIAL_AGAIN, (OTHER, READ_LAST - 1): INITIAL_AGAIN})
+    assert told(platform) == [TOPIC]
+
+
+OTHER = "shop.public.others"
+
+
+def told(platform: Platform) -> list[str]:
+    """Of which tables it is told that their first snapshot was begun anew; of one there is nothing in the lake yet."""
+    return begun_anew(platform.lake, [TOPIC, OTHER, "shop.public.none"], 2)
 
 
 def newest_of(platform: Platform, id_: int) -> float:
@@ -235,12 +264,80 @@ def test_a_row_that_changed_between_two_readings_is_as_it_was_read_last(
     read(platform, INITIAL_AGAIN, (1, 1.5), (2, 2.0), (3, 3.0))
     worker.finish()
     assert platform.order(1) == 1.5
-    assert changes(platform) == [(998, 1, "r"), (998, 1, "r"), (998, 2, "r"), (998, 3, "r")]
+    assert changes(platform) == [(998, 1, "r"), (998, 2, "r"), (998, 3, "r"), (999, 1, "r")]
     for begun in (INITIAL_AGAIN + 1, INITIAL_AGAIN + 2):
         read(platform, begun, *READ)
         worker.finish()
         assert platform.order(1) == newest_of(platform, 1) == 1.0
     assert len(changes(platform)) == 5
+
+
+def test_a_worker_that_is_late_with_a_first_reading_does_not_undo_the_second(
+    platform: Platform, looked_up: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is frozen as it writes, until another worker has its partition and is through."""
+    late: list[Sequence[FeatureRows]] = []
+
+    def freeze(batches: Sequence[FeatureRows]) -> WriteResult:
+        late.append(batches)
+        return WriteResult(0, 0)
+
+    zombie = Member(platform, P0)
+    read(platform, INITIAL, *READ)
+    with monkeypatch.context() as frozen:
+        frozen.setattr(platform.online, "write", freeze)
+        zombie.take()
+    read(platform, INITIAL_AGAIN, (1, 1.5), *READ[:1])
+    Member(platform, P0).finish()
+    for batches in late:
+        platform.online.write(batches)
+    assert platform.order(1) == newest_of(platform, 1) == 1.5
+    assert [platform.order(i) for i in (2, 3)] == [2.0, 3.0]
+
+
+def moves(platform: Platform, begun: int, customer: str) -> None:
+    """A reading has order 1 at a customer."""
+    platform.produce((key(1), envelope("r", row(1, customer, 1.0), lsn=1500, ts_us=begun)))
+
+
+@pytest.mark.parametrize("killed", [None, *(features_table("customer_last"), changes_table(TOPIC))])
+def test_a_row_that_moved_between_two_readings_leaves_its_entity(
+    platform: Platform, looked_up: list[int], killed: str | None
+) -> None:
+    """In the lake too, and if the worker that read it ends before the entity is decided."""
+    platform.produce((key(5), envelope("r", row(5, "ann", 5.0, "2023-01-01T00:00:00Z"), lsn=1500, ts_us=INITIAL)))
+    moves(platform, INITIAL, "ann")
+    Member(platform, P0).finish()
+    assert (platform.customer("ann"), platform.customer("bob")) == (1.0, None)
+    moves(platform, INITIAL_AGAIN, "bob")
+    if killed is not None:
+        platform.lake.after[killed] = [Killed()]
+        with pytest.raises(Killed):
+            Member(platform, P0).finish()
+    Member(platform, P0).finish()
+    assert (platform.customer("ann"), platform.customer("bob")) == (5.0, 1.0)
+    left = platform.lake.scan(features_table("customer_last")).read_all().filter(pc.field("_deleted")).to_pylist()
+    assert [(gone["customer"], gone["_lsn"]) for gone in left] == [("ann", 999)]
+
+
+def test_a_row_that_moves_back_by_a_third_reading(platform: Platform, looked_up: list[int]) -> None:
+    for begun, customer in ((INITIAL, "ann"), (INITIAL_AGAIN, "bob"), (INITIAL_AGAIN + 1, "ann")):
+        moves(platform, begun, customer)
+        Member(platform, P0).finish()
+        assert [platform.customer(name) for name in ("ann", "bob") if name != customer] == [None]
+        assert platform.customer(customer) == 1.0
+
+
+def test_a_letter_of_a_first_reading_does_not_undo_the_second(platform: Platform, looked_up: list[int]) -> None:
+    read(platform, INITIAL, (1, -1.0), (2, 2.0))
+    platform.run()
+    read(platform, INITIAL_AGAIN, (1, 1.0), (2, 2.0))
+    platform.run()
+    platform.take_the_rule_back()
+    replay(MemoryProducer(platform.broker), platform.letters())
+    platform.run()
+    assert platform.order(1) == newest_of(platform, 1) == 1.0
+    assert changes(platform) == [(998, 1, "r"), (998, 2, "r"), (999, 1, "r")]
 
 
 @pytest.mark.parametrize("begun", [INITIAL, INCREMENTAL])

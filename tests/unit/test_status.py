@@ -242,15 +242,30 @@ def test_a_source_that_no_view_captures_is_not_looked_at(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("twice", [True, False])
-def test_a_first_snapshot_that_was_begun_anew_is_a_problem(monkeypatch: pytest.MonkeyPatch, twice: bool) -> None:
+@pytest.mark.parametrize("overrides", [{}, {"snapshot.max.threads": "2"}])
+def test_a_first_snapshot_that_was_begun_anew_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, twice: bool, overrides: dict[str, str]
+) -> None:
+    """Of its tables those are asked for together that one transaction read."""
+    asked: list[list[str]] = []
+
+    def begun_anew(lake: object, topics: list[str], partitions: int) -> list[str]:
+        assert partitions == 3
+        asked.append(topics)
+        return topics[:1] if twice else []
+
     parts = {
         "lake": lambda repo: None,
         "unreconciled": lambda lake, topic: None,
-        "source": lambda repo, name: SimpleNamespace(partitions=3),
-        "read_twice": lambda lake, topic, partitions: twice and partitions == 3,
+        "source": lambda repo, name: SimpleNamespace(partitions=3, overrides=overrides),
+        "begun_anew": begun_anew,
     }
     for name, part in parts.items():
         monkeypatch.setattr(millrace.status, name, part)
     problems: list[str] = []
-    assert _snapshots(SimpleNamespace(), [TOPIC], problems) == {}  # type: ignore[arg-type]
-    assert [problem.split("Run ")[1] for problem in problems] == [f"millrace resnapshot {TOPIC}"] * twice
+    others = ["depot.public.bays", "shop.public.zones"]
+    assert _snapshots(SimpleNamespace(), [TOPIC, *others], problems) == {}  # type: ignore[arg-type]
+    together = [[TOPIC, others[1]]] if not overrides else [[TOPIC], others[1:]]
+    assert asked == [others[:1], *together]
+    told = f"millrace resnapshot {' '.join(topics[0] for topics in asked)}"
+    assert [problem.split("Run ")[1] for problem in problems] == [told] * twice

@@ -344,6 +344,20 @@ def test_what_was_rejected_stays_a_letter_when_it_is_read_again_under_another_co
     assert (platform.order(1), platform.customer("ann")) == (-1.0, -1.0)
 
 
+def test_what_was_rejected_stays_a_letter_though_all_that_came_with_it_stood_in_the_lake(platform: Platform) -> None:
+    platform.produce((key(1), envelope("c", row(1, "ann", 1.0), lsn=10)))
+    platform.lake.after[changes_table(TOPIC)] = [Killed(), Killed()]
+    with pytest.raises(Killed):
+        platform.run()
+    platform.produce((key(1), envelope("u", row(1, "ann", -1.0), before=row(1, "ann", 1.0), lsn=11)))
+    with pytest.raises(Killed):
+        platform.run()
+    platform.take_the_rule_back()
+    platform.run()
+    assert platform.changes() == [(10, "c")] and len(platform.letters()) == 1
+    assert (platform.order(1), platform.customer("ann")) == (1.0, 1.0)
+
+
 @pytest.mark.parametrize("kills", [1, 2])
 def test_what_is_accepted_only_when_it_is_read_again_stands_in_the_tables_of_the_views_too(
     platform: Platform, kills: int
