@@ -177,6 +177,8 @@ def access(repo: Repo) -> KeyedAccess:
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 VECTOR_THREADS = 8
 """Reads of the vector store that a process does at once."""
+VERSION_THREADS = 2
+"""Looks for versions of views in the database of a registry that a process does at once."""
 TEXT_THREADS = 4
 """Texts that a process has embedded at once."""
 CELLS = 2_000_000
@@ -209,9 +211,10 @@ def http_application(
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside)
     cells = Scales("large requests", max(CELLS, 2 * settings.cells), settings.concurrency, share)
     lookups = OnlineFeatures(hashes, index, aside, cells, VALUE_BYTES * settings.cells)
-    features = GetOnlineFeatures(registry, lookups, gatekeeper, limits)
-    # A place more than vectors and texts can take, however few there are to be.
-    gate = Gate(settings.concurrency if index is None else max(settings.concurrency, 2 * share + 1), settings.queue)
+    versions = Aside("versions of views", VERSION_THREADS, share)
+    features = GetOnlineFeatures(registry, lookups, gatekeeper, limits, versions)
+    # A place more than vectors, texts and versions can take, however few there are to be.
+    gate = Gate(settings.concurrency if index is None else max(settings.concurrency, 3 * share + 1), settings.queue)
     bodies = Scales(
         "large bodies", max(BODY_BYTES, 2 * settings.body_bytes), settings.concurrency + settings.queue, share
     )

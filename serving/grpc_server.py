@@ -174,7 +174,7 @@ class GrpcServer:
         try:
             message = parsed(body)
             request = checked(request_fields(message), self._features.limits)
-            prepared = self._features.admitted(key_id, request, seen)
+            prepared = await self._features.admitted(key_id, request, seen)
             return await self._features.features.answer(prepared, partial(_body, message))
         finally:
             self._gate.leave()

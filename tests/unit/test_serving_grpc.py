@@ -13,6 +13,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from millrace.stack.ports import choose_ports
 from serving.access import OpenAccess, Unauthorized
+from serving.aside import Aside
 from serving.audit import NoAudit, Request
 from serving.compile import Compiled
 from serving.counts import GRPC_ROUTE, Counts
@@ -84,10 +85,10 @@ class Served:
     def __init__(self, connections: int = 100, reading: int = 10) -> None:
         self.counts, self.audit, self.access, self.store = Counts(1), Noted(), OneKey(), Store()
         compiled = SimpleNamespace(views=["weather"], personal=(), references=("weather:temp",), width=1)
-        snapshot = SimpleNamespace(config=SimpleNamespace(project="nyc"), plan=lambda asked: compiled)
+        snapshot = SimpleNamespace(config=SimpleNamespace(project="nyc"), known=lambda asked: compiled)
         registry: Any = SimpleNamespace(current=snapshot)
         store: Any = self.store
-        features = GetOnlineFeatures(registry, store, self.access, RequestLimits())
+        features = GetOnlineFeatures(registry, store, self.access, RequestLimits(), Aside("versions", 1, 1))
         listening = GrpcListening("127.0.0.1", choose_ports(("grpc",), {})["grpc"], connections, 5.0, 0.0)
         limits = HttpLimits(body_bytes=1_000, request_seconds=0.5)
         self.address = listening.address

@@ -118,7 +118,8 @@ def admitted(declared: Snapshot, reference: str) -> None:
     features: Any = SimpleNamespace(look=lambda request, compiled: None, prepared=lambda request, compiled: None)
     asked = orjson.dumps({"features": [reference], "entities": {"id": ["1"]}})
     request = features_request(asked, RequestLimits())
-    GetOnlineFeatures(registry, features, Plain(), RequestLimits()).admitted("", request, Seen())
+    answering = GetOnlineFeatures(registry, features, Plain(), RequestLimits(), Aside("versions", 1, 1))
+    asyncio.run(answering.admitted("", request, Seen()))
 
 
 @pytest.mark.parametrize("at", ["", "@", "@latest", "@LATEST", "@v0", "@V0", "@v00"])
