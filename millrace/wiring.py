@@ -196,7 +196,8 @@ def http_application(
     registry = Registry(Applied(repo.config.model_copy(deep=True)).take, settings.registry_seconds)
     registry.look()
     hashes = reads(repo)
-    index = vectors(repo, settings.request_seconds)
+    stored_bytes = VALUE_BYTES * settings.cells
+    index = vectors(repo, settings.request_seconds, stored_bytes)
     # Where the vector store or the provider is slow, no other request waits, nor lacks a place.
     share = max(1, settings.concurrency // 4)
     aside = Aside("vectors", VECTOR_THREADS, share)
@@ -208,9 +209,9 @@ def http_application(
     audit = LoggedAudit(line, sys.stderr.write) if settings.audit else NoAudit()
     limits = RequestLimits(settings.entities, settings.features, settings.top_k, settings.cells)
     texts = Texts(QueryTexts(embedder(repo)), Aside("texts", TEXT_THREADS, share)) if index is not None else None
-    search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside)
     cells = Scales("large requests", max(CELLS, 2 * settings.cells), settings.concurrency, share)
-    lookups = OnlineFeatures(hashes, index, aside, cells, VALUE_BYTES * settings.cells)
+    search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside, cells)
+    lookups = OnlineFeatures(hashes, index, aside, cells, stored_bytes)
     versions = Aside("versions of views", VERSION_THREADS, share)
     features = GetOnlineFeatures(registry, lookups, gatekeeper, limits, versions)
     # A place more than vectors, texts and versions can take, however few there are to be.
@@ -304,10 +305,12 @@ def _tls(repo: Repo) -> TlsFiles | None:
     return TlsFiles(repo.path / settings.tls_cert, repo.path / settings.tls_key, client_ca)
 
 
-def vectors(repo: Repo, statement_seconds: float = 0.0) -> PgVectors | None:
-    """The vector store that `feature_store.yaml` names, if any; a server bounds its statements."""
+def vectors(repo: Repo, statement_seconds: float = 0.0, most_bytes: int = 0) -> PgVectors | None:
+    """The vector store that `feature_store.yaml` names, if any; a server bounds its statements, and what they read."""
     url = getattr(repo.config.online_store, "vectors", None)
-    return PgVectors(url, repo.settings.kafka.retention_hours * 3_600, statement_seconds) if url else None
+    if not url:
+        return None
+    return PgVectors(url, repo.settings.kafka.retention_hours * 3_600, statement_seconds, most_bytes)
 
 
 def embedder(repo: Repo) -> Embedder:

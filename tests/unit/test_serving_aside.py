@@ -124,7 +124,7 @@ def server(snapshot: Snapshot, hung: Hung, access: OpenAccess, redis: Redis | No
     cells = Scales("large requests", 100 * CONCURRENCY, CONCURRENCY, 0)
     answering = OnlineFeatures(redis or Redis(), index, vectors, cells, 1_000)
     features = GetOnlineFeatures(registry, answering, access, limits, Aside("versions", 1, 1))
-    search = RetrieveOnlineDocuments(registry, index, texts, access, limits, vectors)
+    search = RetrieveOnlineDocuments(registry, index, texts, access, limits, vectors, cells)
     beside: Any = Beside(registry, SimpleNamespace(), access, NoAudit())
     posts: dict[str, Post] = {"/get-online-features": features, "/search": search}
     gate, bodies, counts = Gate(CONCURRENCY, 0), Scales("large bodies", 1 << 20, 1, 0), Counts(1).claim()
