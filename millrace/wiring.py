@@ -185,6 +185,8 @@ CELLS = 2_000_000
 """Values that the large requests of a process read at once, together: some 200 MB."""
 BODY_BYTES = 64 << 20
 """Of the large bodies that a process holds at once, together."""
+ANSWER_BYTES = 256 << 20
+"""Of the large answers that a process holds until their clients have taken them, together; and of all others."""
 
 
 def http_application(
@@ -219,13 +221,17 @@ def http_application(
     bodies = Scales(
         "large bodies", max(BODY_BYTES, 2 * settings.body_bytes), settings.concurrency + settings.queue, share
     )
+    # None waits, as it would be held meanwhile.
+    answers = Scales("answers that their clients have not taken yet", ANSWER_BYTES, settings.connections, 0)
     named = frozenset(name.strip().lower() for name in settings.hosts.split(",") if name.strip())
     hosts = LOOPBACK | named if loopback or named else named
     bounds = HttpLimits(settings.body_bytes, settings.request_seconds, hosts)
     counted = counts.claim()
     # Twice as many as may wait to be weighed: small ones are read beside those.
     reading = Gate(2 * share, settings.concurrency + settings.queue, "messages")
-    listeners = [_grpc(place, features, gate, reading, bodies, bounds, counted, audit)] if place.grpc_port else []
+    listeners = (
+        [_grpc(place, features, gate, reading, bodies, answers, bounds, counted, audit)] if place.grpc_port else []
+    )
     entrance = Entrance(keys, place.tls is not None)
     serving = Serving(repo.project, registry, features.features, index, texts, aside)
     stores = Stores(registry, hashes, Answers(index.ping) if index is not None else None, keyed)
@@ -243,6 +249,7 @@ def http_application(
         descriptions={"/openapi.json": OpenApi(registry, gatekeeper), "/docs": Docs(registry, gatekeeper)},
         gate=gate,
         bodies=bodies,
+        answers=answers,
         limits=bounds,
         counts=counted,
         audit=audit,
@@ -265,6 +272,7 @@ def _grpc(
     gate: Gate,
     reading: Gate,
     bodies: Scales,
+    answers: Scales,
     limits: HttpLimits,
     counts: ProcessCounts,
     audit: LoggedAudit | NoAudit,
@@ -275,7 +283,7 @@ def _grpc(
     listening = GrpcListening(
         place.host, place.grpc_port, place.connections, place.header_seconds, place.drain_seconds, place.tls
     )
-    return GrpcServer(listening, features, gate, reading, bodies, limits, counts, audit)
+    return GrpcServer(listening, features, gate, reading, bodies, answers, limits, counts, audit)
 
 
 def listening(repo: Repo) -> Listening:

@@ -22,6 +22,7 @@ from serving.refresh import Registry
 from serving.refusals import JSON, Answer, ClientLeft, refusal, refused
 from serving.request import FeaturesRequest, RequestLimits, TooLarge, features_request, within
 from serving.scales import Scales
+from serving.unread import sent, with_room
 
 COLLECT = (50_000, 20, 100)
 """Thresholds of the cyclic collector: a request makes many objects and no cycles."""
@@ -148,6 +149,7 @@ class Application:
         descriptions: Mapping[str, Description],
         gate: Gate,
         bodies: Scales,
+        answers: Scales,
         limits: HttpLimits,
         counts: ProcessCounts,
         audit: Audit,
@@ -159,6 +161,7 @@ class Application:
         self._descriptions = descriptions
         self._gate = gate
         self._bodies = bodies
+        self._answers = answers
         self._limits = limits
         self._counts = counts
         self._audit = audit
@@ -200,11 +203,20 @@ class Application:
             answer = refusal(error)
             if isinstance(error, AccessRefused):
                 seen.caller = error.caller or seen.caller
-        protocol.response_bytes(answer.status, answer.headers, answer.body)
+        answer, weight = await with_room(self._answers, answer)
+        if not weight:
+            protocol.response_bytes(answer.status, answer.headers, answer.body)
         route = SITE if site is not None else path
         self._counts.count(route, answer.status, perf_counter() - start, seen.entities)
         if post is not None or seen.entities or seen.audited:
             self._audit.note(Request(seen.caller, seen.service, seen.views, seen.entities, answer.status))
+        if weight:
+            sending = sent(protocol, answer)
+            del answer  # it is held there, and no longer than it has to be
+            try:
+                await sending
+            finally:
+                self._answers.leave(weight)
 
     def _of_here(self, host: str | None) -> None:
         """Raises `Forbidden` where a browser asks under another name: by DNS, any site can have its own name lead

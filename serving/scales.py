@@ -9,12 +9,14 @@ class Scales:
     `what` is weighed, for people."""
 
     def __init__(self, what: str, most: int, requests: int, waiting: int) -> None:
+        self._most = most
         self._light = most // requests
         self._gate = Gate(most, waiting, what)
 
     def weight(self, size: int) -> int:
-        """What a request of that size has to `enter` with; 0 if it need not."""
-        return size if size > self._light else 0
+        """What a request of that size has to `enter` with; 0 if it need not. What is heavier than all may be goes in
+        alone."""
+        return min(size, self._most) if size > self._light else 0
 
     def look(self, weight: int) -> None:
         """Raises `Overloaded` if there is no room for it, nor to wait, before any work is put into it."""

@@ -30,6 +30,7 @@ from tests.unit.charged_access import Charged
 from tests.unit.local_feast import local_feast
 
 CONCURRENCY = 4
+ANSWERS = Scales("answers", 1 << 20, 8, 0)
 PLAIN = orjson.dumps({"features": ["plain:size"], "entities": {"faa": ["JFK"]}})
 WITH_VECTORS = orjson.dumps({"features": ["texts:size"], "entities": {"faa": ["JFK"]}})
 BY_VECTOR = orjson.dumps({"features": ["texts:size"], "query": [1.0, 0.0]})
@@ -128,7 +129,7 @@ def server(snapshot: Snapshot, hung: Hung, access: OpenAccess, redis: Redis | No
     beside: Any = Beside(registry, SimpleNamespace(), access, NoAudit())
     posts: dict[str, Post] = {"/get-online-features": features, "/search": search}
     gate, bodies, counts = Gate(CONCURRENCY, 0), Scales("large bodies", 1 << 20, 1, 0), Counts(1).claim()
-    application = Application(posts, {}, {}, gate, bodies, HttpLimits(), counts, NoAudit(), beside)
+    application = Application(posts, {}, {}, gate, bodies, ANSWERS, HttpLimits(), counts, NoAudit(), beside)
 
     async def asked(path: str, body: bytes) -> tuple[int, dict[str, str], Any]:
         protocol = Protocol(body)

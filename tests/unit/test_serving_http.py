@@ -20,6 +20,7 @@ from serving.scales import Scales
 
 KEY = "mr_known"
 PATH = "/get-online-features"
+ANSWERS = Scales("answers", 1 << 20, 8, 0)
 PLANS: dict[str, Any] = {
     "weather:temp": SimpleNamespace(views=["weather"], personal=(), references=("weather:temp",), width=1),
     "people:name": SimpleNamespace(views=["people"], personal=("people:name",), references=("people:name",), width=1),
@@ -114,7 +115,7 @@ def ask(
     limits = HttpLimits(body_bytes=1_000, request_seconds=1.0)
     beside = Beside(registry, SimpleNamespace(), access, audit)
     gate, bodies = Gate(places, 0), Scales("large bodies", 1_000, 1, 0)
-    application = Application({PATH: post}, {}, {}, gate, bodies, limits, Counts(1).claim(), audit, beside)
+    application = Application({PATH: post}, {}, {}, gate, bodies, ANSWERS, limits, Counts(1).claim(), audit, beside)
     headers = {"authorization": f"Bearer {key}", "content-length": str(len(body or b"x"))}
     protocol = Protocol(body)
     asyncio.run(application.__rsgi__(SimpleNamespace(path=PATH, method="POST", headers=headers), protocol))
@@ -172,7 +173,7 @@ def look(key: str, left: int = 100, places: int = 1) -> tuple[int, Request, list
     beside: Any = SimpleNamespace(access=access)
     limits, bodies = HttpLimits(), Scales("large bodies", 1_000, 1, 0)
     gate, counts = Gate(places, 0), Counts(1).claim()
-    application = Application({}, {}, {"/docs": description}, gate, bodies, limits, counts, audit, beside)
+    application = Application({}, {}, {"/docs": description}, gate, bodies, ANSWERS, limits, counts, audit, beside)
     protocol = Protocol(b"")
     headers = {"authorization": f"Bearer {key}"}
     asyncio.run(application.__rsgi__(SimpleNamespace(path="/docs", method="GET", headers=headers), protocol))

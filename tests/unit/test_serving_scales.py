@@ -21,6 +21,7 @@ from tests.unit.charged_access import Charged
 
 PATH = "/get-online-features"
 LARGE, SMALL = 50, 2
+ANSWERS = Scales("answers", 1 << 20, 8, 0)
 """Entities of a request, each of one feature: the server of these tests takes two large requests at once, lets one
 wait, and has eight places."""
 
@@ -88,7 +89,9 @@ class Server:
         beside = Beside(registry, nothing, self.access, NoAudit())
         limits = HttpLimits(body_bytes=2_000, request_seconds=5.0)
         counts = Counts(1).claim()
-        self.application = Application({PATH: features}, {}, {}, Gate(8, 0), bodies, limits, counts, NoAudit(), beside)
+        self.application = Application(
+            {PATH: features}, {}, {}, Gate(8, 0), bodies, ANSWERS, limits, counts, NoAudit(), beside
+        )
 
     def ask(self, body: bytes, comes: asyncio.Event | None = None) -> tuple[Protocol, asyncio.Task[None]]:
         if comes is None:
