@@ -1,9 +1,10 @@
 """A bound on what is read of a vector table at once: PostgreSQL knows how long values are without reading them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.types as types
 import sqlalchemy as sa
 
@@ -13,19 +14,25 @@ from stores.vector_tables import VectorTable
 SIZE = "_size"
 DISTANCE = "_distance"
 
+_OF_ANY_SIZE = (types.is_string, types.is_large_string, types.is_binary, types.is_list)
 
-def bounded(vectors: VectorTable, query: sa.Select[Any], most: int) -> sa.Select[Any]:
-    """The query, a `SIZE` after its columns, as `within` takes it: what its texts, bytes and lists take in all. If that
-    is more than `most` bytes they are null, so that none of it is sent. The nearest stay first."""
+
+def unsized(vectors: VectorTable, query: sa.Select[Any]) -> frozenset[str]:
+    """The columns of a query whose values may be of any size: texts, bytes and lists, but for the vector."""
+    features = (*vectors.view.join_keys, *vectors.view.features)
+    found = {feature.name for feature in features if any(is_so(feature.arrow_type) for is_so in _OF_ANY_SIZE)}
+    return frozenset((found - {vectors.vector.name}) & set(query.selected_columns.keys()))
+
+
+def bounded(query: sa.Select[Any], sized: Collection[str], most: int) -> sa.Select[Any]:
+    """The query, and `SIZE` as its last column: what the columns `sized` take in all. If that is more than `most` bytes
+    they are null, so that none of it is sent. The nearest stay first. Its rows are for `within`."""
     found = query.subquery()
-    total = sa.func.sum(sum((_size(vectors, column) for column in found.c), sa.literal(0, sa.BigInteger())))
-    whole = sa.select(found, sa.cast(total.over(), sa.BigInteger()).label(SIZE)).subquery()
+    size = reduce(add, (_size(found.c[name]) for name in sized))
+    whole = sa.select(found, sa.func.sum(size, type_=sa.BigInteger()).over().label(SIZE)).subquery()
     fits = whole.c[SIZE] <= most
-    shown = [
-        sa.case((fits, column)).label(column.name) if _unsized(vectors, column.name) else column for column in whole.c
-    ]
-    nearest = [whole.c[DISTANCE]] if DISTANCE in whole.c else []
-    return sa.select(*shown).order_by(*nearest)
+    shown = [sa.case((fits, column)).label(column.name) if column.name in sized else column for column in whole.c]
+    return sa.select(*shown).order_by(*([whole.c[DISTANCE]] if DISTANCE in whole.c else []))
 
 
 def within(vectors: VectorTable, rows: Sequence[Any], most: int) -> list[Any]:
@@ -38,20 +45,8 @@ def within(vectors: VectorTable, rows: Sequence[Any], most: int) -> list[Any]:
     return [row[:-1] for row in rows]
 
 
-def _unsized(vectors: VectorTable, name: str) -> bool:
-    """Whether the values of a column may be of any size."""
-    kinds = {f.name: f.arrow_type for f in (*vectors.view.join_keys, *vectors.view.features)}
-    kind = kinds.get(name, pa.null())
-    if name == vectors.vector.name:
-        return False
-    return any(is_so(kind) for is_so in (types.is_string, types.is_large_string, types.is_binary, types.is_list))
-
-
-def _size(vectors: VectorTable, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+def _size(column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
     """How many bytes a value takes. Of a text that is stored elsewhere, or compressed, the length stands in the row; a
     list has to be read for it."""
-    if not _unsized(vectors, column.name):
-        return sa.literal(0, sa.BigInteger())
-    of_list = isinstance(column.type, sa.ARRAY)
-    length = sa.func.octet_length(sa.func.array_send(column) if of_list else column)
-    return sa.func.coalesce(sa.cast(length, sa.BigInteger()), 0)
+    held = sa.func.array_send(column) if isinstance(column.type, sa.ARRAY) else column
+    return sa.func.coalesce(sa.func.octet_length(held), sa.literal_column("0"))

@@ -20,7 +20,7 @@ from stores.errors import NotSetUp, StoreRefused, StoreUnavailable
 from stores.rows import FeatureReader, FeatureRows, FeatureWriter, WriteResult
 from stores.vector_filters import Filters, conditions
 from stores.vector_rows import VECTOR_HEADER, arrow_table, copy_rows
-from stores.vector_sizes import DISTANCE, bounded, within
+from stores.vector_sizes import DISTANCE, bounded, unsized, within
 from stores.vector_tables import KEY, OPERATORS, VectorTable, create_table, held_model, vector_table
 from stores.vector_versions import Entities, Entity, fold, fold_decisions, fold_plain
 from stores.versions import LEAST_ORDER, Version
@@ -281,9 +281,10 @@ class PgVectors(FeatureWriter, FeatureReader):
         given: Mapping[str, Any] | None = None,
     ) -> Sequence[Any]:
         """The rows of a query, all at once. Raises `TooMuch`."""
-        if not self._most_bytes:
+        sized = unsized(vectors, query) if self._most_bytes else ()
+        if not sized:
             return connection.execute(query, given).all()
-        rows = connection.execute(bounded(vectors, query, self._most_bytes), given).all()
+        rows = connection.execute(bounded(query, sorted(sized), self._most_bytes), given).all()
         return within(vectors, rows, self._most_bytes)
 
     def _transaction(self, vectors: VectorTable) -> AbstractContextManager[sa.Connection]:
