@@ -177,6 +177,8 @@ def access(repo: Repo) -> KeyedAccess:
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 VECTOR_THREADS = 8
 """Reads of the vector store that a process does at once."""
+VERSION_THREADS = 2
+"""Looks for versions of views in the database of a registry that a process does at once."""
 TEXT_THREADS = 4
 """Texts that a process has embedded at once."""
 CELLS = 2_000_000
@@ -184,7 +186,7 @@ CELLS = 2_000_000
 BODY_BYTES = 64 << 20
 """Of the large bodies that a process holds at once, together."""
 ANSWER_BYTES = 256 << 20
-"""Of the large answers that a process holds for clients that have not taken them, together."""
+"""Of the large answers that a process holds until their clients have taken them, together; and of all others."""
 
 
 def http_application(
@@ -196,7 +198,8 @@ def http_application(
     registry = Registry(Applied(repo.config.model_copy(deep=True)).take, settings.registry_seconds)
     registry.look()
     hashes = reads(repo)
-    index = vectors(repo, settings.request_seconds)
+    stored_bytes = VALUE_BYTES * settings.cells
+    index = vectors(repo, settings.request_seconds, stored_bytes)
     # Where the vector store or the provider is slow, no other request waits, nor lacks a place.
     share = max(1, settings.concurrency // 4)
     aside = Aside("vectors", VECTOR_THREADS, share)
@@ -208,22 +211,27 @@ def http_application(
     audit = LoggedAudit(line, sys.stderr.write) if settings.audit else NoAudit()
     limits = RequestLimits(settings.entities, settings.features, settings.top_k, settings.cells)
     texts = Texts(QueryTexts(embedder(repo)), Aside("texts", TEXT_THREADS, share)) if index is not None else None
-    search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside)
     cells = Scales("large requests", max(CELLS, 2 * settings.cells), settings.concurrency, share)
-    lookups = OnlineFeatures(hashes, index, aside, cells, VALUE_BYTES * settings.cells)
-    features = GetOnlineFeatures(registry, lookups, gatekeeper, limits)
-    # A place more than vectors and texts can take, however few there are to be.
-    gate = Gate(settings.concurrency if index is None else max(settings.concurrency, 2 * share + 1), settings.queue)
+    search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside, cells)
+    lookups = OnlineFeatures(hashes, index, aside, cells, stored_bytes)
+    versions = Aside("versions of views", VERSION_THREADS, share)
+    features = GetOnlineFeatures(registry, lookups, gatekeeper, limits, versions)
+    # A place more than vectors, texts and versions can take, however few there are to be.
+    gate = Gate(settings.concurrency if index is None else max(settings.concurrency, 3 * share + 1), settings.queue)
     bodies = Scales(
         "large bodies", max(BODY_BYTES, 2 * settings.body_bytes), settings.concurrency + settings.queue, share
     )
+    # None waits, as it would be held meanwhile.
+    answers = Scales("answers that their clients have not taken yet", ANSWER_BYTES, settings.connections, 0)
     named = frozenset(name.strip().lower() for name in settings.hosts.split(",") if name.strip())
     hosts = LOOPBACK | named if loopback or named else named
     bounds = HttpLimits(settings.body_bytes, settings.request_seconds, hosts)
     counted = counts.claim()
     # Twice as many as may wait to be weighed: small ones are read beside those.
     reading = Gate(2 * share, settings.concurrency + settings.queue, "messages")
-    listeners = [_grpc(place, features, gate, reading, bodies, bounds, counted, audit)] if place.grpc_port else []
+    listeners = (
+        [_grpc(place, features, gate, reading, bodies, answers, bounds, counted, audit)] if place.grpc_port else []
+    )
     entrance = Entrance(keys, place.tls is not None)
     serving = Serving(repo.project, registry, features.features, index, texts, aside)
     stores = Stores(registry, hashes, Answers(index.ping) if index is not None else None, keyed)
@@ -241,7 +249,7 @@ def http_application(
         descriptions={"/openapi.json": OpenApi(registry, gatekeeper), "/docs": Docs(registry, gatekeeper)},
         gate=gate,
         bodies=bodies,
-        answers=Scales("large answers", ANSWER_BYTES, settings.concurrency, 0),
+        answers=answers,
         limits=bounds,
         counts=counted,
         audit=audit,
@@ -264,6 +272,7 @@ def _grpc(
     gate: Gate,
     reading: Gate,
     bodies: Scales,
+    answers: Scales,
     limits: HttpLimits,
     counts: ProcessCounts,
     audit: LoggedAudit | NoAudit,
@@ -274,7 +283,7 @@ def _grpc(
     listening = GrpcListening(
         place.host, place.grpc_port, place.connections, place.header_seconds, place.drain_seconds, place.tls
     )
-    return GrpcServer(listening, features, gate, reading, bodies, limits, counts, audit)
+    return GrpcServer(listening, features, gate, reading, bodies, answers, limits, counts, audit)
 
 
 def listening(repo: Repo) -> Listening:
@@ -304,10 +313,12 @@ def _tls(repo: Repo) -> TlsFiles | None:
     return TlsFiles(repo.path / settings.tls_cert, repo.path / settings.tls_key, client_ca)
 
 
-def vectors(repo: Repo, statement_seconds: float = 0.0) -> PgVectors | None:
-    """The vector store that `feature_store.yaml` names, if any; a server bounds its statements."""
+def vectors(repo: Repo, statement_seconds: float = 0.0, most_bytes: int = 0) -> PgVectors | None:
+    """The vector store that `feature_store.yaml` names, if any; a server bounds its statements, and what they read."""
     url = getattr(repo.config.online_store, "vectors", None)
-    return PgVectors(url, repo.settings.kafka.retention_hours * 3_600, statement_seconds) if url else None
+    if not url:
+        return None
+    return PgVectors(url, repo.settings.kafka.retention_hours * 3_600, statement_seconds, most_bytes)
 
 
 def embedder(repo: Repo) -> Embedder:

@@ -71,6 +71,9 @@ class Access(Protocol):
         `Forbidden`.
         """
 
+    def look(self, key_id: str, entities: int) -> None:
+        """Raises `TooMany` where `charge` would, before any work is put into the request: nothing is counted."""
+
     def charge(self, key_id: str, entities: int) -> None:
         """Count a request for so many entities (rows) against the limits of its key. Raises `TooMany`, and has
         counted nothing then."""
@@ -99,6 +102,9 @@ class OpenAccess(Access):
 
     def reach(self, key_id: str, project: str, service: str | None) -> Caller:
         return self._caller
+
+    def look(self, key_id: str, entities: int) -> None:
+        """There is no limit."""
 
     def charge(self, key_id: str, entities: int) -> None:
         """There is no limit."""

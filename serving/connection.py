@@ -29,6 +29,8 @@ HEAD_BYTES = 64 << 10
 """Of a request's line and headers; more is answered 431."""
 BODY_AHEAD = 64 << 10
 AHEAD = 16
+COPIED_BYTES = 64 << 10
+"""An answer of fewer leaves in one piece; one of more is not copied."""
 SWEEP_SECONDS = 0.5
 ONCE = frozenset({b"host", b"authorization", b"content-type"})
 """Headers that must not come twice: readers before this one may go by the other."""
@@ -324,7 +326,11 @@ class Connection(asyncio.Protocol):
             return
         keep = request.keep_alive and request.ended and not self._connections.ending
         body = b"" if request.method == "HEAD" else answer.body
-        self._transport.write(_head(answer, keep, request.told_to_keep) + body)
+        head = _head(answer, keep, request.told_to_keep)
+        if len(body) < COPIED_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
         self._since = self._loop.time()
         if not keep and not request.ended:
             self._linger()

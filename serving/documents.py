@@ -17,8 +17,9 @@ from serving.moments import NEVER, rfc3339
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.request import RequestLimits, TooLarge, asked, document
+from serving.scales import Scales
 from serving.search import Texts, VectorIndex, withhold_search
-from stores.errors import StoreRefused
+from stores.errors import StoreRefused, TooMuch
 from stores.feast_protos import declared_keys, stored_view, vector_field
 from stores.json_values import decoder
 from stores.values import encode
@@ -59,6 +60,13 @@ class DocumentsRequest:
     filters: Filters | None
     by_entity_key: bool
 
+    @property
+    def cells(self) -> int:
+        """How many values are read, a vector's numbers among them."""
+        vector = self.view.vector
+        of_vector = vector.length - 1 if vector is not None and vector.name in self.features else 0
+        return self.top_k * (len(self.features) + of_vector)
+
 
 @dataclass(frozen=True, slots=True)
 class RetrieveOnlineDocuments:
@@ -72,6 +80,8 @@ class RetrieveOnlineDocuments:
     limits: RequestLimits
     aside: Aside
     """Where searches run."""
+    cells: Scales
+    """Weighs them by the values that they read, beside requests for features."""
 
     async def __call__(self, body: bytes, key_id: str, seen: Seen) -> bytes:
         """Answers one request. Raises `InvalidRequest`, `AccessRefused`, `Overloaded`, and what the stores raise."""
@@ -89,11 +99,11 @@ class RetrieveOnlineDocuments:
             raise InvalidRequest(f"a search is over one view; these features are of {', '.join(sorted(names))}")
         (name,) = names
         view = _vector_view(snapshot.config, snapshot.view(name))
-        features = tuple(reference.partition(":")[2] for reference in wanted.features)
+        features = tuple(dict.fromkeys(reference.partition(":")[2] for reference in wanted.features))
         request = _request(found, view, features, self.limits)
         personal = snapshot.personal.get(name, frozenset())
         withhold_search(caller, view, personal, features, request.filters)
-        self._look(request)
+        weight = self._look(request)
         self.access.charge(key_id, 1)
         seen.charged = True
         if self.index is None:
@@ -103,17 +113,29 @@ class RetrieveOnlineDocuments:
             if self.texts is None:
                 raise InvalidRequest("this server embeds no texts: search by vector, as `query`")
             vector = await self.texts.vector(self.index, request.view, request.text)
-        return await self.aside.run(self._search, self.index, request, vector)
+        if weight:
+            await self.cells.enter(weight)
+        try:
+            return await self.aside.run(self._search, self.index, request, vector)
+        finally:
+            if weight:
+                self.cells.leave(weight)
 
-    def _look(self, request: DocumentsRequest) -> None:
-        """Raises `Overloaded` before the key is charged: what there is no room for costs it nothing."""
+    def _look(self, request: DocumentsRequest) -> int:
+        """What the search weighs. Raises `Overloaded` before the key is charged: what there is no room for costs it
+        nothing."""
         self.aside.look()
         if request.text is not None and self.texts is not None:
             self.texts.look()
+        if weight := self.cells.weight(request.cells):
+            self.cells.look(weight)
+        return weight
 
     def _search(self, index: VectorIndex, request: DocumentsRequest, vector: Any) -> bytes:
         try:
             found = index.search(request.view, vector, request.top_k, request.filters, request.features)
+        except TooMuch as error:
+            raise TooLarge(f"{error}: search for fewer (top_k), or ask for fewer features") from error
         except pa.ArrowInvalid:  # a ValueError too, and not of the request; its words quote values
             raise
         except ValueError as error:
@@ -178,7 +200,13 @@ def _request(
             filters = _FILTERS.validate_python(found["filters"])
         except ValidationError as error:
             raise InvalidRequest(f"filters: {error.errors()[0]['msg']}") from None
-    return DocumentsRequest(view, features, vector, text, top_k, filters, found.get("api_version") == 2)
+    request = DocumentsRequest(view, features, vector, text, top_k, filters, found.get("api_version") == 2)
+    if request.cells > limits.cells:
+        raise TooLarge(
+            f"a search for {top_k} entities reads {request.cells} values (a vector counts as many as its length); at "
+            f"most {limits.cells} are read for one: search for fewer (top_k), or leave the vector out"
+        )
+    return request
 
 
 def _within_bounds(filters: Any) -> None:

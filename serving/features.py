@@ -17,6 +17,7 @@ from serving.plan import InvalidRequest, Plan, PlannedView, Rows
 from serving.request import FeaturesRequest, TooLarge, by_join_key, join_keys
 from serving.scales import Scales
 from stores.entity_keys import BYTES, UNIX_TIMESTAMP
+from stores.errors import TooMuch
 from stores.json_values import Stored
 from stores.rows import FeatureReader
 from stores.values import encode, encode_timestamps
@@ -116,7 +117,10 @@ class OnlineFeatures:
         plan = prepared.compiled.plan
         vectors: Sequence[Sequence[Stored]] = ()
         if plan.vectors:  # first: the room that was looked for is taken before anything is waited for
-            vectors = await self.aside.run(_vector_columns, self.vectors, plan.vectors, prepared.vectors)
+            try:
+                vectors = await self.aside.run(_vector_columns, self.vectors, plan.vectors, prepared.vectors)
+            except TooMuch as error:
+                raise TooLarge(f"{error}: ask for fewer entities at once") from error
             self._weigh(sum(map(_bytes, vectors)))
         replies = await self._replies(plan, plan.commands(prepared.hashes), prepared.request.count)
         return plan.rows(replies, prepared.request.count, time.time(), vectors)

@@ -9,13 +9,17 @@ from feast.infra.registry import proto_registry_utils as lookups
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.infra.registry.registry import Registry
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from sqlalchemy.exc import OperationalError
+
+from stores.errors import StoreUnavailable
 
 Tags = dict[str, str] | None
 
 
 class Frozen(Registry):  # type: ignore[misc]  # Feast is not typed
     """Answers from the message alone: it is neither read again nor written. Where the message lacks older versions of
-    views, as that of an SQL registry does, these are read from `versions`. For one thread at a time.
+    views, as that of an SQL registry does, these are read from `versions`. Threads may share it: what two of them look
+    for at once is found twice, and the same.
 
     Feast's lookups remember what they found in the registry that was asked last, for the whole process and without a
     lock: threads that ask two registries can get each other's views, and a registry those of one that had its address
@@ -47,6 +51,8 @@ class Frozen(Registry):  # type: ignore[misc]  # Feast is not typed
         except NotImplementedError as error:
             # Feast would take today's view for version 0, and mark the one that all requests are given as that.
             raise FeatureViewVersionNotFound(name, version_number, project) from error
+        except OperationalError as error:
+            raise StoreUnavailable("the registry", f"version {version_number} of {name} cannot be read") from error
 
     def list_entities(self, project: str, allow_cache: bool = False, tags: Tags = None) -> Any:
         return self._listed(lookups.list_entities, project, tags)

@@ -78,7 +78,8 @@ class GrpcListening:
 
 class GrpcServer:
     """Serves within one event loop, from `start` to `close`. `reading` has a place for each message that is read at
-    once, whose length nobody knows before; `bodies` weighs it then, beside those of HTTP."""
+    once, whose length nobody knows before; `bodies` weighs it then, beside those of HTTP, and so do `answers` what its
+    client has not taken yet."""
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class GrpcServer:
         gate: Gate,
         reading: Gate,
         bodies: Scales,
+        answers: Scales,
         limits: HttpLimits,
         counts: ProcessCounts,
         audit: Audit,
@@ -96,6 +98,7 @@ class GrpcServer:
         self._gate = gate
         self._reading = reading
         self._bodies = bodies
+        self._answers = answers
         self._limits = limits
         self._counts = counts
         self._audit = audit
@@ -132,6 +135,7 @@ class GrpcServer:
         self._calls += 1
         try:
             answer = await self._answer(messages, context, seen)
+            await self._hold(len(answer), context)
             status = 200
             return answer
         except Exception as error:  # the last line: no request ends without an answer
@@ -174,10 +178,17 @@ class GrpcServer:
         try:
             message = parsed(body)
             request = checked(request_fields(message), self._features.limits)
-            prepared = self._features.admitted(key_id, request, seen)
+            prepared = await self._features.admitted(key_id, request, seen)
             return await self._features.features.answer(prepared, partial(_body, message))
         finally:
             self._gate.leave()
+
+    async def _hold(self, size: int, context: Any) -> None:
+        """Take the room of an answer until its call has ended: its client has taken it by then, but for 64 KiB, or is
+        gone. Raises `Overloaded`."""
+        if weight := self._answers.weight(size):
+            await self._answers.enter(weight)
+            context.add_done_callback(lambda _: self._answers.leave(weight))
 
     async def _weighed(self, messages: AsyncIterator[bytes]) -> tuple[bytes, int]:
         """A message, and the weight that it has entered with: a large one keeps its place of those that are read until

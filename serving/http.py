@@ -11,6 +11,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from serving.access import Access, AccessRefused, Forbidden, bearer, withhold
+from serving.aside import Aside
 from serving.audit import Audit, Request
 from serving.counts import ProcessCounts
 from serving.deadlines import Deadlines
@@ -359,20 +360,26 @@ class GetOnlineFeatures:
     features: OnlineFeatures
     access: Access
     limits: RequestLimits
+    plans: Aside
+    """Where plans are made that a database may have to be asked for."""
 
     async def __call__(self, body: bytes, key_id: str, seen: Seen) -> bytes:
         """Answers one request. Raises `InvalidRequest`, `AccessRefused`, `Overloaded`, and what the stores raise."""
         request = features_request(body, self.limits)
-        return await self.features.answer(self.admitted(key_id, request, seen), json_body)
+        return await self.features.answer(await self.admitted(key_id, request, seen), json_body)
 
-    def admitted(self, key_id: str, request: FeaturesRequest, seen: Seen) -> Prepared:
+    async def admitted(self, key_id: str, request: FeaturesRequest, seen: Seen) -> Prepared:
         """A request that can be looked up, if whoever has the key may ask it and there is room for it. Raises
         `AccessRefused`, `InvalidRequest` and `Overloaded`: nothing is charged for its entities then."""
         service = request.asked.service
         seen.service, seen.entities = service and service[:SEEN_CHARACTERS], request.count
         snapshot = self.registry.current
         caller = self.access.reach(key_id, snapshot.config.project, service)
-        compiled = snapshot.plan(request.asked)
+        compiled = snapshot.known(request.asked)
+        if compiled is None:
+            self.access.look(key_id, request.count)  # a plan costs more than most requests
+            make, asked = snapshot.plan, request.asked
+            compiled = await self.plans.run(make, asked) if asked.by_version else make(asked)
         seen.views = compiled.views
         withhold(caller, compiled.personal)
         within(self.limits, compiled, request.count)

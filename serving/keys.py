@@ -127,8 +127,13 @@ class KeyedAccess(Access):
             raise Forbidden(f"key {caller.name!r} is for feature service {reach}, {asked}", caller.name)
         return caller
 
+    def look(self, key_id: str, entities: int) -> None:
+        self._told(key_id, self._limits.wait(key_id, entities))
+
     def charge(self, key_id: str, entities: int) -> None:
-        wait = self._limits.take(key_id, entities)
+        self._told(key_id, self._limits.take(key_id, entities))
+
+    def _told(self, key_id: str, wait: float) -> None:
         if wait and (found := self._all().get(key_id)) is not None:
             raise TooMany(_limits_of(found[0]), found[0].name, wait)
 

@@ -60,8 +60,15 @@ class Limits:
         with self._lock:
             self._buckets = {key.id: self._buckets.get(key.id) or _buckets(key) for key in keys}
 
+    def wait(self, key_id: str, entities: int) -> float:
+        """Seconds to wait until a request for so many entities may come; 0 if it may now. Nothing is counted."""
+        return self._asked(key_id, entities, counted=False)
+
     def take(self, key_id: str, entities: int) -> float:
-        """Seconds to wait until a request for so many entities may come again; 0 if it is admitted, and counted."""
+        """As `wait`, and if it may come now it is counted."""
+        return self._asked(key_id, entities, counted=True)
+
+    def _asked(self, key_id: str, entities: int, counted: bool) -> float:
         buckets = self._buckets.get(key_id, ())
         if not buckets:
             return 0.0
@@ -72,7 +79,7 @@ class Limits:
             for bucket, by_entity in buckets:
                 if wait := bucket.wait(entities if by_entity else 1):
                     return wait
-            for bucket, by_entity in buckets:
+            for bucket, by_entity in buckets if counted else ():
                 cost = entities if by_entity else 1
                 bucket.balance -= cost
                 bucket.unreported += cost

@@ -36,9 +36,14 @@ class Asked:
     service: str | None
     full_feature_names: bool
 
+    @property
+    def by_version(self) -> bool:
+        """Whether versions of views may be asked for, which Feast looks up in the database of an SQL registry."""
+        return self.service is not None or any("@" in reference for reference in self.features)
+
 
 class Snapshot:
-    """A frozen registry. May be used by one event loop, or one thread, and by another that prepares the next one.
+    """A frozen registry. Threads may share it.
 
     Raises `FunctionUnloadable`."""
 
@@ -68,15 +73,22 @@ class Snapshot:
         self._lock = threading.Lock()
         """Of the plans: to walk them runs their keys' `__hash__`, and other threads between."""
 
-    def plan(self, asked: Asked) -> Compiled:
-        """How to answer it. Raises `InvalidRequest`."""
+    def known(self, asked: Asked) -> Compiled | None:
+        """How to answer it, if that is known already."""
         with self._lock:
             plan = self._plans.get(asked)
             if plan is not None:
                 self._plans.move_to_end(asked)
-                return plan
+            return plan
+
+    def plan(self, asked: Asked) -> Compiled:
+        """How to answer it; what is asked for `by_version` may have to be waited for. Raises `InvalidRequest`."""
+        if (plan := self.known(asked)) is not None:
+            return plan
         plan = compile_request(self._resolved(asked), asked.full_feature_names, self)
         with self._lock:
+            if (made := self._plans.get(asked)) is not None:  # by another thread, meanwhile
+                return made
             self._plans[asked] = plan
             self._width += plan.width
             while len(self._plans) > PLANS or (self._width > WIDTH and len(self._plans) > 1):

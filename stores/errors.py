@@ -17,6 +17,10 @@ class StoreRefused(Exception):
     """The store cannot hold what was declared (colliding fields, another embedding model): stop and say so."""
 
 
+class TooMuch(Exception):
+    """What is asked for takes more than is read at once: ask for less."""
+
+
 class NotSetUp(StoreRefused):
     """The store has no place for a view: `millrace apply` has not made it yet, or is just taking it away."""
 

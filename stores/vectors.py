@@ -20,6 +20,7 @@ from stores.errors import NotSetUp, StoreRefused, StoreUnavailable
 from stores.rows import FeatureReader, FeatureRows, FeatureWriter, WriteResult
 from stores.vector_filters import Filters, conditions
 from stores.vector_rows import VECTOR_HEADER, arrow_table, copy_rows
+from stores.vector_sizes import DISTANCE, bounded, unsized, within
 from stores.vector_tables import KEY, OPERATORS, VectorTable, create_table, held_model, vector_table
 from stores.vector_versions import Entities, Entity, fold, fold_decisions, fold_plain
 from stores.versions import LEAST_ORDER, Version
@@ -50,12 +51,15 @@ class PgVectors(FeatureWriter, FeatureReader):
 
     `url` is SQLAlchemy's or libpq's: `postgresql://user:password@host:port/database`. `retention_seconds` is
     how long the version of a deleted entity is kept, so that no late write revives it: the retention of the
-    topics. A statement that takes longer than `statement_seconds` is given up; 0 is no bound. Every method
+    topics. A statement that takes longer than `statement_seconds` is given up; a search or a read of a view whose texts
+    and lists take more than `most_bytes` raises `TooMuch`; 0 is no bound. Every method
     raises `StoreUnavailable` when PostgreSQL does not answer or cannot write, and `StoreRefused` when the
     view's table is missing or was made for something else.
     """
 
-    def __init__(self, url: str, retention_seconds: float = 7 * 86_400, statement_seconds: float = 0.0) -> None:
+    def __init__(
+        self, url: str, retention_seconds: float = 7 * 86_400, statement_seconds: float = 0.0, most_bytes: int = 0
+    ) -> None:
         """Connects at first use. Raises `ValueError` for a text that is no URL."""
         try:
             parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
@@ -65,6 +69,7 @@ class PgVectors(FeatureWriter, FeatureReader):
             ) from None
         self._place = f"{parsed.host}:{parsed.port or 5432}/{parsed.database}"
         self._retention = timedelta(seconds=retention_seconds)
+        self._most_bytes = most_bytes
         self._forget_next: dict[str, float] = {}
         # A server that vanished is noticed by the operating system, not by waiting for ever.
         patience: dict[str, Any] = {"connect_timeout": 5, "tcp_user_timeout": 30_000}
@@ -185,8 +190,8 @@ class PgVectors(FeatureWriter, FeatureReader):
 
         Columns: the join keys, `features` (all but the vector if None), `event_timestamp` and `distance`
         under the declared metric: cosine distance, Euclidean distance, or the negative inner product.
-        Filters are Feast's, over join keys and features, with SQL's treatment of nulls. Raises `ValueError`
-        for a query vector of another length and for a field that the view does not have.
+        Filters are Feast's, over join keys and features, with SQL's treatment of nulls. Raises `TooMuch`, and
+        `ValueError` for a query vector of another length and for a field that the view does not have.
         """
         vectors = vector_table(view)
         assert view.vector is not None
@@ -199,7 +204,7 @@ class PgVectors(FeatureWriter, FeatureReader):
         names = [*(key.name for key in view.join_keys), *_selected(view, features), "event_timestamp"]
         distance = vectors.vector.op(OPERATORS[view.vector.metric][0], return_type=sa.Float())(query_vector)
         query = (
-            sa.select(*(vectors.table.c[name] for name in names), distance.label("distance"))
+            sa.select(*(vectors.table.c[name] for name in names), distance.label(DISTANCE))
             .where(vectors.vector.is_not(None), *conditions(vectors, filters))
             .order_by(distance)
             .limit(top_k)
@@ -208,12 +213,12 @@ class PgVectors(FeatureWriter, FeatureReader):
         # A filter is applied to what the index yields: let it go on until enough has passed.
         scan = {"hnsw.ef_search": str(min(candidates, _EF_SEARCH_LIMIT)), "hnsw.iterative_scan": "strict_order"}
         with self._connection(self._selecting, vectors) as connection:
-            found = connection.execute(query.where(_set(scan))).all()
+            found = self._found(connection, vectors, query.where(_set(scan)))
         if len(found) < top_k:
             # The index gives up after hnsw.max_scan_tuples: look for what passes the filter in all rows.
             with self._transaction(vectors) as connection:
                 connection.execute(sa.select(_set({"enable_indexscan": "off"})))
-                found = connection.execute(query).all()
+                found = self._found(connection, vectors, query)
         meaningful = [row for row in found if not np.isnan(row[-1])]  # the cosine distance of a zero vector
         result = arrow_table(vectors, names, [row[:-1] for row in meaningful])
         return result.append_column("distance", pa.array([row[-1] for row in meaningful], pa.float64()))
@@ -263,10 +268,24 @@ class PgVectors(FeatureWriter, FeatureReader):
             vectors.table.c[KEY] == sa.any_(_array("keys"))
         )
         with self._connection(self._selecting, vectors) as connection:
-            found = connection.execute(query, {"keys": list(set(wanted))}).all()
+            found = self._found(connection, vectors, query, {"keys": list(set(wanted))})
         places = {row[0]: place for place, row in enumerate(found)}
         at = pa.array([places.get(key) for key in wanted], pa.int64())
         return _with_presence(arrow_table(vectors, names, [row[1:] for row in found]).take(at))
+
+    def _found(
+        self,
+        connection: sa.Connection,
+        vectors: VectorTable,
+        query: sa.Select[Any],
+        given: Mapping[str, Any] | None = None,
+    ) -> Sequence[Any]:
+        """The rows of a query, all at once. Raises `TooMuch`."""
+        sized = unsized(vectors, query) if self._most_bytes else ()
+        if not sized:
+            return connection.execute(query, given).all()
+        rows = connection.execute(bounded(query, sorted(sized), self._most_bytes), given).all()
+        return within(vectors, rows, self._most_bytes)
 
     def _transaction(self, vectors: VectorTable) -> AbstractContextManager[sa.Connection]:
         return self._connection(self._engine, vectors)

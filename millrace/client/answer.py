@@ -2,7 +2,7 @@
 
 import math
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """How protobuf's JSON form, and so Feast, spells what JSON has no number for."""
+
+_SPELLED = {number: text for text, number in _NOT_FINITE.items()}
+"""The same the other way round: `math.nan` is found in it as the object that it is."""
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 """What Feast sends as the event time of a value that it does not have."""
@@ -118,19 +121,38 @@ def nearest_first(found: OnlineFeatures) -> OnlineFeatures:
 
 
 def _numbers(values: list[Any]) -> list[Any]:
-    """The column with what is not finite as numbers, if it is a column of numbers."""
-    if not any(type(value) is str and value in _NOT_FINITE for value in values):
+    """The column with what is not finite as numbers, if nothing in it says that it is one of texts."""
+    leaves = list(_leaves(values))
+    if not any(type(leaf) is str for leaf in leaves):
         return values
-    others = [value for value in values if value is not None and value not in _NOT_FINITE]
-    if not others or not all(isinstance(value, int | float) for value in others):
-        return values
-    return [_NOT_FINITE.get(value, value) if isinstance(value, str) else value for value in values]
+    numbers = all(isinstance(leaf, int | float) or (type(leaf) is str and leaf in _NOT_FINITE) for leaf in leaves)
+    found: list[Any] = _each(values, _NOT_FINITE) if numbers else values
+    return found
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What stands in a column and its lists, without what is missing."""
+    for one in value:
+        if type(one) is list:
+            yield from _leaves(one)
+        elif one is not None:
+            yield one
+
+
+def _each(value: Any, made: Mapping[Any, Any]) -> Any:
+    """The value, or each of those in its lists, as what it is made."""
+    if type(value) is list:
+        return [_each(one, made) for one in value]
+    return made.get(value, value) if type(value) in (str, float) else value
 
 
 def _array(name: str, values: list[Any], kind: "pa.DataType") -> "pa.Array":
     """A column in a type of Arrow's."""
     import pyarrow as pa
+    import pyarrow.types as types
 
+    if not types.is_floating(_innermost(kind)):
+        values = _each(values, _SPELLED)
     try:
         values = _decoded(values, kind)
     except (TypeError, ValueError):
@@ -150,6 +172,13 @@ def _decoded(values: list[Any], kind: "pa.DataType") -> list[Any]:
     return (
         [None if value is None else b64decode(value, validate=True) for value in values] if _is_binary(kind) else values
     )
+
+
+def _innermost(kind: "pa.DataType") -> "pa.DataType":
+    """The type of what stands in a column and its lists."""
+    import pyarrow.types as types
+
+    return _innermost(kind.value_type) if types.is_list(kind) or types.is_large_list(kind) else kind
 
 
 def _is_binary(kind: "pa.DataType") -> bool:

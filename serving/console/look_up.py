@@ -17,6 +17,7 @@ from serving.request import FeaturesRequest, from_text
 from serving.search import VectorIndex, withhold_search
 from serving.snapshot import Asked, Snapshot
 from serving.status import Status
+from stores.errors import TooMuch
 from stores.feast_protos import declared_keys, stored_view, vector_field
 from stores.values import name_of
 from stores.view import View
@@ -146,6 +147,8 @@ def search(index: VectorIndex, wanted: Searched, vector: Any, top: int) -> tuple
     index raises."""
     try:
         found = index.search(wanted.view, vector, top, None, wanted.features)
+    except TooMuch as error:
+        raise InvalidRequest(f"{error}: search for fewer") from error
     except pa.ArrowInvalid:  # a ValueError too, and not of the request; its words quote values
         raise
     except ValueError as error:

@@ -1,5 +1,6 @@
 """The audit log: one line a request, written beside the requests, without what was asked of whom."""
 
+import asyncio
 import logging
 import re
 import threading
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from millrace.logs import line
 from serving.access import Caller, Forbidden, OpenAccess
+from serving.aside import Aside
 from serving.audit import LoggedAudit, Request
 from serving.http import GetOnlineFeatures, Seen
 from serving.request import FeaturesRequest, RequestLimits
@@ -123,6 +125,7 @@ def test_a_name_of_any_length_is_cut() -> None:
     features: Any = SimpleNamespace()
     asked = FeaturesRequest(Asked((), "x" * (1 << 20), False), {}, 1, False)
     seen = Seen()
+    answering = GetOnlineFeatures(registry, features, Closed(), RequestLimits(), Aside("versions", 1, 1))
     with pytest.raises(Forbidden):
-        GetOnlineFeatures(registry, features, Closed(), RequestLimits()).admitted("id", asked, seen)
+        asyncio.run(answering.admitted("id", asked, seen))
     assert seen.service == "x" * 100

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -350,6 +351,27 @@ def test_the_values_in_each_form() -> None:
     np.testing.assert_array_equal(found.to_numpy(["temp", "late", "odd"]), [[39.2, 1, np.nan], [np.nan, 0, 1.5]])
     with pytest.raises(ValueError, match="'faa' has values that are no numbers"):
         found.to_numpy()
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (["NaN"], [math.nan]),
+        (["NaN", None], [math.nan, None]),
+        (["Infinity", "-Infinity"], [math.inf, -math.inf]),
+        ([[1.5, "NaN"], None, []], [[1.5, math.nan], None, []]),
+        ([["NaN"]], [[math.nan]]),
+        ([["NaN", "x"], [1]], [["NaN", "x"], [1]]),
+    ],
+)
+def test_what_is_not_finite_is_a_number_where_no_text_stands_beside_it(sent: list[Any], read: list[Any]) -> None:
+    assert repr(columns(odd=sent).values["odd"]) == repr(read)
+
+
+def test_texts_of_that_spelling_are_texts_by_a_schema() -> None:
+    found = columns(text=["NaN", None, "-Infinity"], texts=[["NaN"], None, []])
+    typed = found.to_arrow(pa.schema([("text", pa.string()), ("texts", pa.list_(pa.string()))]))
+    assert typed.to_pydict() == {"text": ["NaN", None, "-Infinity"], "texts": [["NaN"], None, []]}
 
 
 def test_what_json_has_no_type_for_comes_in_the_types_of_a_schema() -> None:

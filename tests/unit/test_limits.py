@@ -72,6 +72,16 @@ def test_entities_count_by_number_and_a_refused_request_costs_nothing() -> None:
     assert one.take("id", 10) == 0.0
 
 
+def test_to_look_whether_a_request_may_come_counts_nothing() -> None:
+    shared = Shared()
+    one = limits(shared, requests=100, entities=50)
+    assert [one.wait("id", 50) for _ in range(200)] == [0.0] * 200
+    one.settle()
+    assert shared.reports == 0
+    assert one.take("id", 40) == 0.0
+    assert one.wait("id", 20) == one.take("id", 20) == pytest.approx(0.2)
+
+
 def test_more_entities_than_a_second_allows_are_paid_back() -> None:
     shared = Shared()
     one = limits(shared, entities=100)

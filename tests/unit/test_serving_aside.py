@@ -109,10 +109,9 @@ def server(snapshot: Snapshot, hung: Hung, access: OpenAccess, redis: Redis | No
     vectors, limits = Aside("vectors", 8, CONCURRENCY // 4), RequestLimits()
     texts = Texts(HungModel(hung), Aside("texts", 4, CONCURRENCY // 4))
     cells = Scales("large requests", 100 * CONCURRENCY, CONCURRENCY, 0)
-    features = GetOnlineFeatures(
-        registry, OnlineFeatures(redis or Redis(), index, vectors, cells, 1_000), access, limits
-    )
-    search = RetrieveOnlineDocuments(registry, index, texts, access, limits, vectors)
+    answering = OnlineFeatures(redis or Redis(), index, vectors, cells, 1_000)
+    features = GetOnlineFeatures(registry, answering, access, limits, Aside("versions", 1, 1))
+    search = RetrieveOnlineDocuments(registry, index, texts, access, limits, vectors, cells)
     beside: Any = Beside(registry, SimpleNamespace(), access, NoAudit())
     posts: dict[str, Post] = {"/get-online-features": features, "/search": search}
     gate, bodies, counts = Gate(CONCURRENCY, 0), Scales("large bodies", 1 << 20, 1, 0), Counts(1).claim()

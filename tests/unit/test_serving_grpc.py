@@ -13,6 +13,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from millrace.stack.ports import choose_ports
 from serving.access import OpenAccess, Unauthorized
+from serving.aside import Aside
 from serving.audit import NoAudit, Request
 from serving.compile import Compiled
 from serving.counts import GRPC_ROUTE, Counts
@@ -22,9 +23,11 @@ from serving.grpc_server import GrpcListening, GrpcServer
 from serving.http import GetOnlineFeatures, HttpLimits
 from serving.request import FeaturesRequest, RequestLimits
 from serving.scales import Scales
+from tests.tcp_proxy import TcpProxy
 
 METHOD = "/feast.serving.ServingService/GetOnlineFeatures"
 KEY = [("authorization", "Bearer mr_known")]
+WHOLE = [("grpc.max_receive_message_length", -1)]
 
 
 class Noted(NoAudit):
@@ -38,11 +41,13 @@ class Noted(NoAudit):
 
 
 class Store:
-    """Never answers; `entities` are how many each request is for that it was asked."""
+    """Answers with so many bytes, and as long as it has none never; `entities` are how many each request is for that it
+    was asked."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.entities: list[int] = []
+        self.bytes = 0
 
     def look(self, request: FeaturesRequest, compiled: Compiled) -> None:
         """There is room."""
@@ -53,7 +58,9 @@ class Store:
     async def answer(self, request: FeaturesRequest, write: Write) -> Any:
         self.asked.set()
         self.entities.append(request.count)
-        await asyncio.Event().wait()
+        if not self.bytes:
+            await asyncio.Event().wait()
+        return b"a" * self.bytes
 
 
 class OneKey(OpenAccess):
@@ -79,22 +86,22 @@ class OneKey(OpenAccess):
 
 class Served:
     """A server on a port of its own, what it counts and notes, and what its one key was charged. It holds two large
-    messages of 400 bytes or more, and lets one wait."""
+    messages of 400 bytes or more, and lets one wait; and 100 MB of answers that have 100 kB or more."""
 
     def __init__(self, connections: int = 100, reading: int = 10) -> None:
         self.counts, self.audit, self.access, self.store = Counts(1), Noted(), OneKey(), Store()
         compiled = SimpleNamespace(views=["weather"], personal=(), references=("weather:temp",), width=1)
-        snapshot = SimpleNamespace(config=SimpleNamespace(project="nyc"), plan=lambda asked: compiled)
+        snapshot = SimpleNamespace(config=SimpleNamespace(project="nyc"), known=lambda asked: compiled)
         registry: Any = SimpleNamespace(current=snapshot)
         store: Any = self.store
-        features = GetOnlineFeatures(registry, store, self.access, RequestLimits())
+        features = GetOnlineFeatures(registry, store, self.access, RequestLimits(), Aside("versions", 1, 1))
         listening = GrpcListening("127.0.0.1", choose_ports(("grpc",), {})["grpc"], connections, 5.0, 0.0)
         limits = HttpLimits(body_bytes=1_000, request_seconds=0.5)
         self.address = listening.address
         bodies = Scales("large bodies", 2_000, 10, 1)
-        reads = Gate(reading, 1, "messages")
+        reads, answers = Gate(reading, 1, "messages"), Scales("large answers", 100_000_000, 1_000, 0)
         self.server = GrpcServer(
-            listening, features, Gate(10, 0), reads, bodies, limits, self.counts.claim(), self.audit
+            listening, features, Gate(10, 0), reads, bodies, answers, limits, self.counts.claim(), self.audit
         )
 
     @property
@@ -114,7 +121,7 @@ def serve(scene: Callable[[Served, Any], Awaitable[None]], **options: int) -> No
         served = Served(**options)
         await served.server.start()
         try:
-            async with grpc.aio.insecure_channel(served.address) as channel:
+            async with grpc.aio.insecure_channel(served.address, WHOLE) as channel:
                 await scene(served, channel)
         finally:
             await served.server.close()
@@ -259,6 +266,29 @@ def test_so_many_messages_are_read_at_once() -> None:
         assert served.statuses == {503: 5}
 
     serve(scene, reading=2)
+
+
+def test_answers_that_are_not_taken_are_held_up_to_a_bound() -> None:
+    async def scene(served: Served, channel: Any) -> None:
+        served.store.bytes = 40_000_000
+        proxy = TcpProxy(int(served.address.rpartition(":")[2])).start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{proxy.port}", WHOLE) as stalled:
+            slow, quick = stalled.unary_unary(METHOD), channel.unary_unary(METHOD)
+            assert len(await slow(asking_for(1), metadata=KEY)) == 40_000_000
+            proxy.silent = True
+            held = [asyncio.ensure_future(slow(asking_for(1), metadata=KEY)) for _ in range(2)]
+            await served.noted(3)
+            code, said = await refusal(quick(asking_for(1), metadata=KEY))
+            assert code == "UNAVAILABLE" and "as many large answers as it can take" in said
+            served.store.bytes = 90_000
+            assert len(await quick(asking_for(1), metadata=KEY)) == 90_000
+            proxy.silent = False
+            assert [len(answer) for answer in await asyncio.gather(*held)] == [40_000_000] * 2
+            served.store.bytes = 90_000_000
+            assert len(await quick(asking_for(1), metadata=KEY)) == 90_000_000
+        await asyncio.to_thread(proxy.stop)
+
+    serve(scene)
 
 
 async def greeting(reader: asyncio.StreamReader) -> bool:

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from serving.access import Caller, Forbidden, OpenAccess, TooMany, Unauthorized
+from serving.aside import Aside
 from serving.audit import NoAudit, Request
 from serving.counts import Counts
 from serving.gate import Gate
@@ -34,6 +35,8 @@ class OneKey(OpenAccess):
         super().__init__()
         self.left = requests
         self.charged: list[int] = []
+        self.planned = 0
+        """How often a plan was made for it."""
 
     def identify(self, key: str | None) -> str:
         if key != KEY:
@@ -48,9 +51,12 @@ class OneKey(OpenAccess):
             raise Forbidden("not for this service", "model")
         return Caller("model", personal=False)
 
-    def charge(self, key_id: str, entities: int) -> None:
+    def look(self, key_id: str, entities: int) -> None:
         if len(self.charged) == self.left:
             raise TooMany("wait", "model", 1.0)
+
+    def charge(self, key_id: str, entities: int) -> None:
+        self.look(key_id, entities)
         self.charged.append(entities)
 
 
@@ -69,7 +75,10 @@ def ask(
 ) -> tuple[int, Request, list[int]]:
     """The status, what was noted, and what was charged: a number of entities a request."""
 
+    access, audit = access or OneKey(), Noted()
+
     def plan(asked: Any) -> Any:
+        access.planned += 1
         if asked.features not in {(name,) for name in PLANS}:
             raise NotDeclared("there is no such feature")
         return PLANS[asked.features[0]]
@@ -77,14 +86,16 @@ def ask(
     async def answer(prepared: Any, write: Any) -> bytes:
         return b"{}"
 
-    access, audit = access or OneKey(), Noted()
-    registry: Any = SimpleNamespace(current=SimpleNamespace(config=SimpleNamespace(project="nyc"), plan=plan))
+    snapshot = SimpleNamespace(config=SimpleNamespace(project="nyc"), known=lambda asked: None, plan=plan)
+    registry: Any = SimpleNamespace(current=snapshot)
 
     def nothing(request: Any, compiled: Any) -> None:
         return None
 
     features: Any = SimpleNamespace(answer=answer, look=nothing, prepared=nothing)
-    post = GetOnlineFeatures(registry, features, access, RequestLimits(entities=100, cells=1_000))
+    post = GetOnlineFeatures(
+        registry, features, access, RequestLimits(entities=100, cells=1_000), Aside("versions", 1, 1)
+    )
     limits = HttpLimits(body_bytes=1_000, request_seconds=1.0)
     beside = Beside(registry, SimpleNamespace(), access, audit)
     gate, bodies = Gate(places, 0), Scales("large bodies", 1_000, 1, 0)
@@ -170,3 +181,10 @@ def test_what_names_the_features_counts_as_a_request(
 def test_beyond_its_limit_a_key_is_told_so_and_pays_nothing(body: bytes) -> None:
     found, noted, paid = ask(body, access=OneKey(requests=0))
     assert (found, noted.caller, noted.status, paid) == (429, "model", 429, [])
+
+
+@pytest.mark.parametrize("feature", ["weather:temp", "weather:tmp"])
+def test_of_a_key_whose_limit_is_reached_no_plan_is_made(feature: str) -> None:
+    access = OneKey(requests=0)
+    found, _, paid = ask(asked(feature), access=access)
+    assert (found, paid, access.planned) == (429, [], 0)

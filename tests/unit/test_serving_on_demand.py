@@ -152,7 +152,7 @@ def test_what_json_has_no_form_of_is_refused(weighed: GetOnlineFeatures, value: 
 def by_message(posted: GetOnlineFeatures, message: GetOnlineFeaturesRequest) -> GetOnlineFeaturesResponse:
     """The answer to a message, as the gRPC server makes it."""
     request = checked(request_fields(message), posted.limits)
-    found = asyncio.run(posted.features.find(posted.admitted("", request, Seen())))
+    found = asyncio.run(posted.features.find(asyncio.run(posted.admitted("", request, Seen()))))
     return GetOnlineFeaturesResponse.FromString(response(message, found, versions=False))
 
 

@@ -30,6 +30,7 @@ from tests.unit.local_feast import local_feast
 
 SECRET = "annabel@example.com"
 PERSONAL = {"personal": "true"}
+CELLS = Scales("large requests", 1_000_000, 10, 1)
 
 
 class Plain(OpenAccess):
@@ -61,7 +62,7 @@ def snapshot(folder: Path, objects: list[Any]) -> Snapshot:
 def search(folder: Path, body: dict[str, Any], vector: dict[str, str] | None = None) -> None:
     """Comes to the search itself, which has no store here, unless it is refused before."""
     registry: Any = SimpleNamespace(current=snapshot(folder, customers(vector or {})))
-    documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits(), Aside("vectors", 1, 1))
+    documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits(), Aside("vectors", 1, 1), CELLS)
     asked = {"features": ["customers:city"], "query": [1.0, 0.0], **body}
     asyncio.run(documents(orjson.dumps(asked), "", Seen()))
 
@@ -100,7 +101,7 @@ def test_a_personal_vector_is_not_searched(tmp_path: Path) -> None:
 
 def test_a_search_answers_no_personal_join_key(tmp_path: Path) -> None:
     registry: Any = SimpleNamespace(current=snapshot(tmp_path, customers({}, key=PERSONAL)))
-    documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits(), Aside("vectors", 1, 1))
+    documents = RetrieveOnlineDocuments(registry, None, None, Plain(), RequestLimits(), Aside("vectors", 1, 1), CELLS)
     with pytest.raises(Forbidden, match="customers:id is personal data"):
         asyncio.run(documents(orjson.dumps({"features": ["customers:city"], "query": [1.0, 0.0]}), "", Seen()))
 
@@ -118,7 +119,8 @@ def admitted(declared: Snapshot, reference: str) -> None:
     features: Any = SimpleNamespace(look=lambda request, compiled: None, prepared=lambda request, compiled: None)
     asked = orjson.dumps({"features": [reference], "entities": {"id": ["1"]}})
     request = features_request(asked, RequestLimits())
-    GetOnlineFeatures(registry, features, Plain(), RequestLimits()).admitted("", request, Seen())
+    answering = GetOnlineFeatures(registry, features, Plain(), RequestLimits(), Aside("versions", 1, 1))
+    asyncio.run(answering.admitted("", request, Seen()))
 
 
 @pytest.mark.parametrize("at", ["", "@", "@latest", "@LATEST", "@v0", "@V0", "@v00"])
@@ -200,7 +202,7 @@ def test_what_the_store_cannot_read_is_not_quoted(tmp_path: Path) -> None:
 
     index: Any = Odd()
     registry: Any = SimpleNamespace(current=snapshot(tmp_path, customers({})))
-    documents = RetrieveOnlineDocuments(registry, index, None, Plain(), RequestLimits(), Aside("vectors", 1, 1))
+    documents = RetrieveOnlineDocuments(registry, index, None, Plain(), RequestLimits(), Aside("vectors", 1, 1), CELLS)
     asked = orjson.dumps({"features": ["customers:city"], "query": [1.0, 0.0]})
     with pytest.raises(pa.ArrowInvalid) as raised:
         asyncio.run(documents(asked, "", Seen()))

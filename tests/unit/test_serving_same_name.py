@@ -95,7 +95,7 @@ class Stored:
 def asking(snapshot: Snapshot) -> GetOnlineFeatures:
     registry: Any = SimpleNamespace(current=snapshot)
     features = OnlineFeatures(Stored(), None, Aside("vectors", 1, 1), Scales("large requests", 100, 1, 0), 1_000)
-    return GetOnlineFeatures(registry, features, Plain(), RequestLimits())
+    return GetOnlineFeatures(registry, features, Plain(), RequestLimits(), Aside("versions", 1, 1))
 
 
 def by_http(snapshot: Snapshot, features: list[str]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def by_grpc(snapshot: Snapshot, features: list[str]) -> dict[str, Any]:
     message.features.val.extend(features)
     posted = asking(snapshot)
     request = checked(request_fields(message), posted.limits)
-    found = asyncio.run(posted.features.find(posted.admitted("", request, Seen())))
+    found = asyncio.run(posted.features.find(asyncio.run(posted.admitted("", request, Seen()))))
     answer = GetOnlineFeaturesResponse.FromString(response(message, found, versions=False))
     named = zip(answer.metadata.feature_names.val, answer.results, strict=True)
     values = {name: column.values[0] for name, column in named if name not in ENTITIES}
@@ -153,4 +153,4 @@ def test_what_is_read_and_not_answered_counts_as_well(tmp_path: Path) -> None:
     posted = asking(declared(tmp_path))
     body = orjson.dumps({"features": ORDERS[0], "entities": ENTITIES})
     request = checked(orjson.loads(body), posted.limits)
-    assert posted.admitted("", request, Seen()).compiled.width == 4
+    assert asyncio.run(posted.admitted("", request, Seen())).compiled.width == 4

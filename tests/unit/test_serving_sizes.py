@@ -67,7 +67,7 @@ def ask(snapshot: Snapshot, feature: str, entities: int, limits: RequestLimits |
     registry: Any = SimpleNamespace(current=snapshot)
     cells = Scales("large requests", 1_000_000, 10, 1)
     answering = OnlineFeatures(redis, None, Aside("vectors", 1, 1), cells, LIMIT)
-    post = GetOnlineFeatures(registry, answering, OpenAccess(), limits or RequestLimits())
+    post = GetOnlineFeatures(registry, answering, OpenAccess(), limits or RequestLimits(), Aside("versions", 1, 1))
     body = orjson.dumps({"features": [feature], "entities": {"id": list(range(entities))}})
     try:
         answer = asyncio.run(post(body, "", Seen()))
