@@ -82,6 +82,7 @@ class WordLlamaEmbedder:
     """
 
     _CONFIG = "l2_supercat"
+    _CHARACTERS = 1 << 20  # what the tokenizer makes of a text is twenty times as large, and more
     _TOKENS = 1 << 12  # the token vectors of a step fit the processor's cache, however long the texts are
 
     length = 256
@@ -106,6 +107,12 @@ class WordLlamaEmbedder:
         self._tokenizer.no_padding()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
+        vectors = np.empty((len(texts), self.length), np.float32)
+        for start, end in _steps(list(map(len, texts)), self._CHARACTERS):
+            vectors[start:end] = self._embedded(texts[start:end])
+        return vectors
+
+    def _embedded(self, texts: Sequence[str]) -> np.ndarray:
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         tokens = [np.asarray(e.ids, np.int64) for e in encoded]
         vectors = np.zeros((len(texts), self.length), np.float32)
