@@ -11,8 +11,8 @@ log = logging.getLogger(__name__)
 
 
 class Membership:
-    """What one member owns of its topics. `paused` tells the tables of which it takes nothing, by topic; `most` bytes of
-    records are taken at once, or one record that is larger.
+    """What one member owns of its topics. `paused` tells the tables of which it takes nothing, by topic; at most `most`
+    bytes of records are taken at once, or one record that is larger.
 
     Rebalances come inside `poll` and `rest`: the answers of all methods can be different after those.
     """

@@ -62,7 +62,7 @@ class WorkerSettings:
     flush_rows: int = 50_000
     flush_seconds: float = 1.0
     stage_rows: int = 200_000
-    stage_bytes: int = 256 * 1024 * 1024
+    stage_bytes: int = 64 * 1024 * 1024
     max_record_bytes: int = 4 * 1024 * 1024
     stop_seconds: float = 8.0
 
@@ -182,7 +182,7 @@ class Worker:
 
     def _ready(self, polled: list[Records]) -> list[Records]:
         """What can be taken now. Texts wait, together, for the vectors of those before them, so that the features of
-        other tables need not; when many wait, no more are polled."""
+        other tables need not; when many wait, or long ones, no more are polled."""
         ready = [records for records in polled if not self._flows[records.topic].embeds]
         texts = [records for records in polled if self._flows[records.topic].embeds]
         self._texts += [records.without(self._members.gone(texts)) for records in texts]

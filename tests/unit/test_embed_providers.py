@@ -67,6 +67,7 @@ class TestWordLlama:
         assert vectors[1] == pytest.approx(wordllama.embed([long])[0], abs=1e-6)
         assert vectors[1] @ wordllama.embed(["a harbour for sailing boats"])[0] > 0.99
         assert (vectors[0] == vectors[2]).all()
+        assert (wordllama.embed(["short", long] * 10) == np.tile(vectors[:2], (10, 1))).all()
 
     @settings(max_examples=50)
     @given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=8))
