@@ -75,7 +75,7 @@ class WorkerYaml(_Section):
     flush_rows: int = Field(50_000, ge=1)
     flush_seconds: float = Field(1.0, gt=0)
     stage_rows: int = Field(200_000, ge=1)
-    stage_bytes: int = Field(256 * 1024 * 1024, ge=1)
+    stage_bytes: int = Field(64 * 1024 * 1024, ge=1)
     max_record_bytes: int = Field(4 * 1024 * 1024, ge=1024)
     reject_share: float = Field(0.5, gt=0, le=1)
     reject_least: int = Field(200, ge=1)

@@ -138,8 +138,8 @@ def _texts(projected: Projected, changes: Changes, vector: Vector) -> pa.Array:
 def _embed_all(hashes: Sequence[bytes], texts: Sequence[str], embedder: Embedder, made: Made) -> None:
     """Put the vectors of the texts into `made`, and why the model refuses those that it does.
 
-    A provider that goes on failing at one text is asked for less and less at once, as long as it does take a plain
-    word, until that text is alone.
+    A provider that goes on failing at one text is asked for the first without a vector alone, and for less and less of
+    the others at once, as long as it does take a plain word.
     """
     suspected = made.failed >= TRIES
     open_runs = [(0, len(texts))] if texts else []
@@ -161,7 +161,7 @@ def _embed_all(hashes: Sequence[bytes], texts: Sequence[str], embedder: Embedder
             embedder.embed([PLAIN_WORD])  # of an outage this is the end
             begun = start + len(error.made)
             half = (begun + end + 1) // 2
-            open_runs += [run for run in ((half, end), (begun, half)) if run[0] < run[1]]
+            open_runs += [run for run in ((half, end), (begun + 1, half), (begun, begun + 1)) if run[0] < run[1]]
         else:
             made.keep(hashes[start:end], vectors)
 

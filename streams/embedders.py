@@ -5,9 +5,11 @@ import hashlib
 import http.client
 import json
 import logging
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from email.message import Message
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +23,12 @@ PLAIN_WORD = "word"
 BUSY = 503
 """The one error of a server's own that is a matter of time, whatever the text."""
 
+LIMITED = 429
+"""The status of a limit: in time, or in how much one request may ask for."""
+
+HUNG_UP = (BrokenPipeError, ConnectionResetError)
+"""A connection that was there is closed while a request is being sent."""
+
 
 class EmbedderUnavailable(Exception):
     """No vectors can be had now: the batch waits and is tried again. `made` holds the vectors of the first of the
@@ -32,7 +40,7 @@ class EmbedderUnavailable(Exception):
 
 
 class AnswerUnusable(EmbedderUnavailable):
-    """The provider answered, but without vectors: it is ill, or one of the texts is what makes it fail."""
+    """The provider was asked, and gave no vectors: it is ill, or one of the texts is what makes it fail."""
 
 
 class TextRefused(Exception):
@@ -74,6 +82,7 @@ class WordLlamaEmbedder:
     """
 
     _CONFIG = "l2_supercat"
+    _CHARACTERS = 1 << 20  # what the tokenizer makes of a text is twenty times as large, and more
     _TOKENS = 1 << 12  # the token vectors of a step fit the processor's cache, however long the texts are
 
     length = 256
@@ -98,6 +107,12 @@ class WordLlamaEmbedder:
         self._tokenizer.no_padding()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
+        vectors = np.empty((len(texts), self.length), np.float32)
+        for start, end in _steps(list(map(len, texts)), self._CHARACTERS):
+            vectors[start:end] = self._embedded(texts[start:end])
+        return vectors
+
+    def _embedded(self, texts: Sequence[str]) -> np.ndarray:
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         tokens = [np.asarray(e.ids, np.int64) for e in encoded]
         vectors = np.zeros((len(texts), self.length), np.float32)
@@ -128,6 +143,9 @@ class HttpEmbedder:
     `url` ends where `/embeddings` begins, as in `https://api.openai.com/v1`; `model` and `length` are sent
     as `model` and, if `dimensions`, as `dimensions`. At most `batch` texts a request, `timeout` in seconds
     for connecting and for each read. The request: https://platform.openai.com/docs/api-reference/embeddings
+
+    A request that fails for what may be its size is followed by one of half as many texts, down to one; an answer
+    within half of the time by one of twice as many again.
     """
 
     def __init__(
@@ -148,6 +166,7 @@ class HttpEmbedder:
         self._url = url.rstrip("/") + "/embeddings"
         self._dimensions = dimensions
         self._batch = batch
+        self._at_once = batch
         self._timeout = timeout
         self._headers = {"Content-Type": "application/json"}
         if api_key:
@@ -155,8 +174,11 @@ class HttpEmbedder:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         vectors = np.empty((len(texts), self.length), np.float32)
-        for start in range(0, len(texts), self._batch):
-            self._embed(texts, start, min(start + self._batch, len(texts)), vectors)
+        start = 0
+        while start < len(texts):
+            end = min(start + self._at_once, len(texts))
+            self._embed(texts, start, end, vectors)
+            start = end
         return vectors
 
     def _embed(self, texts: Sequence[str], start: int, end: int, vectors: np.ndarray) -> None:
@@ -183,30 +205,47 @@ class HttpEmbedder:
             ) from error
 
     def _asked(self, texts: Sequence[str], made: np.ndarray) -> np.ndarray:
-        """As `_request`; what was made before goes with its error."""
+        """As `_request`; what was made before goes with its error. Notes how many to ask for next."""
+        begun = time.monotonic()
         try:
-            return self._request(texts)
+            vectors = self._request(texts)
         except EmbedderUnavailable as error:
+            if isinstance(error, AnswerUnusable | _TooMuch):
+                self._at_once = max(1, len(texts) // 2)
             error.made = made
             raise
+        if len(texts) >= self._at_once and time.monotonic() - begun < self._timeout / 2:
+            self._at_once = min(2 * self._at_once, self._batch)
+        return vectors
 
     def _request(self, texts: Sequence[str]) -> np.ndarray:
         body: dict[str, Any] = {"model": self.model, "input": list(texts), "encoding_format": "float"}
         if self._dimensions:
             body["dimensions"] = self.length
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers=self._headers, method="POST")
+        status, headers, answer = self._post(json.dumps(body).encode())
+        if status < 400:
+            return self._vectors(answer, len(texts))
+        told = f"{self._url} answered {status}: {answer[:500].decode(errors='replace')}"
+        if status in (400, 413, 422):
+            raise _InputRefused(told)
+        if status == LIMITED and "Retry-After" not in headers:
+            raise _TooMuch(told)
+        raise (AnswerUnusable if status >= 500 and status != BUSY else EmbedderUnavailable)(told)
+
+    def _post(self, body: bytes) -> tuple[int, Message, bytes]:
+        """Status, headers and body of the answer."""
+        request = urllib.request.Request(self._url, body, headers=self._headers, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:
-                answer = response.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                told = f"{self._url} answered {error.code}: {error.read(500).decode(errors='replace')}"
-            if error.code in (400, 413, 422):
-                raise _InputRefused(told) from error
-            raise (AnswerUnusable if error.code >= 500 and error.code != BUSY else EmbedderUnavailable)(told) from error
+            try:
+                response = urllib.request.urlopen(request, timeout=self._timeout)
+            except urllib.error.HTTPError as error:
+                response = error
+            with response:
+                return response.status, response.headers, response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise EmbedderUnavailable(f"{self._url} does not answer: {error}") from error
-        return self._vectors(answer, len(texts))
+            # urllib wraps what fails before the request is sent, and nothing that fails after it.
+            sent = not isinstance(error, urllib.error.URLError) or isinstance(error.reason, HUNG_UP)
+            raise (AnswerUnusable if sent else EmbedderUnavailable)(f"{self._url} does not answer: {error}") from error
 
     def _vectors(self, answer: bytes, count: int) -> np.ndarray:
         """The vectors of an answer in the order of its indices."""
@@ -275,6 +314,10 @@ def _embed_rest(provider: Embedder, texts: Sequence[str], made: Sequence[np.ndar
 
 class _InputRefused(Exception):
     """The server says that it does not take this input."""
+
+
+class _TooMuch(EmbedderUnavailable):
+    """The server takes no more now, or not as much in one request: it does not say which."""
 
 
 def _steps(sizes: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:

@@ -5,20 +5,22 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from streams.broker import Consumer, Rebalanced
-from streams.messages import Partition, Records
+from streams.messages import Partition, Records, cut
 
 log = logging.getLogger(__name__)
 
 
 class Membership:
-    """What one member owns of its topics. `paused` tells the tables of which it takes nothing, by topic.
+    """What one member owns of its topics. `paused` tells the tables of which it takes nothing, by topic; at most `most`
+    bytes of records are taken at once, or one record that is larger.
 
     Rebalances come inside `poll` and `rest`: the answers of all methods can be different after those.
     """
 
-    def __init__(self, consumer: Consumer, paused: Callable[[], Collection[str]]) -> None:
+    def __init__(self, consumer: Consumer, paused: Callable[[], Collection[str]], most: int) -> None:
         self._consumer = consumer
         self._paused = paused
+        self._most = most
         self._unchecked: set[Partition] = set()
         self._silent: set[Partition] = set()
         self._left: set[Partition] = set()
@@ -31,12 +33,12 @@ class Membership:
         self._consumer.subscribe(sorted(topics), self._assigned, revoked, lost)
 
     def poll(self, seconds: float, limit: int) -> list[Records]:
-        """The next records, as `Consumer.poll`; first those that came at rest."""
+        """The next records, as `Consumer.poll`; first those that came at rest, or with others and were too many."""
         polled = self._early or self._consumer.poll(seconds, limit)
-        self._early = []
         self._left.clear()
         gone = self.gone(polled)  # lost in that very poll: a rebalance can come between two records of it
-        return [records.without(gone) for records in polled] if gone else polled
+        polled, self._early = cut([records.without(gone) for records in polled] if gone else polled, self._most)
+        return polled
 
     def rest(self, seconds: float) -> None:
         """Stay in the group for this long without taking records."""

@@ -36,6 +36,11 @@ class Records:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the values."""
+        return sum(map(len, filter(None, self.values)))
+
     def without(self, partitions: Collection[Partition]) -> "Records":
         """The records of all other partitions."""
         gone = {p.number for p in partitions if p.topic == self.topic}
@@ -63,6 +68,21 @@ def first_offset(polled: Collection[Records], partition: Partition) -> int:
     ours = (records for records in polled if records.topic == partition.topic)
     both = (place for records in ours for place in zip(records.partitions, records.offsets, strict=True))
     return min(offset for number, offset in both if number == partition.number)
+
+
+def cut(several: Sequence[Records], most: int) -> tuple[list[Records], list[Records]]:
+    """The first of these records, of at most so many bytes but at least one record, and the others."""
+    first: list[Records] = []
+    for place, records in enumerate(several):
+        size = records.size
+        if size > most:
+            ends = accumulate(len(value or b"") for value in records.values)
+            fit = sum(end <= most for end in ends) or int(not any(first))
+            head, rest = records.take(range(fit)), records.take(range(fit, len(records)))
+            return [part for part in (*first, head) if part], [part for part in (rest, *several[place + 1 :]) if part]
+        most -= size
+        first.append(records)
+    return first, []
 
 
 def joined(parts: Sequence[Records]) -> list[Records]:

@@ -24,7 +24,7 @@ from streams.key_changes import KeyChanges
 from streams.left_behind import LeftBehind, settle_left_behind
 from streams.letters import DeadLetters
 from streams.membership import Membership
-from streams.messages import Partition, Records, first_offset, joined
+from streams.messages import Partition, Records, cut, first_offset, joined
 from streams.patience import Abandoned, Patience
 from streams.pipeline import Embedding, Flows, Outcome, take
 from streams.positions import Positions
@@ -58,10 +58,11 @@ class WorkerSettings:
 
     poll_records: int = 7_500
     poll_seconds: float = 0.1
+    take_bytes: int = 16 * 1024 * 1024
     flush_rows: int = 50_000
     flush_seconds: float = 1.0
     stage_rows: int = 200_000
-    stage_bytes: int = 256 * 1024 * 1024
+    stage_bytes: int = 64 * 1024 * 1024
     max_record_bytes: int = 4 * 1024 * 1024
     stop_seconds: float = 8.0
 
@@ -96,7 +97,7 @@ class Worker:
         self._consumer = parts.consumer
         self.tally = parts.tally
         self._clock = parts.clock
-        self._members = Membership(parts.consumer, lambda: {*self.paused, *self._held_back})
+        self._members = Membership(parts.consumer, lambda: {*self.paused, *self._held_back}, settings.take_bytes)
         self._safe: dict[Partition, int] = {}
         self._texts: list[Records] = []
         self._held_back: Collection[str] = ()
@@ -181,18 +182,22 @@ class Worker:
 
     def _ready(self, polled: list[Records]) -> list[Records]:
         """What can be taken now. Texts wait, together, for the vectors of those before them, so that the features of
-        other tables need not; when many wait, no more are polled."""
+        other tables need not; when many wait, or long ones, no more are polled."""
         ready = [records for records in polled if not self._flows[records.topic].embeds]
         texts = [records for records in polled if self._flows[records.topic].embeds]
         self._texts += [records.without(self._members.gone(texts)) for records in texts]
         if not self._writes.embeds:
-            ready += joined(self._texts)
-            self._texts = []
-        if sum(map(len, self._texts)) >= self._settings.poll_records:
+            first, self._texts = cut(joined(self._texts), self._settings.take_bytes)
+            ready += first
+        if self._many_texts_wait():
             self._hold_back_texts()
         else:
             self._go_on_with_texts()
         return ready
+
+    def _many_texts_wait(self) -> bool:
+        count, size = sum(map(len, self._texts)), sum(records.size for records in self._texts)
+        return count >= self._settings.poll_records or size >= self._settings.take_bytes
 
     def _hold_back_texts(self) -> None:
         if not self._held_back:

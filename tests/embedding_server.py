@@ -11,6 +11,10 @@ from typing import Any
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
 
 
+class HangsUp(Exception):
+    """Raised by an answer: the connection is closed instead."""
+
+
 def vector_of(text: str, length: int = 3) -> list[float]:
     return [float(len(text) + i) for i in range(length)]
 
@@ -25,9 +29,11 @@ def in_order(request: dict[str, Any]) -> tuple[int, Any]:
 
 @dataclass
 class Server:
-    """A local server with `/v1/embeddings`; `answer` decides, `requests` and `headers` tell what came."""
+    """A local server with `/v1/embeddings`; `answer` decides, `says` are headers of its own, `requests` and `headers`
+    tell what came."""
 
     answer: Answer = in_order
+    says: dict[str, str] = field(default_factory=dict)
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
@@ -45,10 +51,15 @@ def embedding_server() -> Iterator[Server]:
             state.requests.append(request)
             state.headers.append({name.lower(): value for name, value in self.headers.items()})
             state.paths.append(self.path)
-            status, body = state.answer(request)
+            try:
+                status, body = state.answer(request)
+            except HangsUp:
+                return
             raw = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(raw)))
+            for name, value in state.says.items():
+                self.send_header(name, value)
             with contextlib.suppress(ConnectionError):  # whoever asked may have given up
                 self.end_headers()
                 self.wfile.write(raw)

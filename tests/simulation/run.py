@@ -40,7 +40,13 @@ PART_ROWS = 3
 """Of what a truncate deletes this much is settled at once, so that much can happen in between."""
 
 SETTINGS = WorkerSettings(
-    poll_records=8, poll_seconds=0.05, flush_rows=25, flush_seconds=0.3, stage_rows=60, stop_seconds=1.0
+    poll_records=8,
+    poll_seconds=0.05,
+    take_bytes=1_500,
+    flush_rows=25,
+    flush_seconds=0.3,
+    stage_rows=60,
+    stop_seconds=1.0,
 )
 
 

@@ -1,10 +1,13 @@
 """The embedding providers: the packaged model, an HTTP server, and their order."""
 
+import contextlib
 import logging
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.embedders import (
+    AnswerUnusable,
     Embedder,
     EmbedderUnavailable,
     HttpEmbedder,
@@ -21,6 +25,8 @@ from streams.embedders import (
     WordLlamaEmbedder,
 )
 from tests.embedding_server import Server, embedding_server, in_order, vector_of
+
+NINE = b"Content-Length: 9\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +67,7 @@ class TestWordLlama:
         assert vectors[1] == pytest.approx(wordllama.embed([long])[0], abs=1e-6)
         assert vectors[1] @ wordllama.embed(["a harbour for sailing boats"])[0] > 0.99
         assert (vectors[0] == vectors[2]).all()
+        assert (wordllama.embed(["short", long] * 10) == np.tile(vectors[:2], (10, 1))).all()
 
     @settings(max_examples=50)
     @given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=8))
@@ -127,9 +134,42 @@ class TestHttp:
         with pytest.raises(EmbedderUnavailable, match=told):
             HttpEmbedder(server.url, "a-model", 3).embed(["one"])
 
-    def test_nobody_there_and_nobody_answering(self, server: Server) -> None:
-        with pytest.raises(EmbedderUnavailable, match="does not answer"):
+    def test_nobody_there(self) -> None:
+        """Refused, or of no answer to the first packet: no text was seen by anyone."""
+        with pytest.raises(EmbedderUnavailable, match="does not answer") as refused:
             HttpEmbedder("http://127.0.0.1:1/v1", "a-model", 3).embed(["one"])
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
+            address = full.getsockname()
+            with pytest.raises(TimeoutError):
+                while True:
+                    waiting.enter_context(socket.create_connection(address, timeout=0.2))
+            with pytest.raises(EmbedderUnavailable, match=r"does not answer.*timed out") as silent:
+                HttpEmbedder(f"http://127.0.0.1:{address[1]}", "a-model", 3, timeout=0.2).embed(["one"])
+        assert not isinstance(refused.value, AnswerUnusable) and not isinstance(silent.value, AnswerUnusable)
+
+    @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\n" + NINE + b"{", b"HTTP/1.1 500 ill\r\n" + NINE])
+    @pytest.mark.parametrize("seconds", [0.0, 10.0])
+    @pytest.mark.parametrize("text", ["one", "a text that is not read to its end" * 1_000_000])
+    def test_an_answer_that_does_not_come_to_its_end(self, begun: bytes, seconds: float, text: str) -> None:
+        """The connection is closed, or nothing more comes for some time."""
+        over = threading.Event()
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(begun)
+                over.wait(seconds)
+
+        with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as executor:
+            executor.submit(answer)
+            embedder = HttpEmbedder(f"http://127.0.0.1:{listening.getsockname()[1]}", "a-model", 3, timeout=0.3)
+            with pytest.raises(EmbedderUnavailable) as raised:
+                embedder.embed([text])
+            over.set()
+        assert isinstance(raised.value, AnswerUnusable) or (seconds and len(text) > 10)
+
+    def test_nobody_answering(self, server: Server) -> None:
         answered = threading.Event()
 
         def never(_: dict[str, Any]) -> tuple[int, Any]:
@@ -138,7 +178,7 @@ class TestHttp:
 
         server.answer = never
         try:
-            with pytest.raises(EmbedderUnavailable, match=r"does not answer.*timed out"):
+            with pytest.raises(AnswerUnusable, match=r"does not answer.*timed out"):
                 HttpEmbedder(server.url, "a-model", 3, timeout=0.2).embed(["one"])
         finally:
             answered.set()

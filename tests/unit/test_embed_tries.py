@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +23,11 @@ from streams.pipeline import Accepted, Flow, Outcome, embedding
 from streams.tally import Tally
 from streams.views import project
 from streams.writes import Writes
-from tests.embedding_server import Server, embedding_server, in_order, vector_of
+from tests.embedding_server import HangsUp, Server, embedding_server, in_order, vector_of
 from tests.unit.test_embed_rows import Known, changes, stream_view, table
 
 MANY_TRIES = 200
+TIMEOUT = 0.25
 
 
 @pytest.fixture
@@ -150,7 +152,16 @@ def too_short(request: dict[str, Any]) -> tuple[int, Any]:
     return 200, {"data": data}
 
 
-@pytest.mark.parametrize("answer", [failed, not_finite, too_short])
+def hangs_up(_: dict[str, Any]) -> tuple[int, Any]:
+    raise HangsUp
+
+
+def does_not_answer(_: dict[str, Any]) -> tuple[int, Any]:
+    time.sleep(2 * TIMEOUT)
+    raise HangsUp
+
+
+@pytest.mark.parametrize("answer", [failed, not_finite, too_short, hangs_up, does_not_answer])
 def test_a_text_that_a_provider_goes_on_failing_at_is_refused_alone(
     server: Server, answer: Callable[[dict[str, Any]], tuple[int, Any]]
 ) -> None:
@@ -163,7 +174,8 @@ def test_a_text_that_a_provider_goes_on_failing_at_is_refused_alone(
         return in_order(request)
 
     server.answer = poisoned
-    outcome = written(HttpEmbedder(server.url, "m", 3, batch=8), [*TITLES[:20], "bad", *TITLES[20:], "bad too"])
+    embedder = HttpEmbedder(server.url, "m", 3, batch=8, timeout=TIMEOUT)
+    outcome = written(embedder, [*TITLES[:20], "bad", *TITLES[20:], "bad too"])
     assert [rejection.position for rejection in outcome.rejections] == [20, 41]
     assert "its text cannot be embedded" in outcome.rejections[0].reasons[0]
     assert vectors(outcome) == [vector_of(title) for title in TITLES]
@@ -186,6 +198,56 @@ def test_what_is_a_matter_of_time_or_of_settings_is_no_fault_of_the_text(
     server.answer = lambda request: in_order(request) if request["input"] == ["word"] else (status, {"error": told})
     outcome = written(HttpEmbedder(server.url, "m", 3), ["a long text"], enough)
     assert vectors(outcome) == [vector_of("a long text")] and not outcome.rejections
+
+
+def test_a_provider_that_needs_longer_for_many_texts_is_asked_for_fewer(server: Server) -> None:
+    """And not for more again, as long as the answers take more than half of the time."""
+
+    def slow(request: dict[str, Any]) -> tuple[int, Any]:
+        time.sleep(2 if len(request["input"]) > 10 else 0.6)
+        return in_order(request)
+
+    server.answer = slow
+    outcome = written(HttpEmbedder(server.url, "m", 3, batch=40, timeout=1.0), TITLES)
+    assert vectors(outcome) == [vector_of(title) for title in TITLES] and not outcome.rejections
+    asked = [len(request["input"]) for request in server.requests]
+    assert asked == sorted(asked, reverse=True)
+
+
+def test_a_request_that_is_too_large_for_a_limit_becomes_smaller(server: Server) -> None:
+    def limited(request: dict[str, Any]) -> tuple[int, Any]:
+        return in_order(request) if len(request["input"]) <= 10 else (429, {"error": "too many tokens"})
+
+    server.answer = limited
+    outcome = written(HttpEmbedder(server.url, "m", 3, batch=40), TITLES)
+    assert vectors(outcome) == [vector_of(title) for title in TITLES]
+
+
+def test_a_limit_that_says_when_it_is_over_is_not_about_a_requests_size(server: Server) -> None:
+    tries = 0
+
+    def enough() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 20:
+            server.answer = in_order
+
+    server.answer, server.says = lambda request: (429, {"error": "slow down"}), {"Retry-After": "1"}
+    outcome = written(HttpEmbedder(server.url, "m", 3, batch=40), TITLES, enough)
+    assert vectors(outcome) == [vector_of(title) for title in TITLES]
+    assert {len(request["input"]) for request in server.requests} == {40}
+
+
+def test_a_provider_that_is_well_again_is_asked_for_as_many_as_before(server: Server) -> None:
+    embedder = HttpEmbedder(server.url, "m", 3, batch=8)
+    server.answer = failed
+    for _ in range(5):
+        with pytest.raises(AnswerUnusable):
+            embedder.embed(TITLES)
+    server.answer = in_order
+    server.requests.clear()
+    embedder.embed(TITLES)
+    assert [len(request["input"]) for request in server.requests] == [1, 2, 4, 8, 8, 8, 8, 1]
 
 
 class Ill:
@@ -212,6 +274,9 @@ def test_an_outage_refuses_no_text(well: int, ill: int, bad: list[bool]) -> None
     assert vectors(outcome) == [vector_of(title) for title in titles if "bad" not in title]
 
 
-def test_a_provider_that_answers_nothing_usable_is_waited_for() -> None:
+def test_a_provider_that_answers_nothing_usable_is_waited_for(server: Server) -> None:
     with pytest.raises(AssertionError, match="it comes to no end"):
         written(Ill(0, 1_000_000), ["one", "two"])
+    server.answer = hangs_up
+    with pytest.raises(AssertionError, match="it comes to no end"):
+        written(HttpEmbedder(server.url, "m", 3), ["one", "two"])

@@ -11,6 +11,7 @@ from tests.envelopes import TOPIC
 from tests.worker_platform import GROUP, P0, P1
 
 OTHER = Partition("shop.public.stock", 0)
+MOST = 1_000
 
 
 class Member:
@@ -20,12 +21,12 @@ class Member:
         self.broker = MemoryBroker({TOPIC: 2, OTHER.topic: 1})
         self.consumer = MemoryConsumer(self.broker, GROUP, lambda seconds: None)
         self.paused: set[str] = set()
-        self.members = Membership(self.consumer, lambda: self.paused)
+        self.members = Membership(self.consumer, lambda: self.paused, MOST)
         self.members.join([TOPIC, OTHER.topic], self.members.lose, self.members.lose)
 
-    def put(self, *partitions: Partition) -> None:
+    def put(self, *partitions: Partition, size: int = 2) -> None:
         for partition in partitions:
-            self.broker.append(partition, b"{}", b"{}")
+            self.broker.append(partition, b"{}", b"x" * size)
 
     def at_next_poll(self, *, lost: Collection[Partition] = (), given: Collection[Partition] = ()) -> None:
         poll = self.consumer.poll
@@ -59,6 +60,42 @@ def test_what_came_at_rest_comes_first_and_once(member: Member) -> None:
     member.members.go_on()
     assert member.polled() == [(TOPIC, 1, 0)]
     assert member.polled() == [(TOPIC, 1, 1)]
+    assert member.polled() == []
+
+
+def test_large_records_that_came_at_once_are_taken_one_part_after_the_other(member: Member) -> None:
+    member.put(P0, P0, P1, size=MOST // 2)
+    member.put(P1, size=MOST + 1)
+    member.put(OTHER)
+    assert member.polled() == [(TOPIC, 0, 0), (TOPIC, 0, 1)]
+    assert member.polled() == [(TOPIC, 1, 0)]
+    member.put(P0)
+    assert member.polled() == [(TOPIC, 1, 1)]
+    assert member.polled() == [(OTHER.topic, 0, 0)]
+    assert member.polled() == [(TOPIC, 0, 2)]
+
+
+def test_of_large_records_none_is_taken_whose_partition_was_lost_meanwhile(member: Member) -> None:
+    member.put(P0, P0, P1, P1, size=MOST)
+    assert member.polled() == [(TOPIC, 0, 0)]
+    member.consumer.revoke([P0], lost=True)
+    assert member.polled() == [(TOPIC, 1, 0)]
+    member.consumer.assign([P0])
+    assert member.polled() == [(TOPIC, 1, 1)]
+    assert member.polled() == [(TOPIC, 0, 0)]
+
+
+def test_of_large_records_none_is_taken_whose_partition_was_lost_in_their_poll(member: Member) -> None:
+    member.put(P0, P1, P1, size=MOST)
+    poll = member.consumer.poll
+
+    def lost_after(timeout: float, limit: int) -> list[Records]:
+        came = poll(timeout, limit)
+        member.consumer.revoke([P1], lost=True)
+        return came
+
+    member.consumer.poll = lost_after  # type: ignore[method-assign]
+    assert member.polled() == [(TOPIC, 0, 0)]
     assert member.polled() == []
 
 

@@ -58,6 +58,14 @@ def test_changes_are_served_and_stand_once_in_the_lake(platform: Platform) -> No
     assert platform.drained()
 
 
+def test_records_of_one_poll_that_are_too_large_to_be_taken_at_once_are_taken_one_by_one(platform: Platform) -> None:
+    for i in range(20):
+        platform.produce((key(i % 3), envelope("u", row(i % 3, amount=float(i)), lsn=10 + i)), to=(P0, P1)[i % 3 % 2])
+    platform.run(take_bytes=1)
+    assert platform.changes() == [(10 + i, "u") for i in range(20)]
+    assert [platform.order(i) for i in range(3)] == [18.0, 19.0, 17.0]
+
+
 def test_a_deleted_row_is_gone_and_a_late_older_change_does_not_bring_it_back(platform: Platform) -> None:
     platform.produce(
         (key(1), envelope("c", row(1, "ann", 5.0), lsn=10)),

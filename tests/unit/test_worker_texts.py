@@ -56,8 +56,8 @@ class Texts:
         for i in range(begin, begin + count):
             self.platform.broker.append(to, key(i), envelope("c", row(i), lsn=100 + i))
 
-    def joined(self, *partitions: Partition) -> tuple[Worker, MemoryConsumer]:
-        worker = self.platform.start(poll_records=POLL)
+    def joined(self, *partitions: Partition, **settings: int) -> tuple[Worker, MemoryConsumer]:
+        worker = self.platform.start(**({"poll_records": POLL} | settings))
         consumer = self.platform.consumer
         assert consumer is not None
         worker._members.join([TOPIC, DOCS], worker._revoked, worker._lost)
@@ -92,7 +92,7 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Texts]:
 def turn(worker: Worker) -> int:
     """One turn of the worker's loop: how many records it polled."""
     worker._members.go_on()
-    polled = worker._members.poll(0, POLL)
+    polled = worker._members.poll(0, worker._settings.poll_records)
     worker._check_positions(polled)
     worker._take(worker._ready(polled))
     worker._writes.finish_done()
@@ -116,6 +116,22 @@ def test_no_table_waits_for_the_vectors_of_a_backlog(texts: Texts) -> None:
     worker._flush_all()
     assert texts.lsns() == list(range(100, 150))
     assert texts.committed(D0) == 50 and texts.committed(P0) == 1
+
+
+def test_of_long_texts_fewer_wait_and_fewer_are_taken_at_once(texts: Texts) -> None:
+    texts.put(50)
+    longest = max(len(record.value or b"") for record in texts.platform.broker.log[D0])
+    worker, _ = texts.joined(D0, take_bytes=5 * longest, poll_records=7)
+    while turn(worker):
+        pass
+    assert texts.begun == [5]
+    assert sum(map(len, worker._texts)) == 9  # two and all of the next poll
+    texts.go_on.set()
+    while turn(worker) or worker._texts or worker._writes.busy or worker._consumer.lag()[D0]:
+        pass
+    worker._flush_all()
+    assert max(texts.begun) == 5
+    assert texts.lsns() == list(range(100, 150)) and texts.committed(D0) == 50
 
 
 def test_a_table_of_texts_that_is_paused_stays_so_when_there_is_room(texts: Texts) -> None:
