@@ -27,16 +27,13 @@ def features_answer(
     on-demand views.
     """
     present, never = _repeated("PRESENT", rows.count), _repeated(NEVER, rows.count)
-    names = list(entities)
-    results = [_column(values, present, never) for values in entities.values()]
     columns = _stored_columns(plan, rows, present)
     for one in derived:
         columns[one.name] = _column(one.values, _found(one.values), never)
-    for name in plan.requested:
-        if name in columns:  # an on-demand view may leave a feature out
-            names.append(name)
-            results.append(columns[name])
-    metadata: dict[str, Any] = {"feature_names": names}
+    features = [name for name in plan.requested if name in columns]  # an on-demand view may leave one out
+    results = [_column(values, present, never) for values in entities.values()]
+    results += map(columns.__getitem__, features)
+    metadata: dict[str, Any] = {"feature_names": [*entities, *features]}
     if versions:
         metadata["feature_view_metadata"] = versions_of(plan)
     return orjson.dumps({"results": results, "metadata": metadata})
@@ -49,11 +46,11 @@ def _column(values: Sequence[Any], statuses: Any, times: Any) -> Column:
 def _stored_columns(plan: Plan, rows: Rows, present: orjson.Fragment) -> dict[str, Column]:
     times = [orjson.Fragment(orjson.dumps(view.shown)) for view in rows.views]
     return {
-        feature.name: _column(
-            values,
-            present if statuses is None else [NAMES[status] for status in statuses],
-            times[feature.view],
-        )
+        feature.name: {  # `_column`, without the call
+            "values": values,
+            "statuses": present if statuses is None else [NAMES[status] for status in statuses],
+            "event_timestamps": times[feature.view],
+        }
         for feature, values, statuses in zip(plan.features, plan.values(rows), plan.statuses(rows), strict=True)
         if feature.asked
     }

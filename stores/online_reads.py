@@ -157,9 +157,8 @@ class RedisReads:
     async def read(self, commands: Sequence[bytes]) -> list[Any]:
         """The replies to packed commands. Raises `StoreUnavailable` and `StoreRefused`."""
         replies = await self.ask(commands)
-        for reply in replies:
-            if (error := error_of(reply)) is not None:
-                raise failure(self._address, error)
+        if hiredis.ReplyError in map(type, replies):
+            raise failure(self._address, next(filter(None, map(error_of, replies))))
         return replies
 
     async def ask(self, commands: Sequence[bytes]) -> list[Any]:
