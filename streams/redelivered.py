@@ -193,6 +193,8 @@ class Heights:
         rows of. To be asked after `suspects`."""
         begun = outcome.begun_of_changes()
         found = np.zeros(len(begun), bool)
+        if not begun.any():
+            return found
         partitions = np.asarray(outcome.accepted.changes.rows["_partition"])
         for number in np.unique(partitions[begun > 0]).tolist():
             reading = self._heights[Partition(outcome.records.topic, number)].reading
