@@ -17,6 +17,7 @@ from serving.counts import ProcessCounts
 from serving.deadlines import Deadlines
 from serving.features import OnlineFeatures, Prepared, json_body
 from serving.gate import Gate, Overloaded
+from serving.incoming import HttpRequest
 from serving.plan import InvalidRequest
 from serving.refresh import Registry
 from serving.refusals import JSON, Answer, ClientLeft, refusal, refused
@@ -89,33 +90,6 @@ class Site(Protocol):
 
     async def answer(self, visit: Visit, seen: Seen) -> Answer:
         """The page; a failure has one too."""
-
-
-class Incoming(Protocol):
-    """One request, of which the head has come: `serving.connection.HttpRequest`."""
-
-    @property
-    def method(self) -> str: ...
-
-    @property
-    def path(self) -> str:
-        """Without the query, decoded."""
-
-    @property
-    def query(self) -> str:
-        """As it came."""
-
-    def header(self, name: str) -> str | None:
-        """A header's value by its name in small letters."""
-
-    async def body(self, most: int) -> bytes:
-        """The body, once it has come whole. Raises `TooLarge` beyond `most` bytes, and `ClientLeft`."""
-
-    def send(self, answer: Answer) -> None:
-        """Answer it; called once."""
-
-    async def taken(self) -> None:
-        """Returns once the client has taken the answer, but for a little, or has left."""
 
 
 class Reads(Protocol):
@@ -213,7 +187,7 @@ class Application:
         gc.unfreeze()
         await self._beside.close()
 
-    async def __call__(self, request: Incoming) -> None:
+    async def __call__(self, request: HttpRequest) -> None:
         """One request, to the moment at which the client has taken the answer, if that is large."""
         start = perf_counter()
         path, seen = request.path, Seen()
@@ -258,7 +232,7 @@ class Application:
             known = ", ".join(sorted(self._limits.hosts))
             raise Forbidden(f"the Host header has to be one of: {known} (more: serve.hosts in millrace.yaml)")
 
-    async def _visited(self, site: Site, request: Incoming, seen: Seen) -> Answer:
+    async def _visited(self, site: Site, request: HttpRequest, seen: Seen) -> Answer:
         """The session first, then the form, as the key of a request comes before its body."""
         await self._look(request)
         form = request.method == "POST"
@@ -273,7 +247,7 @@ class Application:
             finally:
                 self._gate.leave()
 
-    async def _posted(self, post: Post, request: Incoming, seen: Seen) -> bytes:
+    async def _posted(self, post: Post, request: HttpRequest, seen: Seen) -> bytes:
         """The key first, which costs little, then the body: a place is taken by who has a key, and sent a body."""
         access = self._beside.access
         try:
@@ -298,7 +272,7 @@ class Application:
             charge_refused(access, key_id, seen)
             raise
 
-    async def _answered(self, post: Post, request: Incoming, key_id: str, seen: Seen) -> bytes:
+    async def _answered(self, post: Post, request: HttpRequest, key_id: str, seen: Seen) -> bytes:
         body = await request.body(self._limits.body_bytes)
         await self._gate.enter()
         try:
@@ -306,7 +280,7 @@ class Application:
         finally:
             self._gate.leave()
 
-    async def _look(self, request: Incoming, weight: int = 0) -> None:
+    async def _look(self, request: HttpRequest, weight: int = 0) -> None:
         """Raises `Overloaded` where there is no room for a request whose body would have to be waited for; `weight` is
         that of its body, if it is large."""
         try:
@@ -317,7 +291,7 @@ class Application:
             await self._drain(request)
             raise
 
-    async def _drain(self, request: Incoming) -> None:
+    async def _drain(self, request: HttpRequest) -> None:
         """Take the body of a request that is refused off the connection, if it is small and comes soon."""
         length, most = request.header("content-length"), min(DRAINED_BYTES, self._limits.body_bytes)
         if length is None or int(length) > most:
@@ -326,7 +300,7 @@ class Application:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await request.body(most)
 
-    async def _page(self, request: Incoming, seen: Seen) -> Answer:
+    async def _page(self, request: HttpRequest, seen: Seen) -> Answer:
         get, description = self._gets.get(request.path), self._descriptions.get(request.path)
         if get is None and description is None:
             known = ", ".join([*self._posts, *self._gets, *self._descriptions])
@@ -338,7 +312,7 @@ class Application:
         assert get is not None
         return await get(request.header("accept") or "")
 
-    async def _described(self, description: Description, request: Incoming, seen: Seen) -> Answer:
+    async def _described(self, description: Description, request: HttpRequest, seen: Seen) -> Answer:
         """A request without entities: by who has a key, within its limits, in a place, and in the audit log."""
         access, seen.audited = self._beside.access, True
         key_id = access.identify(bearer(request.header("authorization")))

@@ -1,10 +1,9 @@
-"""One request without its connection: `serving.connection.HttpRequest`, and what becomes of it."""
+"""One request without its connection: `serving.incoming.HttpRequest`, and what becomes of it."""
 
 import asyncio
-from typing import Any
 
-from serving.connection import HttpRequest
 from serving.http import Application
+from serving.incoming import HttpRequest
 from serving.refusals import Answer
 
 
@@ -23,8 +22,7 @@ class Asked:
     ) -> None:
         told = {b"content-length": b"%d" % len(b"x" if body is None else body)}
         told |= {name.encode(): value.encode() for name, value in headers.items()}
-        here: Any = self
-        self.request = HttpRequest(here, method, path.encode(), told)
+        self.request = HttpRequest(self, method, path.encode(), told)
         self.read = False
         """Whether the body was waited for."""
         self.answer: Answer | None = None

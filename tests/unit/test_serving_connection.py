@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from serving.connection import BODY_AHEAD, HEAD_BYTES, ConnectionLimits, Connections, HttpRequest
+from serving.connection import BODY_AHEAD, HEAD_BYTES, ConnectionLimits, Connections
+from serving.incoming import HttpRequest
 from serving.refusals import Answer, ClientLeft, refusal
 from serving.request import TooLarge
 
