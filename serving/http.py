@@ -131,8 +131,6 @@ class Beside:
 
     async def close(self) -> None:
         """After the last one."""
-        for listener in self.listeners:
-            await listener.close()
         self.registry.close()
         await self.reads.close()
         self.access.close()
@@ -181,6 +179,11 @@ class Application:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECT)
+
+    async def drain(self) -> None:
+        """Called once, when it is to end: the other ways in answer what they have begun."""
+        for listener in self._beside.listeners:
+            await listener.close()
 
     async def close(self) -> None:
         """Called once, after the last request."""
@@ -294,7 +297,7 @@ class Application:
     async def _drain(self, request: HttpRequest) -> None:
         """Take the body of a request that is refused off the connection, if it is small and comes soon."""
         length, most = request.header("content-length"), min(DRAINED_BYTES, self._limits.body_bytes)
-        if length is None or int(length) > most:
+        if length is None or int(length) > most or request.header("expect") is not None:
             return
         with suppress(TimeoutError, ClientLeft):
             async with asyncio.timeout(DRAIN_SECONDS):

@@ -135,5 +135,6 @@ def _origin_form(url: bytes, headers: dict[bytes, bytes]) -> bytes:
         return url
     parsed = parse_url(url)
     if parsed.host:
-        headers[b"host"] = parsed.host + (b":%d" % parsed.port if parsed.port else b"")
+        host = b"[%b]" % parsed.host if b":" in parsed.host else parsed.host
+        headers[b"host"] = host + (b":%d" % parsed.port if parsed.port else b"")
     return (parsed.path or b"/") + (b"?" + parsed.query if parsed.query else b"")

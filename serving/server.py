@@ -34,6 +34,8 @@ AGAIN_SECONDS = 1.0
 BACKLOG = 1024
 """Connections that wait to be accepted."""
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
+
 _fork = get_context("fork")  # what was read and built before is each process's own, and the counts are shared
 
 
@@ -87,7 +89,7 @@ def serve(listening: Listening, build: Callable[[], Application], check: Callabl
     """
     processes = Processes(listening, build)
     watch = TlsWatch(listening.tls, partial(_renew, processes, check)) if listening.tls is not None else None
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPS:
         signal.signal(number, lambda *_: processes.stop())
     processes.start()
     while not processes.stopped:
@@ -113,8 +115,13 @@ class Worker:
         self.began = time.monotonic()
         self._ready = _fork.Event()
         """Set once it listens, and has a registry to answer from."""
-        self.process: ForkProcess = _fork.Process(target=_work, args=(listening, build, self._ready), name="serve")
-        self.process.start()
+        arguments = (listening, build, self._ready, os.getpid())
+        self.process: ForkProcess = _fork.Process(target=_work, args=arguments, name="serve")
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until it has handlers of its own, it has this process's
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
     def is_ready(self, seconds: float) -> bool:
         """Whether it answers requests, or does within so many seconds."""
@@ -161,7 +168,8 @@ class Processes:
             new = self._begin()
             if not self._serves(new):
                 self._leave(new)
-                raise Postponed(f"a new process did not serve within {RENEW_SECONDS:g} s")
+                why = "the server is told to stop" if self.stopped else f"it did not within {RENEW_SECONDS:g} s"
+                raise Postponed(f"a new process has to serve first: {why}")
             self._workers[place] = new
             self._leave(old)
 
@@ -196,11 +204,12 @@ class Processes:
         self._leaving = [(worker, until) for worker, until in self._leaving if worker.process.is_alive()]
 
 
-def _work(listening: Listening, build: Callable[[], Application], ready: Event) -> None:
+def _work(listening: Listening, build: Callable[[], Application], ready: Event, parent: int) -> None:
     """One process, to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to all: the first process says when to end
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(os.getppid(), listening.drain_seconds), name="parent", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    threading.Thread(target=_end_with, args=(parent, listening.drain_seconds), name="parent", daemon=True).start()
     application = build()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_answer(listening, application, ready))
@@ -222,7 +231,7 @@ async def _answer(listening: Listening, application: Application, ready: Event) 
     beside = [loop.create_task(connections.sweep()), loop.create_task(_say(application, ready))]
     await told.wait()
     server.close()
-    await connections.end(listening.drain_seconds)
+    await asyncio.gather(connections.end(listening.drain_seconds), application.drain())
     for task in beside:
         task.cancel()
     await application.close()

@@ -2,16 +2,22 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+import uvloop
 
-from serving.connection import BODY_AHEAD, HEAD_BYTES, ConnectionLimits, Connections
+from serving import connection
+from serving.connection import AHEAD, BODY_AHEAD, HEAD_BYTES, Connection, ConnectionLimits, Connections
 from serving.incoming import HttpRequest
 from serving.refusals import Answer, ClientLeft, refusal
 from serving.request import TooLarge
+from serving.tls import TlsFiles
+from tests.certificates import Authority
 
 GET = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"
 LARGE = b"x" * (8 << 20)
@@ -25,6 +31,7 @@ class Echo:
     connections: Connections = field(init=False)
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
     seen: list[HttpRequest] = field(default_factory=list)
+    lines: list[Connection] = field(default_factory=list)
     left: int = 0
     taken: int = 0
     port: int = 0
@@ -48,10 +55,17 @@ class Echo:
 
 
 @asynccontextmanager
-async def echo(header_seconds: float = 30.0, connections: int = 100) -> AsyncIterator[Echo]:
+async def echo(
+    header_seconds: float = 30.0, connections: int = 100, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Echo]:
     echo = Echo()
     echo.connections = Connections(echo, ConnectionLimits(header_seconds, connections))
-    server = await asyncio.get_running_loop().create_server(echo.connections.open, "127.0.0.1", 0)
+
+    def opened() -> asyncio.Protocol:
+        echo.lines.append(Connection(echo.connections))
+        return echo.lines[-1]
+
+    server = await asyncio.get_running_loop().create_server(opened, "127.0.0.1", 0, ssl=tls)
     echo.port = server.sockets[0].getsockname()[1]
     sweep = asyncio.create_task(echo.connections.sweep())
     yield echo
@@ -125,7 +139,8 @@ def test_a_request_that_comes_in_pieces_is_the_same(size: int) -> None:
         (GET.replace(b"host: a", b"connection: close"), False),
         (b"GET / HTTP/1.0\r\n\r\n", False),
         (b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n", True),
-        (GET.replace(b"host: a", b"connection: upgrade\r\nupgrade: websocket"), False),
+        (GET.replace(b"host: a", b"connection: upgrade\r\nupgrade: websocket"), True),
+        (b"CONNECT here:80 HTTP/1.1\r\n\r\n", False),
         (b"POST /unread HTTP/1.1\r\ncontent-length: 5\r\n\r\nhe", False),
     ],
 )
@@ -163,6 +178,10 @@ def test_a_connection_is_kept_as_the_client_asks(sent: bytes, kept: bool) -> Non
         b"GET / HTTP/1.1\r\nx: y\r\n folded\r\n\r\n",
         b"GET / HTTP/1.1\nhost: a\n\n",
         b"GET http:///x HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\ncontent-length: " + b"0" * 5_000 + b"2\r\n\r\nhi",
+        b"POST / HTTP/1.0\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/2.0\r\n\r\n",
+        b"GET /\r\n\r\n",
     ],
 )
 def test_what_two_readers_could_understand_in_two_ways_is_refused(sent: bytes) -> None:
@@ -322,6 +341,8 @@ def test_the_host_of_a_whole_url_counts() -> None:
     async def play(server: Echo) -> None:
         sent = b"GET http://elsewhere:81/health?a=b HTTP/1.1\r\nhost: localhost\r\n\r\n"
         assert bodies(await told(server.port, sent)) == [b"GET /health a=b elsewhere:81 "]
+        sent = sent.replace(b"elsewhere:81", b"[::1]:81")
+        assert bodies(await told(server.port, sent)) == [b"GET /health a=b [::1]:81 "]
         assert bodies(await told(server.port, b"OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n")) == [b"OPTIONS *  a "]
 
     scene(play)
@@ -355,3 +376,125 @@ def test_what_has_begun_is_answered_at_the_end_and_the_rest_closed() -> None:
             await ending
 
     scene(play)
+
+
+def test_a_request_is_begun_once_though_the_client_takes_what_was_sent_meanwhile() -> None:
+    """The interim answer to `Expect` can be what a client's system has no room for, and makes room for later."""
+
+    async def play(server: Echo) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        (line,) = server.lines
+        line.pause_writing()
+        line.resume_writing()
+        await asyncio.sleep(0.02)
+        assert len(server.seen) == 1
+        writer.write(b"hi" + GET)
+        writer.write_eof()
+        assert bodies(await reader.read()) == [b"POST /  a hi", b"GET /health  a "]
+        writer.close()
+
+    scene(play)
+
+
+@pytest.mark.parametrize(
+    "length", [b"content-length: 5\r\n\r\nhello", b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"]
+)
+def test_the_offer_of_another_protocol_is_not_taken_up_and_the_body_is_read(length: bytes) -> None:
+    """As Java's client makes it with every request."""
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
+
+    async def play(server: Echo) -> None:
+        sent = b"POST /a?b=c HTTP/1.1\r\nhost: a\r\n" + offer + length
+        assert bodies(await told(server.port, sent + sent + GET)) == [b"POST /a b=c a hello"] * 2 + [b"GET /health  a "]
+
+    scene(play)
+
+
+def test_an_interim_answer_is_for_http_1_1() -> None:
+    async def play(server: Echo) -> None:
+        answer = await told(
+            server.port, b"POST / HTTP/1.0\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\nhi"
+        )
+        assert bodies(answer) == [b"POST /  a hi"]
+
+    scene(play)
+
+
+def test_requests_are_parsed_no_further_than_they_are_waited_for() -> None:
+    async def play(server: Echo) -> None:
+        late = GET.replace(b"/health", b"/late")
+        asked = asyncio.create_task(told(server.port, late * 5_000))
+        await asyncio.sleep(0.3)
+        (line,) = server.lines
+        assert AHEAD < len(line._requests) < AHEAD + 2 * connection.SLICE_BYTES // len(late)
+        server.let_go.set()
+        assert bodies(await asked) == [b"GET /late  a "] * 5_000
+
+    scene(play)
+
+
+def test_who_sends_more_than_is_read_has_the_answer_all_the_same() -> None:
+    """Closed with bytes unread, a connection is reset, and its answers are thrown away."""
+
+    async def play(server: Echo) -> None:
+        late = GET.replace(b"/health", b"/late")
+        asked = asyncio.create_task(told(server.port, late * 20_000, False))
+        await asyncio.sleep(0.3)
+        ending = asyncio.create_task(server.connections.end(10))
+        await asyncio.sleep(0.05)
+        server.let_go.set()
+        assert bodies(await asked) == [b"GET /late  a "]
+        async with asyncio.timeout(5):
+            await ending
+
+    scene(play)
+
+
+def test_connections_beyond_all_places_do_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are more told so at a time than there is room for; they are closed without a word."""
+    monkeypatch.setattr(connection, "TURNED_AWAY", 5)
+
+    async def play(server: Echo) -> None:
+        held = await asyncio.open_connection("127.0.0.1", server.port)
+        others = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(20)]
+        found = []
+        for reader, writer in others:
+            try:
+                found.append(await reader.read(12))
+            except ConnectionResetError:
+                found.append(b"")
+            assert not writer.is_closing()  # they keep their side open
+        assert found.count(b"HTTP/1.1 503") == 5 and found.count(b"") == 15
+        async with asyncio.timeout(5):
+            while server.connections._turned_away:
+                await asyncio.sleep(0.02)
+        held[1].close()
+
+    scene(play, header_seconds=0.5, connections=1)
+
+
+def test_a_client_by_tls_that_does_not_close_its_side_holds_nobody_up(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    files = TlsFiles(tmp_path / "tls.crt", tmp_path / "tls.key")
+    authority.sign("server", files.cert, files.key)
+
+    def connected(port: int) -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", port), 10)
+        return ssl.create_default_context(cafile=authority.certificate).wrap_socket(plain, server_hostname="localhost")
+
+    async def staged() -> None:
+        async with echo(0.5, tls=files.context()) as server:
+            client = await asyncio.to_thread(connected, server.port)
+            async with asyncio.timeout(5):
+                while not server.lines or server.connections._open:
+                    await asyncio.sleep(0.02)
+            other = await asyncio.to_thread(connected, server.port)
+            async with asyncio.timeout(5):
+                await server.connections.end(30)
+            client.close()
+            other.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(staged())
