@@ -1,12 +1,14 @@
-"""Rows of a vector view on their way into PostgreSQL by binary COPY, and back into Arrow."""
+"""Rows of a vector view on their way into PostgreSQL, in the binary form of its types, and back into Arrow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
+from psycopg.adapt import Dumper, PyFormat, Transformer
+from psycopg.pq import Format
 
 from stores.rows import EMBEDDING, META, TIMESTAMP
 from stores.vector_tables import KEY, VectorTable
@@ -19,14 +21,29 @@ VECTOR_HEADER = 4
 """Bytes before a vector's numbers in pgvector's binary form: uint16 dimensions, uint16 zero."""
 
 
-def copy_rows(
-    cursor: psycopg.Cursor[Any],
-    statement: str,
-    vectors: VectorTable,
-    table: pa.Table,
-    entities: Mapping[bytes, Entity],
-) -> None:
-    """Send the rows at the entities' positions with their versions, in the order of `vectors.carried`."""
+class Packed(bytes):
+    """A value in the binary form of the type that the statement gives its parameter: what says nothing of its type is
+    of that one, so that a statement is prepared once, whatever values come."""
+
+
+class PackedDumper(Dumper):
+    """Sends a `Packed` as it is."""
+
+    format = Format.BINARY
+
+    def dump(self, obj: Packed) -> Packed:
+        return obj
+
+
+def parameter(place: int) -> str:
+    """The name of the parameter for the column at this place of `VectorTable.carried`."""
+    return f"c{place}"
+
+
+def packed_rows(
+    driver: psycopg.Connection, vectors: VectorTable, table: pa.Table, entities: Mapping[bytes, Entity]
+) -> Iterator[dict[str, Packed | None]]:
+    """The rows at the entities' positions with their versions, as parameters."""
     taken = table.take(pa.array([entity.position for entity in entities.values()], pa.int64()))
     versions = [entity.version for entity in entities.values()]
     known: dict[str, Sequence[Any]] = {
@@ -37,10 +54,13 @@ def copy_rows(
         "_undecided": [entity.undecided for entity in entities.values()],
     }
     columns = [known[name] if name in known else _values(vectors, taken, name) for name in vectors.carried]
-    with cursor.copy(statement) as copy:
-        copy.set_types([carried.copied for carried in vectors.carried.values()])
-        for row in zip(*columns, strict=True):
-            copy.write_row(row)
+    oids = [driver.adapters.types.get_oid(carried.packed) for carried in vectors.carried.values()]
+    names = [parameter(place) for place in range(len(columns))]
+    packing, formats = Transformer(driver), [PyFormat.BINARY] * len(columns)
+    packing.set_dumper_types(oids, Format.BINARY)
+    for row in zip(*columns, strict=True):
+        values = packing.dump_sequence(row, formats)
+        yield {n: None if v is None else Packed(v) for n, v in zip(names, values, strict=True)}
 
 
 def arrow_table(vectors: VectorTable, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pa.Table:
@@ -55,7 +75,7 @@ def arrow_table(vectors: VectorTable, names: Sequence[str], rows: Sequence[Seque
 
 
 def _values(vectors: VectorTable, table: pa.Table, name: str) -> Sequence[Any]:
-    """The values of a column in the form that COPY takes for its type."""
+    """The values of a column as Python has it for the type that it is packed as."""
     if name not in table.column_names:  # of `META` and `EMBEDDING` plain rows have not all
         return [False if name == "_deleted" else None] * table.num_rows
     column = table[name]

@@ -58,10 +58,10 @@ class Embedding(VECTOR):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """How PostgreSQL carries a column; `copied` is the type whose binary form its values take in COPY."""
+    """How PostgreSQL carries a column; `packed` is the type in whose binary form its values are sent."""
 
     sql: sa.types.TypeEngine[Any]
-    copied: str
+    packed: str
 
 
 _SCALARS: Mapping[pa.DataType, Carried] = {
@@ -91,14 +91,11 @@ _META: Mapping[str, Carried] = {
 @dataclass(frozen=True, slots=True)
 class VectorTable:
     """The table of a view. `carried` has every column that rows bring, the entity key first; the table has
-    one more, `_written`, the server's time of the last write, by which deletes are forgotten. `batch` is the
-    temporary table through which rows come in: one a connection and shape of rows, for making one costs more than
-    what a live stream sends through it."""
+    one more, `_written`, the server's time of the last write, by which deletes are forgotten."""
 
     view: View
     table: sa.Table
     carried: Mapping[str, Carried]
-    batch: sa.Table
 
     @property
     def name(self) -> str:
@@ -144,15 +141,7 @@ def vector_table(view: View) -> VectorTable:
         postgresql_where=table.c._text_hash.is_not(None),
     )
     sa.Index(identifier(f"{table.name}_deleted"), table.c._written, postgresql_where=table.c._deleted)
-    shape = repr([(name, str(c.sql)) for name, c in carried.items()]).encode()
-    batch = sa.Table(
-        f"millrace_batch_{hashlib.blake2b(shape, digest_size=8).hexdigest()}",
-        sa.MetaData(),
-        *(sa.Column(name, c.sql) for name, c in carried.items()),
-        prefixes=["TEMPORARY"],
-        postgresql_on_commit="DELETE ROWS",
-    )
-    vectors = VectorTable(view, table, carried, batch)
+    vectors = VectorTable(view, table, carried)
     _distance_index(vectors)
     return vectors
 
@@ -225,7 +214,7 @@ def _carried(view: View, feature: Feature) -> Carried:
         if pa.types.is_timestamp(element):
             return Carried(ARRAY(sa.TIMESTAMP(timezone=True)), "timestamptz[]")
         inner = _scalar(element)
-        found = Carried(ARRAY(inner.sql), f"{inner.copied}[]") if inner else None
+        found = Carried(ARRAY(inner.sql), f"{inner.packed}[]") if inner else None
     if found is None:
         raise StoreRefused(
             f"view {view.name}: feature {feature.name} of type {feature.arrow_type} cannot be stored beside "

@@ -19,7 +19,7 @@ from stores.entity_keys import entity_keys
 from stores.errors import NotSetUp, StoreRefused, StoreUnavailable
 from stores.rows import FeatureReader, FeatureRows, FeatureWriter, WriteResult
 from stores.vector_filters import Filters, conditions
-from stores.vector_rows import VECTOR_HEADER, arrow_table, copy_rows
+from stores.vector_rows import VECTOR_HEADER, Packed, PackedDumper, arrow_table, packed_rows, parameter
 from stores.vector_sizes import DISTANCE, bounded, unsized, within
 from stores.vector_tables import KEY, OPERATORS, VectorTable, create_table, held_model, vector_table
 from stores.vector_versions import Entities, Entity, fold, fold_decisions, fold_plain
@@ -35,8 +35,6 @@ _EF_SEARCH_LIMIT = 1000
 _FORGOTTEN_AT_ONCE = 1000
 _FORGET_SECONDS = 60.0
 _DIALECT = sa.make_url("postgresql+psycopg://").get_dialect()()
-_BATCHES = "millrace_batches"
-"""Under this name a connection notes the temporary tables that it has."""
 _UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 _NEVER_TAKEN = psycopg.errors.ProgramLimitExceeded
 """Such as a key that is longer than its index takes, for which psycopg too has an operational error."""
@@ -78,6 +76,7 @@ class PgVectors(FeatureWriter, FeatureReader):
             given = parsed.query.get("options", "")
             patience["options"] = f"{given} -c statement_timeout={int(statement_seconds * 1000)}".strip()
         self._engine = sa.create_engine(parsed, connect_args=patience)
+        sa.event.listen(self._engine, "connect", lambda connection, _: _takes_packed(connection))
         sa.event.listen(self._engine, "checkout", _stands)
         # A single SELECT needs no BEGIN and COMMIT of its own, each of which is a round trip.
         self._selecting = self._engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -234,13 +233,12 @@ class PgVectors(FeatureWriter, FeatureReader):
             now, applied = folding(view, keys, table, stored)
             winners = {key: entity for key, entity in now.items() if entity.position is not None}
             turned = [key for key, entity in stored.items() if now[key].undecided != entity.undecided]
-            if winners:
-                _bring(connection, vectors, table, winners)
             if time.monotonic() >= self._forget_next.get(vectors.name, 0.0):
                 self._forget_next[vectors.name] = time.monotonic() + _FORGET_SECONDS
                 self._forget(connection, vectors, list(stored))
             with driver.pipeline():  # with its COMMIT in one round trip
-                _execute(driver, _replacing(view), list(winners))
+                if winners:
+                    driver.cursor().executemany(_replacing(view), packed_rows(driver, vectors, table, winners))
                 for mark in (True, False):
                     _execute(driver, _marking(view, mark), [key for key in turned if now[key].undecided is mark])
                 driver.execute("COMMIT")
@@ -295,12 +293,7 @@ class PgVectors(FeatureWriter, FeatureReader):
         """A connection until the end of the block; what PostgreSQL objects to is raised as a store's errors."""
         try:
             with engine.begin() as connection:
-                try:
-                    yield connection
-                except BaseException:
-                    if not connection.invalidated:
-                        connection.info.pop(_BATCHES, None)  # they are rolled back
-                    raise
+                yield connection
         except sa.exc.TimeoutError as error:
             raise StoreUnavailable(STORE, f"{self._place}: no free connection: {error}") from error
         except (sa.exc.DBAPIError, psycopg.Error) as error:
@@ -324,6 +317,10 @@ def _stands(connection: Any, *_: Any) -> None:
         silent = False
     if not silent:
         raise sa.exc.DisconnectionError("it was closed")
+
+
+def _takes_packed(connection: psycopg.Connection) -> None:
+    connection.adapters.register_dumper(Packed, PackedDumper)
 
 
 def _driver(connection: sa.Connection) -> psycopg.Connection:
@@ -350,16 +347,6 @@ def _lock(driver: psycopg.Connection, view: View, keys: list[bytes]) -> dict[byt
     return entities
 
 
-def _bring(connection: sa.Connection, vectors: VectorTable, rows: pa.Table, winners: dict[bytes, Entity]) -> None:
-    """Put the rows that won into the connection's temporary table."""
-    batch, batches = vectors.batch, connection.info.setdefault(_BATCHES, set())
-    if batch.name not in batches:
-        connection.execute(sa.schema.CreateTable(batch, if_not_exists=True))
-        batches.add(batch.name)
-    with _driver(connection).cursor() as cursor:
-        copy_rows(cursor, f"COPY {batch.name} FROM STDIN (FORMAT BINARY)", vectors, rows, winners)
-
-
 def _execute(driver: psycopg.Connection, statement: str, keys: list[bytes]) -> None:
     """A statement over entities, if there are any."""
     if keys:
@@ -383,16 +370,19 @@ def _locking(view: View) -> tuple[str, str]:
 
 @lru_cache(maxsize=256)
 def _replacing(view: View) -> str:
-    """Writes the rows of the temporary table over the locked ones."""
+    """Writes a row over the locked one. Its values are parameters: a temporary table, filled by COPY, took two more
+    round trips, of which each waits for its turn where the processors are full."""
     vectors = vector_table(view)
-    table, batch = vectors.table, vectors.batch
-    values = {name: batch.c[name] for name in vectors.carried if name != KEY}
+    given = (
+        sa.cast(sa.bindparam(parameter(place)), carried.sql).label(name)
+        for place, (name, carried) in enumerate(vectors.carried.items())
+    )
+    table, row = vectors.table, sa.select(*given).subquery("row")
+    values = {name: row.c[name] for name in vectors.carried if name != KEY}
     # A row that is there already, as after a replay, is left alone: rewriting it costs an index entry.
     differs = sa.tuple_(*(table.c[name] for name in values)).is_distinct_from(sa.tuple_(*values.values()))
-    # PostgreSQL knows nothing of the batch's size, and would read the whole table to join it: it is told the keys.
-    these = table.c[KEY] == sa.any_(_array("keys"))
     update = sa.update(table).values(values | {"_written": sa.func.now()})
-    return _compiled(update.where(table.c[KEY] == batch.c[KEY], these, differs))
+    return _compiled(update.where(table.c[KEY] == row.c[KEY], differs))
 
 
 @lru_cache(maxsize=512)
@@ -404,7 +394,7 @@ def _marking(view: View, undecided: bool) -> str:
 
 
 def _compiled(statement: sa.ClauseElement) -> str:
-    """As psycopg takes it, with `keys` as its parameter."""
+    """As psycopg takes it, with the names of its parameters."""
     return str(statement.compile(dialect=_DIALECT))
 
 
