@@ -210,9 +210,10 @@ def _work(listening: Listening, build: Callable[[], Application], ready: Event, 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     threading.Thread(target=_end_with, args=(parent, listening.drain_seconds), name="parent", daemon=True).start()
-    application = build()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_answer(listening, application, ready))
+    asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_answer(listening, build(), ready))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # all is answered: a thread that still waits for a store that is away would keep the process
 
 
 async def _answer(listening: Listening, application: Application, ready: Event) -> None:
