@@ -8,6 +8,7 @@ change. A write is one compare-and-set script an entity (`stores.redis_scripts`)
 import hashlib
 import json
 import re
+import select
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,6 +107,12 @@ class _Pipeline:
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._received = bytearray(1 << 16)
+
+    def stands(self) -> bool:
+        """Whether it is still open, while it is idle: nothing has come, not even its end."""
+        look = select.poll()
+        look.register(self._sock, select.POLLIN)
+        return not look.poll(0)
 
     def send(self, packed: bytes | memoryview) -> None:
         self._sock.sendall(packed)
@@ -328,7 +335,7 @@ class RedisOnline(FeatureWriter, FeatureReader):
     def _checkout(self) -> Any:
         """An idle connection that still stands, or a new one."""
         while (connection := self._pop_idle()) is not None:
-            if _stands(connection):
+            if connection.stands():
                 return connection
             connection.disconnect()
         connection = self._build()
@@ -353,14 +360,6 @@ def failure(address: RedisAddress, error: str) -> StoreUnavailable | StoreRefuse
     if _TRANSIENT.search(error):
         return StoreUnavailable("Redis", f"{address}: {error}")
     return StoreRefused(f"Redis at {address} refuses: {error}")
-
-
-def _stands(connection: Any) -> bool:
-    """Whether an idle connection is still open: nothing to read, not even its end."""
-    try:
-        return not connection.can_read(0)
-    except (redis.RedisError, OSError):
-        return False
 
 
 def _shared_codec(views: Sequence[View]) -> EntityKeys:
