@@ -6,7 +6,7 @@ All views with the same join keys are read by one HMGET an entity, all entities 
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Any
 
 from serving.moments import moments
@@ -120,8 +120,12 @@ class Plan:
 
     def shared(self, replies: Sequence[Sequence[bytes | None]], count: int) -> list[Sequence[bytes | None]]:
         """Those of the replies for `count` entities that stand for all of them: of views without entities."""
-        ends = accumulate(1 if read.entityless else count for read in self.reads)
-        return [replies[end - 1] for read, end in zip(self.reads, ends, strict=True) if read.entityless]
+        found, start = [], 0
+        for read in self.reads:
+            if read.entityless:
+                found.append(replies[start])
+            start += 1 if read.entityless else count
+        return found
 
     def rows(
         self,
