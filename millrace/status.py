@@ -7,6 +7,7 @@ is asked. A lake in an object store is waited for as long as its own client trie
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -20,6 +21,7 @@ from connectors.health import slot_health
 from connectors.slots import no_slot, slot_problems
 from connectors.snapshot_lock import snapshot_holder
 from connectors.source import SourceUnavailable
+from millrace.altered import altered_tables
 from millrace.made_again import Dropped, dropped
 from millrace.repo import Repo
 from millrace.wiring import connect, lake, no_source, online, source, topics, vectors
@@ -58,6 +60,7 @@ def repo_status(repo: Repo) -> dict[str, Any]:
         "lag": partial(_lag, repo, sorted({one.topic for one in declared})),
         "snapshots": partial(_snapshots, repo, captured),
         "dropped": partial(_dropped, repo, views),
+        "altered": partial(_altered, repo, views),
     }
     state = _at_once(parts, problems)
     tables: Dropped = state.pop("dropped")
@@ -303,6 +306,27 @@ def _dropped(repo: Repo, views: Mapping[str, list[str]], problems: list[str]) ->
         for topic in found.unpublished
     ]
     return found
+
+
+def _altered(repo: Repo, views: Mapping[str, list[str]], problems: list[str]) -> dict[str, dict[str, Any]]:
+    """Columns that were added or given another type since they were applied: no record tells of them."""
+    try:
+        found = altered_tables(repo, sorted(views), SECONDS)
+    except (StoreUnavailable, SourceUnavailable):
+        return {}  # told of above
+    for topic, one in found.items():
+        problems += [
+            f"{topic}: column {name} was added and is not captured: run millrace apply, then millrace resnapshot "
+            f"{topic} for the values that it has already"
+            for name in one.added
+        ]
+        problems += [
+            f"{topic}: column {name} was {old} when it was applied and is {new} now, and no change tells which values "
+            f"that altered: run millrace apply, then millrace resnapshot {topic}; until then {', '.join(views[topic])} "
+            "may serve the old ones"
+            for name, (old, new) in one.retyped.items()
+        ]
+    return {topic: asdict(one) for topic, one in found.items()}
 
 
 def _publication(repo: Repo, topic: str) -> str:

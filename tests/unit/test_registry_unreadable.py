@@ -117,13 +117,13 @@ def test_status_before_the_first_apply_asks_what_needs_none(folder: Path, monkey
 
 def status(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `millrace status` tells, with services that answer."""
-    for part in ("connectors", "slots", "stores", "workers", "lag", "snapshots"):
+    for part in ("connectors", "slots", "stores", "workers", "lag", "snapshots", "altered"):
         monkeypatch.setattr(millrace.status, f"_{part}", lambda *asked, part=part: {"answers": part})
     monkeypatch.setattr(millrace.status, "_dropped", lambda *asked: Dropped([], [], {}, [], []))
     result = invoke(folder, "status")
     assert result.exit_code == 1, repr(result.exception)
     value: dict[str, Any] = json.loads(result.stdout)
-    for part in ("connectors", "slots", "stores", "workers", "lag", "snapshots"):
+    for part in ("connectors", "slots", "stores", "workers", "lag", "snapshots", "altered"):
         assert value[part] == {"answers": part}
     return value
 
