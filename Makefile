@@ -42,7 +42,6 @@ bench: setup ## Measure everything that has a goal, into benchmarks/results.json
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 bench-serving: setup ## Measure serving beside feast serve, and vector search; needs wrk
-	@command -v wrk >/dev/null || { echo "make bench-serving loads the servers with wrk, which is not installed: apt-get install wrk"; exit 1; }
 	@$(BIN)/python -W ignore -m benchmarks --only serving --only search
 
 setup: $(VENV)/ready $(JARS)/shared | tools ## Set everything up: virtual environment, jars, system packages

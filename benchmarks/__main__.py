@@ -8,6 +8,7 @@ import argparse
 import json
 import platform
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -40,7 +41,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", choices=list(MEASURED))
     kept: dict[str, list[dict[str, Any]]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in parser.parse_args().only or MEASURED:
+    wanted = parser.parse_args().only or list(MEASURED)
+    if "serving" in wanted and shutil.which("wrk") is None:
+        raise SystemExit(
+            "serving loads the servers with wrk, which is not installed: apt-get install wrk, or name the others by "
+            "--only"
+        )
+    for name in wanted:
         kept[name] = []
         before = psutil.cpu_times()
         for row in MEASURED[name]():

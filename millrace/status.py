@@ -56,7 +56,7 @@ def repo_status(repo: Repo) -> dict[str, Any]:
         "connectors": partial(_connectors, repo, sources),
         "slots": partial(_slots, repo, sources),
         "stores": partial(_stores, repo),
-        "workers": partial(_workers, repo.workers_folder),
+        "workers": partial(_workers, repo),
         "lag": partial(_lag, repo, sorted({one.topic for one in declared})),
         "snapshots": partial(_snapshots, repo, captured),
         "dropped": partial(_dropped, repo, views),
@@ -173,16 +173,24 @@ def _not_running(state: ConnectorState) -> str:
     return state.state if state.state != "RUNNING" else odd[0] if odd else "without tasks"
 
 
-def _workers(folder: Path, problems: list[str]) -> dict[str, Any]:
-    workers = running_workers(folder)
+def _workers(repo: Repo, problems: list[str]) -> dict[str, Any]:
+    workers = running_workers(repo.workers_folder)
     for name, state in workers.items():
         if state["waiting_for"]:
             problems.append(f"worker {name} waits: {state['waiting_for']}")
         problems += state["paused"].values()
         problems += state["key_changes_lost"].values()
-    if not workers:
-        problems.append("no worker runs on this machine: millrace run")
+    if not workers and not _elsewhere(repo):
+        problems.append("no worker runs, here or elsewhere: millrace run")
     return workers
+
+
+def _elsewhere(repo: Repo) -> bool:
+    """Whether workers run on other machines, as far as Kafka tells."""
+    try:
+        return topics(repo).members(repo.group) > 0
+    except BrokerUnavailable:
+        return False  # told of where the lag is asked for
 
 
 def _ask(note: Path) -> dict[str, Any] | None:

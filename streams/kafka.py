@@ -387,6 +387,17 @@ class KafkaTopics:
         finally:
             consumer.close()
 
+    def members(self, group: str) -> int:
+        """How many consumers a group has, wherever they run; one that was killed counts until its session is over.
+        Raises `BrokerUnavailable`."""
+        try:
+            answer = self._admin.describe_consumer_groups([group], request_timeout=TIMEOUT_SECONDS)[group].result()
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return 0
+            raise BrokerUnavailable(f"Kafka at {self._servers} does not answer: {error.args[0].str()}") from error
+        return len(answer.members)
+
 
 def _partitions(given: list[TopicPartition]) -> set[Partition]:
     return {Partition(p.topic, p.partition) for p in given}

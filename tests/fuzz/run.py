@@ -21,7 +21,8 @@ SECONDS = 20.0
 BY_DOCUMENT = 25
 BROKEN = 10
 """One request in so many is none by its framing."""
-DELIBERATE = frozenset({"overloaded", "store_unavailable", "timed_out", "not_ready"})
+DELIBERATE = frozenset({"overloaded", "timed_out"})
+"""What a server may answer whose stores are all well."""
 INTERNALS = (b"Traceback", b'File "', b"site-packages", b"/serving/", b"/stores/", b"0x7f", b"object at")
 
 
@@ -47,12 +48,15 @@ class Fuzz:
 
     def run(self, document: dict[str, Any], number: int, requests: int) -> None:
         """About so many requests, one in `BY_DOCUMENT` by the document, which takes longer to make. Raises `Wrong`."""
+        began = self.processes()
         by_schema(document, number, self.send, max(10, requests // BY_DOCUMENT // 6))
         chance = random.Random(number)
         for data in broken(chance, requests // BROKEN):
             self.send_raw(data)
         for sent in malformed(chance, requests - self.sent):
             self.send(sent)
+        if self.processes() != began:
+            raise Wrong("a process of the server ended, and another took its place: its log says when")
 
     @property
     def sent(self) -> int:
@@ -97,8 +101,11 @@ class Fuzz:
 
     def memory(self) -> int:
         """Bytes that the server's processes have in memory."""
-        server = psutil.Process(self.process)
-        return sum(process.memory_info().rss for process in (server, *server.children(recursive=True)))
+        return sum(psutil.Process(number).memory_info().rss for number in (self.process, *self.processes()))
+
+    def processes(self) -> set[int]:
+        """Those that the server has begun."""
+        return {process.pid for process in psutil.Process(self.process).children(recursive=True)}
 
     def _exchange(self, sent: Sent) -> tuple[int, bytes]:
         for attempt in (1, 2):

@@ -72,3 +72,13 @@ def test_what_a_group_has_to_read_begins_where_its_records_do(stack: Endpoints) 
         deleted.result(SECONDS)
     begins = {unread: ends[unread], behind: 4, ahead: 5, whole: 0}
     assert broker.committed(group, [topic]) == {p: (begins[p], end) for p, end in ends.items()}
+
+
+def test_a_group_has_as_many_members_as_read(stack: Endpoints) -> None:
+    topic, group = f"lag-{uuid.uuid4().hex[:8]}", f"lag-{uuid.uuid4().hex[:8]}"
+    broker = filled(stack, topic, 1, 1)
+    assert broker.members(group) == 0
+    consumer = reading(stack, topic, group, 1)
+    assert broker.members(group) == 1
+    consumer.close()
+    assert broker.members(group) == 0
