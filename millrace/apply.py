@@ -15,6 +15,7 @@ import pyarrow.types as pt
 from feast import KafkaSource
 from feast.repo_contents import RepoContents
 
+from connectors.altered import altered
 from connectors.checks import Finding, check
 from connectors.connect import Connect
 from connectors.debezium import connector_config, not_included
@@ -28,6 +29,7 @@ from millrace.made_again import dropped, note_captured_again, note_stored
 from millrace.on_demand import check_functions
 from millrace.repo import Repo, declared_at, parse, register, rehearse
 from millrace.settings import check_variables
+from millrace.status import running_workers
 from millrace.wiring import connect, embedder, lake, source, topics, vectors
 from stores.errors import NothingApplied
 from stores.fields import check_collisions
@@ -112,6 +114,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         _check_source(captured, client, fix=False)
         client.validate({**connector_config(captured.source, captured.tables), "name": captured.source.name})
     fixed = [f for captured in plan.captured for f in _check_source(captured, client, fix=True)]
+    new = _new(lake(repo), plan)
     made = _ensure_topics(repo, plan)
     for name, schema, properties in _lake_tables(plan):
         lake(repo).create(name, schema, properties)
@@ -144,6 +147,10 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         )
     for name in sorted(back):
         say(f"source {name} was captured before, and its connector stands still: run millrace recover {name}")
+    for topic, columns in new.columns.items():
+        say(f"{topic}: {', '.join(columns)} captured from now on, null in older rows: run millrace resnapshot {topic}")
+    for name in new.views:
+        say(f"view {name} is new over a table that is captured already: run millrace backfill --view {name}")
     return {
         "project": repo.project,
         "views": {v.view.name: v.view.kind for v in plan.views},
@@ -153,8 +160,36 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         "made_again": again,
         "captured_again": missed,
         "to_recover": sorted(back),
+        "to_resnapshot": {topic: list(columns) for topic, columns in new.columns.items()},
+        "to_backfill": list(new.views),
+        "workers": sorted(running_workers(repo.workers_folder)),
         "fixed": [f.message for f in fixed if f.severity == "fixed"],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """What is new where changes are in the lake already: by topic the columns that these have not, and the views that
+    have no rows of them."""
+
+    columns: Mapping[str, tuple[str, ...]]
+    views: tuple[str, ...]
+
+
+def _new(store: Lake, plan: Plan) -> New:
+    columns: dict[str, tuple[str, ...]] = {}
+    for table in (table for captured in plan.captured for table in captured.tables):
+        applied = applied_table(store, table.topic)[0] if store.exists(changes_table(table.topic)) else None
+        if applied is not None and (added := altered(applied, table).added):
+            columns[table.topic] = added
+    return New(
+        columns,
+        tuple(
+            view.view.name
+            for view in plan.views
+            if store.exists(changes_table(view.table.topic)) and not store.exists(features_table(view.view.name))
+        ),
+    )
 
 
 def _checked(repo: Repo) -> Plan:

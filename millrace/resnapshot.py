@@ -25,6 +25,7 @@ from connectors.source import Source, connected
 from connectors.table import Table
 from millrace.made_again import note_stored, stored_in
 from millrace.repo import Repo, UnknownTable
+from millrace.started_anew import ANEW_SECONDS
 from millrace.status import running_workers
 from millrace.wiring import connect, flows, lake, producer, source, topics
 from streams.pipeline import Flow
@@ -35,10 +36,6 @@ from streams.snapshots import begin_snapshot
 Say = Callable[[str], None]
 
 LOOK_SECONDS = 0.5
-
-ANEW_SECONDS = 20.0
-"""That workers have to start anew after an apply, until when they tell of a table as held: they look every five seconds
-and end what they hold first."""
 
 
 class UnknownSource(Exception):

@@ -15,7 +15,12 @@ from millrace.cli import Failed, Out, Places, shared
     type=click.IntRange(min=1),
     help="Compare only so many entities of each view, drawn at random. All are read all the same.",
 )
-@click.option("--wait", default=10.0, show_default=True, help="Seconds that changes in flight have to arrive.")
+@click.option(
+    "--wait",
+    default=10.0,
+    show_default=True,
+    help="Seconds that changes in flight have to arrive, for each view that differs.",
+)
 @shared
 def verify(places: Places, out: Out, views: tuple[str, ...], sample: int | None, wait: float) -> None:
     """Compare PostgreSQL, the online store and the lake, entity by entity.

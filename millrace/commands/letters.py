@@ -123,6 +123,7 @@ def replay(places: Places, out: Out, numbers: tuple[int, ...], everything: bool,
     one record, as replays that failed again leave them, --all sends the newest that the options choose. Letters of a
     table that no view captures any more stay: no worker would read them.
     """
+    from millrace.started_anew import wait_anew
     from millrace.wiring import producer
     from streams.letters import NotCaptured, check_captured, one_of_each
     from streams.letters import replay as send
@@ -130,6 +131,7 @@ def replay(places: Places, out: Out, numbers: tuple[int, ...], everything: bool,
     if bool(numbers) == everything:
         raise click.UsageError("name the letters to replay, or say --all")
     repo = _open(places)
+    wait_anew(repo, out.say)
     captured, left_out = repo.personal().keys(), Counter[str]()
     chosen: Iterator[Letter]
     if numbers:

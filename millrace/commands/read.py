@@ -29,7 +29,7 @@ def lookup(places: Places, out: Out, features: tuple[str, ...], entities: tuple[
 @click.command
 @click.argument("text")
 @click.option("--view", help="The vector view; needed only where there are several.")
-@click.option("--top", default=5, show_default=True, help="How many to find.")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many to find.")
 @shared
 def search(places: Places, out: Out, text: str, view: str | None, top: int) -> None:
     """Find the entities of a vector view whose text is nearest to TEXT, by the view's own model."""

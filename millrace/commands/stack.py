@@ -43,8 +43,10 @@ def up(places: Places, out: Out, foreground: bool) -> None:
 @shared
 def down(places: Places, out: Out) -> None:
     """Stop the local stack; its data stays."""
+    there = (places.stack / "stack.json").exists()
     open_stack(places).down(out.say)
-    out.result({"folder": str(places.stack)}, lambda _: "down")
+    nothing = f"there is no stack in {places.stack}: --stack names another folder"
+    out.result({"folder": str(places.stack)}, lambda _: "down" if there else nothing)
 
 
 @click.command

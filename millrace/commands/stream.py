@@ -12,12 +12,15 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from millrace.cli import Failed, Out, Places, shared
 from streams.patience import Abandoned, Patience
+
+if TYPE_CHECKING:
+    from streams.worker import Worker
 
 log = logging.getLogger("millrace")
 
@@ -73,7 +76,8 @@ def run(places: Places, out: Out) -> None:
         ending.callback(slots.close)
         settings = repo.settings.worker
         metrics = Metrics(member, slots.slots)
-        health = Health(settings.health_host, settings.health_port, member.state, metrics.exposition)
+        state = partial(_state, member, began)
+        health = Health(settings.health_host, settings.health_port, state, metrics.exposition)
         ending.callback(health.close)
         log.info("health and metrics: %s", health.address, extra={"event": "listening", "address": health.address})
         ending.callback(Watch(connect(repo), sources).close)
@@ -88,8 +92,12 @@ def run(places: Places, out: Out) -> None:
     if applied.seen and not asked.is_set():
         os.execv(sys.executable, sys.orig_argv)
     log.info("stopped", extra={"event": "stopped", **member.tally.stores})
-    state = member.state()
-    out.result(state, lambda s: f"stopped; rows written: {s['rows']}")
+    out.result(_state(member, began), lambda s: f"stopped; rows written: {s['rows']}")
+
+
+def _state(member: "Worker", declared: str | None) -> dict[str, object]:
+    """What a worker tells of itself, and the digest of what is declared as it knows it (`millrace.anew`)."""
+    return {**member.state(), "declared": declared}
 
 
 @click.command
@@ -137,12 +145,15 @@ def backfill(places: Places, out: Out, views: tuple[str, ...], start: datetime |
     from rich.progress import Progress
 
     from millrace.repo import open_repo
+    from millrace.started_anew import wait_anew
     from millrace.wiring import backfill as wired
     from streams.backfill import Window
 
     if start is not None and end is not None and start >= end:
         raise click.UsageError(f"--from {start} is not before --to {end}")
-    job = wired(open_repo(places.repo, places.stack))
+    repo = open_repo(places.repo, places.stack)
+    wait_anew(repo, out.say)
+    job = wired(repo)
     with Progress(console=Console(stderr=True)) as progress:
         tasks = {}
 

@@ -42,8 +42,13 @@ def test_a_contract(market: Shop, worker: Running) -> None:
     market.sql.execute("update customers set tier = 'platinum' where id = 1")
     waited(lambda: market.repo.command("letters", "list")["count"], "a letter")
     path.write_text(path.read_text().replace('"gold"', '"gold", "platinum"'))
-    market.repo.apply()
-    served(market, "customer_facts:tier", "platinum")
+    done = market.repo.apply()
+    assert (len(done["workers"]), done["to_backfill"], done["to_resnapshot"]) == (1, [], {})
+    # At once: it is judged by the new contract.
+    assert market.repo.command("letters", "replay", "--all")["replayed"] == 1
+    market.settle()
+    assert market.repo.read("customer_facts", ["tier"], [{"id": 1}]) == [{"tier": "platinum"}]
+    assert market.repo.command("letters", "list")["count"] == 1
     market.sql.execute("update customers set tier = 'gold' where id = 1")
     market.settle()
     market.check()
@@ -72,7 +77,7 @@ def test_a_function_and_a_constant_that_it_uses(market: Shop, worker: Running) -
     features = market.repo.path / "features.py"
     market.sql.execute("update customers set credit = 5 where id = 1")
     features.write_text(features.read_text() + FUNCTION)
-    market.repo.apply()
+    assert market.repo.apply()["to_backfill"] == ["limits"]
     served(market, "limits:limit", 50.0)
     features.write_text(features.read_text().replace("RATE = 10.0", "RATE = 100.0"))
     market.repo.apply()

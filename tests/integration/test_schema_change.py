@@ -34,11 +34,12 @@ def held(market: Shop, worker: Running) -> str:
     return str(waited(lambda: worker.health()[1].get("paused", {}).get(topic), "a held topic"))
 
 
-def applied(market: Shop, worker: Running) -> None:
+def applied(market: Shop, worker: Running) -> dict[str, Any]:
     """Apply, and return once the worker has started anew, if that is what it does, and is through."""
-    market.repo.apply()
+    done = market.repo.apply()
     market.settle()
     waited(lambda: worker.health()[1].get("paused") == {}, "the worker to go on with all tables")
+    return done
 
 
 def orders_go_on(market: Shop) -> None:
@@ -58,7 +59,7 @@ def test_a_column_that_is_added_reaches_the_lake_after_apply(market: Shop, worke
         f"{topic}: column city was added and is not captured: run millrace apply, then millrace resnapshot {topic} for "
         "the values that it has already"
     ]
-    applied(market, worker)
+    assert applied(market, worker)["to_resnapshot"] == {topic: ["city"]}
     assert market.repo.command("status")["problems"] == []
     market.sql.execute("update customers set city = 'late' where id = 2")
     market.settle()
