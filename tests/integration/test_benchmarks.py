@@ -10,7 +10,7 @@ def test_a_drain_ends_when_all_is_committed() -> None:
     with platform() as target:
         target.command("apply")
         load(target, CHANGES)
-        drained = drain(target, CHANGES)
+        drained = drain(target)
         committed, end = target.ends()
     assert committed == end >= CHANGES
     assert min(drained.rate, drained.memory, drained.processor) > 0
