@@ -32,6 +32,9 @@ SLICE_BYTES = 4 << 10
 """What is read is parsed in slices of so many, and no further than somebody waits for it."""
 TURNED_AWAY = 256
 """Connections beyond all places that are told so at a time; more are closed without a word."""
+LAST_SECONDS = 1.0
+"""At the end, for a client to send one more request on a connection that it keeps, whose answer tells it that this is
+the last: closed while the request is on its way, it would have none."""
 CLOSE_SECONDS = 1.0
 """For clients to close their side, at the end; TLS waits for that."""
 COPIED_BYTES = 64 << 10
@@ -99,9 +102,10 @@ class Connections:
                 connection.close()
 
     async def end(self, seconds: float) -> None:
-        """Close them all, those that have begun a request once it is answered, or after so many seconds."""
+        """Close them all, those that have begun a request or soon do once it is answered, or after so many seconds."""
         self.ending = True
-        loop, next_look = asyncio.get_running_loop(), 0.0
+        loop = asyncio.get_running_loop()
+        next_look = loop.time() + min(LAST_SECONDS, seconds / 4)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while everybody := (*self._open, *self._turned_away):

@@ -1,10 +1,13 @@
 """The console without a server: sessions, escaping, what is known of the platform."""
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +17,18 @@ from millrace.console import LETTERS, RepoPlatform, newest_letters, platform_sta
 from millrace.repo import open_repo
 from serving.console.latest import Latest
 from serving.console.look_up import Shown, as_text
-from serving.console.platform import LetterLine, PlatformState, PlatformUnavailable, ReplayRefused, TableState
+from serving.console.platform import (
+    LetterLine,
+    PlatformState,
+    PlatformUnavailable,
+    ReplayRefused,
+    SlotState,
+    TableState,
+    WorkerState,
+)
 from serving.console.render import duration, page, size
 from serving.console.sessions import COOKIE, SECONDS, Sessions, of_form
-from serving.console.views import ViewRow
+from serving.console.views import ViewRow, view_rows
 from streams.letters import OFFSET, PARTITION, REASONS, STAGE, TIME, TOPIC, DeadLetters, Rejection
 from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.messages import Partition, Records
@@ -253,6 +264,39 @@ def test_the_state_is_that_of_all_workers() -> None:
     assert state.tables == {"t": TableState(9, 4, 2, 0, 0.3, 0.5, "too many rejects")}
     assert state.sources["shop"].connector == "RUNNING" and state.sources["shop"].behind is None
     assert state.workers["1"].partitions == 1
+
+
+def test_each_view_is_shown_with_its_table_and_the_last_reject_of_that() -> None:
+    facts = SimpleNamespace(
+        entity_columns=[SimpleNamespace(name="id")], ttl=timedelta(hours=2), features=[1, 2], join_keys=["id"]
+    )
+    derived = SimpleNamespace(features=[1])
+    snapshot: Any = SimpleNamespace(views={"facts": facts, "derived": derived})
+    state = PlatformState({"facts": "t"}, {"t": TableState(9, 4_321, 2, 0, 0.025, 0.5, "")})
+    letters = [LetterLine(at, "t", 0, at, "contract", (f"reason {at}",), 1_360_638_000.0) for at in (8, 7)]
+    derived_row, row = view_rows(snapshot, state, [LetterLine(9, "other", 0, 9, "decode", ("no",), 1.0), *letters])
+    assert (derived_row.name, derived_row.table, derived_row.state, derived_row.letter) == ("derived", "", None, None)
+    assert row == ViewRow("facts", "id", 2, 7_200.0, "t", state.tables["t"], letters[0])
+    shown = words(page("views", **COMMON, state=Known(state), rows=[row]))
+    assert "facts by id; 2 features; lives 2 h 0 min t 25 ms 500 ms 4,321 2 9 2013-02-12" in shown
+    assert shown.endswith("reason 8")
+
+
+def test_the_lag_of_the_group_and_of_the_slots_is_shown() -> None:
+    state = PlatformState(
+        tables={"t": TableState(9, 4, 3, 2, None, None, "too many rejects")},
+        sources={"shop": SlotState("RUNNING", "active, reserved", 12, 5_000_000, None)},
+        workers={"77": WorkerState(2, 30, "Redis: away")},
+    )
+    shown = words(page("lag", **COMMON, state=Known(state)))
+    assert "t 9 4 3 2 too many rejects" in shown
+    assert "shop RUNNING active, reserved 12 B 5 MB –" in shown
+    assert "77 2 30 Redis: away" in shown
+
+
+def words(html: bytes) -> str:
+    """What stands on a page, without its marks."""
+    return " ".join(re.sub(r"<[^>]*>", " ", html.decode()).split())
 
 
 def test_numbers_are_for_people() -> None:

@@ -438,6 +438,25 @@ def test_requests_are_parsed_no_further_than_they_are_waited_for() -> None:
     scene(play)
 
 
+def test_a_connection_that_is_kept_is_told_with_its_last_answer() -> None:
+    """Closed as the end begins, it would have no answer to a request that is on its way just then."""
+
+    async def play(server: Echo) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(GET)
+        answer = await reader.readuntil(b" a ")
+        assert b"connection: close" not in answer
+        ending = asyncio.create_task(server.connections.end(10))
+        await asyncio.sleep(0.1)
+        writer.write(GET)
+        last = await reader.read()
+        assert bodies(last) == [b"GET /health  a "] and b"connection: close" in last
+        async with asyncio.timeout(5):
+            await ending
+
+    scene(play)
+
+
 def test_who_sends_more_than_is_read_has_the_answer_all_the_same() -> None:
     """Closed with bytes unread, a connection is reset, and its answers are thrown away."""
 
