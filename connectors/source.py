@@ -114,6 +114,8 @@ class Source:
             url = make_url(self.url)
         except (ArgumentError, ValueError):  # a port that is no number is quoted, and may be a password without a host
             raise ValueError(f"url of source {self.name}: not a URL") from None
+        if "@" in (url.host or ""):  # which would be shown
+            raise ValueError(f"url of source {self.name}: write an @ in the password as %40")
         if not url.drivername.startswith(("postgresql", "postgres")) or not url.host or not url.username:
             raise ValueError(
                 f"url of source {self.name}: use postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "

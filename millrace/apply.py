@@ -114,7 +114,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         _check_source(captured, client, fix=False)
         client.validate({**connector_config(captured.source, captured.tables), "name": captured.source.name})
     fixed = [f for captured in plan.captured for f in _check_source(captured, client, fix=True)]
-    new = _new(lake(repo), plan)
+    added = [t for c in plan.captured for t in _added(c, client) if not _has_changes(repo, c, t)]
+    new = _new(lake(repo), plan, [topic for topic in added if source_of(topic) not in back])
     made = _ensure_topics(repo, plan)
     for name, schema, properties in _lake_tables(plan):
         lake(repo).create(name, schema, properties)
@@ -147,6 +148,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         )
     for name in sorted(back):
         say(f"source {name} was captured before, and its connector stands still: run millrace recover {name}")
+    for topic in new.tables:
+        say(f"{topic} is captured from now on: run millrace resnapshot {topic} for the rows that it has")
     for topic, columns in new.columns.items():
         say(f"{topic}: {', '.join(columns)} captured from now on, null in older rows: run millrace resnapshot {topic}")
     for name in new.views:
@@ -160,7 +163,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         "made_again": again,
         "captured_again": missed,
         "to_recover": sorted(back),
-        "to_resnapshot": {topic: list(columns) for topic, columns in new.columns.items()},
+        "to_resnapshot": [*new.tables, *new.columns],
         "to_backfill": list(new.views),
         "workers": sorted(running_workers(repo.workers_folder)),
         "fixed": [f.message for f in fixed if f.severity == "fixed"],
@@ -169,20 +172,23 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class New:
-    """What is new where changes are in the lake already: by topic the columns that these have not, and the views that
-    have no rows of them."""
+    """What is new where something was applied before: the `tables` of which the connector takes no snapshot, for it has
+    taken its own; by topic the columns that changes in the lake have not; the views that have no rows of such changes.
+    """
 
+    tables: Sequence[str]
     columns: Mapping[str, tuple[str, ...]]
     views: tuple[str, ...]
 
 
-def _new(store: Lake, plan: Plan) -> New:
+def _new(store: Lake, plan: Plan, tables: Sequence[str]) -> New:
     columns: dict[str, tuple[str, ...]] = {}
     for table in (table for captured in plan.captured for table in captured.tables):
         applied = applied_table(store, table.topic)[0] if store.exists(changes_table(table.topic)) else None
         if applied is not None and (added := altered(applied, table).added):
             columns[table.topic] = added
     return New(
+        tables,
         columns,
         tuple(
             view.view.name
@@ -352,9 +358,13 @@ def _applied_sources(repo: Repo) -> set[str]:
 def _captured_again(repo: Repo, captured: Captured, client: Connect) -> list[str]:
     """Topics that the connector does not capture, and of which the lake holds changes of when it did: Debezium takes no
     snapshot of such a table, and no change tells what became of its rows meanwhile."""
+    return [topic for topic in _added(captured, client) if _has_changes(repo, captured, topic)]
+
+
+def _added(captured: Captured, client: Connect) -> list[str]:
+    """Topics that the connector does not capture."""
     config = client.config(captured.source.name)
-    added = [] if config is None else [table.topic for table in not_included(config, captured.tables)]
-    return [topic for topic in added if _has_changes(repo, captured, topic)]
+    return [] if config is None else [table.topic for table in not_included(config, captured.tables)]
 
 
 def _has_changes(repo: Repo, captured: Captured, topic: str) -> bool:

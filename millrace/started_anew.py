@@ -23,8 +23,8 @@ def wait_anew(repo: Repo, say: Callable[[str], None]) -> None:
     """Return once no worker of this machine goes by anything but the last apply: what one reads before it starts anew
     is judged by the contracts, and made by the functions, of before. Those of other machines are not asked. Raises
     `NotAnew`, and `StoreUnavailable`."""
-    declared, deadline, said = noted(lake(repo), repo.project), time.monotonic() + ANEW_SECONDS, False
-    while old := [n for n, state in running_workers(repo.workers_folder).items() if state["declared"] != declared]:
+    deadline, said = time.monotonic() + ANEW_SECONDS, False
+    while old := _old(repo):
         if time.monotonic() > deadline:
             raise NotAnew(
                 f"workers {', '.join(old)} still go by what was applied before, {ANEW_SECONDS:g} s later, and nothing "
@@ -34,3 +34,10 @@ def wait_anew(repo: Repo, say: Callable[[str], None]) -> None:
             say("waiting for the workers of this machine to start anew, as something else was applied")
         said = True
         time.sleep(LOOK_SECONDS)
+
+
+def _old(repo: Repo) -> list[str]:
+    """The workers of this machine that go by something else, by process."""
+    workers = running_workers(repo.workers_folder)
+    declared = noted(lake(repo), repo.project) if workers else None
+    return [name for name, state in workers.items() if state["declared"] != declared]

@@ -65,6 +65,8 @@ class PgVectors(FeatureWriter, FeatureReader):
             raise ValueError(
                 "the URL of the vector store is none: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
             ) from None
+        if "@" in (parsed.host or ""):  # which would be shown
+            raise ValueError("the URL of the vector store: write an @ in the password as %40")
         self._place = f"{parsed.host}:{parsed.port or 5432}/{parsed.database}"
         self._retention = timedelta(seconds=retention_seconds)
         self._most_bytes = most_bytes

@@ -22,7 +22,7 @@ from streams.drift import Guard, SourceTable, unasked
 from streams.flush import Flusher
 from streams.key_changes import KeyChanges
 from streams.left_behind import LeftBehind, settle_left_behind
-from streams.letters import DeadLetters
+from streams.letters import REPLAY_OF, DeadLetters
 from streams.membership import Membership
 from streams.messages import Partition, Records, cut, first_offset, joined
 from streams.patience import Abandoned, Patience
@@ -264,14 +264,17 @@ class Worker:
         return outcome
 
     def _reject(self, outcomes: list[Outcome]) -> None:
-        """Queue the letters (durable before their offsets are committed) and pause a table that is all bad."""
+        """Queue the letters (durable before their offsets are committed) and pause a table that is all bad: replayed
+        letters that fail again do not count, they say nothing of what comes from the source."""
         for outcome in outcomes:
             topic, rejections = outcome.records.topic, outcome.flow.personal.rejections(outcome.rejections)
             self.tally.took(outcome)
             for rejection in rejections:  # each with patience of its own: none is sent again for another
                 send, suite = self._parts.letters.send, outcome.flow.contract.version
                 self._patience(partial(send, outcome.records, [rejection], suite, outcome.base))
-            if self._parts.breaker.trips(topic, len(outcome.records), rejections):
+            again = {at for at, headers in outcome.records.headers.items() if REPLAY_OF in headers}
+            live = [rejection for rejection in rejections if rejection.position not in again]
+            if self._parts.breaker.trips(topic, len(outcome.records) - len(again), live):
                 log.error("%s", self._parts.breaker.paused[topic], extra={"event": "paused", "table": topic})
                 self._members.pause(topic)
 

@@ -23,6 +23,8 @@ def lookup(places: Places, out: Out, features: tuple[str, ...], entities: tuple[
     from millrace.repo import open_repo
 
     keys = dict(_pair(entity) for entity in entities)
+    if len(keys) < len(entities):
+        raise Failed("a join key is given twice: one entity is looked up at a time")
     out.result(look_up(open_repo(places.repo, places.stack), features, keys), _show_lookup)
 
 

@@ -43,7 +43,7 @@ def test_a_contract(market: Shop, worker: Running) -> None:
     waited(lambda: market.repo.command("letters", "list")["count"], "a letter")
     path.write_text(path.read_text().replace('"gold"', '"gold", "platinum"'))
     done = market.repo.apply()
-    assert (len(done["workers"]), done["to_backfill"], done["to_resnapshot"]) == (1, [], {})
+    assert (len(done["workers"]), done["to_backfill"], done["to_resnapshot"]) == (1, [], [])
     # At once: it is judged by the new contract.
     assert market.repo.command("letters", "replay", "--all")["replayed"] == 1
     market.settle()
@@ -102,7 +102,8 @@ def test_a_table_that_is_captured_in_addition(market: Shop, worker: Running) -> 
     features.write_text(features.read_text() + SCORES.format(source=market.name))
     contract = {"name": "public.scores", "expectations": [], "meta": {}}
     (market.repo.path / "contracts" / "public.scores.json").write_text(json.dumps(contract))
-    market.repo.apply()
+    done = market.repo.apply()
+    assert (done["to_resnapshot"], done["captured_again"]) == ([f"{market.name}.public.scores"], [])
     market.sql.execute("insert into scores values (1, 0.5)")
     waited(lambda: market.repo.read("customer_score", ["score"], [{"id": 1}]) == [{"score": 0.5}], "a row of it online")
     market.check()

@@ -49,10 +49,9 @@ def test_a_worker_that_hangs_is_named(looks: list[dict[str, Any]], monkeypatch: 
 
 def done(**told: Any) -> dict[str, Any]:
     nothing: dict[str, Any] = {"project": "shop", "views": {"facts": "state"}, "fixed": [], "workers": []}
-    nothing |= {key: [] for key in ("made_again", "captured_again", "to_recover", "to_backfill")} | {
-        "to_resnapshot": {}
-    }
-    return {**nothing, **told}
+    lists = ("made_again", "captured_again", "to_recover", "to_resnapshot", "to_backfill")
+    none: dict[str, Any] = {key: [] for key in lists}
+    return {**nothing, **none, **told}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,7 @@ def done(**told: Any) -> dict[str, Any]:
         ({"workers": ["7"]}, "the workers go by it"),
         ({"workers": ["7"], "to_backfill": ["new"]}, "next: millrace backfill --view new"),
         (
-            {"to_resnapshot": {"shop.public.a": ["city"]}, "captured_again": ["shop.public.a"], "to_backfill": ["new"]},
+            {"to_resnapshot": ["shop.public.a"], "captured_again": ["shop.public.a"], "to_backfill": ["new"]},
             "next: millrace run, then millrace resnapshot shop.public.a, then millrace backfill --view new",
         ),
         ({"to_recover": ["shop"]}, "next: millrace run, then millrace recover shop"),

@@ -425,6 +425,18 @@ def test_a_table_that_is_mostly_rejected_is_paused_with_its_reason(platform: Pla
     assert platform.broker.offsets[GROUP, P0] == len(platform.letters())
 
 
+def test_letters_that_fail_again_pause_no_table(platform: Platform) -> None:
+    """They tell nothing of what comes from the source, which would wait behind them."""
+    platform.produce(*((key(i), envelope("c", row(i, amount=-1.0), lsn=i)) for i in range(1, 41)))
+    platform.run(until=platform.drained)
+    for _ in range(3):
+        replay(MemoryProducer(platform.broker), platform.letters()[:40])
+    platform.produce((key(50), envelope("c", row(50, amount=5.0), lsn=50)))
+    worker = platform.run(until=platform.drained, poll_records=30)
+    assert worker.paused == {} and len(platform.letters()) == 160
+    assert platform.changes() == [(50, "c")]
+
+
 def test_a_paused_table_goes_on_where_it_stopped_when_it_is_resumed(platform: Platform) -> None:
     """Bad enough to trip twice, then good: every record is a letter or in the lake, none is both."""
     platform.produce(*((key(i), envelope("c", row(i, amount=-1.0), lsn=i)) for i in range(1, 121)))
