@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from connectors.altered import Altered, altered
 from connectors.reflect import TableNotFound, reflect
 from connectors.table import Table
-from connectors.table_file import loads
 from millrace.repo import Repo
 from millrace.wiring import lake, source
 from streams.decide import changes_table
-from streams.drift import TABLE_PROPERTY
+from streams.drift import applied_table
 
 
 def altered_tables(repo: Repo, topics: Sequence[str], seconds: float) -> dict[str, Altered]:
@@ -18,7 +17,8 @@ def altered_tables(repo: Repo, topics: Sequence[str], seconds: float) -> dict[st
     `StoreUnavailable`."""
     applied: dict[str, dict[str, Table]] = {}
     for topic in topics:
-        for table in _applied(repo, topic):
+        table = applied_table(lake(repo), topic)[0] if lake(repo).exists(changes_table(topic)) else None
+        if table is not None:
             applied.setdefault(table.source, {})[f"{table.schema}.{table.name}"] = table
     found = [one for name, tables in applied.items() for one in _of_source(repo, name, tables, seconds)]
     return {topic: one for topic, one in found if one.added or one.retyped}
@@ -38,9 +38,3 @@ def _of_source(repo: Repo, name: str, applied: Mapping[str, Table], seconds: flo
     finally:
         engine.dispose()
     return []
-
-
-def _applied(repo: Repo, topic: str) -> Sequence[Table]:
-    store, table = lake(repo), changes_table(topic)
-    text = store.properties(table).get(TABLE_PROPERTY) if store.exists(table) else None
-    return loads(text) if text else ()
