@@ -41,7 +41,7 @@ fuzz-serving: setup ## Requests that nobody sane sends, against millrace serve  
 bench: setup ## Measure everything that has a goal, into benchmarks/results.json  (ARGS="--only drain")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-bench-serving: setup ## Measure serving beside feast serve, and vector search; needs wrk
+bench-serving: setup ## Measure serving beside feast serve, and vector search; needs wrk and vegeta
 	@$(BIN)/python -W ignore -m benchmarks --only serving --only search
 
 setup: $(VENV)/ready $(JARS)/shared | tools ## Set everything up: virtual environment, jars, system packages

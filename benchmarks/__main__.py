@@ -35,6 +35,12 @@ MEASURED: Mapping[str, Callable[[], Iterable[Row]]] = {
     "search": search.rows,
 }
 
+LOADED_BY: Mapping[str, tuple[str, ...]] = {"serving": ("wrk", "vegeta"), "search": ("vegeta",)}
+INSTALLED_BY: Mapping[str, str] = {
+    "wrk": "apt-get install wrk",
+    "vegeta": "go install github.com/tsenart/vegeta/v12@v12.12.0, with its folder in PATH",
+}
+
 
 def main() -> None:
     """Measure, print and write."""
@@ -42,11 +48,11 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(MEASURED))
     kept: dict[str, list[dict[str, Any]]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     wanted = parser.parse_args().only or list(MEASURED)
-    if "serving" in wanted and shutil.which("wrk") is None:
-        raise SystemExit(
-            "serving loads the servers with wrk, which is not installed: apt-get install wrk, or name the others by "
-            "--only"
-        )
+    for name, tools in LOADED_BY.items():
+        missing = [tool for tool in tools if name in wanted and shutil.which(tool) is None]
+        if missing:
+            how = "; ".join(INSTALLED_BY[tool] for tool in missing)
+            raise SystemExit(f"{name} needs {' and '.join(missing)}: {how}; or name the others by --only")
     for name in wanted:
         kept[name] = []
         before = psutil.cpu_times()
