@@ -31,7 +31,7 @@ COMMANDS = {
     "serve": ("serve", "Serve features and searches over HTTP, in Feast's own form."),
     "lookup": ("read", "Show an entity's features as a model service gets them."),
     "search": ("read", "Find the entities of a vector view whose text is nearest to a text."),
-    "verify": ("check", "Compare PostgreSQL, the online store and the lake, entity by entity."),
+    "verify": ("check", "Compare PostgreSQL, the online store and the lake; account for each record."),
     "validate": ("check", "Run a table's whole contract by Great Expectations and write its Data Docs."),
     "compact": ("lake", "Merge the lake's small files, and delete those that were replaced."),
     "letters": ("letters", "List, show, export and replay dead letters."),

@@ -1,16 +1,16 @@
-"""`millrace verify`: PostgreSQL = online = lake, entity by entity.
+"""`millrace verify`: PostgreSQL = online = lake, entity by entity; each record once a change in the lake, or a letter.
 
 What PostgreSQL holds goes through the same contract, transforms and casts as a change, and must come out as
 what the online store serves and what the lake holds as newest. Rows that the contract or any view of the table
-rejects have no known feature: for their entities only online and lake are compared. No text is embedded: a row that
-the model alone refuses is a mismatch. What differs is looked at again while changes may be in flight; what still
-differs then is a mismatch.
+rejects have no known feature: for their entities only online and lake are compared. No text is embedded: a vector is
+known by the hash of its text, and a row that the model alone refuses is a mismatch. What differs is looked at again
+while changes may be in flight; what still differs then is a mismatch.
 """
 
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -20,18 +20,25 @@ from connectors.rows import Rows, read_rows
 from connectors.source import Source
 from connectors.table import Table
 from millrace.repo import Repo
-from millrace.wiring import flows, lake, online, source, topics, vectors
+from millrace.wiring import embedder, flows, lake, online, source, topics, vectors
 from stores.comparison import PLACES, Comparison, comparison
 from stores.history import every_newest
 from stores.lake import Lake
-from stores.view import View
+from stores.rows import EMBEDDING
+from stores.view import Feature, View
+from streams.accounted import Account, account, letter_places
 from streams.backfill import UnknownView
 from streams.broker import BrokerUnavailable
-from streams.changes import as_snapshot, carried
-from streams.pipeline import Flow, process
-from streams.views import StreamView
+from streams.changes import Changes, as_snapshot, carried
+from streams.embed import text_hashes
+from streams.embedders import Embedder
+from streams.letters import read
+from streams.messages import Partition
+from streams.pipeline import Flow, Flows, process
+from streams.views import Projected, StreamView
 
 SHOWN = 20
+TEXT_HASH = Feature(EMBEDDING[0].name, 1, EMBEDDING[0].type)
 INTERVAL_SECONDS = 0.5
 
 Scan = Callable[[View], Iterator[pa.Table]]
@@ -80,6 +87,7 @@ class Verifier:
 
     lake: Lake
     scan: Scan
+    embedder: Embedder
     patience_seconds: float
 
     def view(self, flow: Flow, stream_view: StreamView, database: Database, sample: int | None) -> ViewReport:
@@ -87,8 +95,9 @@ class Verifier:
         until all have agreed at some look or patience ends."""
         deadline = time.monotonic() + self.patience_seconds
         told, report, asked = _comparable_to_postgres(stream_view), ViewReport(), None
+        compared = _with_text(stream_view.view)
         while True:
-            with comparison(stream_view.view, told, asked) as held:
+            with comparison(compared, told, asked) as held:
                 report.looks, report.rejected = report.looks + 1, self._look(held, flow, stream_view, database)
                 if report.looks == 1:
                     report.entities = held.entities()
@@ -97,7 +106,7 @@ class Verifier:
                         held.draw(sample, random.getrandbits(32))
                 asked = held.differing()
                 if not asked.num_rows or time.monotonic() > deadline:
-                    report.mismatches, report.examples = asked.num_rows, _examples(held, stream_view.view, asked)
+                    report.mismatches, report.examples = asked.num_rows, _examples(held, compared, asked)
                     return report
             time.sleep(INTERVAL_SECONDS)
 
@@ -110,12 +119,26 @@ class Verifier:
             bad = rows.table.take(pa.array(sorted(accepted.bad), pa.int64()))
             for unknown in (bad, rows.undecodable):
                 held.leave_free(_keys(stream_view, unknown))
-            held.put("postgres", next(p.rows.table for view, p in accepted.projected if view is stream_view))
+            (projected,) = (p for view, p in accepted.projected if view is stream_view)
+            held.put("postgres", self._with_hashes(projected, accepted.changes))
         for table in self.scan(stream_view.view):
             held.put("online", _present(table))
         for table in every_newest(self.lake, stream_view.view):
             held.put("lake", table)
         return rejected
+
+    def _with_hashes(self, projected: Projected, changes: Changes) -> pa.Table:
+        """The rows, of a view with a vector with the hashes of their texts."""
+        rows = projected.rows.table
+        if projected.rows.view.vector is None:
+            return rows
+        return rows.append_column(TEXT_HASH.name, text_hashes(projected, changes, self.embedder))
+
+
+def _with_text(view: View) -> View:
+    """The view with what stands for the text of its vector, if it has one, as another feature."""
+    text = (TEXT_HASH,) if view.vector else ()
+    return replace(view, features=(*view.features, *text))
 
 
 def _examples(held: Comparison, view: View, differing: pa.Table) -> list[Mismatch]:
@@ -154,21 +177,27 @@ def _comparable_to_postgres(stream_view: StreamView) -> list[str]:
         return []
     view = stream_view.view
     named = [feature.name for feature in view.features if view.vector is None or feature.name != view.vector.name]
-    return [name for name in named if stream_view.column(name) not in spelled]
+    text = [TEXT_HASH.name] if view.vector and not spelled.intersection(view.vector.columns) else []
+    return [*text, *(name for name in named if stream_view.column(name) not in spelled)]
 
 
 def verify_views(
     repo: Repo, views: Sequence[str], sample: int | None, patience: float, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Compare the named views, or all; the report as plain values. `problems` names what it could not learn: what is in
-    flight is None then, and all that was compared is told."""
+    """Compare the named views, or all; the report as plain values. Without names and sample the records of all tables
+    are accounted for as well: what the topics retain is read whole. `problems` names what it could not learn: what is
+    in flight is None then, and all that was compared is told."""
     declared = flows(repo)
     by_name = {v.view.name: (flow, v) for flow in declared.values() for v in flow.views}
     for name in views:
         if name not in by_name:
             raise UnknownView(f"there is no view {name} over a captured table; there are {', '.join(by_name)}")
     redis, pgvector = online(repo), vectors(repo)
-    verifier = Verifier(lake(repo), lambda v: (pgvector if v.vector and pgvector else redis).scan(v), patience)
+
+    def scan(view: View) -> Iterator[pa.Table]:
+        return (pgvector if view.vector and pgvector else redis).scan(view)
+
+    verifier = Verifier(lake(repo), scan, embedder(repo), patience)
     databases = {name: _database(repo, name) for name in repo.settings.sources}
     reports = {}
     for name in views or by_name:
@@ -178,23 +207,49 @@ def verify_views(
     for database in databases.values():
         database.engine.dispose()
     problems: list[str] = []
+    offsets = _offsets(repo, sorted(declared), problems)
+    tables = {} if offsets is None or views or sample else _accounts(repo, declared, offsets, problems, say)
     return {
         "views": {name: asdict(report) for name, report in reports.items()},
         "entities": sum(report.entities for report in reports.values()),
         "mismatches": sum(report.mismatches for report in reports.values()),
+        "tables": {topic: asdict(account) for topic, account in tables.items()},
+        "lost": sum(account.lost for account in tables.values()),
+        "doubled": sum(account.doubled for account in tables.values()),
         "in_flight": {
-            "records": _in_flight(repo, sorted(declared), problems),
+            "records": None if offsets is None else sum(end - committed for committed, end in offsets.values()),
             "seconds": repo.settings.worker.flush_seconds,
         },
         "problems": problems,
     }
 
 
-def _in_flight(repo: Repo, tables: Sequence[str], problems: list[str]) -> int | None:
-    """Records that the group has not committed; None while the broker does not tell."""
+Offsets = Mapping[Partition, tuple[int, int]]
+"""From which the group has yet to commit, and the end."""
+
+
+def _offsets(repo: Repo, topic_names: Sequence[str], problems: list[str]) -> Offsets | None:
+    """None while the broker does not tell."""
     try:
-        offsets = topics(repo).committed(repo.group, tables)
+        return topics(repo).committed(repo.group, topic_names)
     except BrokerUnavailable as error:
         problems.append(f"what is in flight is not known: {error}")
         return None
-    return sum(end - committed for committed, end in offsets.values())
+
+
+def _accounts(
+    repo: Repo, declared: Flows, offsets: Offsets, problems: list[str], say: Callable[[str], None]
+) -> dict[str, Account]:
+    """What became of the records of each topic below these offsets, asked before: what they say to be done stands by
+    then in the lake and among the letters."""
+    accounts: dict[str, Account] = {}
+    broker, most = topics(repo), repo.settings.worker.max_record_bytes
+    committed = {partition: offset for partition, (offset, _) in offsets.items()}
+    try:
+        letters = letter_places(read(broker, repo.letters_topic))
+        for topic, flow in declared.items():
+            say(f"accounting for the records of {topic}")
+            accounts[topic] = account(broker, lake(repo), flow, committed, letters.get(topic, ()), most)
+    except BrokerUnavailable as error:
+        problems.append(f"what became of the records is not known: {error}")
+    return accounts

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, distinct_on, insert
 
 from stores.entity_keys import entity_keys
 from stores.errors import NotSetUp, StoreRefused, StoreUnavailable
-from stores.rows import FeatureReader, FeatureRows, FeatureWriter, WriteResult
+from stores.rows import EMBEDDING, FeatureReader, FeatureRows, FeatureWriter, WriteResult
 from stores.vector_filters import Filters, conditions
 from stores.vector_rows import VECTOR_HEADER, Packed, PackedDumper, arrow_table, packed_rows, parameter
 from stores.vector_sizes import DISTANCE, bounded, unsized, within
@@ -171,9 +171,10 @@ class PgVectors(FeatureWriter, FeatureReader):
 
     def scan(self, view: View, size: int = 5_000) -> Iterator[pa.Table]:
         """Every entity of a view, deleted ones included, at most `size` at once: its join keys, then the
-        columns of `inspect`."""
+        columns of `inspect`, and `_text_hash` (`stores.rows.EMBEDDING`)."""
         vectors = vector_table(view)
-        names = [f.name for f in (*view.join_keys, *view.features)] + ["event_timestamp", "_deleted", *_VERSION]
+        fields = [field.name for field in (*view.join_keys, *view.features)]
+        names = [*fields, "event_timestamp", "_deleted", *_VERSION, EMBEDDING[0].name]
         query = sa.select(*(vectors.table.c[name] for name in names))
         with self._transaction(vectors) as connection:
             for part in connection.execution_options(yield_per=size).execute(query).partitions():

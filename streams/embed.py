@@ -98,6 +98,13 @@ def embed(
     return Embedded(replace(projected, rows=FeatureRows(view, filled)), len(new), spared)
 
 
+def text_hashes(projected: Projected, changes: Changes, embedder: Embedder) -> pa.Array:
+    """What `_text_hash` of the rows will be once they are embedded: nothing is embedded for it. Raises `ValueError` as
+    `embed`."""
+    coded = _texts(projected, changes, _declared(projected.rows.view, embedder)).dictionary_encode()
+    return pa.array(hash_texts(coded.dictionary.to_pylist(), embedder), EMBEDDING[0].type).take(coded.indices)
+
+
 def join_texts(rows: pa.Table, vector: Vector) -> pa.Array:
     """The text of each row: the vector's columns joined by a newline, nulls as empty."""
     columns = [rows[name].cast(pa.string()) for name in vector.columns]

@@ -38,7 +38,7 @@ def demo(places: Places, out: Out, keep: bool) -> None:
     out.result(report, _show)
     if keep:
         out.say(_to_try(folder))
-    if report["verify"]["mismatches"] or not report["wind_caught"]:
+    if any(report["verify"][kind] for kind in ("mismatches", "lost", "doubled")) or not report["wind_caught"]:
         raise Failed("the stores differ, or the wind reading was not caught")
 
 

@@ -55,7 +55,8 @@ class Run:
             try:
                 self._strike_all(place, workload, struck, say)
                 verdict = judge(place, ledger)
-                mismatches = place.workers.command("verify", "--wait", "20")["mismatches"]
+                verified = place.workers.command("verify", "--wait", "20")
+                mismatches = sum(verified[kind] for kind in ("mismatches", "lost", "doubled"))
             except BaseException:
                 place.keep = True
                 self._tell(place, struck, say)

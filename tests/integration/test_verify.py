@@ -25,6 +25,7 @@ from stores.rows import rows_schema
 from stores.view import Feature, View
 from streams.changes import as_snapshot, changes_schema
 from streams.decide import features_table
+from streams.embedders import WordLlamaEmbedder
 from streams.pipeline import Flow, process
 from streams.transform import transform
 from streams.views import StreamView
@@ -37,6 +38,7 @@ ID, PRICE, VENDOR = (
     Feature("vendor", 2, pa.string()),
 )
 NOW = View("p", "price_now", "price_now", "state", (ID,), (PRICE,))
+EMBEDDER = WordLlamaEmbedder()
 SHARE = View("p", "vendor_share", "vendor_share", "event", (VENDOR,), (PRICE,))
 
 
@@ -73,7 +75,7 @@ def test_a_row_that_another_view_rejects_is_no_mismatch(database: Database, tmp_
     flow = Flow(table, load(contract, changes_schema(table)), views)
     goods = pa.table({"id": pa.array([1, 2, 3], pa.int32()), "vendor": ["ann", "bob", "cleo"], "price": [2.0, 0, 4]})
     lake = lake_of_views(flow, goods)
-    verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), 0.0)
+    verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), EMBEDDER, 0.0)
     for view in views:
         report = verifier.view(flow, view, captured, None)
         assert (report.mismatches, report.rejected) == (0, 1), view.view.name
@@ -121,7 +123,7 @@ def test_what_only_debezium_spells_and_what_is_out_of_its_era_are_no_mismatch(
         }
     )
     lake = lake_of_views(flow, streamed)
-    verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), 0.0)
+    verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), EMBEDDER, 0.0)
     for view in views:
         report = verifier.view(flow, view, captured, None)
         assert (report.mismatches, report.rejected) == (0, 2), report.examples
@@ -164,7 +166,9 @@ def test_a_sample_is_drawn_once_and_a_difference_that_it_shows_stays_one(
         def report(seed: int, patience: float) -> ViewReport:
             """One entity of twenty is not online; one of twenty is looked at."""
             random.seed(seed)
-            return Verifier(lake, lambda view: iter([rows.slice(1)]), patience).view(flow, flow.views[0], captured, 1)
+            return Verifier(lake, lambda view: iter([rows.slice(1)]), EMBEDDER, patience).view(
+                flow, flow.views[0], captured, 1
+            )
 
         seed = next(seed for seed in range(1_000) if report(seed, -1.0).mismatches)
         patient = report(seed, 0.5)
@@ -183,7 +187,7 @@ def test_a_difference_that_goes_away_is_none_whatever_changes_meanwhile(
             late = next(on_their_way)
             return iter([rows.take([i for i in range(20) if i not in late])])
 
-        report = Verifier(lake_of(flow, rows), online, 60.0).view(flow, flow.views[0], captured, None)
+        report = Verifier(lake_of(flow, rows), online, EMBEDDER, 60.0).view(flow, flow.views[0], captured, None)
         assert (report.mismatches, report.looks, report.entities) == (0, 3, 20)
 
 

@@ -4,6 +4,7 @@ One apply and one worker serve all tests; rows stand before the capture begins a
 """
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psycopg
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from feast import FeatureStore, RepoConfig
 from psycopg.rows import dict_row
 
@@ -168,6 +172,43 @@ def test_verify_finds_no_mismatch(traded: Bazaar) -> None:
         [*rows.TRUTH, "goods_search"], True
     )
     assert report["views"]["goods_facts"]["rejected"] == 2
+
+
+def test_verify_accounts_for_every_record(traded: Bazaar, worker: Running) -> None:
+    report, counts = traded.repo.command("verify"), worker.health()[1]["tables"]
+    assert (report["lost"], report["doubled"], report["problems"]) == (0, 0, [])
+    for topic, table in report["tables"].items():
+        assert (table["changes"], table["letters"]) == (counts[topic]["accepted"], counts[topic]["rejected"]), topic
+        assert table["records"] == sum(table[kind] for kind in ("changes", "letters", "silent", "repeated"))
+
+
+def test_verify_finds_changes_that_are_lost_or_stand_twice(traded: Bazaar) -> None:
+    name, topic = f"changes/{traded.name('depot.yard.Badges')}", traded.name("depot.yard.Badges")
+    place = str(Path(os.environ["MILLRACE_LAKE"]) / name)
+    held = DeltaTable(place).to_pyarrow_table()
+    write_deltalake(place, pa.concat_tables([held.slice(1), held.slice(1, 1)]), mode="overwrite")
+    try:
+        report = traded.repo.command("verify", code=1)
+    finally:
+        write_deltalake(place, held, mode="overwrite")
+    assert (report["lost"], report["doubled"]) == (1, 2)  # by its place, and by what it says
+    lost, *doubled = report["tables"][topic]["examples"]
+    where = f"{topic}[{held['_partition'][0]}] at offset {held['_offset'][0]}"
+    assert lost == f"lost: the record of {where} is neither a change in the lake nor a letter"
+    assert [line.startswith(f"doubled: {name} holds 2 times ") for line in doubled] == [True, True]
+
+
+def test_verify_finds_the_vector_of_another_text(traded: Bazaar) -> None:
+    """Though every feature is right."""
+    table = f"features_{traded.repo.project}.goods_search"
+    dsn = os.environ["MILLRACE_VECTORS"].replace("postgresql+psycopg", "postgresql")
+    with psycopg.connect(dsn, autocommit=True) as vectors:
+        held = vectors.execute(f"select _entity_key, _text_hash from {table} where _text_hash is not null").fetchall()
+        vectors.execute(f"update {table} set _text_hash = substring(sha256(_text_hash) for 16)")
+        report = traded.repo.command("verify", "--view", "goods_search", "--wait", "0", code=1)
+        for key, text_hash in held:
+            vectors.execute(f"update {table} set _text_hash = %s where _entity_key = %s", [text_hash, key])
+    assert report["mismatches"] == len(held) > 0
 
 
 def test_verify_finds_what_is_wrong(traded: Bazaar) -> None:
