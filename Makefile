@@ -35,7 +35,7 @@ simulate: $(VENV)/ready ## Run the worker's simulation on SEEDS seeds  (SEEDS=10
 chaos: setup ## Faults against the real stack, then an exact verdict  (SEED=1, FAULTS=200)
 	@$(BIN)/python -W ignore -m tests.chaos --seed $(SEED) --faults $(FAULTS) $(ARGS)
 
-fuzz-serving: setup ## Requests that nobody sane sends, against millrace serve  (FUZZ=50000, ARGS="--seed 7 --stack .millrace")
+fuzz-serving: setup ## Requests that nobody sane sends, against millrace serve  (FUZZ=50000, ARGS="--seed 7")
 	@$(BIN)/python -W ignore -m tests.fuzz --requests $(FUZZ) $(ARGS)
 
 bench: setup ## Measure everything that has a goal, into benchmarks/results.json  (ARGS="--only drain")

@@ -1,5 +1,5 @@
-"""`make fuzz-serving`: many requests against a real server on a real Redis, every fourth part of them against one that
-asks for keys; with the PostgreSQL of a stack that runs, searches are answered too."""
+"""`make fuzz-serving`: many requests against a real server with a real Redis and a vector store, in the PostgreSQL of a
+stack of its own; every fourth part of them against one that asks for keys."""
 
 import argparse
 import random
@@ -7,9 +7,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from millrace.stack.endpoints import Endpoints
 from millrace.stack.jars import default_jars
 from millrace.stack.stack import Stack
 from tests.fuzz.run import Fuzz, Wrong
@@ -29,17 +31,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz-serving", description=__doc__)
     parser.add_argument("--requests", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    parser.add_argument("--stack", type=Path, help="folder of a running stack, for a view with a vector")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
-    store, began = RedisServer().start(), time.monotonic()
+    store = RedisServer().start()
     try:
-        with ExitStack() as ground:
-            folder = Path(ground.enter_context(tempfile.TemporaryDirectory()))
+        with started_stack() as endpoints, new_database(endpoints.postgres) as database, folder_of_its_own() as folder:
+            began = time.monotonic()
             make_repo(folder, store.port)
-            if arguments.stack:
-                postgres = Stack(arguments.stack.resolve(), default_jars()).endpoints().postgres
-                add_vectors(folder, store.port, ground.enter_context(new_database(postgres)).url)
+            add_vectors(folder, store.port, database.url)
             key = new_key(folder, "fuzz")
             runs = [
                 fuzzed(folder, arguments.seed, arguments.requests * 3 // 4),
@@ -58,6 +57,25 @@ def main() -> int:
         print(f"error: the server grew by {grown / 1e6:,.0f} MB", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def folder_of_its_own() -> Iterator[Path]:
+    """Removed afterwards. PostgreSQL runs as another user, who must get there."""
+    with tempfile.TemporaryDirectory(prefix="millrace-fuzz-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextmanager
+def started_stack() -> Iterator[Endpoints]:
+    """A local stack, stopped and removed afterwards."""
+    with folder_of_its_own() as folder:
+        stack = Stack(folder, default_jars())
+        try:
+            yield stack.up(lambda line: print(line, file=sys.stderr))
+        finally:
+            stack.down(lambda line: None)
 
 
 def fuzzed(folder: Path, seed: int, requests: int, key: str = "") -> tuple[Fuzz, int]:
