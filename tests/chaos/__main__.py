@@ -1,8 +1,9 @@
 """`python -m tests.chaos --seed N --faults M`: exit code 0 if the verdict is right, 1 if not.
 
-The report's last line is one JSON object: `seed`, `faults`, `changes` (rows that PostgreSQL committed), `lost`,
-`stale`, `undead`, `doubled`, `foreign`, `misjoined` (values of point-in-time joins), `uncaptured` (second halves of
-changed keys that Debezium never wrote, which are not counted as lost), `crashes` (workers that ended by themselves),
+The report's last line is one JSON object: `seed`, `faults`, `died_at_steps` (workers that came to the step that they
+were to die at; the others were killed where they were), `changes` (rows that PostgreSQL committed), `lost`, `stale`,
+`undead`, `doubled`, `foreign`, `misjoined` (values of point-in-time joins), `uncaptured` (second halves of changed keys
+that Debezium never wrote, which are not counted as lost), `crashes` (workers that ended by themselves),
 `verify_mismatches`, `duplicates_suppressed`, `stale_writes_refused`, and `recovery_seconds`, median and worst, over the
 faults after which the next one waited: from the end of a fault until a row committed then in each source is served
 online and all that stood in the topics is committed.

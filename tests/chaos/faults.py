@@ -72,7 +72,9 @@ def die_at(step: str) -> Strike:
     def die(ground: Ground, choose: random.Random) -> None:
         worker, times = choose.choice(ground.workers.names), choose.randint(1, 3)
         ground.workers.order_death(worker, step, times)
-        if not ground.workers.wait(lambda: not ground.workers.alive(worker), 5):
+        if ground.workers.wait(lambda: not ground.workers.alive(worker), 5):
+            ground.workers.died_at_steps += 1
+        else:
             ground.workers.kill(worker)
         ground.workers.start(worker)
 

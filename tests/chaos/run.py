@@ -136,6 +136,7 @@ class Run:
         return {
             "seed": self.seed,
             "faults": faults,
+            "died_at_steps": place.workers.died_at_steps,
             "changes": len(ledger.changes),
             "transactions_while_faults_struck": self._meanwhile,
             **verdict.counts(),

@@ -44,7 +44,8 @@ class Process:
 
 
 class Workers:
-    """A few named workers; `crashes` are ends that nobody asked for."""
+    """A few named workers; `crashes` are ends that nobody asked for; `died_at_steps` counts those that came to the step
+    that they were told to die at."""
 
     def __init__(self, folder: Path, repo: Path, stack: Path) -> None:
         self._folder = folder
@@ -55,6 +56,7 @@ class Workers:
         self._by_pid: dict[int, Process] = {}
         self._starts = 0
         self.crashes: list[str] = []
+        self.died_at_steps = 0
         self.counts = folder / "counts"
         self._nursery = subprocess.Popen(
             unprivileged([sys.executable, "-m", "tests.chaos.worker"]),

@@ -83,6 +83,29 @@ def test_clients_without_a_certificate_of_ours_are_kept_out(repo: Path, tmp_path
         assert kept_out(server.port, old)
 
 
+def test_another_authority_of_clients_counts_once_its_file_says_so(repo: Path, tmp_path: Path) -> None:
+    ours, theirs = Authority(tmp_path), Authority(tmp_path, "theirs")
+    cert, key, authorities = tmp_path / "tls.crt", tmp_path / "tls.key", tmp_path / "clients.crt"
+    ours.sign("server", cert, key)
+    authorities.write_bytes(ours.certificate.read_bytes())
+    clients = []
+    for name, authority in (("ours", ours), ("theirs", theirs)):
+        pair = tmp_path / f"{name}-client.crt", tmp_path / f"{name}-client.key"
+        authority.sign(f"{name} client", *pair)
+        context = ssl.create_default_context(cafile=ours.certificate)
+        context.load_cert_chain(*pair)
+        clients.append(context)
+    server = tls_server(repo, "1", TLS_CERT=cert, TLS_KEY=key, TLS_CLIENT_CA=authorities)
+    with server_running(server):
+        assert ask_once_up(server.port, clients[0])[1].startswith(b"HTTP/1.1 404")
+        assert kept_out(server.port, clients[1])
+        replaced = tmp_path / "replaced"
+        replaced.write_bytes(theirs.certificate.read_bytes())
+        replaced.replace(authorities)
+        until(lambda: not kept_out(server.port, clients[1]))
+        until(lambda: kept_out(server.port, clients[0]))
+
+
 def test_millrace_serve_replaces_its_certificate_under_requests(repo: Path, tmp_path: Path) -> None:
     """Clients with certificates of their own ask all the time, by HTTP on kept connections and on new ones, and by
     gRPC: none is told of the change. A connection that the old process accepts as it ends is closed without a response,
