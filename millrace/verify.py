@@ -2,7 +2,8 @@
 
 What PostgreSQL holds goes through the same contract, transforms and casts as a change, and must come out as
 what the online store serves and what the lake holds as newest. Rows that the contract or any view of the table
-rejects have no known feature: for their entities only online and lake are compared. No text is embedded: a vector is
+rejects have no known feature: for their entities, and those of their last accepted changes, only online and lake
+are compared. No text is embedded: a vector is
 known by the hash of its text, and a row that the model alone refuses is a mismatch. What differs is looked at again
 while changes may be in flight; what still differs then is a mismatch.
 """
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from sqlalchemy import Engine
 
 from connectors.rows import Rows, read_rows
@@ -35,7 +37,7 @@ from streams.embedders import Embedder
 from streams.letters import read
 from streams.messages import Partition
 from streams.pipeline import Flow, Flows, process
-from streams.views import Projected, StreamView
+from streams.views import Projected, StreamView, names_of_rows
 
 SHOWN = 20
 TEXT_HASH = Feature(EMBEDDING[0].name, 1, EMBEDDING[0].type)
@@ -112,20 +114,23 @@ class Verifier:
 
     def _look(self, held: Comparison, flow: Flow, stream_view: StreamView, database: Database) -> int:
         """Fill it with what the three places hold of a view; how many of PostgreSQL's rows are rejected."""
-        rejected = 0
+        rejected: list[pa.Array] = []
         for rows in _rows(flow.table, database):
             accepted = process(as_snapshot(flow.table, rows.table), flow)
-            rejected += len(accepted.bad) + rows.undecodable.num_rows
             bad = rows.table.take(pa.array(sorted(accepted.bad), pa.int64()))
             for unknown in (bad, rows.undecodable):
+                rejected.append(names_of_rows(as_snapshot(flow.table, unknown)))
                 held.leave_free(_keys(stream_view, unknown))
             (projected,) = (p for view, p in accepted.projected if view is stream_view)
             held.put("postgres", self._with_hashes(projected, accepted.changes))
         for table in self.scan(stream_view.view):
             held.put("online", _present(table))
+        ids = pa.chunked_array(rejected, pa.binary(16)).combine_chunks()
         for table in every_newest(self.lake, stream_view.view):
             held.put("lake", table)
-        return rejected
+            # Where a row's last accepted change had it: PostgreSQL may have it elsewhere by one that was rejected.
+            held.leave_free(table.filter(pc.is_in(table["_row"], ids)).select(_join_keys(stream_view)))
+        return len(ids)
 
     def _with_hashes(self, projected: Projected, changes: Changes) -> pa.Table:
         """The rows, of a view with a vector with the hashes of their texts."""
@@ -162,7 +167,11 @@ def _keys(stream_view: StreamView, rows: pa.Table) -> pa.Table:
     columns = [
         rows[name].cast(key.arrow_type, safe=False) for name, key in zip(stream_view.key_columns, keys, strict=True)
     ]
-    return pa.table(columns, [key.name for key in keys])
+    return pa.table(columns, _join_keys(stream_view))
+
+
+def _join_keys(stream_view: StreamView) -> list[str]:
+    return [key.name for key in stream_view.view.join_keys]
 
 
 def _present(table: pa.Table) -> pa.Table:

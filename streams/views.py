@@ -114,7 +114,7 @@ def also_left(
 ) -> Projected:
     """An event view's rows of some changes, with the mark of a row that left before those of the changes at
     `positions`, unless it is among them: at the entities that the rows of `was`, one a position, name."""
-    at, marks = _gone(stream_view, changes, positions, was, _row_ids(changes))
+    at, marks = _gone(stream_view, changes, positions, was, names_of_rows(changes))
     gone = projected.rows.table["_deleted"]
     marked = set(_places(stream_view.view, projected.positions[np.asarray(gone)], projected.rows.table.filter(gone)))
     new = np.array([place not in marked for place in _places(stream_view.view, at, marks)], bool)
@@ -134,7 +134,7 @@ def project(stream_view: StreamView, changes: Changes) -> Projected:
     ops = changes.rows["_op"]
     live = np.flatnonzero(pc.is_in(ops, LIVE))
     deleted = np.flatnonzero(pc.equal(ops, "d"))
-    row_ids = _row_ids(changes) if stream_view.view.kind == "event" else None
+    row_ids = names_of_rows(changes) if stream_view.view.kind == "event" else None
     parts = [_live(stream_view, changes, live, row_ids)]
     if len(parts[0][0]) < len(live):
         dropped = np.setdiff1d(live[np.asarray(pc.equal(ops, "u"))[live]], parts[0][0])
@@ -361,7 +361,7 @@ def _keyed(view: View, table: pa.Table) -> np.ndarray:
     return keyed if view.vector is None else keyed & can_be_keys(view, table)
 
 
-def _row_ids(changes: Changes) -> pa.Array:
+def names_of_rows(changes: Changes) -> pa.Array:
     """Sixteen bytes that name each source row: murmur3 of its primary key's values, bytes as they are and all else as
     text, each preceded by its length, so that ("a", "bc") and ("ab", "c") differ."""
     parts: list[pa.Array] = []

@@ -1,5 +1,6 @@
 """`millrace verify` over a real table: what a row counts for that not every view takes."""
 
+import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,19 @@ ID, PRICE, VENDOR = (
 NOW = View("p", "price_now", "price_now", "state", (ID,), (PRICE,))
 EMBEDDER = WordLlamaEmbedder()
 SHARE = View("p", "vendor_share", "vendor_share", "event", (VENDOR,), (PRICE,))
+
+PRICED = {
+    "name": "moved",
+    "expectations": [
+        {
+            "type": "expect_column_values_to_be_between",
+            "kwargs": {"column": "price", "min_value": 0},
+            "severity": "critical",
+            "meta": {},
+        }
+    ],
+    "meta": {},
+}
 
 
 def captured_table(database: Database, name: str) -> tuple[Captured, Table]:
@@ -83,6 +97,27 @@ def test_a_row_that_another_view_rejects_is_no_mismatch(database: Database, tmp_
         sql.execute("insert into goods values (4, 'dora', 5)")
     (missing,) = verifier.view(flow, views[0], captured, None).examples
     assert (missing.entity, missing.postgres, missing.online) == ({"id": 4}, {"price": 5.0}, None)
+    captured.engine.dispose()
+
+
+def test_a_rejected_row_that_left_its_entity_is_no_mismatch(database: Database, tmp_path: Path) -> None:
+    """Its last accepted change is served where that had it, which PostgreSQL tells no more."""
+    with psycopg.connect(database.dsn) as sql:
+        sql.execute("create table moved (id int primary key, vendor text, price float)")
+        sql.execute("insert into moved values (1, 'bob', -2), (2, 'cleo', 3), (3, 'ann', 1)")
+    captured, table = captured_table(database, "moved")
+    contract = tmp_path / "public.moved.json"
+    contract.write_text(json.dumps(PRICED))
+    flow = Flow(table, load(contract, changes_schema(table)), (StreamView(SHARE, table),))
+    served = {"id": pa.array([3, 2, 1], pa.int32()), "vendor": ["ann", "cleo", "ann"], "price": [1.0, 3, 2]}
+    lake = lake_of_views(flow, pa.table(served))
+    verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), EMBEDDER, 0.0)
+    report = verifier.view(flow, flow.views[0], captured, None)
+    assert (report.mismatches, report.rejected) == (0, 1), report.examples
+    with psycopg.connect(database.dsn) as sql:
+        sql.execute("update moved set price = 5 where id = 2")
+    (example,) = verifier.view(flow, flow.views[0], captured, None).examples
+    assert (example.entity, example.postgres, example.online) == ({"vendor": "cleo"}, {"price": 5.0}, {"price": 3.0})
     captured.engine.dispose()
 
 
