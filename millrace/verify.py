@@ -2,10 +2,9 @@
 
 What PostgreSQL holds goes through the same contract, transforms and casts as a change, and must come out as
 what the online store serves and what the lake holds as newest. Rows that the contract or any view of the table
-rejects have no known feature: for their entities, and those of their last accepted changes, only online and lake
-are compared. No text is embedded: a vector is
-known by the hash of its text, and a row that the model alone refuses is a mismatch. What differs is looked at again
-while changes may be in flight; what still differs then is a mismatch.
+rejects have no known feature: for their entities, and those of their last accepted changes, only online and lake are
+compared. No text is embedded: a vector is known by the hash of its text, and a row that the model alone refuses is a
+mismatch. What differs is looked at again while changes may be in flight; what still differs then is a mismatch.
 """
 
 import random
