@@ -256,7 +256,8 @@ def _accounts(
     try:
         letters = letter_places(read(broker, repo.letters_topic))
         for topic, flow in declared.items():
-            say(f"accounting for the records of {topic}")
+            most_records = sum(offset for partition, offset in committed.items() if partition.topic == topic)
+            say(f"accounting for the records of {topic}, {most_records:,} at most")
             accounts[topic] = account(broker, lake(repo), flow, committed, letters.get(topic, ()), most)
     except BrokerUnavailable as error:
         problems.append(f"what became of the records is not known: {error}")
