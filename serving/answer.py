@@ -74,7 +74,9 @@ _kept = lru_cache(maxsize=2 * KEPT)(_written)
 def versions_of(plan: Plan) -> list[dict[str, Any]]:
     """An answer's `feature_view_metadata`, as Feast's: the views read, each once, without a version that is 0."""
     known = {view.name: view.version for view in reversed(plan.views)}
-    return [
-        {"name": name, "version": known[name]} if known[name] else {"name": name}
-        for name in dict.fromkeys(view.name for view in plan.views)
-    ]
+    return [version_of(name, known[name]) for name in dict.fromkeys(view.name for view in plan.views)]
+
+
+def version_of(name: str, version: int) -> dict[str, Any]:
+    """A view in `feature_view_metadata`."""
+    return {"name": name, "version": version} if version else {"name": name}

@@ -1,24 +1,28 @@
 """`POST /retrieve-online-documents` and `/search`: the entities of a vector view nearest to a vector or a text."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import pyarrow as pa
 from feast import RepoConfig
+from feast.utils import _parse_feature_ref
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import DataError, ProgrammingError, StatementError
 
 from serving.access import Access
+from serving.answer import version_of
 from serving.aside import Aside
 from serving.http import Seen
 from serving.moments import NEVER, rfc3339
 from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
-from serving.request import RequestLimits, TooLarge, asked, document
+from serving.request import RequestLimits, TooLarge, asked, document, flag
 from serving.scales import Scales
 from serving.search import Texts, VectorIndex, withhold_search
+from serving.snapshot import Snapshot
 from stores.errors import StoreRefused, TooMuch
 from stores.feast_protos import declared_keys, stored_view, vector_field
 from stores.json_values import decoder
@@ -41,6 +45,8 @@ FIELDS = frozenset(
     }
 )
 TOP_K = 10
+DISTANCE = "distance"
+"""What a search answers beside features and join keys."""
 FILTER_DEPTH, FILTER_VALUES = 16, 1_000
 """How deep compound filters may be nested, and how many comparisons and values they may have in all: PostgreSQL takes
 65,535 parameters of one statement."""
@@ -59,6 +65,10 @@ class DocumentsRequest:
     top_k: int
     filters: Filters | None
     by_entity_key: bool
+    ttl: float
+    """In seconds; 0 for none."""
+    version: int | None
+    """Of the view, where the answer has to say it."""
 
     @property
     def cells(self) -> int:
@@ -92,15 +102,20 @@ class RetrieveOnlineDocuments:
         seen.entities = 1
         if wanted.service is not None or not wanted.features:
             raise InvalidRequest('a search names features of one vector view, as in "features": ["view:feature"]')
-        snapshot.check(wanted.features)
-        names = {reference.partition(":")[0] for reference in wanted.features}
+        snapshot.check([reference for reference in wanted.features if not _answered_anyway(snapshot, reference)])
+        parsed = [_parse_feature_ref(reference) for reference in wanted.features]
+        names = {name for name, _, _ in parsed}
         seen.views = sorted(names)
         if len(names) > 1:
             raise InvalidRequest(f"a search is over one view; these features are of {', '.join(sorted(names))}")
+        if any(version is not None for _, version, _ in parsed):
+            raise InvalidRequest("a search is over a view as it is now: name its features without a version")
         (name,) = names
-        view = _vector_view(snapshot.config, snapshot.view(name))
-        features = tuple(dict.fromkeys(reference.partition(":")[2] for reference in wanted.features))
-        request = _request(found, view, features, self.limits)
+        declared = snapshot.view(name)
+        view = _vector_view(snapshot.config, declared)
+        known = {feature.name for feature in view.features}
+        features = tuple(dict.fromkeys(feature for _, _, feature in parsed if feature in known))
+        request = _request(found, declared, view, features, self.limits)
         personal = snapshot.personal.get(name, frozenset())
         withhold_search(caller, view, personal, features, request.filters)
         weight = self._look(request)
@@ -148,28 +163,49 @@ class RetrieveOnlineDocuments:
             if request.filters is None:
                 raise
             raise InvalidRequest("filters: a value is not of its field's type") from error
-        return documents_answer(request, found)
+        return documents_answer(request, found, time.time())
 
 
-def documents_answer(request: DocumentsRequest, found: pa.Table) -> bytes:
-    """The answer in Feast's shape: the features asked for, `distance`, the join keys."""
-    if request.by_entity_key and request.view.join_keys:
-        found = found.sort_by([(key.name, "ascending") for key in sorted(request.view.join_keys, key=lambda k: k.name)])
+def documents_answer(request: DocumentsRequest, found: pa.Table, now: float) -> bytes:
+    """The answer in Feast's shape: the features asked for, `distance`, the join keys in the order of their names.
+    What is older than the view's `ttl` at `now` (seconds since 1970) is withheld, as wherever features are read."""
+    keys = sorted(key.name for key in request.view.join_keys)
+    if request.by_entity_key and keys:
+        found = found.sort_by([(name, "ascending") for name in keys])
     kinds: Mapping[str, Feature] = {f.name: f for f in (*request.view.features, *request.view.join_keys)}
     moments = found["event_timestamp"].cast(pa.int64()).to_pylist()
     times = [NEVER if micros is None else rfc3339(micros) for micros in moments]
-    names = [*request.features, "distance", *(key.name for key in request.view.join_keys)]
-    results = []
-    for name in names:
-        column = found[name]
-        values = column.to_pylist() if name == "distance" else _values(column, kinds[name])
-        statuses = ["NULL_VALUE" if value is None else "PRESENT" for value in values]
-        results.append({"values": values, "statuses": statuses, "event_timestamps": times})
-    return orjson.dumps({"results": results, "metadata": {"feature_names": names}})
+    oldest = (now - request.ttl) * 1e6 if request.ttl else float("-inf")
+    outdated = [micros is not None and micros < oldest for micros in moments]
+    results = [_results(_values(found[name], kinds[name]), times, outdated) for name in request.features]
+    results.append(_results(found[DISTANCE].to_pylist(), times))
+    results += [_results(_values(found[name], kinds[name]), [NEVER] * len(times)) for name in keys]
+    metadata: dict[str, Any] = {"feature_names": [*request.features, DISTANCE, *keys]}
+    if request.version is not None:
+        metadata["feature_view_metadata"] = [version_of(request.view.name, request.version)]
+    return orjson.dumps({"results": results, "metadata": metadata})
+
+
+def _results(values: list[Any], times: list[str], outdated: Sequence[bool] = ()) -> dict[str, Any]:
+    """One column of an answer."""
+    statuses = ["NULL_VALUE" if value is None else "PRESENT" for value in values]
+    if any(outdated):
+        values = [None if old else value for value, old in zip(values, outdated, strict=True)]
+        statuses = ["OUTSIDE_MAX_AGE" if old else status for status, old in zip(statuses, outdated, strict=True)]
+    return {"values": values, "statuses": statuses, "event_timestamps": times}
 
 
 def _values(column: pa.ChunkedArray, feature: Feature) -> list[Any]:
     return decoder(feature.value_type)(encode(column, feature.value_type).to_pylist())
+
+
+def _answered_anyway(snapshot: Snapshot, reference: str) -> bool:
+    """Whether a reference is to what is no feature and in each answer: Feast's older clients name what they need."""
+    name, _, feature = reference.partition(":")
+    declared = snapshot.views.get(name)
+    if declared is None or feature in {field.name for field in declared.features}:
+        return False
+    return feature in {DISTANCE, *(column.name for column in getattr(declared, "entity_columns", ()))}
 
 
 def _vector_view(config: RepoConfig, declared: Any) -> View:
@@ -179,10 +215,10 @@ def _vector_view(config: RepoConfig, declared: Any) -> View:
 
 
 def _request(
-    found: Mapping[str, Any], view: View, features: tuple[str, ...], limits: RequestLimits
+    found: Mapping[str, Any], declared: Any, view: View, features: tuple[str, ...], limits: RequestLimits
 ) -> DocumentsRequest:
     vector, text, top_k = found.get("query"), found.get("query_string"), found.get("top_k")
-    top_k = TOP_K if top_k is None else top_k
+    top_k, api_version = TOP_K if top_k is None else top_k, found.get("api_version")
     if (vector is None) == (text is None):
         raise InvalidRequest("a search is by a vector, as `query`, or by a text, as `query_string`: give one of them")
     if vector is not None and (type(vector) is not list or not set(map(type, vector)) <= {int, float}):
@@ -190,7 +226,11 @@ def _request(
     if text is not None and (type(text) is not str or not text.strip()):
         raise InvalidRequest("query_string must be a text")
     if type(top_k) is not int or top_k < 1:
-        raise InvalidRequest("top_k must be a number above 0")
+        raise InvalidRequest("top_k must be a whole number above 0")
+    if api_version is not None and type(api_version) is not int:
+        raise InvalidRequest("api_version must be a whole number")
+    if found.get("distance_metric") is not None and type(found["distance_metric"]) is not str:
+        raise InvalidRequest("distance_metric must be a text")
     if top_k > limits.top_k:
         raise TooLarge(f"top_k is {top_k}; at most {limits.top_k} are searched")
     filters = None
@@ -200,7 +240,10 @@ def _request(
             filters = _FILTERS.validate_python(found["filters"])
         except ValidationError as error:
             raise InvalidRequest(f"filters: {error.errors()[0]['msg']}") from None
-    request = DocumentsRequest(view, features, vector, text, top_k, filters, found.get("api_version") == 2)
+    ttl = declared.ttl.total_seconds() if declared.ttl else 0.0
+    versions = flag(found, "include_feature_view_version_metadata")
+    version = (getattr(declared, "current_version_number", 0) or 0) if versions else None
+    request = DocumentsRequest(view, features, vector, text, top_k, filters, api_version == 2, ttl, version)
     if request.cells > limits.cells:
         raise TooLarge(
             f"a search for {top_k} entities reads {request.cells} values (a vector counts as many as its length); at "

@@ -109,7 +109,8 @@ class Plan:
         try:
             return [read.keys(entities) for read in self.reads]
         except (struct.error, UnicodeEncodeError):  # their words quote the value
-            raise InvalidRequest("a join key has a value that its type cannot hold") from None
+            name = next(column for read in self.reads for column in read.unfit(entities))
+            raise InvalidRequest(f"entities.{name} has a value that its type cannot hold") from None
 
     def commands(self, hashes: Sequence[Sequence[bytes]]) -> list[bytes]:
         """The packed commands that read them."""

@@ -66,16 +66,22 @@ def asked(found: Mapping[str, Any], limits: RequestLimits) -> Asked:
     """The features that a request names. Raises `InvalidRequest`."""
     service = found.get("feature_service")
     features = found.get("features") or ()
-    full = found.get("full_feature_names") or False
+    full = flag(found, "full_feature_names")
     if service is not None and type(service) is not str:
         raise InvalidRequest("feature_service must be a string")
-    if type(full) is not bool:
-        raise InvalidRequest("full_feature_names must be true or false")
     if features and (type(features) is not list or set(map(type, features)) != {str}):
         raise InvalidRequest('features must be a list of strings, as in ["view:feature"]')
     if len(features) > limits.features:
         raise TooLarge(f"{len(features)} features in one request; at most {limits.features} are answered")
     return Asked(tuple(features), service or None, full)
+
+
+def flag(found: Mapping[str, Any], name: str) -> bool:
+    """A field that is true or false, and false where it is left out. Raises `InvalidRequest`."""
+    value = found.get(name)
+    if value is not None and type(value) is not bool:
+        raise InvalidRequest(f"{name} must be true or false")
+    return bool(value)
 
 
 def features_request(body: bytes, limits: RequestLimits) -> FeaturesRequest:
@@ -101,7 +107,7 @@ def checked(found: Mapping[str, Any], limits: RequestLimits) -> FeaturesRequest:
         raise InvalidRequest("entities names no entity: give each join key a list of at least one value")
     if count > limits.entities:
         raise TooLarge(f"{count} entities in one request; at most {limits.entities} are answered")
-    versions = found.get("include_feature_view_version_metadata") is True
+    versions = flag(found, "include_feature_view_version_metadata")
     return FeaturesRequest(asked(found, limits), entities, count, versions)
 
 

@@ -60,6 +60,15 @@ class HashRead:
         ]
         return [prefix + b"".join(values) + project for values in zip(*parts, strict=True)]
 
+    def unfit(self, entities: Mapping[str, Sequence[Any]]) -> list[str]:
+        """The columns with a value that has no place in a key."""
+        columns = zip(self.codec.join_keys, self.columns, strict=False)  # without entities there are none
+        return [
+            column
+            for key, column in columns
+            if not all(_fits(_PARTS[key.value_type], value) for value in entities[column])
+        ]
+
     def commands(self, keys: Sequence[bytes], rest: bytes) -> list[bytes]:
         """One HMGET a hash of those names, packed; `rest` is `self.packed_fields()`, kept by whoever asks often."""
         start = b"*%d\r\n$5\r\nHMGET\r\n$" % (len(self.fields) + 2)
@@ -68,3 +77,11 @@ class HashRead:
     def packed_fields(self) -> bytes:
         """The fields as arguments."""
         return b"".join(map(bulk, self.fields))
+
+
+def _fits(part: Callable[[Any], bytes], value: Any) -> bool:
+    try:
+        part(value)
+    except (struct.error, UnicodeEncodeError):
+        return False
+    return True

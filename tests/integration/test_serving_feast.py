@@ -1,22 +1,74 @@
-"""The same requests to `feast serve` and to `millrace serve` over one Redis, and Feast's SDK through both."""
+"""The same requests to `feast serve` and to `millrace serve` over one Redis, the list of what differs between their
+answers, and Feast's SDK through both."""
 
+import http.client
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from feast import FeatureStore, RepoConfig
+import redis
+from feast import FeatureService, FeatureStore, FeatureView, Field, RepoConfig
+from feast.infra.online_stores.helpers import _redis_key
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.types import Float64, UnixTimestamp
 from feast.value_type import ValueType
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.integration.serving_repo import Server, feast, millrace
+from tests.integration import serving_definitions as declared
+from tests.integration.serving_differences import DIFFERENCES, EWR, cells, documented, each, of, refusals, refused
+from tests.integration.serving_repo import NOW, Server, feast, millrace, until
 from tests.integration.serving_types import NOT_DECLARED, TYPES
 from tests.integration.serving_types import TYPED as VALUES
+from tests.integration.test_serving_search_feast import SEARCHES
+from tests.integration.test_serving_search_feast import TESTED as SEARCHES_TESTED
+
+YEAR_10000 = 253_402_300_800
+"""Its first second since 1970."""
+
+
+@on_demand_feature_view(
+    sources=[declared.asked], schema=[Field(name="first", dtype=Float64)], mode="python", name="given_fewer"
+)
+def given_fewer(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {"first": [offset for offset in inputs["offset"] if offset < 5]}
+
+
+@on_demand_feature_view(
+    sources=[declared.asked], schema=[Field(name="first", dtype=Float64)], mode="python", name="given_more"
+)
+def given_more(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {"first": [0.0, *inputs["offset"]]}
 
 
 @pytest.fixture(scope="module")
-def servers(repo: Path) -> Iterator[tuple[Server, Server]]:
-    with feast(repo) as theirs, millrace(repo) as ours:
+def differing(repo: Path) -> Path:
+    """The repo, with values that the two answer otherwise."""
+    store = FeatureStore(repo_path=str(repo))
+    visits = FeatureView(
+        name="visits",
+        entities=[declared.origin],
+        schema=[declared.ORIGIN, Field(name="last", dtype=UnixTimestamp)],
+        source=declared.source("visits"),
+    )
+    store.apply([visits, given_fewer, given_more])
+    rows = {"origin": ["EWR", "JFK"], "last": [None, NOW], "event_timestamp": [NOW] * 2}
+    store.write_to_online_store("visits", pd.DataFrame(rows))
+    # Feast writes no such time, and another writer may.
+    key = EntityKey(join_keys=["origin"], entity_values=[Value(string_val="JFK")])
+    with redis.Redis.from_url(f"redis://{store.config.online_store.connection_string}") as client:
+        name = _redis_key("served", key, entity_key_serialization_version=3)
+        assert client.hset(name, "_ts:visits", Timestamp(seconds=YEAR_10000).SerializeToString()) == 0
+    return repo
+
+
+@pytest.fixture(scope="module")
+def servers(differing: Path) -> Iterator[tuple[Server, Server]]:
+    with feast(differing) as theirs, millrace(differing) as ours:
         yield theirs, ours
 
 
@@ -268,3 +320,76 @@ def test_the_stock_sdk_reads_through_it(repo: Path, servers: tuple[Server, Serve
         assert (
             remote.get_online_features(features, rows).to_dict() == local.get_online_features(features, rows).to_dict()
         )
+
+
+@pytest.mark.parametrize(("row", "number"), each(DIFFERENCES))
+def test_a_documented_difference(servers: tuple[Server, Server], row: str, number: int) -> None:
+    DIFFERENCES[row][number].check(*servers)
+
+
+def test_features_come_in_the_order_asked(servers: tuple[Server, Server]) -> None:
+    """Feast has those of a view in the order of a set."""
+    wanted = ["weather:sky", "weather:temp", "weather:wind"]
+    theirs, ours = (cells(server.features(features=wanted, entities=EWR)[1]) for server in servers)
+    assert theirs == ours
+    assert list(ours) == ["origin", "sky", "temp", "wind"]
+
+
+def test_an_error_has_its_body(servers: tuple[Server, Server]) -> None:
+    for body, said in (
+        (of(EWR, "wether:temp"), '{"module": "feast.errors", "class": "FeatureViewNotFoundException", '),
+        (of(EWR, "weather:tmp"), "'Feature tmp not found in projection weather'"),
+        ({}, [{"type": "missing", "loc": ["body", "entities"], "msg": "Field required", "input": {}}]),
+    ):
+        theirs, ours = (server.features(**body)[1] for server in servers)
+        assert theirs["detail"] == said if isinstance(said, list) else theirs.startswith(said)
+        assert ours.keys() == {"error", "detail"}
+
+
+def test_pages_and_chats_are_not_there(servers: tuple[Server, Server]) -> None:
+    headers = {
+        "connection": "Upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+    for path, sent, status in (("/chat", {}, 200), ("/static/chat/index.html", {}, 200), ("/ws/chat", headers, 101)):
+        for server, expected in zip(servers, (status, 404), strict=True):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+            connection.request("GET", path, headers=sent)
+            assert connection.getresponse().status == expected
+            connection.close()
+
+
+def test_an_apply_is_seen(servers: tuple[Server, Server], differing: Path) -> None:
+    """The last of this module: it changes the repo."""
+    asked = {"feature_service": "applied", "entities": EWR}
+    assert [server.features(**asked)[0] for server in servers] == [404, 404]
+    FeatureStore(repo_path=str(differing)).apply(
+        [FeatureService(name="applied", features=[declared.weather[["temp"]]])]
+    )
+    until(lambda: all(server.features(**asked)[0] == 200 for server in servers))
+
+
+TESTED: dict[str, Callable[..., None]] = {
+    "order of the features of a view": test_features_come_in_the_order_asked,
+    "body of an error": test_an_error_has_its_body,
+    "`feast apply`": test_an_apply_is_seen,
+    "`/chat`, `/ws/chat`, `/static`": test_pages_and_chats_are_not_there,
+}
+"""The rows of which a request and its answer tell too little."""
+
+
+def test_the_document_lists_what_is_compared() -> None:
+    rows = [about for about, _, _ in documented()]
+    assert sorted(rows) == sorted([*DIFFERENCES, *TESTED, *SEARCHES, *SEARCHES_TESTED])
+
+
+@pytest.mark.parametrize(("about", "theirs", "ours"), documented())
+def test_the_document_has_the_statuses_that_are_answered(about: str, theirs: str, ours: str) -> None:
+    compared = {**DIFFERENCES, **SEARCHES}.get(about, [])
+    if about in TESTED:
+        return
+    if theirs != "there":
+        assert refusals(theirs) == refused(difference.theirs for difference in compared)
+    assert refusals(ours) == refused(difference.ours for difference in compared)

@@ -238,6 +238,11 @@ def test_filters_on_every_kind_of_field(server: Server) -> None:
         ({"features": ["texts:text"], "query_string": " "}, 422, "must be a text"),
         ({"features": ["texts:text"], "query_string": "x", "top_k": 0}, 422, "above 0"),
         ({"features": ["texts:text"], "query_string": "x", "top_k": 10_000}, 413, "at most 1000"),
+        (
+            {"features": ["texts:text"], "query_string": "x", "distance_metric": 2},
+            422,
+            "distance_metric must be a text",
+        ),
         ({"features": ["facts:altitude"], "query_string": "x"}, 404, "no vector field"),
         ({"features": ["texts:text", "facts:altitude"], "query_string": "x"}, 422, "over one view"),
         ({"features": ["texts:title"], "query_string": "x"}, 404, "no feature 'title'"),

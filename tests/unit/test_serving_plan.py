@@ -22,7 +22,7 @@ from serving.messages import response
 from serving.moments import moments, rfc3339
 from serving.plan import InvalidRequest, Plan, PlannedFeature, PlannedView
 from serving.request import by_join_key, join_keys
-from stores.entity_keys import UNIX_TIMESTAMP, entity_keys
+from stores.entity_keys import INT32, STRING, UNIX_TIMESTAMP, entity_keys
 from stores.fields import fields_of
 from stores.hash_reads import HashRead
 from stores.view import Feature, View
@@ -144,6 +144,14 @@ def test_composite_keys_are_feasts() -> None:
     assert found == [serialize_entity_key(entity, 3) + b"nyc"]
 
 
+def test_of_several_keys_the_one_that_does_not_fit_is_named() -> None:
+    keys = Feature("line", STRING, pa.string()), Feature("number", INT32, pa.int32())
+    read = HashRead(entity_keys(View("nyc", "v", "v", "state", keys, ())), ("line", "flight"), ())
+    assert read.unfit({"line": ["UA", "DL"], "flight": [1, 2**31]}) == ["flight"]
+    assert read.unfit({"line": ["UA", "\ud800"], "flight": [1, 2]}) == ["line"]
+    assert read.unfit({"line": ["UA"], "flight": [1]}) == []
+
+
 def test_an_entity_by_its_name_is_its_join_key() -> None:
     """As Feast takes it; in Feast, what comes last overwrites the other."""
     by_key = {"id": [1, 2]}
@@ -155,7 +163,7 @@ def test_an_entity_by_its_name_is_its_join_key() -> None:
 
 
 def test_a_key_that_does_not_fit() -> None:
-    with pytest.raises(InvalidRequest, match="its type cannot hold"):
+    with pytest.raises(InvalidRequest, match=r"entities\.id has a value that its type cannot hold"):
         plan().hashes({"id": [2**63]})
     with pytest.raises(InvalidRequest, match=r"entities\.id must be INT64, and holds str"):
         join_keys(plan(), {"id": [1, "2"]})
