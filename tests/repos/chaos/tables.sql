@@ -8,3 +8,5 @@ create table trades (
 );
 create table articles (id bigint primary key, title text, body text, v bigint not null);
 create table stock (sku bigint primary key, shelf bigint, on_hand bigint, at timestamptz, v bigint not null);
+-- Which transactions were committed: of one whose connection broke nobody else can tell.
+create table attempts (number bigint primary key);
