@@ -29,10 +29,12 @@ from millrace.check_repo import (
     has_changes,
     lake_tables,
     not_captured,
+    placed,
 )
 from millrace.made_again import dropped, note_captured_again, note_stored
 from millrace.repo import Repo, register
 from millrace.status import running_workers
+from millrace.try_functions import try_functions
 from millrace.wiring import connect, embedder, lake, topics, vectors
 from stores.lake import Lake
 from streams.decide import changes_table, features_table
@@ -64,6 +66,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     missed = sorted(t for t in {*missed, *lost.captured_again, *lost.unpublished} if source_of(t) not in back)
     note_captured_again(repo, missed)  # before connectors and publications have these tables: by that they are found
     check_sources(plan, client)
+    with placed(repo):
+        warnings = try_functions(plan)
     fixed = [f for captured in plan.captured for f in check_source(captured, client, fix=True)]
     added = [t for c in plan.captured for t in not_captured(c, client) if not has_changes(repo, c, t)]
     new = _new(lake(repo), plan, [topic for topic in added if source_of(topic) not in back])
@@ -87,10 +91,13 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         client.restart_failed(name)
         client.wait_running(name, CONNECTOR_SECONDS)
     _describe(repo, plan)
-    declared = digest(repo.path, plan.views, plan.contracts, plan.personal)
+    versions = {topic: contract.version for topic, contract in plan.contracts.items()}
+    declared = digest(repo.path, plan.views, versions, plan.personal)
     note(lake(repo), repo.project, declared)  # last: workers start anew at it
     unread = {*again, *lost.partitions, *missed}
     note_stored(repo, [t.topic for c in plan.captured for t in c.tables if t.topic not in unread])
+    for warning in warnings:
+        say(warning)
     for topic in again:
         say(f"{topic} was dropped and made again: run millrace resnapshot {topic}, its old rows still stand")
     for topic in missed:
@@ -111,6 +118,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         "tables": [t.topic for captured in plan.captured for t in captured.tables],
         "connectors": connectors,
         "topics_made": list(made),
+        "warnings": warnings,
         "made_again": again,
         "captured_again": missed,
         "to_recover": sorted(back),

@@ -7,6 +7,7 @@ connectors' configurations.
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,20 +65,27 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A feature repo that holds: what apply sets up. `contracts` has the version of each topic's."""
+    """A feature repo that holds: what apply sets up; with the contracts by topic."""
 
     contents: RepoContents
     captured: tuple[Captured, ...]
     views: tuple[StreamView, ...]
-    contracts: Mapping[str, str]
+    contracts: Mapping[str, Contract]
     personal: Mapping[str, PersonalColumns]
 
 
 def check_declared(repo: Repo) -> Plan:
     """The plan; where a declaration does not hold, the error begins with its file and line."""
     check_variables(repo.path / "feature_store.yaml")
-    try:
+    with placed(repo):
         return _plan(repo)
+
+
+@contextmanager
+def placed(repo: Repo) -> Iterator[None]:
+    """Within it a `DeclarationError` gets the file and line of its view or source, where these can be read off."""
+    try:
+        yield
     except DeclarationError as error:
         kind, _, name = error.where.partition(" ")
         place = declared_at(repo.path, kind, name)
@@ -99,7 +107,7 @@ def _plan(repo: Repo) -> Plan:
     captured = tuple(_capture(repo, name, views) for name, views in sorted(_by_source(repo, declared).items()))
     tables = _by_topic(captured)
     views = tuple(compile_view(repo.project, d, tables[d.topic], d.view.name) for d in declared)
-    contracts = {t.topic: _contract(repo.contract_path(t), t).version for t in tables.values()}
+    contracts = {t.topic: _contract(repo.contract_path(t), t) for t in tables.values()}
     for table in tables.values():
         stored_schema(changes_schema(table), changes_table(table.topic))
     for view in views:

@@ -354,6 +354,37 @@ model = """
     assert refused().startswith(line(draft, "def amount_root") + told)
 
 
+COMPUTED = """
+from feast.stream_feature_view import stream_feature_view
+
+
+@stream_feature_view(
+    entities=[customer],
+    source=customers,
+    mode="pandas",
+    ttl=timedelta(days=30),
+    schema=[Field(name="id", dtype=Int64), Field(name="limit", dtype=Float64)],
+)
+def limits(df):
+    df["limit"] = df["crdit"].astype(float) * 10
+    return df
+
+
+model = """
+
+
+@pytest.mark.parametrize("rows", ["each of the 2 rows", "a made-up row"])
+def test_a_function_that_reads_a_column_that_is_not_there(draft: Draft, refused: Callable[[], str], rows: str) -> None:
+    draft.write("model = ", COMPUTED)
+    if rows == "a made-up row":
+        draft.execute("truncate customers, orders")
+    error = refused()
+    assert error.startswith(
+        line(draft, "def limits") + f"view limits: its function fails on {rows} of public.customers"
+    )
+    assert error.endswith("raised KeyError: 'crdit'; the table has no column crdit: did you mean credit?")
+
+
 def test_columns_that_the_lake_cannot_tell_apart(draft: Draft, refused: Callable[[], str]) -> None:
     draft.execute('alter table orders add column "Amount" text')
     error = refused()
