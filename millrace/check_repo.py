@@ -1,7 +1,7 @@
 """What `millrace apply` checks before it changes anything.
 
 `check_declared`: the settings, the Feast objects, the captured tables and their columns, the contracts, the names in
-the online store. `check_stores`: the lake and the vector store. `check_sources`: the source databases and the
+the online store. `check_stores`: the lake, Redis and the vector store. `check_sources`: the source databases and the
 connectors' configurations.
 """
 
@@ -24,8 +24,8 @@ from connectors.table import Table
 from millrace.on_demand import check_functions
 from millrace.repo import Repo, declared_at, parse, rehearse
 from millrace.settings import check_variables
-from millrace.wiring import embedder, lake, source, vectors
-from stores.errors import NothingApplied
+from millrace.wiring import embedder, lake, online, source, vectors
+from stores.errors import NothingApplied, StoreRefused, StoreUnavailable
 from stores.fields import check_collisions
 from stores.history import change_properties, feature_properties
 from stores.lake_schema import agreed_schema, stored_schema
@@ -216,6 +216,8 @@ def check_stores(repo: Repo, plan: Plan) -> None:
     """The stores that the plan needs answer, and the lake's tables can become what is declared. Raises
     `StoreUnavailable` and `StoreRefused`."""
     lake(repo).ping()
+    if any(v.view.vector is None for v in plan.views):
+        _check_online(repo)
     for name, schema, properties in lake_tables(plan):
         if lake(repo).exists(name):
             present = lake(repo).snapshot(name)
@@ -223,6 +225,16 @@ def check_stores(repo: Repo, plan: Plan) -> None:
     store = vectors(repo)
     if store is not None and any(v.view.vector for v in plan.views):
         store.ping()
+
+
+def _check_online(repo: Repo) -> None:
+    todo = f"start it, or mend online_store.connection_string in {repo.path / 'feature_store.yaml'}"
+    try:
+        online(repo).ping()
+    except StoreUnavailable as error:
+        raise StoreUnavailable(error.store, f"{error.detail}; {todo}") from error
+    except StoreRefused as error:
+        raise StoreRefused(f"{error}; {todo}") from error
 
 
 def coming_back(repo: Repo, plan: Plan, client: Connect) -> set[str]:

@@ -442,6 +442,23 @@ def test_a_lake_that_is_not_there(draft: Draft, refused: Callable[[], str]) -> N
     assert refused() == f"the lake is unavailable: the folder {lake} does not exist: create it, or mount it"
 
 
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1:1,password=s3cr3t-Pa55", "Redis is unavailable: 127.0.0.1:1: "),
+        ("{redis},username=nobody,password=s3cr3t-Pa55", "Redis at {redis} refuses: "),
+    ],
+)
+def test_a_redis_that_does_not_answer(
+    draft: Draft, refused: Callable[[], str], monkeypatch: pytest.MonkeyPatch, address: str, told: str
+) -> None:
+    redis = draft.stack.environment()["MILLRACE_REDIS"]
+    monkeypatch.setenv("MILLRACE_REDIS", address.format(redis=redis))
+    error = refused()
+    assert error.startswith(told.format(redis=redis.partition(",")[0])) and "s3cr3t" not in error
+    assert error.endswith(f"; start it, or mend online_store.connection_string in {draft.path}/feature_store.yaml")
+
+
 def test_a_database_that_does_not_answer(
     draft: Draft, refused: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
