@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError
 from connectors.table import Table
 from millrace import settings
 from millrace.modules import check_names, importable
+from millrace.on_demand import refused
 from millrace.said import said, said_by_module
 from millrace.settings import Settings, SettingsError
 from serving.applied import Applied
@@ -210,7 +211,8 @@ def rehearse(repo: Repo, contents: RepoContents) -> None:
         try:
             FeatureStore(config=config).plan(contents)
         except Exception as error:
-            raise DeclarationError(str(repo.path), f"Feast refuses it: {said(error)}", "mend it") from error
+            general = DeclarationError(str(repo.path), f"Feast refuses it: {said(error)}", "mend it")
+            raise refused(error) or general from error
 
 
 def declared_at(folder: Path, kind: str, name: str) -> str | None:

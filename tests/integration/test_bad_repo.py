@@ -354,6 +354,39 @@ model = """
     assert refused().startswith(line(draft, "def amount_root") + told)
 
 
+ON_DEMAND = """
+from feast.on_demand_feature_view import on_demand_feature_view
+
+
+@on_demand_feature_view(sources=[last_order], schema=[Field(name="root", dtype=Float64)], mode="python")
+def amount_root(rows):
+    return {BODY}
+
+
+model = """
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            '{"root": list(np.sqrt(rows["amount"]))}',
+            "its function raised NameError: name 'np' is not defined; write import numpy as np in its file",
+        ),
+        (
+            '{"root": [amount ** 0.5 for amount in rows["amuont"]]}',
+            "its function raised KeyError: 'amuont', tried by Feast on made-up values; mend the function",
+        ),
+        ('{"roots": rows["amount"]}', "Feast refuses it: Explicitly specified features "),
+    ],
+)
+def test_an_on_demand_function_that_feast_cannot_try(
+    draft: Draft, refused: Callable[[], str], body: str, told: str
+) -> None:
+    draft.write("model = ", ON_DEMAND.replace("{BODY}", body))
+    assert refused().startswith(line(draft, "def amount_root") + f"view amount_root: {told}")
+
+
 COMPUTED = """
 from feast.stream_feature_view import stream_feature_view
 
