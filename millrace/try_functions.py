@@ -57,7 +57,7 @@ def try_function(flow: Flow, rows: pa.Table) -> str | None:
     """Give rows of the table to the flow's one view as a worker does, and tell of a function that fails on some.
 
     Of rows that the contract rejects it gets none. Raises `DeclarationError` if it fails on each. Where there are none,
-    a made-up one is tried, over which a function is refused only for what cannot come of its values.
+    made-up ones are tried, over which a function is refused only for what cannot come of their values.
     """
     (declared,) = flow.views
     view = replace(declared, event_time=None)  # it is the table's, not the function's, and may be null in old rows
@@ -71,11 +71,11 @@ def try_function(flow: Flow, rows: pa.Table) -> str | None:
     if not tried:
         words = _words(view, made_up or "")
         if _CERTAIN.match(words) or _misspelt(view, words):
-            where = f"on a made-up row of {table}, which has none to try"
+            where = f"on made-up rows of {table}, which has none to try"
             raise _refusal(view, f"its function fails {where}: {words}", words)
         return None
     ((reason, _),) = reasons.most_common(1)
-    # What a made-up row gives as well holds no value of the table.
+    # What made-up rows give as well, whatever their values, quotes none of the table.
     words = _words(view, reason if reason == made_up else flow.personal.reason(reason))
     if failed == tried:
         raise _refusal(
@@ -88,12 +88,13 @@ def try_function(flow: Flow, rows: pa.Table) -> str | None:
 
 
 def _over_made_up(view: StreamView) -> str | None:
-    """Why the view cannot take a made-up row, if it cannot."""
-    rows = made_up_rows(contract_schema(view.table), _TEXTS).slice(0, 1)
+    """Why the view cannot take made-up rows, each for the same reason; None if it is otherwise."""
+    rows = made_up_rows(contract_schema(view.table), _TEXTS)
     try:
         project(view, as_snapshot(view.table, rows))
     except Unprojectable as error:
-        return next(iter(error.bad.values()))[0]
+        reasons = {several[0] for several in error.bad.values()}
+        return reasons.pop() if len(reasons) == 1 and len(error.bad) == rows.num_rows else None
     return None
 
 

@@ -406,10 +406,10 @@ def limits(df):
 model = """
 
 
-@pytest.mark.parametrize("rows", ["each of the 2 rows", "a made-up row"])
+@pytest.mark.parametrize("rows", ["each of the 2 rows", "made-up rows"])
 def test_a_function_that_reads_a_column_that_is_not_there(draft: Draft, refused: Callable[[], str], rows: str) -> None:
     draft.write("model = ", COMPUTED)
-    if rows == "a made-up row":
+    if rows == "made-up rows":
         draft.execute("truncate customers, orders")
     error = refused()
     assert error.startswith(

@@ -110,7 +110,7 @@ def test_what_fails_on_each_row_is_refused(tmp_path: Path, function: Function, p
 def test_what_fails_whatever_the_rows_are_is_refused_without_any(tmp_path: Path, function: Function) -> None:
     with pytest.raises(DeclarationError) as refused:
         try_function(flow(tmp_path, function, mode(function)), rows())
-    tried = "view double: its function fails on a made-up row of public.orders, which has none to try: "
+    tried = "view double: its function fails on made-up rows of public.orders, which has none to try: "
     assert str(refused.value) == tried + CERTAIN[function]
 
 
@@ -129,7 +129,7 @@ def only_some(df: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("function", [looked_up, parsed, only_some])
-def test_what_may_be_of_the_made_up_row_alone_is_let_through(tmp_path: Path, function: Function) -> None:
+def test_what_may_be_of_the_made_up_rows_alone_is_let_through(tmp_path: Path, function: Function) -> None:
     assert try_function(flow(tmp_path, function), rows()) is None
 
 
@@ -149,6 +149,16 @@ def test_what_fails_on_some_rows_is_told(tmp_path: Path) -> None:
     assert try_function(flow(tmp_path, picky), rows(1, 2)) is None
     hidden = try_function(flow(tmp_path, picky, personal=PersonalColumns(every=True)), rows(1, None, 2))
     assert hidden == told.format(SECRET).replace(f"raised ValueError: nothing of {SECRET}", HIDDEN)
+
+
+def test_a_value_that_a_made_up_row_has_as_well_is_hidden(tmp_path: Path) -> None:
+    def telling(df: pd.DataFrame) -> pd.DataFrame:
+        raise ValueError(f"nothing of {df['amount'].iloc[0]}")
+
+    for amount in (1.0, 2.0, 4.0):
+        with pytest.raises(DeclarationError) as refused:
+            try_function(flow(tmp_path, telling, personal=PersonalColumns(every=True)), rows(amount))
+        assert str(amount) not in str(refused.value) and HIDDEN in str(refused.value)
 
 
 def test_rows_that_the_contract_rejects_are_not_tried(tmp_path: Path) -> None:
