@@ -32,10 +32,14 @@ class Rows:
     undecodable: pa.Table
 
 
-def read_rows(engine: Engine, source: Source, table: Table, columns: Sequence[Column]) -> Iterator[Rows]:
-    """The given columns of all rows, in chunks, in one consistent snapshot. Raises `SourceUnavailable`."""
+def read_rows(
+    engine: Engine, source: Source, table: Table, columns: Sequence[Column], most: int | None = None
+) -> Iterator[Rows]:
+    """The given columns of all rows, or of so many at most, in chunks, in one consistent snapshot. Raises
+    `SourceUnavailable`."""
     expressions = ", ".join(_expression(column) for column in columns)
-    query = f"SELECT {expressions} FROM {_percents_doubled(quoted(f'{table.schema}.{table.name}'))}"
+    limit = "" if most is None else f" LIMIT {most}"
+    query = f"SELECT {expressions} FROM {_percents_doubled(quoted(f'{table.schema}.{table.name}'))}{limit}"
     with connected(engine, source) as connection:
         result = connection.execution_options(yield_per=CHUNK).exec_driver_sql(query)
         for part in result.partitions():

@@ -28,6 +28,15 @@ _TO_DO = {
     "42703": "run millrace apply, which names what is missing",
 }
 
+# What libpq, and a server that speaks English, say of a connection that was not made.
+_UNREACHED = {
+    r"password authentication failed|no password supplied|role .* does not exist": "mend user and password",
+    r"database .* does not exist": "create it, or mend its name",
+    r"resolve host|translate host name": "mend the host",
+    r"Connection refused|timeout|timed out|No route to host|unreachable": "start the server, or mend host and port",
+    r"pg_hba\.conf": "let the user in by the server's pg_hba.conf, or mend user, database and sslmode",
+}
+
 # A connection that the network has forgotten ends within a minute.
 # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES
 _NOTICED_DEAD = {
@@ -169,12 +178,20 @@ def connected(engine: Engine, source: Source) -> Iterator[Connection]:
     try:
         connection = engine.connect()
     except DBAPIError as error:
-        raise SourceUnavailable(f"source {source.name} is unavailable: {error.orig}") from error
+        raise SourceUnavailable(_unreached(source, error)) from error
     try:
         with connection:
             yield connection
     except DBAPIError as error:
         raise SourceUnavailable(_refusal(source, error)) from error
+
+
+def _unreached(source: Source, error: DBAPIError) -> str:
+    """Why there is no connection, and what to do."""
+    said = " ".join(str(error.orig).split())
+    todo = next((do for words, do in _UNREACHED.items() if re.search(words, said)), "")
+    following = f"{todo} in sources.{source.name}.url of millrace.yaml" if todo else "try again once it answers"
+    return f"source {source.name} is unavailable: {said}; {following}"
 
 
 def _refusal(source: Source, error: DBAPIError) -> str:

@@ -3,6 +3,7 @@
 import builtins
 import dis
 from collections.abc import Iterable, Iterator
+from traceback import walk_tb
 from types import CodeType, FunctionType
 
 from feast import OnDemandFeatureView
@@ -10,9 +11,17 @@ from feast.transformation.pandas_transformation import PandasTransformation
 from feast.transformation.python_transformation import PythonTransformation
 from feast.transformation.udf_rehydrate import rehydrate_udf_from_source
 
+from millrace.said import said
 from streams.declarations import DeclarationError
 
 _READS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
+_THERE = {
+    "np": "import numpy as np",
+    "numpy": "import numpy",
+    "pd": "import pandas as pd",
+    "pandas": "import pandas",
+}
+"""What is there where a function is made anew of its text, and before that only if its file imports it."""
 _WRITES = frozenset({"STORE_GLOBAL", "STORE_NAME"})
 
 
@@ -32,8 +41,25 @@ def check_functions(views: Iterable[OnDemandFeatureView]) -> None:
                 f"view {view.name}",
                 f"its function uses {', '.join(missing)} of its file, and Feast keeps of an on-demand view the "
                 "function's text alone",
-                "import or define it inside the function; pd and np are there",
+                "import or define it inside the function; its file may import pd and np",
             )
+
+
+def refused(error: Exception) -> DeclarationError | None:
+    """What is wrong with the on-demand view that Feast was trying on made-up values when it raised; None if it was not
+    trying one."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    tried = [frame.f_locals.get("self") for frame in frames if frame.f_code.co_name == "infer_features"]
+    view = next((view for view in tried if isinstance(view, OnDemandFeatureView)), None)
+    if view is None:
+        return None
+    where, function = f"view {view.name}", getattr(view.feature_transformation, "udf", None)
+    if not any(frame.f_code is getattr(function, "__code__", None) for frame in frames):
+        return DeclarationError(where, f"Feast refuses it: {said(error)}", "mend it")
+    raised = f"its function raised {type(error).__name__}: {error}"
+    if isinstance(error, NameError) and error.name in _THERE:
+        return DeclarationError(where, raised, f"write {_THERE[error.name]} in its file, where Feast tries it")
+    return DeclarationError(where, f"{raised}, tried by Feast on made-up values", "mend the function")
 
 
 def _missing(function: FunctionType) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Collection
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -21,6 +22,7 @@ from sqlalchemy.exc import ArgumentError
 from connectors.table import Table
 from millrace import settings
 from millrace.modules import check_names, importable
+from millrace.on_demand import refused
 from millrace.said import said, said_by_module
 from millrace.settings import Settings, SettingsError
 from serving.applied import Applied
@@ -32,6 +34,10 @@ from streams.personal import PersonalColumns
 
 SERIALIZATION = 3
 """Feast's `entity_key_serialization_version`, in which `stores.entity_keys` writes."""
+
+
+_NO_PROJECT_OBJECT = "No project found in the repository. Using project name "
+"""What Feast prints of every repo that declares no Project object: none needs one."""
 
 
 class UnknownTable(Exception):
@@ -167,12 +173,12 @@ def _check_registry(yaml: Path, registry: RegistryConfig) -> None:
 def parse(repo: Repo) -> RepoContents:
     """Import the repo's modules as `feast apply` does. Raises `DeclarationError` naming the file."""
     check_names(repo.path)
-    before = Path.cwd()
+    before, printed = Path.cwd(), StringIO()
     sys.path.insert(0, str(repo.path))
     os.chdir(repo.path)
     try:
         config = load_repo_config(repo.path, repo.path / "feature_store.yaml")
-        with redirect_stdout(sys.stderr):  # Feast prints; a command's stdout is its result
+        with redirect_stdout(printed):  # a command's stdout is its result
             contents = _get_repo_contents(repo.path, repo.project, config)
     except SyntaxError as error:
         place = f"{Path(error.filename or '').name}, line {error.lineno}"
@@ -189,6 +195,9 @@ def parse(repo: Repo) -> RepoContents:
             place, "its Project object does not suit feature_store.yaml", f'name it "{repo.project}"'
         ) from error
     finally:
+        sys.stderr.writelines(
+            line for line in printed.getvalue().splitlines(keepends=True) if not line.startswith(_NO_PROJECT_OBJECT)
+        )
         os.chdir(before)
         sys.path.remove(str(repo.path))
     check_names(repo.path)  # what a module of the repo imports may have taken the name of another
@@ -210,7 +219,8 @@ def rehearse(repo: Repo, contents: RepoContents) -> None:
         try:
             FeatureStore(config=config).plan(contents)
         except Exception as error:
-            raise DeclarationError(str(repo.path), f"Feast refuses it: {said(error)}", "mend it") from error
+            general = DeclarationError(str(repo.path), f"Feast refuses it: {said(error)}", "mend it")
+            raise refused(error) or general from error
 
 
 def declared_at(folder: Path, kind: str, name: str) -> str | None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.rows import read_rows
+from connectors.source import Source
 from connectors.table import Table
 from millrace.repo import Repo, UnknownTable
 from millrace.wiring import flows, lake, source
@@ -35,7 +36,10 @@ def validate_table(repo: Repo, topic: str, from_source: bool, docs: Path) -> dic
     if topic not in declared:
         raise UnknownTable(topic, declared)
     flow = declared[topic]
-    rows, undecodable = _of_source(repo, flow.table) if from_source else (_of_lake(repo, flow.table), 0)
+    if from_source:
+        rows, undecodable = rows_of_source(source(repo, flow.table.source), flow.table)
+    else:
+        rows, undecodable = _of_lake(repo, flow.table), 0
     report = flow.contract.validate(rows, docs, flow.personal.has)
     views = {view.view.name: _rejections(view, flow, rows) for view in flow.views}
     return {
@@ -73,13 +77,12 @@ def _rejections(view: StreamView, flow: Flow, rows: pa.Table) -> dict[str, Any]:
     return {"rejected": rejected, "reasons": dict(reasons.most_common(REASONS))}
 
 
-def _of_source(repo: Repo, table: Table) -> tuple[pa.Table, int]:
-    """The rows that can be carried, and how many cannot."""
+def rows_of_source(database: Source, table: Table, most: int | None = None) -> tuple[pa.Table, int]:
+    """The rows that can be carried, of all or of so many, and how many cannot."""
     columns = [table.column(field.name) for field in carried(table)]
-    database = source(repo, table.source)
     engine = database.engine()
     try:
-        parts = list(read_rows(engine, database, table, columns))
+        parts = list(read_rows(engine, database, table, columns, most))
     finally:
         engine.dispose()
     empty = pa.schema(carried(table)).empty_table()

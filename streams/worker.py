@@ -121,6 +121,7 @@ class Worker:
         )
         self._snapshot_log = SnapshotLog(parts.tally)
         self._patience = Patience(self._idle)
+        self._outside = Patience(self._idle_outside)
         self._writes = Writes(
             parts.online,
             parts.embedding,
@@ -138,10 +139,13 @@ class Worker:
         self._say_next = 0.0
 
     def run(self, stop: threading.Event) -> None:
-        """Consume until `stop` is set, then flush and commit what is staged and leave the group."""
+        """Join the group once the stores have answered, consume until `stop` is set, then flush and commit what is
+        staged and leave the group."""
         self._stop = stop
-        self._members.join(self.topics, self._revoked, self._lost)
         try:
+            if any(view.view.vector is None for flow in self._flows.values() for view in flow.views):
+                self._outside(self._parts.online.ping)  # partitions that it could do nothing with, others may serve
+            self._members.join(self.topics, self._revoked, self._lost)
             while not stop.is_set():
                 self._commit(self._flusher.collect())
                 self._resume_asked()
@@ -422,6 +426,11 @@ class Worker:
             raise Abandoned
         self._members.rest(seconds)
 
+    def _idle_outside(self, seconds: float) -> None:
+        """The same before it is a member, with nothing to finish."""
+        if self._clock.wait(self._stop, seconds):
+            raise Abandoned
+
     def _revoked(self, partitions: Collection[Partition]) -> None:
         """Commit what can be committed before another member reads on; drop the rest, it will be read again."""
         log.info("revoked", extra={"event": "revoked", "partitions": sorted(map(str, partitions))})
@@ -477,8 +486,8 @@ class Worker:
     @property
     def waiting_for(self) -> str | None:
         """What it waits for, as a sentence; None while nothing is missing."""
-        missing = self._patience.waiting_for or self._writes.waiting_for or self._flusher.waiting_for
-        return missing or self._consumer.unavailable
+        missing = self._outside.waiting_for or self._patience.waiting_for
+        return missing or self._writes.waiting_for or self._flusher.waiting_for or self._consumer.unavailable
 
     @property
     def tables(self) -> Mapping[str, Table]:

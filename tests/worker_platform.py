@@ -67,6 +67,11 @@ class UnreliableOnline(MemoryOnline):
     def __init__(self) -> None:
         super().__init__()
         self.faults: list[BaseException] = []
+        self.away: list[BaseException] = []
+
+    def ping(self) -> None:
+        if self.away:
+            raise self.away.pop(0)
 
     def write(self, batches: Any) -> WriteResult:
         if self.faults:

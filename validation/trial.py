@@ -39,11 +39,11 @@ def first_refused(rules: Sequence[Rule], schema: pa.Schema) -> tuple[Rule, RuleE
     reasons: dict[int, str] = {}
     left = parts
     for texts in _TEXTS:
-        raised = _raised(left, _sample(schema, texts))
+        raised = _raised(left, made_up_rows(schema, texts))
         reasons = raised | reasons
         left = [part for part in left if part.tried.index in raised]
     called = [part for part in left if _calls(part)]
-    settled = _raised(called, _sample(schema, _TEXTS[0]).slice(0, 0))
+    settled = _raised(called, made_up_rows(schema, _TEXTS[0]).slice(0, 0))
     for part in left:
         if part not in called or part.tried.index in settled:
             return part.rule, _refusal(part, reasons[part.tried.index])
@@ -90,8 +90,8 @@ def _refusal(part: _Part, reason: str) -> RuleError:
 # The samples
 
 
-def _sample(schema: pa.Schema, texts: Sequence[str]) -> pa.Table:
-    """Three rows without a null, of different values."""
+def made_up_rows(schema: pa.Schema, texts: Sequence[str]) -> pa.Table:
+    """Three rows without a null, of different values, with these texts."""
     return pa.table([_column(field.type, texts) for field in schema], schema=schema)
 
 

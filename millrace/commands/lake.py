@@ -1,6 +1,7 @@
 """Keeping the lake in shape: compact."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import click
@@ -32,7 +33,7 @@ def compact(places: Places, out: Out, tables: tuple[str, ...], keep_hours: int) 
     by another both times: run it again.
     """
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import track as tracked
 
     from millrace.repo import open_repo
     from millrace.wiring import lake
@@ -40,12 +41,12 @@ def compact(places: Places, out: Out, tables: tuple[str, ...], keep_hours: int) 
     store = lake(open_repo(places.repo, places.stack))
     report: dict[str, Any] = {}
     console = Console(stderr=True)
+    # Elsewhere than on a terminal it would leave blank lines, and nothing else.
+    track = partial(tracked, console=console, transient=True, disable=not console.is_terminal)
     names = list(tables or store.tables())
-    put_off = [
-        n for n in track(names, "compacting", console=console, transient=True) if not _compacted(store, n, report)
-    ]
+    put_off = [name for name in track(names, "compacting") if not _compacted(store, name, report)]
     put_off = [name for name in put_off if not _compacted(store, name, report)]
-    for name in track(names, "deleting", console=console, transient=True):
+    for name in track(names, "deleting"):
         report[name]["deleted"] = store.vacuum(name, timedelta(hours=keep_hours))
     out.result({"tables": report}, _show)
     if put_off:

@@ -59,7 +59,7 @@ def list_(places: Places, out: Out, limit: int, **wanted: Any) -> None:
             kinds[kind if kind in kinds or len(kinds) < MOST_KINDS else "other"] += 1
     out.result(
         {"count": count, "reasons": dict(kinds.most_common()), "letters": [one.as_dict() for one in newest]},
-        lambda value: "\n".join([*map(_line, value["letters"]), f"{value['count']} letters"]),
+        lambda value: "\n".join([*map(_line, value["letters"]), _letters(value["count"])]),
     )
 
 
@@ -85,7 +85,7 @@ def show(places: Places, out: Out, number: int, raw: bool, personal: bool) -> No
     columns = repo.personal().get(letter.origin.topic, NOTHING)
     out.result(
         {**letter.as_dict(), "key": columns.key(letter.key), "value": columns.value(letter.value)},
-        lambda v: "\n".join(f"{name:10} {content}" for name, content in v.items()),
+        _show_letter,
     )
 
 
@@ -108,7 +108,7 @@ def export(places: Places, out: Out, file: Path, personal: bool, **wanted: Any) 
         raise Failed(f"{file} exists: name a new file") from error
     except OSError as error:
         raise Failed(f"{file} cannot be written: {error.strerror}") from error
-    out.result({"file": str(file), "exported": count}, lambda v: f"{v['exported']:,} letters in {v['file']}")
+    out.result({"file": str(file), "exported": count}, lambda v: f"{_letters(v['exported'])} in {v['file']}")
 
 
 @letters.command
@@ -146,10 +146,10 @@ def replay(places: Places, out: Out, numbers: tuple[int, ...], everything: bool,
     else:
         chosen = _captured(one_of_each(lambda: _all(repo, 0, wanted["table"]), _wanted(**wanted)), captured, left_out)
     sent = send(producer(repo), _counted(out, chosen, "sent"))
-    stay = [f"{n:,} letters of {table} were left out: no view captures it any more" for table, n in left_out.items()]
+    stay = [f"{_letters(n)} of {table} left out: no view captures it any more" for table, n in left_out.items()]
     out.result(
         {"replayed": sent, "not_captured": left_out.total()},
-        lambda value: "\n".join([f"{value['replayed']:,} letters sent again", *stay]),
+        lambda value: "\n".join([f"{_letters(value['replayed'])} sent again", *stay]),
     )
 
 
@@ -231,6 +231,16 @@ def _whole(repo: "Repo", letters: "Iterator[Letter]", personal: bool) -> "Iterat
                 f"letter {letter.number} of {letter.origin.topic} holds personal data: say --personal to get it"
             )
         yield letter
+
+
+def _letters(count: int) -> str:
+    return f"{count:,} letter{'' if count == 1 else 's'}"
+
+
+def _show_letter(letter: dict[str, Any]) -> str:
+    moment = datetime.fromtimestamp(letter["time"], UTC).isoformat(timespec="seconds")
+    shown = {**letter, "time": f"{letter['time']} ({moment})"}
+    return "\n".join(f"{name:10} {content}" for name, content in shown.items())
 
 
 def _line(letter: dict[str, Any]) -> str:

@@ -59,6 +59,8 @@ def _show_lookup(value: dict[str, Any]) -> str:
 
 def show_search(value: dict[str, Any]) -> str:
     """The found entities for people."""
+    if not value["results"]:
+        return f"nothing found: view {value['view']} holds no vectors"
     lines = []
     for found in value["results"]:
         shown = ", ".join(f"{k}={v}" for k, v in found.items() if k != "distance")

@@ -154,7 +154,8 @@ def backfill(places: Places, out: Out, views: tuple[str, ...], start: datetime |
     repo = open_repo(places.repo, places.stack)
     wait_anew(repo, out.say)
     job = wired(repo)
-    with Progress(console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:  # else it leaves blank lines
         tasks = {}
 
         def advance(view: str, part: float) -> None:

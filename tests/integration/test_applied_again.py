@@ -77,9 +77,14 @@ def test_a_function_and_a_constant_that_it_uses(market: Shop, worker: Running) -
     features = market.repo.path / "features.py"
     market.sql.execute("update customers set credit = 5 where id = 1")
     features.write_text(features.read_text() + FUNCTION)
-    assert market.repo.apply()["to_backfill"] == ["limits"]
+    done = market.repo.apply()
+    assert (done["to_backfill"], done["warnings"]) == (["limits"], [])
     served(market, "limits:limit", 50.0)
-    features.write_text(features.read_text().replace("RATE = 10.0", "RATE = 100.0"))
+    before = features.read_text()
+    features.write_text(before.replace('df["credit"].astype(float)', 'df["credit"].map(float)'))
+    (warning,) = market.repo.apply()["warnings"]
+    assert warning.startswith("view limits: its function fails on ") and "raised TypeError: " in warning
+    features.write_text(before.replace("RATE = 10.0", "RATE = 100.0"))
     market.repo.apply()
     served(market, "limits:limit", 500.0)
     market.repo.command("backfill", "--view", "limits")

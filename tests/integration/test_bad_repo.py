@@ -354,6 +354,70 @@ model = """
     assert refused().startswith(line(draft, "def amount_root") + told)
 
 
+ON_DEMAND = """
+from feast.on_demand_feature_view import on_demand_feature_view
+
+
+@on_demand_feature_view(sources=[last_order], schema=[Field(name="root", dtype=Float64)], mode="python")
+def amount_root(rows):
+    return {BODY}
+
+
+model = """
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            '{"root": list(np.sqrt(rows["amount"]))}',
+            "its function raised NameError: name 'np' is not defined; write import numpy as np in its file",
+        ),
+        (
+            '{"root": [amount ** 0.5 for amount in rows["amuont"]]}',
+            "its function raised KeyError: 'amuont', tried by Feast on made-up values; mend the function",
+        ),
+        ('{"roots": rows["amount"]}', "Feast refuses it: Explicitly specified features "),
+    ],
+)
+def test_an_on_demand_function_that_feast_cannot_try(
+    draft: Draft, refused: Callable[[], str], body: str, told: str
+) -> None:
+    draft.write("model = ", ON_DEMAND.replace("{BODY}", body))
+    assert refused().startswith(line(draft, "def amount_root") + f"view amount_root: {told}")
+
+
+COMPUTED = """
+from feast.stream_feature_view import stream_feature_view
+
+
+@stream_feature_view(
+    entities=[customer],
+    source=customers,
+    mode="pandas",
+    ttl=timedelta(days=30),
+    schema=[Field(name="id", dtype=Int64), Field(name="limit", dtype=Float64)],
+)
+def limits(df):
+    df["limit"] = df["crdit"].astype(float) * 10
+    return df
+
+
+model = """
+
+
+@pytest.mark.parametrize("rows", ["each of the 2 rows", "made-up rows"])
+def test_a_function_that_reads_a_column_that_is_not_there(draft: Draft, refused: Callable[[], str], rows: str) -> None:
+    draft.write("model = ", COMPUTED)
+    if rows == "made-up rows":
+        draft.execute("truncate customers, orders")
+    error = refused()
+    assert error.startswith(
+        line(draft, "def limits") + f"view limits: its function fails on {rows} of public.customers"
+    )
+    assert error.endswith("raised KeyError: 'crdit'; the table has no column crdit: did you mean credit?")
+
+
 def test_columns_that_the_lake_cannot_tell_apart(draft: Draft, refused: Callable[[], str]) -> None:
     draft.execute('alter table orders add column "Amount" text')
     error = refused()
@@ -409,6 +473,23 @@ def test_a_lake_that_is_not_there(draft: Draft, refused: Callable[[], str]) -> N
     lake = draft.path.parent / "lake"
     lake.rmdir()
     assert refused() == f"the lake is unavailable: the folder {lake} does not exist: create it, or mount it"
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1:1,password=s3cr3t-Pa55", "Redis is unavailable: 127.0.0.1:1: "),
+        ("{redis},username=nobody,password=s3cr3t-Pa55", "Redis at {redis} refuses: "),
+    ],
+)
+def test_a_redis_that_does_not_answer(
+    draft: Draft, refused: Callable[[], str], monkeypatch: pytest.MonkeyPatch, address: str, told: str
+) -> None:
+    redis = draft.stack.environment()["MILLRACE_REDIS"]
+    monkeypatch.setenv("MILLRACE_REDIS", address.format(redis=redis))
+    error = refused()
+    assert error.startswith(told.format(redis=redis.partition(",")[0])) and "s3cr3t" not in error
+    assert error.endswith(f"; start it, or mend online_store.connection_string in {draft.path}/feature_store.yaml")
 
 
 def test_a_database_that_does_not_answer(

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from connectors.snapshots import unfinished
 from connectors.source import Source, SourceUnavailable, connected
@@ -149,6 +149,30 @@ def test_what_a_database_refuses_is_told_in_one_line(market: Shop, case: str) ->
     assert said.startswith(("source shop refuses: ", "source shop is unavailable: ")) and words in said
     assert f"{info['host']}:{info['port']}/{info['dbname']}" in said
     assert "\n" not in said and "select" not in said and "s3cret" not in said
+
+
+UNREACHED: dict[str, tuple[dict[str, object], str, str]] = {
+    "password": ({"password": "wr0ng"}, "password authentication failed", "mend user and password"),
+    "user": ({"username": "nobody", "password": "wr0ng"}, "password authentication failed", "mend user and password"),
+    "database": ({"database": "nowhere"}, 'database "nowhere" does not exist', "create it, or mend its name"),
+    "host": ({"host": "nowhere.invalid"}, "resolve host 'nowhere.invalid'", "mend the host"),
+    "port": ({"host": "127.0.0.1", "port": 1}, "refused", "start the server, or mend host and port"),
+}
+
+
+@pytest.mark.parametrize("case", UNREACHED)
+def test_a_database_that_cannot_be_reached_is_told_with_what_to_do(market: Shop, case: str) -> None:
+    other, words, todo = UNREACHED[case]
+    url = make_url(market.database.dsn).set(**other)  # type: ignore[arg-type]  # some of its parts
+    database = Source(name="shop", url=url.render_as_string(hide_password=False), slot="s", publication="s")
+    engine = database.engine()
+    with pytest.raises(SourceUnavailable) as caught, connected(engine, database):
+        pass
+    engine.dispose()
+    said = str(caught.value)
+    assert said.startswith("source shop is unavailable: ") and words in said
+    assert said.endswith(f"; {todo} in sources.shop.url of millrace.yaml")
+    assert "\n" not in said and "wr0ng" not in said and str(make_url(market.database.dsn).password) not in said
 
 
 def test_a_signal_table_that_is_gone_is_told_with_what_to_do(market: Shop) -> None:

@@ -1,4 +1,4 @@
-"""A worker that starts while its lake is away: it waits and says so, can be stopped, and goes on by itself."""
+"""A worker that starts while its lake or Redis is away: it waits and says so, can be stopped, and goes on by itself."""
 
 import json
 import os
@@ -54,3 +54,17 @@ def test_a_worker_waits_for_its_lake(market: Shop, tmp_path: Path) -> None:
     finally:
         if not lake.exists():
             (tmp_path / "away").rename(lake)
+
+
+def test_a_worker_waits_for_its_redis_before_it_takes_partitions(market: Shop, tmp_path: Path) -> None:
+    market.repo.redis.stop()
+    try:
+        with started(market, tmp_path / "patient.log") as worker:
+            told = waited(lambda: worker.health()[1].get("waiting_for"), "a worker that waits")
+            assert told.startswith("Redis is unavailable: ") and worker.health()[1]["partitions"] == []
+            market.repo.redis.start()
+            waited(lambda: worker.health()[1].get("partitions"), "a worker that owns partitions")
+            market.settle()
+    finally:
+        if market.repo.redis.process is None:
+            market.repo.redis.start()

@@ -1,5 +1,7 @@
 """What commands say of what they are asked that makes no sense."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from click.testing import CliRunner
 
 from connectors.source import Source
 from millrace.cli import millrace
+from millrace.commands.read import show_search
 from stores.vectors import PgVectors
 
 
@@ -32,3 +35,29 @@ def test_what_follows_an_at_sign_in_a_password_is_not_shown() -> None:
         with pytest.raises(ValueError, match="write an @ in the password as %40") as told:
             made()
         assert "secret" not in str(told.value)
+
+
+def test_a_search_that_finds_nothing_says_so() -> None:
+    told = show_search({"view": "airport_search", "text": "a text", "results": []})
+    assert told == "nothing found: view airport_search holds no vectors"
+
+
+INTERRUPTED = """
+import sys
+from millrace.__main__ import main
+
+class Interrupted:
+    def find_spec(self, name, path, target=None):
+        if name == "{module}":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "millrace.settings", "millrace.commands.stack"])
+def test_an_interrupt_while_modules_are_imported_is_no_traceback(module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED.format(module=module), "status"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_all_leaves_letters_out_whose_table_is_not_captured(broker: MemoryBroker
         told = letters("replay", "--all", *chosen)
         assert (told.exit_code, json.loads(told.stdout)) == (0, {"replayed": sent, "not_captured": left})
     said = letters("replay", "--all", people=True).stdout.splitlines()
-    assert said == ["2 letters sent again", f"2 letters of {GONE} were left out: no view captures it any more"]
+    assert said == ["2 letters sent again", f"2 letters of {GONE} left out: no view captures it any more"]
     assert not broker.log.get(Partition(GONE, 0))
 
 
@@ -100,6 +101,15 @@ def test_a_named_letter_whose_table_is_not_captured_is_refused(broker: MemoryBro
     assert refused.exit_code == 1
     assert f"letter 3 is of {GONE}, which no view captures" in refused.stderr and "millrace apply" in refused.stderr
     assert len(broker.log[Partition(TOPIC, 0)]) == before and not broker.log.get(Partition(GONE, 0))
+
+
+def test_letters_for_people(letters: Letters) -> None:
+    told = json.loads(letters("show", "1").stdout)["time"]
+    shown = dict(line.split(maxsplit=1) for line in letters("show", "1", people=True).stdout.splitlines())
+    assert shown["time"] == f"{told} ({datetime.fromtimestamp(told, UTC).isoformat(timespec='seconds')})"
+    listed = letters("list", "--reason", "odd: 1", people=True).stdout.splitlines()
+    assert len(listed) == 2 and listed[-1] == "1 letter"
+    assert letters("replay", "1", people=True).stdout == "1 letter sent again\n"
 
 
 @pytest.mark.parametrize("limit", ["0", "-1"])

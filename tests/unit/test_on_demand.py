@@ -72,7 +72,7 @@ def test_what_stands_beside_the_function_is_refused(view: OnDemandFeatureView, n
         check_functions([view])
     assert str(caught.value) == (
         f"view {view.name}: its function uses {names} of its file, and Feast keeps of an on-demand view the "
-        "function's text alone; import or define it inside the function; pd and np are there"
+        "function's text alone; import or define it inside the function; its file may import pd and np"
     )
 
 

@@ -137,6 +137,13 @@ def test_a_file_of_a_name_that_only_another_module_of_the_repo_imports_is_refuse
     del sys.modules["b_taken"]
 
 
+def test_what_a_module_prints_is_heard_and_no_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And nothing of a Project object, which no repo needs."""
+    (folder / f"printing_{uuid4().hex}.py").write_text("print('as it is read')")
+    parse(opened(folder))
+    assert capsys.readouterr() == ("", "as it is read\n")
+
+
 def test_a_file_that_feast_ignores_may_have_any_name(folder: Path) -> None:
     (folder / "json.py").write_text(ENTITY)
     (folder / ".feastignore").write_text("json.py\n")

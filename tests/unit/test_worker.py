@@ -158,6 +158,17 @@ def test_an_unavailable_store_is_waited_for_and_named(platform: Platform) -> Non
     assert platform.order(1) == 5.0 and platform.changes() == [(10, "c")]
 
 
+def test_a_worker_takes_partitions_once_its_store_has_answered(platform: Platform) -> None:
+    platform.produce((key(1), envelope("c", row(1, amount=5.0), lsn=10)))
+    platform.online.away = [StoreUnavailable("Redis", "connection refused")] * 10_000
+    worker = platform.run(until=lambda: platform.worker is not None and platform.worker.waiting_for)
+    assert worker.waiting_for == "Redis is unavailable: connection refused"
+    assert worker.state()["partitions"] == [] and platform.broker.offsets == {}
+    platform.online.away = [StoreUnavailable("Redis", "connection refused")] * 2
+    worker = platform.run()
+    assert worker.waiting_for is None and platform.order(1) == 5.0
+
+
 def test_a_stop_while_a_store_is_away_ends_in_time_and_commits_nothing(platform: Platform) -> None:
     platform.produce((key(1), envelope("c", row(1, amount=5.0), lsn=10)))
     platform.online.faults = [StoreUnavailable("Redis", "connection refused")] * 10_000
