@@ -22,6 +22,9 @@ from validation.trial import made_up_rows
 TRIED = 48
 """Rows of a table."""
 
+TELLING = 10
+"""So many rows that a function fails on are no accident of their values."""
+
 LONGEST_WORDS = 300
 
 _TEXTS = ("made up 1", "made up 2", "made up 4")
@@ -39,7 +42,7 @@ CLOSE = 0.7
 
 def try_functions(plan: Plan) -> list[str]:
     """What is to be told of the views' functions that fail on some rows of their tables. Raises `DeclarationError` for
-    one that fails on each, `SourceUnavailable` and `EvaluationFailed`."""
+    one that is refused, `SourceUnavailable` and `EvaluationFailed`."""
     told = []
     for captured in plan.captured:
         for table in captured.tables:
@@ -56,8 +59,8 @@ def try_functions(plan: Plan) -> list[str]:
 def try_function(flow: Flow, rows: pa.Table) -> str | None:
     """Give rows of the table to the flow's one view as a worker does, and tell of a function that fails on some.
 
-    Of rows that the contract rejects it gets none. Raises `DeclarationError` if it fails on each. Where there are none,
-    made-up ones are tried, over which a function is refused only for what cannot come of their values.
+    Of rows that the contract rejects it gets none. Raises `DeclarationError` if it fails on each of many, or on all for
+    what cannot come of their values. Where there are no rows, made-up ones are tried: it is refused for the latter.
     """
     (declared,) = flow.views
     view = replace(declared, event_time=None)  # it is the table's, not the function's, and may be null in old rows
@@ -70,14 +73,14 @@ def try_function(flow: Flow, rows: pa.Table) -> str | None:
     made_up = _over_made_up(view)
     if not tried:
         words = _words(view, made_up or "")
-        if _CERTAIN.match(words) or _misspelt(view, words):
+        if _certain(view, words):
             where = f"on made-up rows of {table}, which has none to try"
             raise _refusal(view, f"its function fails {where}: {words}", words)
         return None
     ((reason, _),) = reasons.most_common(1)
     # What made-up rows give as well, whatever their values, quotes none of the table.
     words = _words(view, reason if reason == made_up else flow.personal.reason(reason))
-    if failed == tried:
+    if failed == tried and (tried >= TELLING or _certain(view, words)):
         raise _refusal(
             view, f"its function fails on each of the {tried} rows of {table} that were tried: {words}", words
         )
@@ -108,6 +111,10 @@ def _refusal(view: StreamView, problem: str, words: str) -> DeclarationError:
     missing = _misspelt(view, words)
     instead = f"the table has no column {missing[0]}: did you mean {missing[1]}?" if missing else "mend the function"
     return DeclarationError(f"view {view.view.name}", problem, instead)
+
+
+def _certain(view: StreamView, words: str) -> bool:
+    return _CERTAIN.match(words) is not None or _misspelt(view, words) is not None
 
 
 def _misspelt(view: StreamView, words: str) -> tuple[str, str] | None:

@@ -14,7 +14,7 @@ from feast.stream_feature_view import stream_feature_view
 from feast.types import Float64, Int64
 
 from millrace.declare import cdc_source
-from millrace.try_functions import try_function
+from millrace.try_functions import TELLING, try_function
 from streams.changes import carried, contract_schema
 from streams.declarations import DeclarationError, captured_views, compile_view
 from streams.personal import HIDDEN, NOTHING, PersonalColumns
@@ -151,13 +151,20 @@ def test_what_fails_on_some_rows_is_told(tmp_path: Path) -> None:
     assert hidden == told.format(SECRET).replace(f"raised ValueError: nothing of {SECRET}", HIDDEN)
 
 
+def test_a_few_rows_may_all_be_bad(tmp_path: Path) -> None:
+    told = try_function(flow(tmp_path, picky), rows(*[None] * (TELLING - 1)))
+    assert told is not None and f"its function fails on {TELLING - 1} of the {TELLING - 1} rows" in told
+    with pytest.raises(DeclarationError, match="its function fails on each of the 10 rows"):
+        try_function(flow(tmp_path, picky), rows(*[None] * TELLING))
+
+
 def test_a_value_that_a_made_up_row_has_as_well_is_hidden(tmp_path: Path) -> None:
     def telling(df: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"nothing of {df['amount'].iloc[0]}")
 
     for amount in (1.0, 2.0, 4.0):
         with pytest.raises(DeclarationError) as refused:
-            try_function(flow(tmp_path, telling, personal=PersonalColumns(every=True)), rows(amount))
+            try_function(flow(tmp_path, telling, personal=PersonalColumns(every=True)), rows(*[amount] * TELLING))
         assert str(amount) not in str(refused.value) and HIDDEN in str(refused.value)
 
 
