@@ -198,13 +198,13 @@ def _tail(ground: Ground, choose: random.Random) -> list[Message]:
     while not records or records[-1].offset() < end - 1:
         records += [m for m in consumer.consume(500, 1.0) if m.error() is None and m.offset() < end]
     consumer.close()
-    return [record for record in records if not _read_beside(record)]
+    return [record for record in records if not _of_a_snapshot(record)]
 
 
-def _read_beside(record: Message) -> bool:
-    """Whether it is a row of an incremental snapshot: a connector that died reads these anew, and sends no copies."""
+def _of_a_snapshot(record: Message) -> bool:
+    """A connector that died reads the rows of a snapshot anew, at another time, and sends no copies of them."""
     value = json.loads(record.value()) if record.value() else {}
-    return value.get("op") == "r" and value["source"]["lsn"] is None
+    return bool(value.get("op") == "r")
 
 
 def _produce(ground: Ground, records: list[Message]) -> None:
