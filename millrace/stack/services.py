@@ -31,7 +31,8 @@ POSTGRES: Final[Mapping[str, str]] = MappingProxyType(
         # A slot that nobody reads may not fill the disk: beyond this it is invalidated, and says so.
         "max_slot_wal_keep_size": "4GB",
         "max_connections": "100",
-        "shared_buffers": "256MB",
+        # A search looks at thousands of pages: 100,000 vectors of 256 dimensions and their index are 320 MB.
+        "shared_buffers": "512MB",
         "password_encryption": "scram-sha-256",
         "timezone": "UTC",
         "log_timezone": "UTC",
