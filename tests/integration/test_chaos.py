@@ -4,9 +4,9 @@ import pytest
 
 from tests.chaos.run import Run
 
-SEED, FAULTS = 1458, 10
-"""Kafka, Connect and PostgreSQL are killed, Redis comes back empty, a worker is frozen and one killed, two die at steps
-between poll and commit, offsets are set back, records come again."""
+SEED, FAULTS = 3255, 10
+"""Kafka, PostgreSQL and Redis are killed, Redis comes back empty, the lake is full, workers storm, two die at steps
+between poll and commit, records come again, a replay of letters is killed."""
 
 
 @pytest.mark.timeout(900)
