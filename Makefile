@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
+# The virtual environment is made while system packages and jars are fetched.
+MAKEFLAGS += --jobs=2
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
@@ -61,7 +63,7 @@ clean: ## Remove what the other targets made (not the data of a local stack)
 tools:
 	@scripts/tools
 
-browser:
+browser: | tools
 	@scripts/tools browser
 
 $(VENV)/ready: requirements-dev.lock pyproject.toml
