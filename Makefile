@@ -3,8 +3,6 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-# The virtual environment is made while system packages and jars are fetched.
-MAKEFLAGS += --jobs=2
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
@@ -63,7 +61,7 @@ clean: ## Remove what the other targets made (not the data of a local stack)
 tools:
 	@scripts/tools
 
-browser: | tools
+browser:
 	@scripts/tools browser
 
 $(VENV)/ready: requirements-dev.lock pyproject.toml
