@@ -21,7 +21,7 @@ demo: setup ## Run the flights of 2013-02-12 through the whole platform  (ARGS=-
 	@$(BIN)/millrace demo $(ARGS)
 
 test: setup browser lint ## Lint, types, import rules, unit, property and integration tests on the real stack
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/ready ## Ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .

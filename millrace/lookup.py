@@ -8,7 +8,7 @@ from millrace.repo import Repo
 from millrace.wiring import embedder, flows, in_process, vectors
 from serving.plan import InvalidRequest
 from serving.request import from_text
-from serving.search import search
+from serving.search import current, search
 from serving.snapshot import Asked, Snapshot
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -34,8 +34,9 @@ def look_up(
     return {"entity": dict(entity), "features": shown}
 
 
-def search_text(repo: Repo, name: str | None, text: str, top: int) -> dict[str, Any]:
-    """The entities of a vector view nearest to a text. Raises `InvalidRequest` and `StoreRefused`."""
+def search_text(repo: Repo, name: str | None, text: str, top: int, now: datetime | None = None) -> dict[str, Any]:
+    """The entities of a vector view nearest to a text; features older than the view's `ttl` are null, as the statuses
+    say. `now` is as `look_up` has it. Raises `InvalidRequest` and `StoreRefused`."""
     views = [v.view for flow in flows(repo).values() for v in flow.views if v.view.vector is not None]
     found = [view for view in views if name in (None, view.name)]
     if len(found) != 1:
@@ -45,8 +46,9 @@ def search_text(repo: Repo, name: str | None, text: str, top: int) -> dict[str, 
     store = vectors(repo)
     if store is None:
         raise InvalidRequest("feature_store.yaml names no vector store: add online_store.vectors")
-    table = search(store, embedder(repo), view, text, top)
-    return {"view": view.name, "text": text, "results": table.to_pylist()}
+    moment = (now or datetime.now(UTC)).timestamp()
+    found, statuses = current(view, search(store, embedder(repo), view, text, top), moment)
+    return {"view": view.name, "text": text, "results": found.to_pylist(), "statuses": statuses}
 
 
 def _asked(snapshot: Snapshot, name: str) -> Asked:

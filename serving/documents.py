@@ -21,8 +21,9 @@ from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.request import RequestLimits, TooLarge, asked, document, flag
 from serving.scales import Scales
-from serving.search import Texts, VectorIndex, withhold_search
+from serving.search import Texts, VectorIndex, outdated, withhold_search
 from serving.snapshot import Snapshot
+from serving.status import Status
 from stores.errors import StoreRefused, TooMuch
 from stores.feast_protos import declared_keys, stored_view, vector_field
 from stores.json_values import decoder
@@ -65,8 +66,6 @@ class DocumentsRequest:
     top_k: int
     filters: Filters | None
     by_entity_key: bool
-    ttl: float
-    """In seconds; 0 for none."""
     version: int | None
     """Of the view, where the answer has to say it."""
 
@@ -175,9 +174,8 @@ def documents_answer(request: DocumentsRequest, found: pa.Table, now: float) -> 
     kinds: Mapping[str, Feature] = {f.name: f for f in (*request.view.features, *request.view.join_keys)}
     moments = found["event_timestamp"].cast(pa.int64()).to_pylist()
     times = [NEVER if micros is None else rfc3339(micros) for micros in moments]
-    oldest = (now - request.ttl) * 1e6 if request.ttl else float("-inf")
-    outdated = [micros is not None and micros < oldest for micros in moments]
-    results = [_results(_values(found[name], kinds[name]), times, outdated) for name in request.features]
+    old = outdated(request.view, found, now)
+    results = [_results(_values(found[name], kinds[name]), times, old) for name in request.features]
     results.append(_results(found[DISTANCE].to_pylist(), times))
     results += [_results(_values(found[name], kinds[name]), [NEVER] * len(times)) for name in keys]
     metadata: dict[str, Any] = {"feature_names": [*request.features, DISTANCE, *keys]}
@@ -186,12 +184,12 @@ def documents_answer(request: DocumentsRequest, found: pa.Table, now: float) -> 
     return orjson.dumps({"results": results, "metadata": metadata})
 
 
-def _results(values: list[Any], times: list[str], outdated: Sequence[bool] = ()) -> dict[str, Any]:
+def _results(values: list[Any], times: list[str], old: Sequence[bool] = ()) -> dict[str, Any]:
     """One column of an answer."""
     statuses = ["NULL_VALUE" if value is None else "PRESENT" for value in values]
-    if any(outdated):
-        values = [None if old else value for value, old in zip(values, outdated, strict=True)]
-        statuses = ["OUTSIDE_MAX_AGE" if old else status for status, old in zip(statuses, outdated, strict=True)]
+    if any(old):
+        values = [None if is_old else value for value, is_old in zip(values, old, strict=True)]
+        statuses = [Status.OUTSIDE_MAX_AGE.name if is_old else s for s, is_old in zip(statuses, old, strict=True)]
     return {"values": values, "statuses": statuses, "event_timestamps": times}
 
 
@@ -240,10 +238,9 @@ def _request(
             filters = _FILTERS.validate_python(found["filters"])
         except ValidationError as error:
             raise InvalidRequest(f"filters: {error.errors()[0]['msg']}") from None
-    ttl = declared.ttl.total_seconds() if declared.ttl else 0.0
     versions = flag(found, "include_feature_view_version_metadata")
     version = (getattr(declared, "current_version_number", 0) or 0) if versions else None
-    request = DocumentsRequest(view, features, vector, text, top_k, filters, api_version == 2, ttl, version)
+    request = DocumentsRequest(view, features, vector, text, top_k, filters, api_version == 2, version)
     if request.cells > limits.cells:
         raise TooLarge(
             f"a search for {top_k} entities reads {request.cells} values (a vector counts as many as its length); at "

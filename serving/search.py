@@ -6,12 +6,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast.filter_models import CompoundFilter
 
 from serving.access import Caller, withhold
 from serving.aside import Aside
 from serving.plan import InvalidRequest
 from serving.request import TooLarge
+from serving.status import Status
 from stores.vector_filters import Filters
 from stores.view import View
 
@@ -109,3 +111,23 @@ def embedded(index: Held, embedder: TextModel, view: View, text: str) -> np.ndar
     if not vector.any():
         raise ValueError(f"{text!r} means nothing to {embedder.model}: search for words")
     return vector
+
+
+def outdated(view: View, found: pa.Table, now: float) -> list[bool]:
+    """Of what was found, row for row: whether it is older than the view's `ttl` at `now` (seconds since 1970), and so
+    nobody's to read, wherever features are read."""
+    if view.ttl is None:
+        return [False] * len(found)
+    oldest = (now - view.ttl.total_seconds()) * 1e6
+    moments = found["event_timestamp"].cast(pa.int64()).to_pylist()
+    return [micros is not None and micros < oldest for micros in moments]
+
+
+def current(view: View, found: pa.Table, now: float) -> tuple[pa.Table, list[str]]:
+    """What was found without the features that are `outdated`, which are null, and a status a row."""
+    old = outdated(view, found, now)
+    for name in {feature.name for feature in view.features} & set(found.column_names):
+        place = found.schema.get_field_index(name)
+        column = pc.if_else(pa.array(old, pa.bool_()), pa.scalar(None, found[name].type), found[name])
+        found = found.set_column(place, found.schema.field(place), column)
+    return found, [(Status.OUTSIDE_MAX_AGE if is_old else Status.PRESENT).name for is_old in old]

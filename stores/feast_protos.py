@@ -56,6 +56,7 @@ def stored_view(config: RepoConfig, view: FeatureView, join_keys: Sequence[Featu
         join_keys=tuple(join_keys),
         features=tuple(_feature(field) for field in view.features if field.name not in keys),
         vector=vector,
+        ttl=view.ttl or None,
     )
 
 

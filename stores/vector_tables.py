@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
-from pgvector.sqlalchemy import VECTOR
+from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, DOUBLE_PRECISION, REAL
 
 from stores.errors import StoreRefused
@@ -16,15 +16,17 @@ from stores.view import Feature, Metric, View
 
 KEY = "_entity_key"
 IDENTIFIER_BYTES = 63  # PostgreSQL cuts longer names (NAMEDATALEN - 1)
-INDEXED_DIMENSIONS = 2000  # pgvector's limit for an HNSW index on the type vector
+WHOLE_DIMENSIONS, HALF_DIMENSIONS = 2000, 4000
+"""How many an HNSW index takes of the type vector, and of halfvec, whose numbers have half as many bytes.
+https://github.com/pgvector/pgvector#hnsw"""
 
 OPERATORS: Mapping[Metric, tuple[str, str]] = {
-    "cosine": ("<=>", "vector_cosine_ops"),
-    "l2": ("<->", "vector_l2_ops"),
-    "inner_product": ("<#>", "vector_ip_ops"),
+    "cosine": ("<=>", "cosine_ops"),
+    "l2": ("<->", "l2_ops"),
+    "inner_product": ("<#>", "ip_ops"),
 }
-"""pgvector's distance operator and operator class. `<#>` is the negative inner product: the nearest has
-the smallest value under all three. https://github.com/pgvector/pgvector#querying"""
+"""pgvector's distance operator, and its operator class after the type. `<#>` is the negative inner product: the nearest
+has the smallest value under all three. https://github.com/pgvector/pgvector#querying"""
 
 
 HNSW: Mapping[str, int] = {"m": 24, "ef_construction": 100}
@@ -106,6 +108,17 @@ class VectorTable:
         assert self.view.vector is not None
         return self.table.c[self.view.vector.name]
 
+    @property
+    def halved(self) -> bool:
+        """Whether the index holds the vectors in half precision, as it must those that are too long for it whole."""
+        assert self.view.vector is not None
+        return self.view.vector.length > WHOLE_DIMENSIONS
+
+    def indexed(self, vector: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """A vector as the index compares it."""
+        assert self.view.vector is not None
+        return sa.cast(vector, HALFVEC(self.view.vector.length)) if self.halved else vector
+
 
 @lru_cache(maxsize=256)
 def vector_table(view: View) -> VectorTable:
@@ -116,10 +129,10 @@ def vector_table(view: View) -> VectorTable:
     """
     if view.vector is None:
         raise StoreRefused(f"view {view.name} has no vector field: it belongs in the online store")
-    if view.vector.length > INDEXED_DIMENSIONS:
+    if view.vector.length > HALF_DIMENSIONS:
         raise StoreRefused(
             f"view {view.name}: a vector of {view.vector.length} dimensions cannot be indexed, pgvector "
-            f"indexes up to {INDEXED_DIMENSIONS}: ask the model for fewer dimensions"
+            f"indexes up to {HALF_DIMENSIONS}: ask the model for fewer dimensions"
         )
     carried = {KEY: Carried(BYTEA(), "bytea")}
     for feature in (*view.join_keys, *view.features):
@@ -198,10 +211,10 @@ def _distance_index(vectors: VectorTable) -> sa.Index:
     metric = vectors.view.vector.metric
     return sa.Index(
         identifier(f"{vectors.table.name}_{metric}"),
-        vectors.vector,
+        vectors.indexed(vectors.vector).label("indexed"),
         postgresql_using="hnsw",
         postgresql_with=HNSW,
-        postgresql_ops={vectors.vector.name: OPERATORS[metric][1]},
+        postgresql_ops={"indexed": f"{'halfvec' if vectors.halved else 'vector'}_{OPERATORS[metric][1]}"},
     )
 
 

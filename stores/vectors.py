@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -204,11 +205,13 @@ class PgVectors(FeatureWriter, FeatureReader):
                 f"the shape {query_vector.shape}"
             )
         names = [*(key.name for key in view.join_keys), *_selected(view, features), "event_timestamp"]
-        distance = vectors.vector.op(OPERATORS[view.vector.metric][0], return_type=sa.Float())(query_vector)
+        operator = OPERATORS[view.vector.metric][0]
+        asked = sa.literal(query_vector, vectors.vector.type)
+        distance = vectors.vector.op(operator, return_type=sa.Float())(asked)
         query = (
             sa.select(*(vectors.table.c[name] for name in names), distance.label(DISTANCE))
             .where(vectors.vector.is_not(None), *conditions(vectors, filters))
-            .order_by(distance)
+            .order_by(vectors.indexed(vectors.vector).op(operator)(vectors.indexed(asked)))
             .limit(top_k)
         )
         candidates = max(_EF_SEARCH_FILTERED if filters else _EF_SEARCH, 2 * top_k)
@@ -222,6 +225,7 @@ class PgVectors(FeatureWriter, FeatureReader):
                 connection.execute(sa.select(_set({"enable_indexscan": "off"})))
                 found = self._found(connection, vectors, query)
         meaningful = [row for row in found if not np.isnan(row[-1])]  # the cosine distance of a zero vector
+        meaningful.sort(key=itemgetter(-1))  # an index in half precision orders by what it holds
         result = arrow_table(vectors, names, [row[:-1] for row in meaningful])
         return result.append_column("distance", pa.array([row[-1] for row in meaningful], pa.float64()))
 

@@ -51,10 +51,14 @@ def _pair(entity: str) -> tuple[str, str]:
 def _show_lookup(value: dict[str, Any]) -> str:
     lines = [", ".join(f"{k}={v}" for k, v in value["entity"].items())]
     for name, feature in value["features"].items():
-        note = "" if feature["status"] == "PRESENT" else f"  {feature['status']}"
         moment = str(feature["event_timestamp"] or "")
-        lines.append(f"  {name:40} {feature['value']!s:30} {moment}{note}")
+        lines.append(f"  {name:40} {feature['value']!s:30} {moment}{_note(feature['status'])}")
     return "\n".join(lines)
+
+
+def _note(status: str) -> str:
+    """What is said of a value that is not simply there."""
+    return "" if status == "PRESENT" else f"  {status}"
 
 
 def show_search(value: dict[str, Any]) -> str:
@@ -62,7 +66,7 @@ def show_search(value: dict[str, Any]) -> str:
     if not value["results"]:
         return f"nothing found: view {value['view']} holds no vectors"
     lines = []
-    for found in value["results"]:
+    for found, status in zip(value["results"], value["statuses"], strict=True):
         shown = ", ".join(f"{k}={v}" for k, v in found.items() if k != "distance")
-        lines.append(f"{found['distance']:8.4f}  {shown}")
+        lines.append(f"{found['distance']:8.4f}  {shown}{_note(status)}")
     return "\n".join(lines)

@@ -129,7 +129,7 @@ def _report(repo: Repo, data: Flights2013, freshness: Freshness, verified: dict[
         "wind_caught": any(WIND in reason for reason in reasons),
         "freshness_ms": freshness.summary(),
         "lookup": look_up(repo, LOOKED_UP, ENTITY, MIDNIGHT.to_pydatetime()),
-        "search": search_text(repo, None, "international airport in Chicago", 3),
+        "search": search_text(repo, None, "international airport in Chicago", 3, MIDNIGHT.to_pydatetime()),
         "training": _training(repo, data),
         "verify": verified,
     }

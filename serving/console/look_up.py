@@ -14,7 +14,7 @@ from serving.compile import Compiled
 from serving.features import OnlineFeatures
 from serving.plan import InvalidRequest, NotDeclared
 from serving.request import FeaturesRequest, from_text
-from serving.search import VectorIndex, withhold_search
+from serving.search import VectorIndex, current, withhold_search
 from serving.snapshot import Asked, Snapshot
 from serving.status import Status
 from stores.errors import TooMuch
@@ -142,9 +142,11 @@ def searched(snapshot: Snapshot, caller: Caller, name: str, text: str) -> Search
     return Searched(view, features)
 
 
-def search(index: VectorIndex, wanted: Searched, vector: Any, top: int) -> tuple[list[str], list[list[str]]]:
-    """The entities nearest to a vector: the names of the columns, and their rows. Raises `InvalidRequest`, and what the
-    index raises."""
+def search(
+    index: VectorIndex, wanted: Searched, vector: Any, top: int, now: float
+) -> tuple[list[str], list[list[str]]]:
+    """The entities nearest to a vector: the names of the columns, and their rows. Features that are older than the
+    view's `ttl` at `now` (seconds since 1970) are withheld. Raises `InvalidRequest`, and what the index raises."""
     try:
         found = index.search(wanted.view, vector, top, None, wanted.features)
     except TooMuch as error:
@@ -153,9 +155,10 @@ def search(index: VectorIndex, wanted: Searched, vector: Any, top: int) -> tuple
         raise
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
+    found, statuses = current(wanted.view, found, now)
     names = ["distance", *(key.name for key in wanted.view.join_keys), *wanted.features, "event_timestamp"]
-    columns = [_column(found, column) for column in names]
-    return names, [list(row) for row in zip(*columns, strict=True)]
+    columns = [*(_column(found, column) for column in names), statuses]
+    return [*names, "status"], [list(row) for row in zip(*columns, strict=True)]
 
 
 def as_text(value: Any) -> str:

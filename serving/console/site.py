@@ -253,7 +253,7 @@ class Console:
             asked.seen.views = [name[:SEEN_CHARACTERS]]
             wanted = searched(snapshot, caller, name, text)
             vector = await texts.vector(index, wanted.view, text)
-            names, rows = await self._serving.aside.run(search, index, wanted, vector, int(top))
+            names, rows = await self._serving.aside.run(search, index, wanted, vector, int(top), time.time())
         return self._page("search", asked, caller, views=views, view=name, text=text, top=top, names=names, rows=rows)
 
     async def _lag(self, asked: Page) -> Answer:

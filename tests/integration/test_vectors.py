@@ -207,8 +207,8 @@ def test_a_view_that_changes(vectors: PgVectors, database: Database) -> None:
 
 
 def test_what_no_table_can_be_made_for(vectors: PgVectors) -> None:
-    with pytest.raises(StoreRefused, match="indexes up to 2000"):
-        vectors.create(place_view("long", length=3_000), MODEL)
+    with pytest.raises(StoreRefused, match="4001 dimensions cannot be indexed, pgvector indexes up to 4000"):
+        vectors.create(place_view("endless", length=4_001), MODEL)
     plain = replace(place_view("plain"), vector=None)
     with pytest.raises(StoreRefused, match="no vector field"):
         vectors.create(plain, MODEL)

@@ -15,7 +15,10 @@ from stores.vectors import PgVectors, _set
 from stores.view import Metric
 from streams.embedders import WordLlamaEmbedder
 from tests.integration.database import Database
+from tests.integration.deployed import waited
 from tests.integration.places import MODEL, NOON, place_rows, place_view
+
+SCANS = "select idx_scan from pg_stat_user_indexes where indexrelname = %s"
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,32 @@ def test_recall_of_the_index(vectors: PgVectors, database: Database) -> None:
     rare = ComparisonFilter(type="in", key="altitude", value=[7, 4_321, 1_234])
     expected = sorted([7, 4_321, 1_234], key=lambda i: -float(unit[i] @ query))
     assert vectors.search(view, query, 10, rare)["altitude"].to_pylist() == expected
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "inner_product"])
+def test_long_vectors_are_found_by_their_index_and_told_apart_by_their_whole_numbers(
+    vectors: PgVectors, database: Database, metric: Metric
+) -> None:
+    """Half precision knows the first five as one vector."""
+    view = place_view(f"long_{metric}", metric, 3072)
+    vectors.create(view, MODEL)
+    stored = np.zeros((300, 3072), np.float32)
+    stored[:, 0], stored[:, 1] = 1, 0.25 + 0.01 * np.arange(300)
+    # An inner product is no distance: from most vectors the links lead to long ones alone.
+    least, nearest = (4.0, [0, 2, 1, 4, 3]) if metric == "inner_product" else (0.25, [3, 4, 1, 2, 0])
+    stored[:5, 1] = least + 1e-5 * np.array([4, 2, 3, 0, 1])
+    vectors.write([place_rows(view, stored)])
+    vectors.create(view, MODEL)  # again, which finds the index as it should be
+    query = np.zeros(3072)
+    query[:2] = 1, 1 if metric == "inner_product" else -1
+    searching = PgVectors(f"{database.url}?options=-c enable_seqscan%3Doff")  # so few rows are read one by one
+    found = searching.search(view, query, 5)
+    searching.close()  # a server process tells what it counted as it ends
+    assert found["altitude"].to_pylist() == nearest
+    assert found["distance"].to_pylist() == sorted(set(found["distance"].to_pylist()))
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        name = f"long_{metric}_{metric}"
+        waited(lambda: connection.execute(SCANS, [name]).fetchone() == (1,), "a look into the index")
 
 
 def test_filters(vectors: PgVectors) -> None:

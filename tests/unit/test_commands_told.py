@@ -38,7 +38,7 @@ def test_what_follows_an_at_sign_in_a_password_is_not_shown() -> None:
 
 
 def test_a_search_that_finds_nothing_says_so() -> None:
-    told = show_search({"view": "airport_search", "text": "a text", "results": []})
+    told = show_search({"view": "airport_search", "text": "a text", "results": [], "statuses": []})
     assert told == "nothing found: view airport_search holds no vectors"
 
 
