@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 from connectors.rows import Rows, read_rows
 from connectors.source import Source
 from connectors.table import Table
+from millrace.progress import Told
 from millrace.repo import Repo
 from millrace.wiring import embedder, flows, lake, online, source, topics, vectors
 from stores.comparison import PLACES, Comparison, comparison
@@ -90,6 +91,7 @@ class Verifier:
     scan: Scan
     embedder: Embedder
     patience_seconds: float
+    told: Told
 
     def view(self, flow: Flow, stream_view: StreamView, database: Database, sample: int | None) -> ViewReport:
         """Compare all entities of one view, or `sample` of them, drawn once; then again and again those that differed,
@@ -114,7 +116,9 @@ class Verifier:
     def _look(self, held: Comparison, flow: Flow, stream_view: StreamView, database: Database) -> int:
         """Fill it with what the three places hold of a view; how many of PostgreSQL's rows are rejected."""
         rejected: list[pa.Array] = []
+        read = self._counted(stream_view.view.name)
         for rows in _rows(flow.table, database):
+            read(len(rows.table))
             accepted = process(as_snapshot(flow.table, rows.table), flow)
             bad = rows.table.take(pa.array(sorted(accepted.bad), pa.int64()))
             for unknown in (bad, rows.undecodable):
@@ -123,13 +127,27 @@ class Verifier:
             (projected,) = (p for view, p in accepted.projected if view is stream_view)
             held.put("postgres", self._with_hashes(projected, accepted.changes))
         for table in self.scan(stream_view.view):
+            read(len(table))
             held.put("online", _present(table))
         ids = pa.chunked_array(rejected, pa.binary(16)).combine_chunks()
         for table in every_newest(self.lake, stream_view.view):
+            read(len(table))
             held.put("lake", table)
             # Where a row's last accepted change had it: PostgreSQL may have it elsewhere by one that was rejected.
             held.leave_free(table.filter(pc.is_in(table["_row"], ids)).select(_join_keys(stream_view)))
         return len(ids)
+
+    def _counted(self, view: str) -> Callable[[int], None]:
+        """Tells how many rows of a view were read, of all three places; how many there are nobody knows before."""
+        read = 0
+
+        def count(rows: int) -> None:
+            nonlocal read
+            read += rows
+            self.told(f"comparing {view}", read, None)
+
+        count(0)
+        return count
 
     def _with_hashes(self, projected: Projected, changes: Changes) -> pa.Table:
         """The rows, of a view with a vector with the hashes of their texts."""
@@ -189,9 +207,7 @@ def _comparable_to_postgres(stream_view: StreamView) -> list[str]:
     return [*text, *(name for name in named if stream_view.column(name) not in spelled)]
 
 
-def verify_views(
-    repo: Repo, views: Sequence[str], sample: int | None, patience: float, say: Callable[[str], None]
-) -> dict[str, Any]:
+def verify_views(repo: Repo, views: Sequence[str], sample: int | None, patience: float, told: Told) -> dict[str, Any]:
     """Compare the named views, or all; the report as plain values. Without names and sample the records of all tables
     are accounted for as well: what the topics retain is read whole. `problems` names what it could not learn: what is
     in flight is None then, and all that was compared is told."""
@@ -205,18 +221,17 @@ def verify_views(
     def scan(view: View) -> Iterator[pa.Table]:
         return (pgvector if view.vector and pgvector else redis).scan(view)
 
-    verifier = Verifier(lake(repo), scan, embedder(repo), patience)
+    verifier = Verifier(lake(repo), scan, embedder(repo), patience, told)
     databases = {name: _database(repo, name) for name in repo.settings.sources}
     reports = {}
     for name in views or by_name:
         flow, view = by_name[name]
-        say(f"comparing {name}")
         reports[name] = verifier.view(flow, view, databases[flow.table.source], sample)
     for database in databases.values():
         database.engine.dispose()
     problems: list[str] = []
     offsets = _offsets(repo, sorted(declared), problems)
-    tables = {} if offsets is None or views or sample else _accounts(repo, declared, offsets, problems, say)
+    tables = {} if offsets is None or views or sample else _accounts(repo, declared, offsets, problems, told)
     return {
         "views": {name: asdict(report) for name, report in reports.items()},
         "entities": sum(report.entities for report in reports.values()),
@@ -245,9 +260,7 @@ def _offsets(repo: Repo, topic_names: Sequence[str], problems: list[str]) -> Off
         return None
 
 
-def _accounts(
-    repo: Repo, declared: Flows, offsets: Offsets, problems: list[str], say: Callable[[str], None]
-) -> dict[str, Account]:
+def _accounts(repo: Repo, declared: Flows, offsets: Offsets, problems: list[str], told: Told) -> dict[str, Account]:
     """What became of the records of each topic below these offsets, asked before: what they say to be done stands by
     then in the lake and among the letters."""
     accounts: dict[str, Account] = {}
@@ -256,9 +269,16 @@ def _accounts(
     try:
         letters = letter_places(read(broker, repo.letters_topic))
         for topic, flow in declared.items():
-            most_records = sum(offset for partition, offset in committed.items() if partition.topic == topic)
-            say(f"accounting for the records of {topic}, {most_records:,} at most")
-            accounts[topic] = account(broker, lake(repo), flow, committed, letters.get(topic, ()), most)
+            advance = _advance(told, topic, committed)
+            accounts[topic] = account(broker, lake(repo), flow, committed, letters.get(topic, ()), most, advance)
     except BrokerUnavailable as error:
         problems.append(f"what became of the records is not known: {error}")
     return accounts
+
+
+def _advance(told: Told, topic: str, committed: Mapping[Partition, int]) -> Callable[[int], None]:
+    """Tells how many records of a topic were read. It retains as many as were committed, or fewer."""
+    most = sum(offset for partition, offset in committed.items() if partition.topic == topic)
+    what = f"accounting for the records of {topic}, {most:,} at most"
+    told(what, 0, most)
+    return lambda records: told(what, records, most)

@@ -21,7 +21,7 @@ from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.request import RequestLimits, TooLarge, asked, document, flag
 from serving.scales import Scales
-from serving.search import Texts, VectorIndex, outdated, withhold_search
+from serving.search import Texts, VectorIndex, filtered, outdated, withhold_search
 from serving.snapshot import Snapshot
 from serving.status import Status
 from stores.errors import StoreRefused, TooMuch
@@ -157,12 +157,19 @@ class RetrieveOnlineDocuments:
         except StoreRefused as error:
             if request.filters is None or not isinstance(error.__cause__, DataError | ProgrammingError):
                 raise
-            raise InvalidRequest("filters: a value is not of its field's type") from error
+            raise _misfit(request.filters) from error
         except StatementError as error:  # before PostgreSQL was asked: the driver cannot send a value
             if request.filters is None:
                 raise
-            raise InvalidRequest("filters: a value is not of its field's type") from error
+            raise _misfit(request.filters) from error
         return documents_answer(request, found, time.time())
+
+
+def _misfit(filters: Filters) -> InvalidRequest:
+    """Of several fields PostgreSQL does not tell which."""
+    names = list(dict.fromkeys(filtered(filters)))
+    several = "one of " if len(names) > 1 else ""
+    return InvalidRequest(f"filters: a value is not of its field's type ({several}{', '.join(names)})")
 
 
 def documents_answer(request: DocumentsRequest, found: pa.Table, now: float) -> bytes:

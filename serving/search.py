@@ -77,15 +77,16 @@ def withhold_search(
     """Raises `Forbidden` if the caller may not see all that a search shows or tells by: features, join keys, what is
     filtered on, and the vector searched by. `personal` are the view's fields that are personal data."""
     vector = (view.vector.name,) if view.vector is not None else ()
-    used = dict.fromkeys((*features, *_filtered(filters), *vector, *(key.name for key in view.join_keys)))
+    used = dict.fromkeys((*features, *filtered(filters), *vector, *(key.name for key in view.join_keys)))
     withhold(caller, [f"{view.name}:{field}" for field in used if field in personal])
 
 
-def _filtered(filters: Filters | None) -> list[str]:
+def filtered(filters: Filters | None) -> list[str]:
+    """The fields that filters compare."""
     if filters is None:
         return []
     if isinstance(filters, CompoundFilter):
-        return [name for inner in filters.filters for name in _filtered(inner)]
+        return [name for inner in filters.filters for name in filtered(inner)]
     return [filters.key]
 
 

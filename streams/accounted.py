@@ -6,7 +6,7 @@ its own, not the worker's: a repeated change is one whose key, operation and LSN
 that a snapshot read is repeated with all its values.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,11 +57,17 @@ class Account:
 
 
 def account(
-    topics: Topics, lake: Lake, flow: Flow, committed: Mapping[Partition, int], letters: Iterable[int], max_bytes: int
+    topics: Topics,
+    lake: Lake,
+    flow: Flow,
+    committed: Mapping[Partition, int],
+    letters: Iterable[int],
+    max_bytes: int,
+    advance: Callable[[int], None] = lambda records: None,
 ) -> Account:
     """What became of the records of a table's topic below the `committed` offsets; `letters` are the places of those
-    that the letters hold (`letter_places`), read after the offsets were. Raises `BrokerUnavailable` and
-    `StoreUnavailable`."""
+    that the letters hold (`letter_places`), read after the offsets were. `advance` takes how many were read so far.
+    Raises `BrokerUnavailable` and `StoreUnavailable`."""
     report = Account()
     rejected = np.unique(np.fromiter(letters, np.int64))
     for records in _chunks(topics.read(flow.table.topic), committed):
@@ -73,6 +79,7 @@ def account(
         report.changes += int(changes.sum())
         report.letters += int(letter.sum())
         _other(lake, flow, records.take(np.flatnonzero(~changes & ~letter).tolist()), max_bytes, report)
+        advance(report.records)
     _doubled(lake, flow, report)
     return report
 

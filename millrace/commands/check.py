@@ -29,6 +29,7 @@ def verify(places: Places, out: Out, views: tuple[str, ...], sample: int | None,
     or a letter. Exit code 1 if an entity differs, a record is lost or a change doubled, or if it is not known what is
     in flight.
     """
+    from millrace.progress import progress
     from millrace.repo import open_repo
     from millrace.verify import verify_views
     from millrace.wiring import source
@@ -36,7 +37,8 @@ def verify(places: Places, out: Out, views: tuple[str, ...], sample: int | None,
     repo = open_repo(places.repo, places.stack)
     for declared in repo.declared():
         source(repo, declared.topic.partition(".")[0])  # raises if it is not named any more
-    value = verify_views(repo, views, sample, wait, out.say)
+    with progress(out.say) as told:
+        value = verify_views(repo, views, sample, wait, told)
     out.result(value, show_verify)
     found = {"entities differ": "mismatches", "records are lost": "lost", "changes are doubled": "doubled"}
     wrong = [f"{value[kind]} {words}" for words, kind in found.items() if value[kind]]

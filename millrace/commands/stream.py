@@ -141,9 +141,7 @@ def backfill(places: Places, out: Out, views: tuple[str, ...], start: datetime |
     Safe beside live workers, and repeatable: newer values are never overwritten, nothing is written twice. A
     run that was killed is continued by running it again.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from millrace.progress import progress
     from millrace.repo import open_repo
     from millrace.started_anew import wait_anew
     from millrace.wiring import backfill as wired
@@ -154,16 +152,8 @@ def backfill(places: Places, out: Out, views: tuple[str, ...], start: datetime |
     repo = open_repo(places.repo, places.stack)
     wait_anew(repo, out.say)
     job = wired(repo)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:  # else it leaves blank lines
-        tasks = {}
-
-        def advance(view: str, part: float) -> None:
-            if view not in tasks:
-                tasks[view] = progress.add_task(view, total=1.0)
-            progress.update(tasks[view], completed=part)
-
-        report = job.run(views, Window(start, end), advance)
+    with progress(out.say) as told:
+        report = job.run(views, Window(start, end), lambda view, part: told(f"filling {view}", part, 1.0))
     out.result({"views": report}, _show_backfill)
 
 

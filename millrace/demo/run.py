@@ -17,6 +17,7 @@ from millrace.demo import traffic
 from millrace.demo.data import LIVE_DAY, Flights2013, load
 from millrace.demo.freshness import Freshness
 from millrace.lookup import look_up, search_text
+from millrace.progress import progress
 from millrace.repo import Repo, open_repo
 from millrace.stack.stack import Stack
 from millrace.verify import verify_views
@@ -55,7 +56,8 @@ def run_demo(repo_path: Path, stack: Stack, folder: Path, say: Say) -> dict[str,
         freshness = _live(repo, engine, data)
         _drain(repo, worker, say, "the live day")
         say("millrace verify")
-        verified = verify_views(repo, (), None, 10.0, say)
+        with progress(say) as told:
+            verified = verify_views(repo, (), None, 10.0, told)
     report = _report(repo, data, freshness, verified)
     engine.dispose()
     return {**report, "seconds": round(time.monotonic() - began, 1)}

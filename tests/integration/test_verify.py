@@ -63,6 +63,10 @@ def captured_table(database: Database, name: str) -> tuple[Captured, Table]:
     return captured, table
 
 
+def untold(what: str, done: float, total: float | None) -> None:
+    """Nobody looks on."""
+
+
 def lake_of_views(flow: Flow, rows: pa.Table) -> MemoryLake:
     """With the views' rows of the table's."""
     lake = MemoryLake()
@@ -89,7 +93,7 @@ def test_a_row_that_another_view_rejects_is_no_mismatch(database: Database, tmp_
     flow = Flow(table, load(contract, changes_schema(table)), views)
     goods = pa.table({"id": pa.array([1, 2, 3], pa.int32()), "vendor": ["ann", "bob", "cleo"], "price": [2.0, 0, 4]})
     lake = lake_of_views(flow, goods)
-    verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), EMBEDDER, 0.0)
+    verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), EMBEDDER, 0.0, untold)
     for view in views:
         report = verifier.view(flow, view, captured, None)
         assert (report.mismatches, report.rejected) == (0, 1), view.view.name
@@ -111,7 +115,7 @@ def test_a_rejected_row_that_left_its_entity_is_no_mismatch(database: Database, 
     flow = Flow(table, load(contract, changes_schema(table)), (StreamView(SHARE, table),))
     served = {"id": pa.array([3, 2, 1], pa.int32()), "vendor": ["ann", "cleo", "ann"], "price": [1.0, 3, 2]}
     lake = lake_of_views(flow, pa.table(served))
-    verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), EMBEDDER, 0.0)
+    verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), EMBEDDER, 0.0, untold)
     report = verifier.view(flow, flow.views[0], captured, None)
     assert (report.mismatches, report.rejected) == (0, 1), report.examples
     with psycopg.connect(database.dsn) as sql:
@@ -158,7 +162,7 @@ def test_what_only_debezium_spells_and_what_is_out_of_its_era_are_no_mismatch(
         }
     )
     lake = lake_of_views(flow, streamed)
-    verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), EMBEDDER, 0.0)
+    verifier = Verifier(lake, lambda view: iter([newest(lake, view)]), EMBEDDER, 0.0, untold)
     for view in views:
         report = verifier.view(flow, view, captured, None)
         assert (report.mismatches, report.rejected) == (0, 2), report.examples
@@ -201,7 +205,7 @@ def test_a_sample_is_drawn_once_and_a_difference_that_it_shows_stays_one(
         def report(seed: int, patience: float) -> ViewReport:
             """One entity of twenty is not online; one of twenty is looked at."""
             random.seed(seed)
-            return Verifier(lake, lambda view: iter([rows.slice(1)]), EMBEDDER, patience).view(
+            return Verifier(lake, lambda view: iter([rows.slice(1)]), EMBEDDER, patience, untold).view(
                 flow, flow.views[0], captured, 1
             )
 
@@ -222,7 +226,7 @@ def test_a_difference_that_goes_away_is_none_whatever_changes_meanwhile(
             late = next(on_their_way)
             return iter([rows.take([i for i in range(20) if i not in late])])
 
-        report = Verifier(lake_of(flow, rows), online, EMBEDDER, 60.0).view(flow, flow.views[0], captured, None)
+        report = Verifier(lake_of(flow, rows), online, EMBEDDER, 60.0, untold).view(flow, flow.views[0], captured, None)
         assert (report.mismatches, report.looks, report.entities) == (0, 3, 20)
 
 

@@ -40,7 +40,10 @@ def accounted(platform: Platform) -> Account:
     topics = MemoryTopics(platform.broker)
     committed = {partition: offset for partition, (offset, _) in topics.committed(GROUP, [TOPIC]).items()}
     letters = letter_places(read(topics, LETTERS)).get(TOPIC, [])
-    return account(topics, platform.lake, platform.flow, committed, letters, 1 << 20)
+    told: list[int] = []
+    report = account(topics, platform.lake, platform.flow, committed, letters, 1 << 20, told.append)
+    assert told[-1] == report.records
+    return report
 
 
 def test_each_record_is_one_of_these(platform: Platform) -> None:
