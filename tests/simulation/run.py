@@ -171,11 +171,13 @@ class Simulation:
     def _chaos(self, plan: Plan) -> None:
         """Perhaps something happens."""
         act, live = self.random.random(), self.live()
+        # Who waits for its stores has not joined yet.
+        joined = [worker.member for worker in live if worker.member in self.group.members]
         partition = self.random.choice(sorted(self.group.owners))
-        if act < 0.1 and plan.rebalances and live:
-            self.group.move(partition, self.random.choice(live).member)
-        elif act < 0.2 and plan.zombies and live:
-            self.group.steal(partition, self.random.choice(live).member, self._later)
+        if act < 0.1 and plan.rebalances and joined:
+            self.group.move(partition, self.random.choice(joined))
+        elif act < 0.2 and plan.zombies and joined:
+            self.group.steal(partition, self.random.choice(joined), self._later)
         elif act < 0.25 and live:
             self.random.choice(live).stop.set()
         elif act < 0.4 and plan.jobs:
