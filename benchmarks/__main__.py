@@ -1,7 +1,7 @@
 """Measure everything that has a goal, write `benchmarks/results.json` and the table in `docs/benchmarks.md`.
 
-Run: python -m benchmarks [--only drain --only freshness ...]. A full run takes about 25 minutes; what `--only` leaves
-out keeps its last figures.
+Run: python -m benchmarks [--only drain --only freshness ...]. A full run takes more than half an hour; what `--only`
+leaves out keeps its last figures.
 """
 
 import argparse
