@@ -190,7 +190,7 @@ class Worker:
         ready = [records for records in polled if not self._flows[records.topic].embeds]
         texts = [records for records in polled if self._flows[records.topic].embeds]
         self._texts += [records.without(self._members.gone(texts)) for records in texts]
-        if not self._writes.embeds:
+        if self._writes.takes_texts(self._flows[records.topic] for records in self._texts):
             first, self._texts = cut(joined(self._texts), self._settings.take_bytes)
             ready += first
         if self._many_texts_wait():

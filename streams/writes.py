@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,14 +13,14 @@ from streams.clock import Clock
 from streams.embed import Made
 from streams.messages import Partition
 from streams.patience import UNAVAILABLE, Abandoned, Patience
-from streams.pipeline import Embedding, Outcome
+from streams.pipeline import Embedding, Flow, Outcome
 from streams.tally import Tally
 
 ONLINE, VECTORS = False, True
 """The two ways of writes, each in its order: tables with embeddings, and all others."""
 
 AHEAD = 2
-"""Online writes under way at a time: one is packed while the store takes the other."""
+"""Writes of one way under way at a time: one is packed, or its texts embedded, while the store takes the other."""
 
 Written = tuple[list[Outcome], WriteResult]
 """What became of outcomes: their vectors are filled in."""
@@ -32,11 +32,13 @@ Arrived = Callable[[list[Outcome], WriteResult, Collection[Partition]], None]
 @dataclass(slots=True)
 class Write:
     """Outcomes of some `topics` on their way to a store. `again` repeats it. Of the partitions of these that are `lost`
-    since, nothing is staged; what is read of other tables' since is staged already, perhaps, and stays so."""
+    since, nothing is staged; what is read of other tables' since is staged already, perhaps, and stays so. `patience`
+    waits for what vectors need."""
 
     topics: frozenset[str]
     again: Callable[[], Written]
     result: Future[Written]
+    patience: Patience
     lost: set[Partition] = field(default_factory=set)
 
 
@@ -62,7 +64,6 @@ class Writes:
         self._executor = executor
         self._vectors = vectors
         self._patience = patience
-        self._vectors_patience = Patience(self._pause)
         self._called_off = threading.Event()
         self._arrived = arrived
         self._under_way: dict[bool, deque[Write]] = {ONLINE: deque(), VECTORS: deque()}
@@ -72,29 +73,28 @@ class Writes:
         """Whether anything is under way."""
         return any(self._under_way.values())
 
-    @property
-    def embeds(self) -> bool:
-        """Whether texts are being embedded and written."""
-        return bool(self._under_way[VECTORS])
+    def takes_texts(self, flows: Iterable[Flow]) -> bool:
+        """Whether texts of these tables can be embedded and written now."""
+        return len(self._under_way[VECTORS]) < _ahead(flows)
 
     @property
     def waiting_for(self) -> str | None:
         """What texts wait for, None while nothing is missing."""
-        return self._vectors_patience.waiting_for
+        missing = (write.patience.waiting_for for write in self._under_way[VECTORS])
+        return next(filter(None, missing), None)
 
     def begin(self, outcomes: Sequence[Outcome], beside: bool) -> None:
         """Write outcomes of one way: `beside` the loop, or before this returns."""
         way = outcomes[0].flow.embeds
-        # Writes that overtake each other leave the newest of a state view; an event view would be decided anew.
-        overtakes = (
-            beside and way == ONLINE and not any(rows.view.kind == "event" for o in outcomes for rows in o.rows())
-        )
-        while len(self._under_way[way]) >= (AHEAD if overtakes else 1):
+        ahead = _ahead(outcome.flow for outcome in outcomes) if beside else 1
+        while len(self._under_way[way]) >= ahead:
             self._finish_first(way)
         write = partial(self._write, outcomes, Made())
         if beside:
             topics = frozenset(outcome.records.topic for outcome in outcomes)
-            self._under_way[way].append(Write(topics, write, self._submit(way, write)))
+            patience = Patience(self._pause)
+            result = self._vectors.submit(patience, write) if way == VECTORS else self._executor.submit(write)
+            self._under_way[way].append(Write(topics, write, result, patience))
         else:
             self._arrived(*self._patience(write), ())
 
@@ -130,11 +130,6 @@ class Writes:
         for writes in self._under_way.values():
             writes.clear()
 
-    def _submit(self, way: bool, write: Callable[[], Written]) -> Future[Written]:
-        if way == VECTORS:
-            return self._vectors.submit(self._vectors_patience, write)
-        return self._executor.submit(write)
-
     def _pause(self, seconds: float) -> None:
         if self._clock.wait(self._called_off, seconds):
             raise Abandoned
@@ -164,3 +159,9 @@ class Writes:
             written = self._patience(write.again)
         self._arrived(*written, write.lost)
         self._under_way[way].popleft()  # not before: partitions can be lost while it is waited for
+
+
+def _ahead(flows: Iterable[Flow]) -> int:
+    """How many writes of these tables may be under way. Those that overtake each other leave the newest of a state view;
+    an event view would be decided anew."""
+    return 1 if any(view.view.kind == "event" for flow in flows for view in flow.views) else AHEAD
