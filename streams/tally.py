@@ -1,5 +1,6 @@
 """What a worker did so far, counted a batch at a time; nothing here is on the path of a single record."""
 
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +26,8 @@ Letters = Counter[tuple[str, str]]
 
 
 class Tally:
-    """Counters of one worker, by topic where not said otherwise. Written by its loop (the flushes by their
-    thread), read by the health endpoint and the metrics."""
+    """Counters of one worker, by topic where not said otherwise. Written by its loop (what runs beside it by
+    several threads), read by the health endpoint and the metrics."""
 
     def __init__(self) -> None:
         self.topics: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -39,6 +40,7 @@ class Tally:
         self.stores: Counter[str] = Counter(applied=0, refused=0)
         self.texts: Counter[str] = Counter(embedded=0, spared=0)
         self.committed_at: float | None = None
+        self._beside = threading.Lock()
         self._committed: dict[Partition, int] = {}
         self._said: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
@@ -88,7 +90,8 @@ class Tally:
 
     def embedded(self, texts: Embedded) -> None:
         """Count the texts that were embedded, and those that did not have to be."""
-        self.texts.update(embedded=texts.embedded, spared=texts.spared)
+        with self._beside:
+            self.texts.update(embedded=texts.embedded, spared=texts.spared)
 
     def flushed(self, seconds: float, files: Mapping[str, int]) -> None:
         """Count a flush of the lake, and remember how many files each of its tables has."""
@@ -107,7 +110,9 @@ class Tally:
         try:
             yield
         finally:
-            self.stages[stage].add(time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            with self._beside:
+                self.stages[stage].add(seconds)
 
     def unsaid(self) -> dict[str, Counter[str]]:
         """The rows that failed a lenient expectation since this was last asked, by topic."""

@@ -162,6 +162,6 @@ class Writes:
 
 
 def _ahead(flows: Iterable[Flow]) -> int:
-    """How many writes of these tables may be under way. Those that overtake each other leave the newest of a state view;
-    an event view would be decided anew."""
+    """How many writes of these tables may be under way. Those that overtake each other leave the newest of a state
+    view; an event view would be decided anew."""
     return 1 if any(view.view.kind == "event" for flow in flows for view in flow.views) else AHEAD

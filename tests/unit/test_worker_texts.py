@@ -118,6 +118,18 @@ def test_no_table_waits_for_the_vectors_of_a_backlog(texts: Texts) -> None:
     assert texts.committed(D0) == 50 and texts.committed(P0) == 1
 
 
+def test_texts_of_an_event_view_are_embedded_one_batch_after_the_other(texts: Texts) -> None:
+    """Writes that overtake each other would have it decided anew."""
+    flow = texts.platform.beside[DOCS]
+    views = tuple(replace(view, view=replace(view.view, kind="event")) for view in flow.views)
+    texts.platform.beside = {DOCS: replace(flow, views=views)}
+    texts.put(50)
+    worker, _ = texts.joined(D0)
+    while turn(worker):
+        pass
+    assert texts.begun == [POLL]
+
+
 def test_of_long_texts_fewer_wait_and_fewer_are_taken_at_once(texts: Texts) -> None:
     texts.put(50)
     longest = max(len(record.value or b"") for record in texts.platform.broker.log[D0])
