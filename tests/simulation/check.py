@@ -28,13 +28,10 @@ from tests.simulation.shop import (
     CUSTOMER_DOUBLE,
     CUSTOMER_LAST,
     GROUP,
-    LATE,
     LETTERS,
-    NOTE_LAST,
     NOTE_TEXT,
     ORDER_NOW,
     doubled,
-    flows,
 )
 
 Entity = Any
@@ -56,7 +53,7 @@ def _accepted(simulation: Simulation, table: Table) -> Counter[tuple[str, int, i
 
 def _places(simulation: Simulation) -> Iterable[str]:
     """Each change once in the lake, or among the letters, as its kind asks."""
-    stored = {name: _accepted(simulation, flow.table) for name, flow in flows(True).items()}
+    stored = {name: _accepted(simulation, flow.table) for name, flow in simulation.declared(True).items()}
     lettered = {(letter.origin, letter.offset) for letter in read(MemoryTopics(simulation.broker), LETTERS)}
     for change in simulation.database.changes:
         times = stored[change.table.topic].pop(change.key, 0)
@@ -85,7 +82,7 @@ def _accounts(simulation: Simulation) -> Iterator[str]:
         return
     topics = MemoryTopics(simulation.broker)
     letters = letter_places(read(topics, LETTERS))
-    for topic, flow in flows(simulation.upgraded).items():
+    for topic, flow in simulation.declared(simulation.upgraded).items():
         committed = {p: offset for p, (offset, _) in topics.committed(GROUP, [topic]).items()}
         found = account(topics, simulation.lake, flow, committed, letters.get(topic, ()), MAX_BYTES)
         yield from found.examples
@@ -96,8 +93,7 @@ def _accounts(simulation: Simulation) -> Iterator[str]:
 
 def _values(simulation: Simulation) -> Iterable[str]:
     """What the database says, the online store serves, and the lake holds as newest, for each entity."""
-    views = [ORDER_NOW, CUSTOMER_LAST, CUSTOMER_DOUBLE, NOTE_TEXT, NOTE_LAST] + [LATE] * simulation.upgraded
-    for view in views:
+    for view in (view for flow in simulation.declared(simulation.upgraded).values() for view in flow.views):
         wanted, served = expected(simulation, view), _online(simulation, view.view)
         kept = _features(view.view, simulation.newest(simulation.lake, view.view))
         for entity in sorted({*wanted, *served, *kept}, key=repr):
@@ -112,7 +108,7 @@ def _values(simulation: Simulation) -> Iterable[str]:
 def _doubles(simulation: Simulation) -> Iterable[str]:
     """Every change makes its rows of a view once. (A truncate makes one for each version that it ends.)"""
     truncates = [change.lsn for change in simulation.database.changes if change.op == "t"]
-    for flow in flows(True).values():
+    for flow in simulation.declared(True).values():
         for view in flow.views:
             rows = simulation.lake.scan(features_table(view.view.name)).read_all()
             rows = rows.filter(~np.isin(rows["_lsn"].to_numpy(), truncates))

@@ -22,7 +22,7 @@ from streams.decide import changes_table, features_table
 from streams.letters import DeadLetters, one_of_each, read, replay
 from streams.memory import MemoryBroker, MemoryFollower, MemoryProducer, MemoryTopics
 from streams.patience import UNAVAILABLE
-from streams.pipeline import Embedding, embedding
+from streams.pipeline import Embedding, Flows, embedding
 from streams.tally import Tally
 from streams.windows import Windows
 from streams.worker import Parts, Worker, WorkerSettings
@@ -53,7 +53,7 @@ SETTINGS = WorkerSettings(
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a run is made of; the seed draws it. `overture` are seconds before the first commit, `untold` is the share
-    of updates and deletes that come without old values."""
+    of updates and deletes that come without old values; `note_last` is whether the texts have an event view too."""
 
     commits: int
     workers: int
@@ -66,6 +66,7 @@ class Plan:
     outages: bool
     overture: float = 0.0
     untold: float = 0.0
+    note_last: bool = True
 
     @classmethod
     def of(cls, random: Random) -> "Plan":
@@ -83,6 +84,7 @@ class Plan:
             jobs=some(0.4),
             outages=some(0.4),
             untold=random.choice((0.0, 0.0, 0.3)),
+            note_last=some(0.5),
         )
 
 
@@ -113,13 +115,13 @@ class Simulation:
         self.sky = self.weather or Weather.of(self.random)
         self.group = Group(self.broker)
         self.database = Database(self.random, self.plan.bad_share, self.plan.truncates, self.plan.untold)
-        for flow in flows(upgraded=True).values():
+        for flow in self.declared(upgraded=True).values():
             topic = flow.table.topic
             properties = change_properties(topic, flow.table.primary_key)
             self.lake.create(changes_table(topic), changes_schema(flow.table), properties)
             for v in flow.views:
                 self.lake.create(features_table(v.view.name), lake_schema(v.view), feature_properties(v.view, topic))
-        self.flows = flows(upgraded=False)
+        self.flows = self.declared(upgraded=False)
         self.newest = plain.ordered(history.newest) if self.seed % 8 == 0 else plain.newest
 
     def run(self) -> None:
@@ -130,6 +132,11 @@ class Simulation:
         newest = patch("streams.decide.newest", self.newest), patch("streams.backfill.newest", self.newest)
         with standing, deleted, newest[0], newest[1]:
             self.scheduler.run()
+
+    def declared(self, upgraded: bool) -> Flows:
+        """What this run's shop declares before or after the upgrade."""
+        assert self.plan is not None
+        return flows(upgraded, self.plan.note_last)
 
     def digest(self) -> str:
         """Stands for everything that happened: equal for the same seed, in whatever process."""
@@ -226,7 +233,7 @@ class Simulation:
         for worker in self.workers:
             worker.stop.set()
         self.scheduler.wait(lambda: all(worker.ended or worker.process.dead for worker in self.workers), 60.0)
-        self.flows = flows(upgraded=True)
+        self.flows = self.declared(upgraded=True)
         self.upgraded, self.upgrading = True, False
         for _ in range(self.plan.workers if self.plan else 1):
             self._start_worker()
