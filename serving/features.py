@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Protocol
@@ -154,9 +154,13 @@ def json_body(request: FeaturesRequest, found: Found) -> bytes:
     return features_answer(found.plan, found.rows, echoed, found.derived, request.versions)
 
 
-def _bytes(stored: Iterable[Stored]) -> int:
-    """How many bytes some stored values take."""
-    return sum(map(len, filter(None, chain.from_iterable(stored))))
+def _bytes(stored: Collection[Stored]) -> int:
+    """How many bytes some stored values take. Most have no null, and are joined: each asked for its length, they take
+    twice the time."""
+    try:
+        return sum(map(len, map(b"".join, stored)))  # type: ignore[arg-type]  # a null makes it raise
+    except TypeError:
+        return sum(map(len, filter(None, chain.from_iterable(stored))))
 
 
 def vector_keys(planned: PlannedView, keys: Mapping[str, Sequence[Any]]) -> pa.Table:

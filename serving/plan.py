@@ -6,7 +6,6 @@ All views with the same join keys are read by one HMGET an entity, all entities 
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 from serving.moments import moments
@@ -162,7 +161,9 @@ class Plan:
         answer: list[list[Any]] = [[]] * len(self.features)
         count = rows.count
         for value_type, places in self.decoders:
-            flat = list(chain.from_iterable([rows.columns[place] for place in places]))
+            flat: list[bytes | None] = []
+            for place in places:
+                flat += rows.columns[place]
             values = decoder(value_type)(flat)
             start = 0
             for place in places:
