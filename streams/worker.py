@@ -215,18 +215,26 @@ class Worker:
             self._members.resume(topic)
 
     def _take(self, polled: list[Records]) -> None:
-        """The flow, for all that is ready; tables without embeddings do not wait for those with."""
+        """The flow, for all that is ready. Texts are first: their vectors are made, and written, while the others are
+        still decoded, and no other table waits for that."""
+        more = sum(map(len, polled)) >= min(MANY, self._settings.poll_records)
+        texts = [records for records in polled if self._flows[records.topic].embeds]
+        self._deliver(self._outcomes(texts), True)
+        self._forget(self._members.gone(texts))
+        others = [records for records in polled if not self._flows[records.topic].embeds]
+        self._deliver(self._outcomes(others), more)
+        self._forget(self._members.gone(polled))
+
+    def _outcomes(self, ready: list[Records]) -> list[Outcome]:
+        """What becomes of records, but for those of tables that have changed, which are paused."""
         outcomes: list[Outcome] = []
-        for records in polled:
+        for records in ready:
             outcome = None if self._patience(partial(self._guard.holds, records)) else self._processed(records)
             if outcome is None or self._guard.retyped(outcome):
                 self._members.pause(records.topic)
             else:
                 outcomes.append(self._with_history(outcome, outcomes))
-        more = sum(map(len, polled)) >= min(MANY, self._settings.poll_records)
-        self._deliver([o for o in outcomes if o.flow.embeds], True)
-        self._deliver([o for o in outcomes if not o.flow.embeds], more)
-        self._forget(self._members.gone(polled))
+        return outcomes
 
     def _processed(self, records: Records) -> Outcome:
         base = partial(self._patience, partial(snapshot_base, self._parts.lake, records.topic))

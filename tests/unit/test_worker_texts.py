@@ -15,7 +15,7 @@ from streams.decide import changes_table, features_table
 from streams.embed import Made
 from streams.embedders import EmbedderUnavailable
 from streams.memory import MemoryConsumer, MemoryProducer
-from streams.messages import Partition
+from streams.messages import Partition, Records
 from streams.pipeline import Flow, Outcome
 from streams.views import StreamView
 from streams.worker import Worker
@@ -116,6 +116,23 @@ def test_no_table_waits_for_the_vectors_of_a_backlog(texts: Texts) -> None:
     worker._flush_all()
     assert texts.lsns() == list(range(100, 150))
     assert texts.committed(D0) == 50 and texts.committed(P0) == 1
+
+
+def test_texts_are_on_their_way_before_other_tables_are_decoded(texts: Texts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model and the store have something to do meanwhile."""
+    worker, _ = texts.joined(P0, D0)
+    begun: dict[str, bool] = {}
+    holds = worker._guard.holds
+
+    def seen(records: Records) -> bool:
+        begun[records.topic] = worker._writes.busy
+        return holds(records)
+
+    monkeypatch.setattr(worker._guard, "holds", seen)
+    texts.platform.produce((key(1), envelope("c", row(1, amount=5.0), lsn=10)))
+    texts.put(1)
+    assert turn(worker) == 2
+    assert begun == {DOCS: False, TOPIC: True}
 
 
 def test_texts_of_an_event_view_are_embedded_one_batch_after_the_other(texts: Texts) -> None:
