@@ -10,7 +10,6 @@ import pyarrow as pa
 from feast import RepoConfig
 from feast.utils import _parse_feature_ref
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy.exc import DataError, ProgrammingError, StatementError
 
 from serving.access import Access
 from serving.answer import version_of
@@ -21,10 +20,10 @@ from serving.plan import InvalidRequest, NotDeclared
 from serving.refresh import Registry
 from serving.request import RequestLimits, TooLarge, asked, document, flag
 from serving.scales import Scales
-from serving.search import Texts, VectorIndex, filtered, outdated, withhold_search
+from serving.search import Texts, VectorIndex, outdated, withhold_search
 from serving.snapshot import Snapshot
 from serving.status import Status
-from stores.errors import StoreRefused, TooMuch
+from stores.errors import TooMuch
 from stores.feast_protos import declared_keys, stored_view, vector_field
 from stores.json_values import decoder
 from stores.values import encode
@@ -154,22 +153,7 @@ class RetrieveOnlineDocuments:
             raise
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
-        except StoreRefused as error:
-            if request.filters is None or not isinstance(error.__cause__, DataError | ProgrammingError):
-                raise
-            raise _misfit(request.filters) from error
-        except StatementError as error:  # before PostgreSQL was asked: the driver cannot send a value
-            if request.filters is None:
-                raise
-            raise _misfit(request.filters) from error
         return documents_answer(request, found, time.time())
-
-
-def _misfit(filters: Filters) -> InvalidRequest:
-    """Of several fields PostgreSQL does not tell which."""
-    names = list(dict.fromkeys(filtered(filters)))
-    several = "one of " if len(names) > 1 else ""
-    return InvalidRequest(f"filters: a value is not of its field's type ({several}{', '.join(names)})")
 
 
 def documents_answer(request: DocumentsRequest, found: pa.Table, now: float) -> bytes:

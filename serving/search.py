@@ -7,14 +7,13 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast.filter_models import CompoundFilter
 
 from serving.access import Caller, withhold
 from serving.aside import Aside
 from serving.plan import InvalidRequest
 from serving.request import TooLarge
 from serving.status import Status
-from stores.vector_filters import Filters
+from stores.vector_filters import Filters, filtered
 from stores.view import View
 
 TEXT_CHARACTERS = 8_192
@@ -79,15 +78,6 @@ def withhold_search(
     vector = (view.vector.name,) if view.vector is not None else ()
     used = dict.fromkeys((*features, *filtered(filters), *vector, *(key.name for key in view.join_keys)))
     withhold(caller, [f"{view.name}:{field}" for field in used if field in personal])
-
-
-def filtered(filters: Filters | None) -> list[str]:
-    """The fields that filters compare."""
-    if filters is None:
-        return []
-    if isinstance(filters, CompoundFilter):
-        return [name for inner in filters.filters for name in filtered(inner)]
-    return [filters.key]
 
 
 def search(index: VectorIndex, embedder: TextModel, view: View, text: str, top_k: int, filters: Any = None) -> pa.Table:

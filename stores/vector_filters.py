@@ -1,18 +1,18 @@
 """Feast's metadata filters as conditions on the table of a vector view."""
 
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from feast.filter_models import ComparisonFilter, CompoundFilter
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA
 from sqlalchemy.sql import visitors
 
-from stores.vector_tables import VectorTable
+from stores.vector_tables import DIALECT, VectorTable
 
 Filters: TypeAlias = ComparisonFilter | CompoundFilter
 Condition = sa.ColumnElement[bool]
-
-_DIALECT = sa.make_url("postgresql+psycopg://").get_dialect()()
 
 _COMPARISONS: Mapping[str, Callable[[sa.Column[Any], Any], Condition]] = {
     "eq": lambda column, value: column == value,
@@ -29,7 +29,8 @@ _COMPARISONS: Mapping[str, Callable[[sa.Column[Any], Any], Condition]] = {
 def conditions(vectors: VectorTable, filters: Filters | None) -> list[Condition]:
     """The filters as conditions that must all hold; none for no filter, or a compound one of nothing.
 
-    Nulls are SQL's: no comparison holds for them but `eq` and `ne` with a null. Raises `ValueError` for a
+    Nulls are SQL's: no comparison holds for them but `eq` and `ne` with a null. Bytes are compared by their base64, the
+    form in which Feast and JSON have them. Raises `ValueError` for a
     field that is no join key or feature, for `in` and `nin` without a list, and for a value that the field's type
     shows to be none of its own; of some only PostgreSQL sees that.
     """
@@ -52,18 +53,50 @@ def _comparison(vectors: VectorTable, comparison: ComparisonFilter) -> Condition
     if comparison.type in ("in", "nin") and not isinstance(comparison.value, list | tuple | set):
         raise ValueError(f"the filter {comparison.type} on {comparison.key} needs a list of values")
     try:
-        condition = _COMPARISONS[comparison.type](vectors.table.c[comparison.key], comparison.value)
+        column = vectors.table.c[comparison.key]
+        value = _decoded(comparison.value) if _holds_bytes(column) else comparison.value
+        condition = _COMPARISONS[comparison.type](column, value)
         for part in visitors.iterate(condition):
             if isinstance(part, sa.BindParameter):
                 _bind(part)
     except (sa.exc.ArgumentError, TypeError, ValueError):
-        raise ValueError(f"filters: a value is not of its field's type ({comparison.key})") from None
+        raise ValueError(misfit(comparison)) from None
     return condition
 
 
+def filtered(filters: Filters | None) -> list[str]:
+    """The fields that filters compare."""
+    if filters is None:
+        return []
+    if isinstance(filters, CompoundFilter):
+        return [name for inner in filters.filters for name in filtered(inner)]
+    return [filters.key]
+
+
+def misfit(filters: Filters) -> str:
+    """What is wrong where a value cannot be compared with its field; of several fields PostgreSQL tells not which."""
+    names = list(dict.fromkeys(filtered(filters)))
+    several = "one of " if len(names) > 1 else ""
+    return f"filters: a value is not of its field's type ({several}{', '.join(names)})"
+
+
+def _holds_bytes(column: sa.Column[Any]) -> bool:
+    held = column.type.item_type if isinstance(column.type, ARRAY) else column.type
+    return isinstance(held, BYTEA)
+
+
+def _decoded(value: Any) -> Any:
+    """Bytes, and what has them in it, of their base64. Raises `TypeError` and `ValueError`."""
+    if isinstance(value, list | tuple | set):
+        return [_decoded(one) for one in value]
+    if value is not None and not isinstance(value, str):
+        raise TypeError
+    return None if value is None else b64decode(value, validate=True)
+
+
 def _bind(parameter: sa.BindParameter[Any]) -> None:
-    """As SQLAlchemy will when it sends the statement. Raises `TypeError` and `ValueError`."""
-    bind = parameter.type.dialect_impl(_DIALECT).bind_processor(_DIALECT)
+    """What SQLAlchemy would make of the value. Raises `TypeError` and `ValueError` for one that is none of its type."""
+    bind = parameter.type.dialect_impl(DIALECT).bind_processor(DIALECT)
     if bind is not None:
         for value in (parameter.value or ()) if parameter.expanding else (parameter.value,):
             bind(value)

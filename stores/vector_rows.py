@@ -63,6 +63,11 @@ def packed_rows(
         yield {n: None if v is None else Packed(v) for n, v in zip(names, values, strict=True)}
 
 
+def packed_vector(numbers: np.ndarray) -> Packed:
+    """A vector as a parameter."""
+    return Packed(_sent(len(numbers), numbers.astype(">f4").tobytes()))
+
+
 def arrow_table(vectors: VectorTable, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pa.Table:
     """Selected rows as a table with the columns `names`, in the types of the view and of feature rows."""
     types = {f.name: f.arrow_type for f in (*vectors.view.join_keys, *vectors.view.features)}
@@ -87,6 +92,10 @@ def _values(vectors: VectorTable, table: pa.Table, name: str) -> Sequence[Any]:
     return column.to_pylist()  # type: ignore[no-any-return]
 
 
+def _sent(dimensions: int, numbers: bytes) -> bytes:
+    return dimensions.to_bytes(2) + b"\0\0" + numbers
+
+
 def _vector_bytes(column: pa.ChunkedArray) -> list[bytes | None]:
     """Each vector in pgvector's binary form."""
     lists = column.combine_chunks()
@@ -96,7 +105,7 @@ def _vector_bytes(column: pa.ChunkedArray) -> list[bytes | None]:
     start = 0
     for end, valid in zip(ends.tolist(), lists.is_valid().to_pylist(), strict=True):
         dimensions = (end - start) // 4
-        values.append(dimensions.to_bytes(2) + b"\0\0" + numbers[start:end] if valid else None)
+        values.append(_sent(dimensions, numbers[start:end]) if valid else None)
         start = end
     return values
 

@@ -24,7 +24,7 @@ def unsized(vectors: VectorTable, query: sa.Select[Any]) -> frozenset[str]:
     return frozenset((found - {vectors.vector.name}) & set(query.selected_columns.keys()))
 
 
-def bounded(query: sa.Select[Any], sized: Collection[str], most: int) -> sa.Select[Any]:
+def bounded(query: sa.Select[Any], sized: Collection[str], most: sa.ColumnElement[int]) -> sa.Select[Any]:
     """The query, and `SIZE` as its last column: what the columns `sized` take in all. If that is more than `most` bytes
     they are null, so that none of it is sent. The nearest stay first. Its rows are for `within`."""
     found = query.subquery()

@@ -15,6 +15,8 @@ from stores.errors import StoreRefused
 from stores.view import Feature, Metric, View
 
 KEY = "_entity_key"
+DIALECT = sa.make_url("postgresql+psycopg://").get_dialect()()
+"""In which a statement is written that goes to psycopg as it is."""
 IDENTIFIER_BYTES = 63  # PostgreSQL cuts longer names (NAMEDATALEN - 1)
 WHOLE_DIMENSIONS, HALF_DIMENSIONS = 2000, 4000
 """How many an HNSW index takes of the type vector, and of halfvec, whose numbers have half as many bytes.

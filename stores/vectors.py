@@ -19,23 +19,19 @@ from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, distinct_on, insert
 from stores.entity_keys import entity_keys
 from stores.errors import NotSetUp, StoreRefused, StoreUnavailable
 from stores.rows import EMBEDDING, FeatureReader, FeatureRows, FeatureWriter, WriteResult
-from stores.vector_filters import Filters, conditions
+from stores.vector_filters import Filters, misfit
 from stores.vector_rows import VECTOR_HEADER, Packed, PackedDumper, arrow_table, packed_rows, parameter
-from stores.vector_sizes import DISTANCE, bounded, unsized, within
-from stores.vector_tables import KEY, OPERATORS, VectorTable, create_table, held_model, vector_table
+from stores.vector_search import nearest
+from stores.vector_sizes import bounded, unsized, within
+from stores.vector_tables import DIALECT, KEY, VectorTable, create_table, held_model, vector_table
 from stores.vector_versions import Entities, Entity, fold, fold_decisions, fold_plain
 from stores.versions import LEAST_ORDER, Version
 from stores.view import View
 
 STORE = "pgvector"
 
-# Candidates of a search: of 100,000 vectors they hold 96 of 100 true neighbours, and with a filter 95 of 100 where a
-# tenth passes it, for the nearest that pass lie further out (benchmarks/search.py).
-_EF_SEARCH, _EF_SEARCH_FILTERED = 90, 150
-_EF_SEARCH_LIMIT = 1000
 _FORGOTTEN_AT_ONCE = 1000
 _FORGET_SECONDS = 60.0
-_DIALECT = sa.make_url("postgresql+psycopg://").get_dialect()()
 _UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 _NEVER_TAKEN = psycopg.errors.ProgramLimitExceeded
 """Such as a key that is longer than its index takes, for which psycopg too has an operational error."""
@@ -194,7 +190,8 @@ class PgVectors(FeatureWriter, FeatureReader):
         Columns: the join keys, `features` (all but the vector if None), `event_timestamp` and `distance`
         under the declared metric: cosine distance, Euclidean distance, or the negative inner product.
         Filters are Feast's, over join keys and features, with SQL's treatment of nulls. Raises `TooMuch`, and
-        `ValueError` for a query vector of another length and for a field that the view does not have.
+        `ValueError` for a query vector of another length, for a field that the view does not have, and for a filter's
+        value that is none of its field's type.
         """
         vectors = vector_table(view)
         assert view.vector is not None
@@ -205,25 +202,22 @@ class PgVectors(FeatureWriter, FeatureReader):
                 f"the shape {query_vector.shape}"
             )
         names = [*(key.name for key in view.join_keys), *_selected(view, features), "event_timestamp"]
-        operator = OPERATORS[view.vector.metric][0]
-        asked = sa.literal(query_vector, vectors.vector.type)
-        distance = vectors.vector.op(operator, return_type=sa.Float())(asked)
-        query = (
-            sa.select(*(vectors.table.c[name] for name in names), distance.label(DISTANCE))
-            .where(vectors.vector.is_not(None), *conditions(vectors, filters))
-            .order_by(vectors.indexed(vectors.vector).op(operator)(vectors.indexed(asked)))
-            .limit(top_k)
-        )
-        candidates = max(_EF_SEARCH_FILTERED if filters else _EF_SEARCH, 2 * top_k)
-        # A filter is applied to what the index yields: let it go on until enough has passed.
-        scan = {"hnsw.ef_search": str(min(candidates, _EF_SEARCH_LIMIT)), "hnsw.iterative_scan": "strict_order"}
-        with self._connection(self._selecting, vectors) as connection:
-            found = self._found(connection, vectors, query.where(_set(scan)))
-        if len(found) < top_k:
-            # The index gives up after hnsw.max_scan_tuples: look for what passes the filter in all rows.
-            with self._transaction(vectors) as connection:
-                connection.execute(sa.select(_set({"enable_indexscan": "off"})))
-                found = self._found(connection, vectors, query)
+        asked = nearest(view, names, query_vector, top_k, filters, self._most_bytes)
+        try:
+            with self._connection(self._selecting, vectors) as connection:
+                found = _driver(connection).execute(asked.by_index, asked.given).fetchall()
+            if len(found) < top_k:
+                # The index gives up after hnsw.max_scan_tuples: look for what passes the filter in all rows.
+                with self._transaction(vectors) as connection:
+                    driver = _driver(connection)
+                    driver.execute("SET LOCAL enable_indexscan = off")
+                    found = driver.execute(asked.by_rows, asked.given).fetchall()
+        except StoreRefused as error:
+            if filters is None or not _compares_nothing(error.__cause__):
+                raise
+            raise ValueError(misfit(filters)) from error
+        if asked.bounded:
+            found = within(vectors, found, self._most_bytes)
         meaningful = [row for row in found if not np.isnan(row[-1])]  # the cosine distance of a zero vector
         meaningful.sort(key=itemgetter(-1))  # an index in half precision orders by what it holds
         result = arrow_table(vectors, names, [row[:-1] for row in meaningful])
@@ -289,7 +283,7 @@ class PgVectors(FeatureWriter, FeatureReader):
         sized = unsized(vectors, query) if self._most_bytes else ()
         if not sized:
             return connection.execute(query, given).all()
-        rows = connection.execute(bounded(query, sorted(sized), self._most_bytes), given).all()
+        rows = connection.execute(bounded(query, sorted(sized), sa.literal(self._most_bytes)), given).all()
         return within(vectors, rows, self._most_bytes)
 
     def _transaction(self, vectors: VectorTable) -> AbstractContextManager[sa.Connection]:
@@ -402,7 +396,7 @@ def _marking(view: View, undecided: bool) -> str:
 
 def _compiled(statement: sa.ClauseElement) -> str:
     """As psycopg takes it, with the names of its parameters."""
-    return str(statement.compile(dialect=_DIALECT))
+    return str(statement.compile(dialect=DIALECT))
 
 
 def _with_presence(table: pa.Table) -> pa.Table:
@@ -433,11 +427,10 @@ def _array(name: str) -> sa.BindParameter[Any]:
     return sa.bindparam(name, type_=ARRAY(BYTEA))
 
 
-def _set(settings: Mapping[str, str]) -> sa.ColumnElement[bool]:
-    """Always true, and sets these for the rest of the transaction. As a condition of a statement that is none of its
-    rows it comes before the statement reads any, and spares a BEGIN, a SET LOCAL and a COMMIT their round trips."""
-    made = sa.select(sa.func.concat(*(sa.func.set_config(name, value, True) for name, value in settings.items())))
-    return made.scalar_subquery().is_not(None)
+def _compares_nothing(cause: BaseException | None) -> bool:
+    """Whether PostgreSQL or its driver could do nothing with a value that a search compares with."""
+    missing = (*_NO_TABLE, psycopg.errors.UndefinedColumn)
+    return isinstance(cause, psycopg.DataError | psycopg.ProgrammingError) and not isinstance(cause, missing)
 
 
 def _said(cause: BaseException | None) -> str:

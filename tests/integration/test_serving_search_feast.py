@@ -397,7 +397,7 @@ SEARCHES: Differences = {
             search(filters=comparison("eq", "zone", 1)),
         ),
         one(
-            Answer(500, "operator does not exist"),
+            Answer(500, "not of its field's type (hub)"),
             Answer(422, "filters: a value is not of its field's type"),
             search(filters=comparison("eq", "hub", "yes")),
         ),

@@ -1,23 +1,30 @@
 """Nearest neighbours and filters on a real PostgreSQL with pgvector."""
 
+from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import psycopg
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from feast.filter_models import ComparisonFilter, CompoundFilter
 
 from serving.search import search
-from stores.vectors import PgVectors, _set
-from stores.view import Metric
+from stores.errors import NotSetUp
+from stores.rows import FeatureRows
+from stores.vector_search import with_settings
+from stores.vectors import PgVectors
+from stores.view import Feature, Metric
 from streams.embedders import WordLlamaEmbedder
 from tests.integration.database import Database
 from tests.integration.deployed import waited
 from tests.integration.places import MODEL, NOON, place_rows, place_view
 
+SEALS = Feature("seals", 11, pa.list_(pa.binary()))
 SCANS = "select idx_scan from pg_stat_user_indexes where indexrelname = %s"
 
 
@@ -50,7 +57,8 @@ def test_search_finds_the_true_neighbours(vectors: PgVectors, metric: Metric) ->
 
 def test_a_search_goes_by_its_own_settings_and_leaves_none(database: Database) -> None:
     shown = sa.func.current_setting("hnsw.ef_search")
-    rows = sa.select(shown).select_from(sa.func.generate_series(1, 3).alias()).where(_set({"hnsw.ef_search": "123"}))
+    settings = {"hnsw.ef_search": sa.literal("123")}
+    rows = sa.select(shown).select_from(sa.func.generate_series(1, 3).alias()).where(with_settings(settings))
     engine = sa.create_engine(database.url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         assert connection.execute(rows).scalars().all() == ["123"] * 3
@@ -136,6 +144,68 @@ def test_filters(vectors: PgVectors) -> None:
         passing("eq", "nothing", 1)
     with pytest.raises(ValueError, match="needs a list"):
         passing("in", "state", "s0")
+
+
+def test_bytes_are_compared_in_the_form_of_answers(vectors: PgVectors) -> None:
+    plain = place_view("bytes")
+    view = replace(plain, features=(*plain.features, Feature("seal", 1, pa.binary()), SEALS))
+    vectors.create(view, MODEL)
+    table = place_rows(plain, [[1, 0, 0], [0, 1, 0], [1, 1, 0]]).table
+    seals = [b"\xff\x00", b"abc", None]
+    table = table.append_column("seal", pa.array(seals, pa.binary()))
+    table = table.append_column("seals", pa.array([[seal] for seal in seals], SEALS.arrow_type))
+    vectors.write([FeatureRows(view, table)])
+
+    def passing(kind: str, value: Any, key: str = "seal") -> set[int]:
+        found = vectors.search(view, [1, 0, 0], 3, ComparisonFilter(type=kind, key=key, value=value))
+        return set(found["altitude"].to_pylist())
+
+    assert passing("eq", b64encode(b"\xff\x00").decode()) == {0}
+    assert passing("in", [b64encode(b"abc").decode(), "AA=="]) == {1}
+    assert passing("eq", None) == {2}
+    assert passing("eq", ["YWJj"], "seals") == {1}
+    assert passing("in", [["YWJj"], ["/wA="]], "seals") == {0, 1}
+    for kind, value in (
+        ("eq", "no base64"),
+        ("eq", 5),
+        ("eq", [1]),
+        ("eq", ["YWJj"]),
+        ("gt", True),
+        ("in", ["YWJj", 5]),
+    ):
+        with pytest.raises(ValueError, match=r"a value is not of its field's type \(seal\)"):
+            passing(kind, value)
+
+
+def test_a_filter_hides_no_missing_table(vectors: PgVectors) -> None:
+    nowhere = place_view("never_applied")
+    with pytest.raises(NotSetUp, match="run `millrace apply`"):
+        vectors.search(nowhere, [1, 0, 0], 1, ComparisonFilter(type="eq", key="state", value="s0"))
+
+
+@pytest.mark.parametrize(("key", "value"), [("state", 5), ("altitude", "high"), ("opened", True), ("altitude", 2**70)])
+def test_a_filters_value_is_of_its_fields_type(vectors: PgVectors, key: str, value: Any) -> None:
+    view = place_view("misfits")
+    vectors.create(view, MODEL)
+    vectors.write([place_rows(view, [[1, 0, 0]])])
+    with pytest.raises(ValueError, match=rf"a value is not of its field's type \({key}\)"):
+        vectors.search(view, [1, 0, 0], 1, ComparisonFilter(type="gt", key=key, value=value))
+
+
+@pytest.mark.parametrize("name", ["asked", "top_k", "candidates", "most", "param", "100%", "(a) b's", "%(asked)s"])
+@pytest.mark.parametrize("most_bytes", [0, 1_000])
+def test_a_field_may_be_called_anything(database: Database, name: str, most_bytes: int) -> None:
+    """As the parameters of a search, or as what has a meaning in its statement."""
+    plain = place_view(f"called_{name.encode().hex()}_{most_bytes}")
+    view = replace(plain, features=tuple(replace(f, name=name) if f.name == "altitude" else f for f in plain.features))
+    rows = place_rows(plain, [[1, 0, 0], [0, 1, 0], [1, 1, 0]]).table
+    store = PgVectors(database.url, most_bytes=most_bytes)
+    store.create(view, MODEL)
+    store.write([FeatureRows(view, rows.rename_columns([name if n == "altitude" else n for n in rows.column_names]))])
+    found = store.search(view, [1, 0, 0], 1, ComparisonFilter(type="in", key=name, value=[1, 2]))
+    store.close()
+    assert found[name].to_pylist() == [2]
+    assert found["state"].to_pylist() == ["s2"]
 
 
 def test_what_a_query_vector_must_be(vectors: PgVectors) -> None:
