@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from stores.vector_filters import Filters, conditions
 from stores.vector_rows import packed_vector
-from stores.vector_sizes import DISTANCE, bounded, unsized
+from stores.vector_sizes import DISTANCE, as_sent
 from stores.vector_tables import DIALECT, OPERATORS, VectorTable, vector_table
 from stores.view import View
 
@@ -91,8 +91,6 @@ def _statements(view: View, names: tuple[str, ...], with_bound: bool) -> tuple[s
     candidates = sa.bindparam("candidates", type_=sa.Text())
     strict = sa.literal_column("'strict_order'", sa.Text)
     scan = with_settings({"hnsw.ef_search": candidates, "hnsw.iterative_scan": strict})
-    sized = sorted(unsized(vectors, query)) if with_bound else []
-    most = sa.bindparam("most", type_=sa.BigInteger())
-    whole = [bounded(one, sized, most) if sized else one for one in (query.where(scan), query)]
-    by_index, by_rows = (str(one.compile(dialect=DIALECT)) for one in whole)
-    return by_index, by_rows, bool(sized)
+    by_index, is_bounded = as_sent(vectors, query.where(scan), with_bound)
+    by_rows, _ = as_sent(vectors, query, with_bound)
+    return by_index, by_rows, is_bounded

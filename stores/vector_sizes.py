@@ -9,7 +9,7 @@ import pyarrow.types as types
 import sqlalchemy as sa
 
 from stores.errors import TooMuch
-from stores.vector_tables import VectorTable
+from stores.vector_tables import DIALECT, VectorTable
 
 SIZE = "_size"
 DISTANCE = "_distance"
@@ -24,9 +24,18 @@ def unsized(vectors: VectorTable, query: sa.Select[Any]) -> frozenset[str]:
     return frozenset((found - {vectors.vector.name}) & set(query.selected_columns.keys()))
 
 
-def bounded(query: sa.Select[Any], sized: Collection[str], most: sa.ColumnElement[int]) -> sa.Select[Any]:
-    """The query, and `SIZE` as its last column: what the columns `sized` take in all. If that is more than `most` bytes
-    they are null, so that none of it is sent. The nearest stay first. Its rows are for `within`."""
+def as_sent(vectors: VectorTable, query: sa.Select[Any], with_bound: bool) -> tuple[str, bool]:
+    """A query as psycopg takes it; and whether it is bounded, by its parameter `most`: asked for, where it reads values
+    that may be of any size. Then its rows are for `within`."""
+    sized = sorted(unsized(vectors, query)) if with_bound else []
+    whole = bounded(query, sized) if sized else query
+    return str(whole.compile(dialect=DIALECT)), bool(sized)
+
+
+def bounded(query: sa.Select[Any], sized: Collection[str]) -> sa.Select[Any]:
+    """The query, and `SIZE` as its last column: what the columns `sized` take in all. If that is more bytes than the
+    parameter `most`, they are null, so that none of it is sent. The nearest stay first."""
+    most = sa.bindparam("most", type_=sa.BigInteger())
     found = query.subquery()
     size = reduce(add, (_size(found.c[name]) for name in sized))
     whole = sa.select(found, sa.func.sum(size, type_=sa.BigInteger()).over().label(SIZE)).subquery()

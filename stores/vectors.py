@@ -2,7 +2,7 @@
 
 import select
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import lru_cache
@@ -22,7 +22,7 @@ from stores.rows import EMBEDDING, FeatureReader, FeatureRows, FeatureWriter, Wr
 from stores.vector_filters import Filters, misfit
 from stores.vector_rows import VECTOR_HEADER, Packed, PackedDumper, arrow_table, packed_rows, parameter
 from stores.vector_search import nearest
-from stores.vector_sizes import bounded, unsized, within
+from stores.vector_sizes import as_sent, within
 from stores.vector_tables import DIALECT, KEY, VectorTable, create_table, held_model, vector_table
 from stores.vector_versions import Entities, Entity, fold, fold_decisions, fold_plain
 from stores.versions import LEAST_ORDER, Version
@@ -146,15 +146,8 @@ class PgVectors(FeatureWriter, FeatureReader):
 
     def embedded(self, view: View, hashes: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """Of those text hashes that the view's table holds, the vectors (float32)."""
-        vectors = vector_table(view)
-        table, vector = vectors.table, vectors.vector
-        query = (
-            sa.select(table.c._text_hash, vector)
-            .ext(distinct_on(table.c._text_hash))
-            .where(table.c._text_hash == sa.any_(_array("hashes")), vector.is_not(None))
-        )
-        with self._connection(self._selecting, vectors) as connection:
-            found = connection.execute(query, {"hashes": list(hashes)}).all()
+        with self._connection(self._selecting, vector_table(view)) as connection:
+            found = _driver(connection).execute(_embedded(view), {"hashes": list(hashes)}).fetchall()
         return {text: np.frombuffer(raw, ">f4", offset=VECTOR_HEADER).astype(np.float32) for text, raw in found}
 
     def read(self, views: Sequence[View], keys: pa.Table) -> list[pa.Table]:
@@ -258,33 +251,20 @@ class PgVectors(FeatureWriter, FeatureReader):
         )
         connection.execute(sa.delete(table).where(table.c[KEY].in_(old)), {"keys": locked})
 
-    def _read(self, view: View, keys: pa.Table, extra: Sequence[str] = ()) -> pa.Table:
+    def _read(self, view: View, keys: pa.Table, extra: tuple[str, ...] = ()) -> pa.Table:
         """The features of the entities row for row, `event_timestamp`, `_present` and the extra columns."""
         vectors = vector_table(view)
         wanted = _keys(view, keys)
-        names = [*(feature.name for feature in view.features), "event_timestamp", "_deleted", *extra]
-        query = sa.select(vectors.table.c[KEY], *(vectors.table.c[name] for name in names)).where(
-            vectors.table.c[KEY] == sa.any_(_array("keys"))
-        )
+        names = _read_columns(view, extra)
+        statement, is_bounded = _reading(view, extra, self._most_bytes > 0)
+        given = {"keys": list(set(wanted)), "most": self._most_bytes}
         with self._connection(self._selecting, vectors) as connection:
-            found = self._found(connection, vectors, query, {"keys": list(set(wanted))})
+            found = _driver(connection).execute(statement, given).fetchall()
+        if is_bounded:
+            found = within(vectors, found, self._most_bytes)
         places = {row[0]: place for place, row in enumerate(found)}
         at = pa.array([places.get(key) for key in wanted], pa.int64())
         return _with_presence(arrow_table(vectors, names, [row[1:] for row in found]).take(at))
-
-    def _found(
-        self,
-        connection: sa.Connection,
-        vectors: VectorTable,
-        query: sa.Select[Any],
-        given: Mapping[str, Any] | None = None,
-    ) -> Sequence[Any]:
-        """The rows of a query, all at once. Raises `TooMuch`."""
-        sized = unsized(vectors, query) if self._most_bytes else ()
-        if not sized:
-            return connection.execute(query, given).all()
-        rows = connection.execute(bounded(query, sorted(sized), sa.literal(self._most_bytes)), given).all()
-        return within(vectors, rows, self._most_bytes)
 
     def _transaction(self, vectors: VectorTable) -> AbstractContextManager[sa.Connection]:
         return self._connection(self._engine, vectors)
@@ -352,6 +332,28 @@ def _execute(driver: psycopg.Connection, statement: str, keys: list[bytes]) -> N
     """A statement over entities, if there are any."""
     if keys:
         driver.execute(statement, {"keys": keys})
+
+
+@lru_cache(maxsize=256)
+def _embedded(view: View) -> str:
+    """The vectors of texts by their hashes."""
+    vectors = vector_table(view)
+    table, vector = vectors.table, vectors.vector
+    query = sa.select(table.c._text_hash, vector).ext(distinct_on(table.c._text_hash))
+    return _compiled(query.where(table.c._text_hash == sa.any_(_array("hashes")), vector.is_not(None)))
+
+
+@lru_cache(maxsize=256)
+def _reading(view: View, extra: tuple[str, ...], with_bound: bool) -> tuple[str, bool]:
+    """As `as_sent`: of entities their keys and `_read_columns`."""
+    vectors = vector_table(view)
+    columns = (vectors.table.c[name] for name in (KEY, *_read_columns(view, extra)))
+    query = sa.select(*columns).where(vectors.table.c[KEY] == sa.any_(_array("keys")))
+    return as_sent(vectors, query, with_bound)
+
+
+def _read_columns(view: View, extra: tuple[str, ...]) -> list[str]:
+    return [*(feature.name for feature in view.features), "event_timestamp", "_deleted", *extra]
 
 
 @lru_cache(maxsize=256)
