@@ -27,6 +27,8 @@ _ENCODINGS = {
     "key.converter.schemas.enable": "false",
     "value.converter": _JSON,
     "value.converter.schemas.enable": "false",
+    # The JSON converter writes the default of a column in place of a null unless told not to.
+    "value.converter.replace.null.with.default": "false",
     "decimal.handling.mode": "string",
     "time.precision.mode": "microseconds",
     "interval.handling.mode": "string",

@@ -9,10 +9,12 @@ import difflib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import pyarrow as pa
 from sqlalchemy import Connection, Engine, Row, inspect, text
+from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.exc import SAWarning
 
 from connectors.source import Source, SourceUnavailable, connected, split
@@ -201,11 +203,19 @@ def suggestion(table: str, known: Sequence[str] | Mapping[str, int]) -> str:
     return f": did you mean {' or '.join(folded[name] for name in close)}?" if close else ""
 
 
-_Shape = tuple[list[tuple[str, bool, bool]], tuple[str, ...]]
+@dataclass(frozen=True, slots=True)
+class _ColumnShape:
+    name: str
+    nullable: bool
+    has_default: bool
+    generated: bool
+
+
+_Shape = tuple[list[_ColumnShape], tuple[str, ...]]
 
 
 def _shapes(connection: Connection, tables: Sequence[str]) -> dict[str, _Shape]:
-    """By table: (name, nullable, generated) of its columns, and its primary key in key order."""
+    """By table: its columns, and its primary key in key order."""
     inspector = inspect(connection)
     shapes: dict[str, _Shape] = {}
     by_schema = groupby(sorted(split(table) for table in tables), lambda parts: parts[0])
@@ -217,15 +227,20 @@ def _shapes(connection: Connection, tables: Sequence[str]) -> dict[str, _Shape]:
             columns = inspector.get_multi_columns(schema=schema, filter_names=names)
         keys = inspector.get_multi_pk_constraint(schema=schema, filter_names=names)
         for key, found in columns.items():
-            shape = [(c["name"], c["nullable"], c.get("computed") is not None) for c in found]
+            shape = [_column_shape(column) for column in found]
             shapes[f"{schema}.{key[1]}"] = shape, tuple(keys[key]["constrained_columns"])
     return shapes
+
+
+def _column_shape(column: ReflectedColumn) -> _ColumnShape:
+    defaults = column["default"] is not None or column.get("identity") is not None
+    return _ColumnShape(column["name"], column["nullable"], defaults, column.get("computed") is not None)
 
 
 def _table(
     source: Source,
     table: str,
-    columns: Sequence[tuple[str, bool, bool]],
+    columns: Sequence[_ColumnShape],
     primary_key: tuple[str, ...],
     types: Mapping[str, Row[tuple[object, ...]]],
 ) -> Table:
@@ -236,24 +251,25 @@ def _table(
         name=name,
         topic=topic(source.name, schema, name),
         columns=tuple(
-            _column(types[column], nullable, generated, excluded=source.excludes(f"{table}.{column}"))
-            for column, nullable, generated in columns
+            _column(types[column.name], column, excluded=source.excludes(f"{table}.{column.name}"))
+            for column in columns
         ),
         primary_key=primary_key,
     )
 
 
-def _column(row: Row[tuple[object, ...]], nullable: bool, generated: bool, *, excluded: bool) -> Column:
-    encoding, arrow_type, element = ("none", pa.null(), None) if generated or excluded else _carried(row)
+def _column(row: Row[tuple[object, ...]], shape: _ColumnShape, *, excluded: bool) -> Column:
+    encoding, arrow_type, element = ("none", pa.null(), None) if shape.generated or excluded else _carried(row)
     return Column(
         name=row.name,
         sql_type=row.sql_type,
         arrow_type=arrow_type,
         encoding=encoding,
-        nullable=nullable,
+        nullable=shape.nullable,
+        has_default=shape.has_default and not shape.generated,
         element=element,
         toastable=row.toastable and encoding != "none",
-        generated=generated,
+        generated=shape.generated,
         excluded=excluded,
     )
 

@@ -27,7 +27,8 @@ Encoding = Literal[
 class Column:
     """One column; `sql_type` is PostgreSQL's own name of its type, `arrow_type` what it decodes to.
 
-    `element` is the encoding of the elements of an array. `toastable` columns can arrive as Debezium's
+    `has_default` of one with a default: what Debezium writes where it knows no value and null is none. `element` is
+    the encoding of the elements of an array. `toastable` columns can arrive as Debezium's
     placeholder for an unchanged value. `generated` columns are not replicated; `excluded` ones are left out by
     the source's `column.exclude.list`. Neither are carried: both are encoded as "none".
     """
@@ -41,6 +42,7 @@ class Column:
     toastable: bool = False
     generated: bool = False
     excluded: bool = False
+    has_default: bool = False
 
 
 @dataclass(frozen=True, slots=True)

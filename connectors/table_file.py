@@ -67,6 +67,7 @@ def _column(column: Column) -> dict[str, Any]:
         "toastable": column.toastable,
         "generated": column.generated,
         "excluded": column.excluded,
+        "has_default": column.has_default,
     }
 
 

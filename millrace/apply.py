@@ -4,7 +4,7 @@ everything up.
 In this order, each step repeatable: the source databases, the topics, the lake, Feast's own apply, the connectors.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from millrace.anew import digest, note
 from millrace.check_repo import (
     Captured,
     Plan,
+    applied_views,
     captured_again,
     check_declared,
     check_source,
@@ -70,7 +71,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         warnings = try_functions(plan)
     fixed = [f for captured in plan.captured for f in check_source(captured, client, fix=True)]
     added = [t for c in plan.captured for t in not_captured(c, client) if not has_changes(repo, c, t)]
-    new = _new(lake(repo), plan, [topic for topic in added if source_of(topic) not in back])
+    known = applied_views(repo) | {v.view.name for v in plan.views if source_of(v.table.topic) in back}
+    new = _new(lake(repo), plan, [topic for topic in added if source_of(topic) not in back], known)
     made = _ensure_topics(repo, plan)
     for name, schema, properties in lake_tables(plan):
         lake(repo).create(name, schema, properties)
@@ -111,7 +113,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     for topic, columns in new.columns.items():
         say(f"{topic}: {', '.join(columns)} captured from now on, null in older rows: run millrace resnapshot {topic}")
     for name in new.views:
-        say(f"view {name} is new over a table that is captured already: run millrace backfill --view {name}")
+        say(f"view {name} is new over a table that has changes already: run millrace backfill --view {name}")
     return {
         "project": repo.project,
         "views": {v.view.name: v.view.kind for v in plan.views},
@@ -132,7 +134,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
 @dataclass(frozen=True, slots=True)
 class New:
     """What is new where something was applied before: the `tables` of which the connector takes no snapshot, for it has
-    taken its own; by topic the columns that changes in the lake have not; the views that have no rows of such changes.
+    taken its own; by topic the columns that changes in the lake have not; the views that lack rows of such changes, all
+    of them or, where the view was taken out for a while, some.
     """
 
     tables: Sequence[str]
@@ -140,11 +143,11 @@ class New:
     views: tuple[str, ...]
 
 
-def _new(store: Lake, plan: Plan, tables: Sequence[str]) -> New:
+def _new(store: Lake, plan: Plan, tables: Sequence[str], known: Set[str]) -> New:
     columns: dict[str, tuple[str, ...]] = {}
     for table in (table for captured in plan.captured for table in captured.tables):
-        applied = applied_table(store, table.topic)[0] if store.exists(changes_table(table.topic)) else None
-        if applied is not None and (added := altered(applied, table).added):
+        before = applied_table(store, table.topic)[0] if store.exists(changes_table(table.topic)) else None
+        if before is not None and (added := altered(before, table).added):
             columns[table.topic] = added
     return New(
         tables,
@@ -152,7 +155,8 @@ def _new(store: Lake, plan: Plan, tables: Sequence[str]) -> New:
         tuple(
             view.view.name
             for view in plan.views
-            if store.exists(changes_table(view.table.topic)) and not store.exists(features_table(view.view.name))
+            if store.exists(changes_table(view.table.topic))
+            and not (view.view.name in known and store.exists(features_table(view.view.name)))
         ),
     )
 

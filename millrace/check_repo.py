@@ -268,6 +268,16 @@ def _applied_sources(repo: Repo) -> set[str]:
         return set()
 
 
+def applied_views(repo: Repo) -> set[str]:
+    """The names of the views that are applied, by the registry alone: a function that cannot be loaded is no matter."""
+    try:
+        message = repo.registry().proto()
+    except NothingApplied:
+        return set()
+    views = (*message.feature_views, *message.stream_feature_views)
+    return {view.spec.name for view in views if view.spec.project == repo.project}
+
+
 def captured_again(repo: Repo, plan: Plan, client: Connect) -> list[str]:
     """Topics that the connector does not capture, and of which the lake holds changes of when it did: Debezium takes no
     snapshot of such a table, and no change tells what became of its rows meanwhile."""

@@ -37,7 +37,7 @@ from streams.embedders import Embedder
 from streams.letters import read
 from streams.messages import Partition
 from streams.pipeline import Flow, Flows, process
-from streams.views import Projected, StreamView, names_of_rows
+from streams.views import Projected, StreamView, fitting, names_of_rows
 
 SHOWN = 20
 TEXT_HASH = Feature(EMBEDDING[0].name, 1, EMBEDDING[0].type)
@@ -179,11 +179,10 @@ def _rows(table: Table, database: Database) -> Iterator[Rows]:
 
 
 def _keys(stream_view: StreamView, rows: pa.Table) -> pa.Table:
-    """The entities that rows of the table belong to, by their join keys."""
+    """The entities that rows of the table belong to, by their join keys. A row with a key that does not fit is of none:
+    it is a letter."""
     keys = stream_view.view.join_keys
-    columns = [
-        rows[name].cast(key.arrow_type, safe=False) for name, key in zip(stream_view.key_columns, keys, strict=True)
-    ]
+    columns = [fitting(rows[name], key.arrow_type) for name, key in zip(stream_view.key_columns, keys, strict=True)]
     return pa.table(columns, _join_keys(stream_view))
 
 

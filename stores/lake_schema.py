@@ -68,11 +68,13 @@ def _stored_struct(type_: pa.StructType) -> pa.DataType | None:
 
 
 def statistics(schema: pa.Schema) -> dict[str, str]:
-    """The property by which a wide table's files tell the bounds of its first columns and of its last ones, where
-    places, LSNs and times stand, by which rows are looked for: Delta keeps those of the first 32 alone."""
-    if len(schema) <= _WITH_BOUNDS:
+    """The property by which a table's files tell the bounds of its first columns and of its last ones, where places,
+    LSNs and times stand, by which rows are looked for: Delta keeps those of the first 32 alone. delta-rs writes those
+    of a decimal as a double, which says of some of its values that the file has none (seen with 1.6.6)."""
+    bounded = [column.name for column in schema if not pt.is_decimal(column.type)]
+    if len(schema) <= _WITH_BOUNDS and len(bounded) == len(schema):
         return {}
-    names = [*schema.names[: _WITH_BOUNDS - _LAST], *schema.names[-_LAST:]]
+    names = bounded if len(bounded) <= _WITH_BOUNDS else [*bounded[: _WITH_BOUNDS - _LAST], *bounded[-_LAST:]]
     return {"delta.dataSkippingStatsColumns": ",".join(f"`{name}`" for name in names if "`" not in name)}
 
 

@@ -159,7 +159,8 @@ class Backfill:
     ) -> pa.Table:
         """The view's rows of some changes, of which `old` has the values before."""
         schema = changes_schema(flow.table)
-        only = Flow(flow.table, flow.contract, (view,))
+        # What looks across rows judged these by the changes that came with them: others are beside them here.
+        only = Flow(flow.table, flow.contract.by_row(), (view,))
         accepted = process(Changes(flow.table, rows.select(schema.names).cast(schema), old), only)
         report["rejected"] += len(accepted.bad)
         outcome = self.embedding(

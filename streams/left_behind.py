@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from connectors.table import Column
 from stores.lake import Lake
 from stores.query import answer, session
 from streams.changes import Changes, carried
@@ -204,32 +205,37 @@ def _last_accepted(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, uns
 
 
 def _untold(flow: Flow, changes: Changes) -> Mask:
-    """Which updates and deletes came without old values: without the primary key, which all of them have, or with
-    nothing but it. For the other columns of a delete Debezium then has null, or where they take none a zero."""
+    """Which updates and deletes came without old values, or may have: without the primary key, which all of them have,
+    or with nothing but it. For the other columns of a delete Debezium then has null, or where they take none a value of
+    its own."""
     assert changes.before is not None
-    ops, keys = changes.rows["_op"], changes.table.primary_key
-    updates = pc.and_(pc.equal(ops, "u"), pc.is_null(changes.before[keys[0]]))
+    ops, table = changes.rows["_op"], changes.table
+    updates = pc.and_(pc.equal(ops, "u"), pc.is_null(changes.before[table.primary_key[0]]))
     deletes = pc.equal(ops, "d")
     if pc.any(deletes).as_py():
-        others = (changes.rows[field.name] for field in carried(changes.table) if field.name not in keys)
-        deletes = reduce(pc.and_, map(_says_nothing, others), deletes)
+        names = [field.name for field in carried(table) if field.name not in table.primary_key]
+        says_nothing = (_says_nothing(table.column(name), changes.rows[name]) for name in names)
+        deletes = reduce(pc.and_, says_nothing, deletes)
     found: Mask = np.asarray(pc.or_(updates, deletes))
     return found.copy()
 
 
-def _says_nothing(values: pa.ChunkedArray) -> pa.ChunkedArray | bool:
-    """Whether they are null, or the zero of their type."""
+def _says_nothing(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether they are null, or what Debezium writes for a value that it was not told: the column's default (of an
+    expression that it cannot read another value), or else a zero, by its type."""
     kind = values.type
-    if pt.is_integer(kind) or pt.is_floating(kind) or pt.is_timestamp(kind):
-        zero = pa.scalar(0, kind)
-    elif pt.is_decimal(kind):
-        zero = pa.scalar(Decimal(0), kind)
-    elif pt.is_date32(kind):
-        zero = pa.scalar(date(1970, 1, 1), kind)
-    elif pt.is_boolean(kind):
-        zero = pa.scalar(False)
+    if column.has_default or pt.is_nested(kind):
+        return pa.chunked_array([pa.repeat(True, len(values))])
+    if pt.is_string(kind) and column.encoding in ("decimal", "interval", "time"):  # 0.00, P0Y0M0DT0H0M0S, 00:00:00
+        nothing = pc.invert(pc.match_substring_regex(values, "[1-9]"))
     elif pt.is_string(kind) or pt.is_binary(kind):
-        zero = pa.scalar(b"").cast(kind)
+        nothing = pc.equal(pc.binary_length(values), 0)
+    elif pt.is_decimal(kind):
+        nothing = pc.equal(values, pa.scalar(Decimal(0), kind))
+    elif pt.is_date32(kind):
+        nothing = pc.equal(values, pa.scalar(date(1970, 1, 1)))
+    elif pt.is_boolean(kind):
+        nothing = pc.invert(values)
     else:
-        return True
-    return pc.or_(pc.is_null(values), pc.fill_null(pc.equal(values, zero), False))
+        nothing = pc.equal(values, pa.scalar(0, kind))
+    return pc.fill_null(nothing, True)

@@ -237,7 +237,7 @@ def _gone(
     meta = changes.rows.take(pa.array(positions))
     view = stream_view.view
     named = zip(stream_view.key_columns, view.join_keys, strict=True)
-    columns = [_fitting(keys[name], f.arrow_type) for name, f in named]
+    columns = [fitting(keys[name], f.arrow_type) for name, f in named]
     columns += [pa.nulls(len(positions), f.arrow_type) for f in view.features]
     return positions, _assemble(view, columns, meta["_commit_ts"], meta, _at(row_ids, positions), deleted=True)
 
@@ -315,7 +315,7 @@ def _find_unstorable(stream_view: StreamView, columns: list[pa.Array], bad: dict
         bad.setdefault(i, []).append(f"view {view.name}: the entity key of {key} {why}")
 
 
-def _fitting(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+def fitting(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """The values as of the type `kind`, null where one does not fit."""
     cast, misfits = as_type(column, kind)
     if not misfits:

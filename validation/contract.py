@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,13 @@ class Contract:
     _compiled: tuple[tuple[Rule, Check], ...]
     _by_gx: tuple[Rule, ...]
     _columns: tuple[str, ...]
+
+    def by_row(self) -> "Contract":
+        """The contract without the rules that look across the rows of a batch."""
+        rules = tuple(rule for rule in self.rules if not rule.needs_whole_batch)
+        compiled = tuple((rule, check) for rule, check in self._compiled if not rule.needs_whole_batch)
+        by_gx = tuple(rule for rule in self._by_gx if not rule.needs_whole_batch)
+        return replace(self, rules=rules, _compiled=compiled, _by_gx=by_gx)
 
     def check(self, table: pa.Table, rounds: Sequence[Positions] = ()) -> "Verdict":
         """The verdict on each row of a batch.

@@ -90,6 +90,22 @@ def test_a_function_and_a_constant_that_it_uses(market: Shop, worker: Running) -
     market.repo.command("backfill", "--view", "limits")
 
 
+def test_a_view_that_is_put_back_while_another_kept_its_table_captured(market: Shop, worker: Running) -> None:
+    features = market.repo.path / "features.py"
+    before = features.read_text()
+    features.write_text(before.replace(before[before.index("RATE = ") :], ""))
+    assert market.repo.apply()["to_backfill"] == []
+    market.sql.execute("update customers set credit = 6 where id = 2")
+    market.settle()
+    features.write_text(before)
+    assert market.repo.apply()["to_backfill"] == ["limits"]
+    assert market.repo.apply()["to_backfill"] == []
+    market.settle()
+    market.repo.command("backfill", "--view", "limits")
+    assert market.repo.read("limits", ["limit"], [{"id": 2}]) == [{"limit": 600.0}]
+    market.check()
+
+
 SCORES = """
 scores = cdc_source("{source}.public.scores")
 customer_score = FeatureView(

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from psycopg import sql
 
@@ -17,6 +19,7 @@ from connectors.encodings import Undecodable, decode
 from connectors.rows import read_rows
 from connectors.snapshots import ask
 from streams.changes import changes_schema
+from streams.left_behind import _says_nothing
 from tests.integration.capturing import Captured, captured, new_source
 
 # citext is not among the extensions of every PostgreSQL: where it is not, the same type by the same name,
@@ -149,8 +152,8 @@ def rows(family: str) -> list[dict[str, str]]:
 
 def insert(connection: psycopg.Connection, family: str, start: int) -> None:
     for number, row in enumerate(rows(family), start):
-        names = ", ".join(f'"{name}"' for name in ("key", *row))
-        connection.execute(f'insert into "{family}" ({names}) values ({", ".join([str(number), *row.values()])})')
+        values = [str(number), *(row.get(name, "null") for name in FAMILIES[family])]
+        connection.execute(f'insert into "{family}" values ({", ".join(values)})')
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +163,8 @@ def source(stack: Any, database: Any) -> Iterator[Captured]:
         connection.execute(SETUP)
         connection.execute("create extension citext" if available else CITEXT)
         for family, columns in FAMILIES.items():
-            spec = ", ".join(f'"{name}" {column.sql}' for name, column in columns.items())
+            # Each has a default, in place of which a null is to stay one.
+            spec = ", ".join(f'"{name}" {column.sql} default {column.values[0]}' for name, column in columns.items())
             connection.execute(f'create table "{family}" (key integer primary key, {spec})')
             insert(connection, family, 0)
         tables = [f"public.{family}" for family in FAMILIES]
@@ -230,6 +234,30 @@ def test_an_interval_arrives_as_iso_8601(
         for image, span in zip(snapshot, decoded.to_pylist(), strict=True):
             if span is not None:
                 assert connection.execute(query, [span, image["key"]]).fetchone() == (True,)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_delete_without_old_values_has_for_them_is_told_from_these(
+    source: Captured, stack: Any, database: Any, family: str
+) -> None:
+    """Where a column takes no null, and the table has no REPLICA IDENTITY FULL."""
+    columns = FAMILIES[family]
+    spec = [f'"{name}" {column.sql} not null' for name, column in columns.items()]
+    spec += [f'"{name}_2" {column.sql} not null default {column.values[0]}' for name, column in columns.items()]
+    spec += ["counted bigint generated always as identity", "made timestamptz not null default now()"]
+    values = ", ".join(column.values[0] for column in columns.values())
+    names = ", ".join(f'"{name}"' for name in columns)
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute(f'create table "untold_{family}" (key integer primary key, {", ".join(spec)})')
+        with captured(stack, new_source(database.dsn), [f"public.untold_{family}"]) as running:
+            connection.execute(f'insert into "untold_{family}" (key, {names}) values (1, {values})')
+            connection.execute(f'delete from "untold_{family}"')
+            delete = running.records(f"untold_{family}", 2)[1].value["before"]
+            table = running.table(f"untold_{family}")
+    for column in table.columns[1:]:
+        told = decode([delete[column.name]], column)
+        assert pc.all(_says_nothing(column, pa.chunked_array([told]))).as_py(), (column, told)
+    assert {column.name for column in table.columns if not column.has_default} == {"key", *columns}
 
 
 def test_values_beyond_what_a_type_holds_are_named(stack: Any, database: Any) -> None:

@@ -11,7 +11,7 @@ from tests.integration.shop import Shop, shop
 
 TABLE = """
 create table parted (order_id bigint primary key, customer_id bigint not null, amount float8 not null,
-                     placed_at timestamptz not null) partition by range (order_id);
+                     placed_at timestamptz not null, status text not null default 'new') partition by range (order_id);
 create table parted_old partition of parted for values from (0) to (100);
 create table parted_now partition of parted for values from (100) to (200);
 insert into parted select * from orders;

@@ -1,7 +1,9 @@
 """Backfills: a view's rows from the changes that the lake holds, once, whoever else is at it."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,12 @@ import pytest
 from stores.lake import Snapshot
 from streams import backfill as module
 from streams.backfill import AnotherBackfill, Backfill, Window
+from streams.changes import contract_schema
 from streams.decide import changes_table, features_table
-from tests.envelopes import TOPIC, envelope, key, row
+from streams.pipeline import Flow
+from tests.envelopes import ORDERS, TOPIC, envelope, key, row
 from tests.worker_platform import CUSTOMER, ORDER, Platform
+from validation.contract import load
 
 ALL = Window()
 
@@ -46,6 +51,24 @@ def test_a_row_that_left_its_entity_for_none_is_gone_from_it(platform: Platform)
     streamed_without_the_view(platform)
     backfill(platform)
     assert (platform.customer("ann"), platform.customer("bob")) == (1.0, None)
+
+
+def test_what_was_unique_when_it_came_is_not_judged_by_other_times(platform: Platform, tmp_path: Path) -> None:
+    unique = {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "customer"}, "severity": "critical"}
+    contract = tmp_path / "unique.json"
+    contract.write_text(json.dumps({"name": "orders", "expectations": [unique], "meta": {}}))
+    both = platform.flow.views
+    platform.flow = Flow(ORDERS, load(contract, contract_schema(ORDERS)), both[:1])
+    for record in (
+        (key(1), envelope("c", row(1, "ann", 1.0), lsn=10)),
+        (key(1), envelope("d", None, before=row(1, "ann", 1.0), lsn=11)),
+        (key(2), envelope("c", row(2, "ann", 2.0), lsn=12)),
+    ):
+        platform.produce(record)
+        platform.run()
+    assert (platform.order(2), platform.letters()) == (2.0, [])
+    platform.flow = replace(platform.flow, views=both)
+    assert (backfill(platform)["rejected"], platform.customer("ann")) == (0, 2.0)
 
 
 def test_two_at_once_add_no_row_twice(platform: Platform) -> None:

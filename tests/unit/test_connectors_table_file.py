@@ -1,5 +1,7 @@
 """Reflected tables as a file."""
 
+import re
+
 import pyarrow as pa
 import pytest
 
@@ -15,7 +17,7 @@ TABLE = Table(
         Column("id", "integer", pa.int32(), "plain", False),
         Column("price", "numeric(10,2)", pa.decimal128(10, 2), "decimal", True, toastable=True),
         Column("at", "timestamp with time zone", pa.timestamp("us", tz="UTC"), "timestamptz", True),
-        Column("words", "text[]", pa.list_(pa.string()), "array", True, "plain", toastable=True),
+        Column("words", "text[]", pa.list_(pa.string()), "array", True, "plain", toastable=True, has_default=True),
         Column("v", "vector(3)", pa.list_(pa.float32()), "vector", True, toastable=True),
         Column("sum", "integer", pa.null(), "none", True, generated=True),
         Column("secret", "text", pa.null(), "none", True, excluded=True),
@@ -27,6 +29,13 @@ TABLE = Table(
 def test_round_trip() -> None:
     assert loads(dumps([TABLE, TABLE])) == (TABLE, TABLE)
     assert dumps(loads(dumps([TABLE]))) == dumps([TABLE])
+
+
+def test_a_file_of_before_columns_told_of_their_defaults() -> None:
+    text = dumps([TABLE])
+    before = re.sub(r',\s*"has_default": (true|false)', "", text)
+    assert "has_default" in text and "has_default" not in before
+    assert not any(column.has_default for column in loads(before)[0].columns)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,25 @@ def test_an_old_change_alone_does_not_win_in_an_event_view(platform: Platform) -
     assert platform.customer("ann") == 5.0
 
 
+@pytest.mark.parametrize("deleted", [True, False])
+def test_what_was_rejected_and_is_sent_again_is_not_newer_than_what_followed(platform: Platform, deleted: bool) -> None:
+    """The contract was mended in between, so that it is accepted now."""
+    other = envelope("c", row(5, "ann", 5.0, "2023-01-01T00:00:00Z"), lsn=5)
+    sent = [
+        (key(1), envelope("c", row(1, "ann", -1.0), lsn=10)),
+        (key(1), envelope("u", row(1, "bob", 2.0), before=row(1, "ann", -1.0), lsn=20)),
+        *([(key(1), envelope("d", None, before=row(1, "bob", 2.0), lsn=30))] if deleted else []),
+    ]
+    platform.produce((key(5), other), *sent)
+    platform.run()
+    assert len(platform.letters()) == 1 and platform.customer("ann") == 5.0
+    platform.take_the_rule_back()
+    platform.produce(*sent)
+    platform.run()
+    assert platform.changes().count((10, "c")) == 1
+    assert (platform.customer("ann"), platform.customer("bob")) == (5.0, None if deleted else 2.0)
+
+
 def test_rows_that_share_an_lsn_are_all_taken(platform: Platform) -> None:
     """A key change is a delete and a create at one LSN; the rows of one COPY share theirs."""
     same = [(key(i), envelope("c", row(i), lsn=20)) for i in range(1, 5)]

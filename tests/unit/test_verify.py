@@ -2,18 +2,24 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 from feast import FeatureStore
 
 import millrace.verify
+from connectors.table import Column
 from millrace.cli import millrace as command_line
 from millrace.repo import Repo
+from millrace.verify import _keys
+from stores.view import Feature, View
 from streams.memory import MemoryBroker, MemoryTopics
 from streams.messages import Partition
-from tests.envelopes import TOPIC
+from streams.views import StreamView
+from tests.envelopes import ORDERS, TOPIC
 from tests.unit.command_repo import command_repo
 
 Verify = Callable[..., Result]
@@ -67,3 +73,11 @@ def test_the_result_is_told_though_the_broker_is_away(verify: Verify, broker: Me
     assert told["problems"] == ["what is in flight is not known: the broker in memory is away"]
     assert f"error: {told['problems'][0]}\n" in result.stderr
     assert "in flight: not known" in verify().stdout
+
+
+def test_a_row_whose_join_key_does_not_fit_is_of_no_entity() -> None:
+    """It is a letter: nothing of it is anywhere. A numeric without a precision is text."""
+    table = replace(ORDERS, columns=(*ORDERS.columns, Column("n", "numeric", pa.string(), "decimal", nullable=True)))
+    view = View("p", "by_n", "by_n", "event", (Feature("n", 4, pa.int64()),), (Feature("amount", 5, pa.float64()),))
+    rows = pa.table({"n": ["1.5", "NaN", None, "7"]})
+    assert _keys(StreamView(view, table, "placed_at"), rows).to_pydict() == {"n": [None, None, None, 7]}
