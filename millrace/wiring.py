@@ -179,6 +179,8 @@ VECTOR_THREADS = 8
 """Reads of the vector store that a process does at once."""
 VERSION_THREADS = 2
 """Looks for versions of views in the database of a registry that a process does at once."""
+FUNCTION_THREADS = 6
+"""Requests of which a process runs the functions of on-demand views at once; those are Python, and share a core."""
 TEXT_THREADS = 4
 """Texts that a process has embedded at once."""
 CELLS = 2_000_000
@@ -200,8 +202,9 @@ def http_application(
     hashes = reads(repo)
     stored_bytes = VALUE_BYTES * settings.cells
     index = vectors(repo, settings.request_seconds, stored_bytes)
-    # Where the vector store or the provider is slow, no other request waits, nor lacks a place.
+    # Where the vector store, the provider or an on-demand view is slow, no other request waits, nor lacks a place.
     share = max(1, settings.concurrency // 4)
+    computing = max(1, settings.concurrency - share)
     aside = Aside("vectors", VECTOR_THREADS, share)
     loopback = not keys and place.host in LOOPBACK
     keyed = access(repo) if keys else None
@@ -213,11 +216,13 @@ def http_application(
     texts = Texts(QueryTexts(embedder(repo)), Aside("texts", TEXT_THREADS, share)) if index is not None else None
     cells = Scales("large requests", max(CELLS, 2 * settings.cells), settings.concurrency, share)
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside, cells)
-    lookups = OnlineFeatures(hashes, index, aside, cells, stored_bytes)
+    functions = Aside("on-demand views", FUNCTION_THREADS, computing)
+    lookups = OnlineFeatures(hashes, index, aside, functions, cells, stored_bytes)
     versions = Aside("versions of views", VERSION_THREADS, share)
     features = GetOnlineFeatures(registry, lookups, gatekeeper, limits, versions)
-    # A place more than vectors, texts and versions can take, however few there are to be.
-    gate = Gate(settings.concurrency if index is None else max(settings.concurrency, 3 * share + 1), settings.queue)
+    # A place more than versions, functions, vectors and texts can take, however few there are to be.
+    taken = share + computing + (0 if index is None else 2 * share)
+    gate = Gate(max(settings.concurrency, taken + 1), settings.queue)
     bodies = Scales(
         "large bodies", max(BODY_BYTES, 2 * settings.body_bytes), settings.concurrency + settings.queue, share
     )

@@ -28,8 +28,9 @@ from stores.view import Feature, View
 SIZED = frozenset({INT32, INT64, ValueType.DOUBLE.value, ValueType.FLOAT.value, ValueType.BOOL.value, UNIX_TIMESTAMP})
 """The `ValueType`s whose values take a few bytes each; texts, bytes, lists and all others take any number."""
 
-VALUES_AT_ONCE = 10_000
-"""Of those others, so many are read in one round trip: of more, what is too large shows while little of it has come."""
+VALUES_FIRST, VALUES_AT_ONCE = 128, 512
+"""Of those others, so many are read in the first round trip and at most in one: of more, what is too large shows while
+little of it has come, to Redis' memory as well."""
 
 
 class Declared(Protocol):
@@ -121,11 +122,11 @@ def _width(plan: Plan) -> int:
     return len(plan.features) + sum(vector.length - 1 for vector in vectors if vector is not None)
 
 
-def _at_once(features: Sequence[PlannedFeature], views: Sequence[PlannedView], reads: int) -> int:
+def _at_once(features: Sequence[PlannedFeature], views: Sequence[PlannedView], reads: int) -> tuple[int, int] | None:
     """As `Plan.at_once`."""
     unsized = Counter(views[feature.view].read for feature in features if feature.value_type not in SIZED)
     most = max((unsized[read] for read in range(reads)), default=0)
-    return most and max(1, VALUES_AT_ONCE // most)
+    return (max(1, VALUES_FIRST // most), max(1, VALUES_AT_ONCE // most)) if most else None
 
 
 class _Builder:

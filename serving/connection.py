@@ -40,7 +40,7 @@ CLOSE_SECONDS = 1.0
 COPIED_BYTES = 64 << 10
 """An answer of fewer leaves in one piece; one of more is not copied."""
 SWEEP_SECONDS = 0.5
-ONCE = frozenset({b"host", b"authorization", b"content-type"})
+ONCE = frozenset({b"host", b"authorization", b"content-type", b"transfer-encoding"})
 """Headers that must not come twice: readers before this one may go by the other."""
 HOP = frozenset({b"connection", b"upgrade", b"http2-settings"})
 """Headers of an offer to speak another protocol, which is not taken up (RFC 9110, 7.8)."""
@@ -246,7 +246,10 @@ class Connection(asyncio.Protocol):
             self._begin_next()
 
     def _check(self, version: str) -> None:
-        """Raises `HttpParserError` for a version that is not spoken, and for what one of 1.0 cannot mean."""
+        """Raises `HttpParserError` for a version that is not spoken, for what one of 1.0 cannot mean, and for a body in
+        a form that would have to be undone."""
+        if self._headers.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
+            raise HttpParserError("no Transfer-Encoding but chunked is understood")
         if version == "1.0":
             self._headers.pop(b"expect", None)  # RFC 9110, 10.1.1
             if b"transfer-encoding" in self._headers:  # RFC 9112, 6.1

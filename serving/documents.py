@@ -9,6 +9,7 @@ import orjson
 import pyarrow as pa
 from feast import RepoConfig
 from feast.utils import _parse_feature_ref
+from feast.value_type import ValueType
 from pydantic import TypeAdapter, ValidationError
 
 from serving.access import Access
@@ -47,6 +48,7 @@ FIELDS = frozenset(
 TOP_K = 10
 DISTANCE = "distance"
 """What a search answers beside features and join keys."""
+_DISTANCE = Feature(DISTANCE, ValueType.DOUBLE.value, pa.float64())
 FILTER_DEPTH, FILTER_VALUES = 16, 1_000
 """How deep compound filters may be nested, and how many comparisons and values they may have in all: PostgreSQL takes
 65,535 parameters of one statement."""
@@ -167,7 +169,7 @@ def documents_answer(request: DocumentsRequest, found: pa.Table, now: float) -> 
     times = [NEVER if micros is None else rfc3339(micros) for micros in moments]
     old = outdated(request.view, found, now)
     results = [_results(_values(found[name], kinds[name]), times, old) for name in request.features]
-    results.append(_results(found[DISTANCE].to_pylist(), times))
+    results.append(_results(_values(found[DISTANCE], _DISTANCE), times))
     results += [_results(_values(found[name], kinds[name]), [NEVER] * len(times)) for name in keys]
     metadata: dict[str, Any] = {"feature_names": [*request.features, DISTANCE, *keys]}
     if request.version is not None:

@@ -1,6 +1,5 @@
 """Online features, from a checked request to the bytes of its answer."""
 
-import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -64,12 +63,13 @@ class Prepared:
 @dataclass(frozen=True, slots=True)
 class OnlineFeatures:
     """Answers requests for online features. `vectors` reads the views with a vector, if there is a store of them,
-    `aside` from the others. `cells` weighs requests by the values that they read, which take at most `stored_bytes` for
-    one request."""
+    `aside` from the others; the functions of on-demand views run by `functions`. `cells` weighs requests by the values
+    that they read, which take at most `stored_bytes` for one request."""
 
     reads: Reads
     vectors: FeatureReader | None
     aside: Aside
+    functions: Aside
     cells: Scales
     stored_bytes: int
 
@@ -77,6 +77,8 @@ class OnlineFeatures:
         """Raises `Overloaded` if there is no room for what the request needs, before any work is put into it."""
         if compiled.plan.vectors:
             self.aside.look()
+        if compiled.on_demand:
+            self.functions.look()
         if weight := self.cells.weight(request.count * compiled.width):
             self.cells.look(weight)
 
@@ -87,7 +89,8 @@ class OnlineFeatures:
         if columns is not request.entities:
             request = replace(request, entities=columns)
         keys = join_keys(plan, columns)
-        return Prepared(request, compiled, keys, plan.hashes(keys), [vector_keys(view, keys) for view in plan.vectors])
+        vectors = [vector_keys(view, keys, request.count) for view in plan.vectors]
+        return Prepared(request, compiled, keys, plan.hashes(keys), vectors)
 
     async def answer(self, prepared: Prepared, write: Write) -> bytes:
         """The body of the answer. Raises `InvalidRequest`, `Overloaded`, `StoreUnavailable` and `StoreRefused`.
@@ -110,7 +113,7 @@ class OnlineFeatures:
         rows = await self._rows(prepared)
         derived = []
         if compiled.on_demand:
-            derived = await asyncio.to_thread(derive, compiled, rows, keys, entities)
+            derived = await self.functions.run(derive, compiled, rows, keys, entities)
         return Found(compiled.plan, keys, rows, derived)
 
     async def _rows(self, prepared: Prepared) -> Rows:
@@ -127,15 +130,17 @@ class OnlineFeatures:
 
     async def _replies(self, plan: Plan, commands: Sequence[bytes], count: int) -> list[Any]:
         """The replies to a plan's commands for so many entities, before anything is decoded. Raises `TooLarge`."""
-        if not plan.at_once:
+        if plan.at_once is None:
             return await self.reads.read(commands) if commands else []
         replies: list[Any] = []
-        size = 0
-        for start in range(0, len(commands), plan.at_once):
-            found = await self.reads.read(commands[start : start + plan.at_once])
+        size, (trip, most) = 0, plan.at_once
+        while len(replies) < len(commands):
+            found = await self.reads.read(commands[len(replies) : len(replies) + trip])
             size += _bytes(found)
             self._weigh(size)
             replies += found
+            fit = (self.stored_bytes - size) * len(replies) // max(1, size)  # if they are as large as those before
+            trip = max(1, min(fit, most))
         self._weigh(size + (count - 1) * _bytes(plan.shared(replies, count)))
         return replies
 
@@ -163,13 +168,14 @@ def _bytes(stored: Collection[Stored]) -> int:
         return sum(map(len, filter(None, chain.from_iterable(stored))))
 
 
-def vector_keys(planned: PlannedView, keys: Mapping[str, Sequence[Any]]) -> pa.Table:
-    """The keys of a view of the vector store, as it is asked by. Raises `InvalidRequest`."""
+def vector_keys(planned: PlannedView, keys: Mapping[str, Sequence[Any]], count: int) -> pa.Table:
+    """The keys of so many entities of a view of the vector store, as it is asked by. Raises `InvalidRequest`."""
     columns = {
         key.name: _key_column(column, keys[column], key)
         for key, column in zip(planned.view.join_keys, planned.columns, strict=True)
     }
-    return pa.table(columns)
+    # With a column that is none of the view's: a view without entities has none, and a row for each that is asked for.
+    return pa.table({**columns, "": pa.nulls(count)}).select(list(columns))
 
 
 def vector_columns(reader: FeatureReader | None, planned: PlannedView, keys: pa.Table) -> list[Stored]:

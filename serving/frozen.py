@@ -75,6 +75,9 @@ class Frozen(Registry):  # type: ignore[misc]  # Feast is not typed
     ) -> Any:
         return self._listed(lookups.list_on_demand_feature_views, project, tags, skip_udf)
 
+    def list_label_views(self, project: str, allow_cache: bool = False, tags: Tags = None) -> Any:
+        return self._listed(lookups.list_label_views, project, tags)
+
     def _listed(self, look: Any, project: str, tags: Tags, *more: bool) -> Any:
         if not tags:
             return self._once(look, project, None, *more)

@@ -52,7 +52,7 @@ class Features:
             for feature, column in zip(self.plan.features, self.rows.columns, strict=True)
             if feature.asked
         }
-        stored |= {one.name: (one.value_type, [m.SerializeToString() for m in one.messages]) for one in self.derived}
+        stored |= {one.name: (one.value_type, one.stored) for one in self.derived}
         return pa.table({name: _column(name, *stored[name], values) for name, values in self.values.items()})
 
 
@@ -100,7 +100,7 @@ class OnlineLookup:
         keys = join_keys(plan, columns)
         commands = plan.commands(plan.hashes(keys))
         replies = self.store.ask(commands) if commands else []
-        stored = [vector_columns(self.vectors, view, vector_keys(view, keys)) for view in plan.vectors]
+        stored = [vector_columns(self.vectors, view, vector_keys(view, keys, count)) for view in plan.vectors]
         rows = plan.rows(replies, count, time.time() if now is None else now.timestamp(), stored)
         derived = derive(compiled, rows, keys, columns) if compiled.on_demand else ()
         answer = Features(plan, rows, derived, {}, {}, {})

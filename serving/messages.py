@@ -66,7 +66,7 @@ def response(message: GetOnlineFeaturesRequest, found: Found, versions: bool) ->
         for name in sorted(found.keys)
     }
     names, results = list(columns), list(columns.values())
-    features = {**_stored(found), **{column.name: _derived(column.messages) for column in found.derived}}
+    features = {**_stored(found), **{column.name: _derived(column.stored) for column in found.derived}}
     for name in found.plan.requested:
         if name in features:  # an on-demand view may leave a feature out
             names.append(name)
@@ -94,8 +94,7 @@ def _stored(found: Found) -> Mapping[str, bytes]:
     }
 
 
-def _derived(messages: Sequence[Any]) -> bytes:
-    values = [message.SerializeToString() for message in messages]
+def _derived(values: Sequence[bytes]) -> bytes:
     statuses = [int(Status.PRESENT if value else Status.NULL_VALUE) for value in values]
     return _vector(values, statuses, _field(_TIMES, b"") * len(values))
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from feast.feature_server_utils import _value_to_native
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import python_values_to_proto_values
@@ -15,6 +14,8 @@ from feast.value_type import ValueType
 from serving.compile import Compiled, OnDemand
 from serving.places import places
 from serving.plan import InvalidRequest, Plan, Rows
+from stores.json_values import decoder
+from stores.values import NO_TIMESTAMP
 
 log = logging.getLogger("millrace")
 
@@ -30,7 +31,12 @@ class Derived:
     @property
     def values(self) -> list[Any]:
         """The values as JSON can carry them."""
-        return [_value_to_native(message) for message in self.messages]
+        return decoder(self.value_type)(self.stored)
+
+    @property
+    def stored(self) -> list[bytes]:
+        """The values as they would be stored, a null as no bytes."""
+        return [message.SerializeToString() for message in self.messages]
 
 
 def derive(
@@ -84,7 +90,12 @@ def _derived(
                 f"on-demand view {views} gave {len(found.values)} values of {name!r} for {rows.count} entities: its "
                 "function has to give one for each, in their order, also where what it reads is null"
             )
-    return [Derived(on_demand.prefix + name, declared[name], found.values) for name, found in computed.items()]
+    return [Derived(on_demand.prefix + name, declared[name], _nulls(found.values)) for name, found in computed.items()]
+
+
+def _nulls(values: Sequence[Value]) -> list[Value]:
+    """The values, with those that stand for a null timestamp, as pandas' NaT becomes, as none."""
+    return [Value() if value.unix_timestamp_val == NO_TIMESTAMP else value for value in values]
 
 
 def _add(response: Any, name: str, values: Sequence[Any]) -> None:

@@ -100,8 +100,9 @@ class Plan:
     """The numbers of the features of each `ValueType`: those of one type are decoded together."""
     timestamps: tuple[int, ...]
     """The numbers of the features that are timestamps."""
-    at_once: int
-    """How many commands are sent at once, as their values may be of any size; 0: all of them, no value is large."""
+    at_once: tuple[int, int] | None
+    """How many commands are sent first, and at most at once, as their values may be of any size; None: all of them, no
+    value is large."""
 
     def hashes(self, entities: Entities) -> list[list[bytes]]:
         """The names of the entities' hashes, for each read. Raises `InvalidRequest`."""

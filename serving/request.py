@@ -159,13 +159,11 @@ def join_keys(plan: Plan, entities: Mapping[str, list[Any]]) -> dict[str, list[A
 def from_text(name: str, text: str, value_type: int | None) -> Any:
     """What a person wrote, as a request has it: a join key of that type, or None for a column of request data, which is
     JSON, or text where it is none. Raises `InvalidRequest`."""
-    if value_type in (INT32, INT64):
+    if value_type in (INT32, INT64) or (value_type == UNIX_TIMESTAMP and text.removeprefix("-").isdecimal()):
         try:
             return int(text)
         except ValueError:
             raise InvalidRequest(f"{name} must be a whole number") from None
-    if value_type == UNIX_TIMESTAMP and text.removeprefix("-").isdecimal():
-        return int(text)
     if value_type is None:
         try:
             return orjson.loads(text)

@@ -56,6 +56,7 @@ class Snapshot:
             views: Sequence[Any] = [
                 *registry.list_feature_views(project, allow_cache=True),
                 *registry.list_stream_feature_views(project, allow_cache=True),
+                *registry.list_label_views(project, allow_cache=True),
                 *registry.list_on_demand_feature_views(project, allow_cache=True),
             ]
         self.views: Mapping[str, Any] = {view.name: view for view in views}

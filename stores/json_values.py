@@ -68,6 +68,8 @@ class _Known(dict[bytes | None, Any]):
         self._one = one
 
     def __missing__(self, value: bytes) -> Any:
+        if not value:  # another thread has just cleared it
+            return None
         decoded = self._one(value)
         if len(value) <= SHORT and not isinstance(decoded, list | dict):
             if len(self) >= KNOWN:
@@ -176,6 +178,12 @@ def _bool(value: bytes) -> Any:
     return _any(value) if known is None else known
 
 
+def _moments(value: bytes) -> Any:
+    """A list or set of timestamps; a null in it is stored as the number that stands for one."""
+    moments = _any(value)
+    return [None if one == NO_TIMESTAMP else one for one in moments] if isinstance(moments, list) else moments
+
+
 _BOOLS = {b"\x38\x00": False, b"\x38\x01": True}
 
 _ANY = _each(_any)
@@ -189,6 +197,8 @@ _DECODERS: dict[int, Decoder] = {
     6: _floats(b"\x35", "f"),
     7: _each(_bool),
     8: _integers(0x40, NO_TIMESTAMP),
+    18: _each(_moments),
+    29: _each(_moments),
     30: _each(_bytes),
     31: _each(_bytes),
     32: _text(b"\x82\x02"),

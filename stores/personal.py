@@ -28,11 +28,13 @@ def personal_fields(view: Any, inherited: bool = False) -> frozenset[str]:
 def personal_features(views: Iterable[Any], on_demand: Iterable[Any] = ()) -> dict[str, frozenset[str]]:
     """The personal fields of each Feast view by its name; views and on-demand views without any are left out.
 
-    An on-demand view reads its sources by `source_feature_view_projections`.
+    An on-demand view reads its sources by `source_feature_view_projections`; one may be another on-demand view, whose
+    rows are stored, and come in any order.
     """
-    found = {view.name: personal_fields(view) for view in views}
-    for view in on_demand:
-        found[view.name] = personal_fields(view, reads_personal(view, found))
+    found, derived, before = {view.name: personal_fields(view) for view in views}, [*on_demand], None
+    while found != before:
+        before = dict(found)
+        found |= {view.name: personal_fields(view, reads_personal(view, before)) for view in derived}
     return {name: fields for name, fields in found.items() if fields}
 
 

@@ -2,6 +2,7 @@
 
 from base64 import b64decode
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
@@ -9,7 +10,7 @@ from feast.filter_models import ComparisonFilter, CompoundFilter
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA
 from sqlalchemy.sql import visitors
 
-from stores.vector_tables import DIALECT, VectorTable
+from stores.vector_tables import DIALECT, Instant, VectorTable
 
 Filters: TypeAlias = ComparisonFilter | CompoundFilter
 Condition = sa.ColumnElement[bool]
@@ -29,10 +30,10 @@ _COMPARISONS: Mapping[str, Callable[[sa.Column[Any], Any], Condition]] = {
 def conditions(vectors: VectorTable, filters: Filters | None) -> list[Condition]:
     """The filters as conditions that must all hold; none for no filter, or a compound one of nothing.
 
-    Nulls are SQL's: no comparison holds for them but `eq` and `ne` with a null. Bytes are compared by their base64, the
-    form in which Feast and JSON have them. Raises `ValueError` for a
-    field that is no join key or feature, for `in` and `nin` without a list, and for a value that the field's type
-    shows to be none of its own; of some only PostgreSQL sees that.
+    Nulls are SQL's: no comparison holds for them but `eq` and `ne` with a null. Values have the forms in which requests
+    and answers have them: bytes are base64, moments seconds since 1970 or ISO 8601, in UTC where it names no zone.
+    Raises `ValueError` for a field that is no join key or feature, for `in` and `nin` without a list, and for a value
+    that the field's type shows to be none of its own; of some only PostgreSQL sees that.
     """
     if filters is None:
         return []
@@ -54,12 +55,12 @@ def _comparison(vectors: VectorTable, comparison: ComparisonFilter) -> Condition
         raise ValueError(f"the filter {comparison.type} on {comparison.key} needs a list of values")
     try:
         column = vectors.table.c[comparison.key]
-        value = _decoded(comparison.value) if _holds_bytes(column) else comparison.value
+        value = _of_column(column, comparison.value)
         condition = _COMPARISONS[comparison.type](column, value)
         for part in visitors.iterate(condition):
             if isinstance(part, sa.BindParameter):
                 _bind(part)
-    except (sa.exc.ArgumentError, TypeError, ValueError):
+    except (sa.exc.ArgumentError, TypeError, ValueError, OverflowError):
         raise ValueError(misfit(comparison)) from None
     return condition
 
@@ -80,18 +81,34 @@ def misfit(filters: Filters) -> str:
     return f"filters: a value is not of its field's type ({several}{', '.join(names)})"
 
 
-def _holds_bytes(column: sa.Column[Any]) -> bool:
+def _of_column(column: sa.Column[Any], value: Any) -> Any:
+    """A filter's value, or those in it, as SQLAlchemy takes them for the column. Raises `TypeError`, `ValueError` and
+    `OverflowError`."""
     held = column.type.item_type if isinstance(column.type, ARRAY) else column.type
-    return isinstance(held, BYTEA)
+    if isinstance(held, BYTEA):
+        return _each(value, _decoded)
+    return _each(value, _moment) if isinstance(held, Instant | sa.DateTime) else value
 
 
-def _decoded(value: Any) -> Any:
-    """Bytes, and what has them in it, of their base64. Raises `TypeError` and `ValueError`."""
+def _each(value: Any, made: Callable[[Any], Any]) -> Any:
     if isinstance(value, list | tuple | set):
-        return [_decoded(one) for one in value]
-    if value is not None and not isinstance(value, str):
+        return [_each(one, made) for one in value]
+    return None if value is None else made(value)
+
+
+def _decoded(value: Any) -> bytes:
+    if not isinstance(value, str):
         raise TypeError
-    return None if value is None else b64decode(value, validate=True)
+    return b64decode(value, validate=True)
+
+
+def _moment(value: Any) -> datetime:
+    if isinstance(value, bool):
+        raise TypeError
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value, UTC)
+    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _bind(parameter: sa.BindParameter[Any]) -> None:

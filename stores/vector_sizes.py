@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from stores.errors import TooMuch
 from stores.vector_tables import DIALECT, VectorTable
 
-SIZE = "_size"
+SIZE, OWN_SIZE = "_size", "_own_size"
 DISTANCE = "_distance"
 
 _OF_ANY_SIZE = (types.is_string, types.is_large_string, types.is_binary, types.is_list)
@@ -33,25 +33,30 @@ def as_sent(vectors: VectorTable, query: sa.Select[Any], with_bound: bool) -> tu
 
 
 def bounded(query: sa.Select[Any], sized: Collection[str]) -> sa.Select[Any]:
-    """The query, and `SIZE` as its last column: what the columns `sized` take in all. If that is more bytes than the
-    parameter `most`, they are null, so that none of it is sent. The nearest stay first."""
+    """The query, and as its last columns what the columns `sized` take in a row (`OWN_SIZE`) and in all (`SIZE`). If
+    that is more bytes than the parameter `most`, they are null, so that none of it is sent. The nearest stay first."""
     most = sa.bindparam("most", type_=sa.BigInteger())
     found = query.subquery()
     size = reduce(add, (_size(found.c[name]) for name in sized))
-    whole = sa.select(found, sa.func.sum(size, type_=sa.BigInteger()).over().label(SIZE)).subquery()
+    total = sa.func.sum(size, type_=sa.BigInteger()).over()
+    whole = sa.select(found, size.label(OWN_SIZE), total.label(SIZE)).subquery()
     fits = whole.c[SIZE] <= most
     shown = [sa.case((fits, column)).label(column.name) if column.name in sized else column for column in whole.c]
     return sa.select(*shown).order_by(*([whole.c[DISTANCE]] if DISTANCE in whole.c else []))
 
 
-def within(vectors: VectorTable, rows: Sequence[Any], most: int) -> list[Any]:
-    """What a `bounded` query found, without the size. Raises `TooMuch`."""
-    if rows and rows[0][-1] > most:
+def within(vectors: VectorTable, rows: Sequence[Any], most: int, times: Sequence[int] = ()) -> list[Any]:
+    """What a `bounded` query found, without the sizes. Raises `TooMuch`, also where they would take too much with each
+    row as many `times` as it is wanted, once by default."""
+    count, size = len(rows), rows[0][-1] if rows else 0
+    if times:
+        count, size = sum(times), max(size, sum(row[-2] * often for row, often in zip(rows, times, strict=True)))
+    if size > most:
         raise TooMuch(
-            f"view {vectors.view.name}: the texts and lists of {len(rows)} entities take {rows[0][-1]} bytes, which is "
+            f"view {vectors.view.name}: the texts and lists of {count} entities take {size} bytes, which is "
             f"more than {most} bytes, the most that is read at once"
         )
-    return [row[:-1] for row in rows]
+    return [row[:-2] for row in rows]
 
 
 def _size(column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:

@@ -2,6 +2,7 @@
 
 import select
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -261,7 +262,8 @@ class PgVectors(FeatureWriter, FeatureReader):
         with self._connection(self._selecting, vectors) as connection:
             found = _driver(connection).execute(statement, given).fetchall()
         if is_bounded:
-            found = within(vectors, found, self._most_bytes)
+            often = Counter(wanted)
+            found = within(vectors, found, self._most_bytes, [often[row[0]] for row in found])
         places = {row[0]: place for place, row in enumerate(found)}
         at = pa.array([places.get(key) for key in wanted], pa.int64())
         return _with_presence(arrow_table(vectors, names, [row[1:] for row in found]).take(at))

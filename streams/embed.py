@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -174,8 +175,12 @@ def _embed_all(hashes: Sequence[bytes], texts: Sequence[str], embedder: Embedder
 
 
 def _embed_suspect(text: str, embedder: Embedder) -> np.ndarray:
-    """The vector of a text that the provider failed at so often. It is refused if the provider fails at it between two
-    plain words that it takes: an outage that ends or begins just then is not for the text."""
+    """The vector of a text that the provider failed at so often. It is refused if the provider fails at it twice, each
+    time between two plain words that it takes: an outage that ends or begins just then is not for the text, nor is one
+    of a single answer."""
+    embedder.embed([PLAIN_WORD])
+    with suppress(AnswerUnusable):
+        return embedder.embed([text])
     embedder.embed([PLAIN_WORD])
     try:
         return embedder.embed([text])

@@ -12,8 +12,8 @@ from millrace.stack.ports import choose_ports
 class TcpProxy:
     """Forwards connections to the server on loopback at `behind`, from a thread of its own.
 
-    `received` is every byte that clients sent, `connections` how many they made. Each part of a reply is held
-    back for `delay` seconds, beside the others; none is passed on while `silent`.
+    `received` is every byte that clients sent, `connections` how many they made, `replied` how many bytes the replies
+    had. Each part of a reply is held back for `delay` seconds, beside the others; none is passed on while `silent`.
     """
 
     behind: int
@@ -21,6 +21,7 @@ class TcpProxy:
     silent: bool = False
     received: bytearray = field(default_factory=bytearray)
     connections: int = 0
+    replied: int = 0
     port: int = field(default_factory=lambda: choose_ports(("proxy",), {})["proxy"])
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     _thread: threading.Thread | None = None
@@ -73,6 +74,7 @@ class TcpProxy:
     async def _reply(self, from_server: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await from_server.read(65_536):
+                self.replied += len(data)
                 while self.silent:
                     await asyncio.sleep(0.01)
                 self._loop.call_later(self.delay, writer.write, data)

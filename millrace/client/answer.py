@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from millrace.client.errors import InvalidAnswer
@@ -55,8 +56,8 @@ class OnlineFeatures:
         """The values as a table; of the given types, or of those that the values have.
 
         Where the schema has a timestamp, a number is taken for seconds since 1970; where it has binary, text is taken
-        for base64. Both hold in lists too. Raises `ValueError` naming a column that is no base64, and what pyarrow
-        raises for values that do not fit.
+        for base64. Both hold in lists, structs and maps too. Raises `ValueError` naming a column that is no base64, and
+        what pyarrow raises for values that do not fit.
         """
         import pyarrow as pa
 
@@ -83,10 +84,16 @@ class OnlineFeatures:
         matrix = np.empty((rows, len(names)))
         for i, name in enumerate(names):
             try:
-                matrix[:, i] = [math.nan if value is None else value for value in self.values[name]]
+                matrix[:, i] = [_number(value) for value in self.values[name]]
             except (TypeError, ValueError):
                 raise ValueError(f"feature {name!r} has values that are no numbers: name the columns to take") from None
         return matrix
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):  # which NumPy would read as a number
+        raise TypeError("a text")
+    return math.nan if value is None else value
 
 
 def read_answer(document: Any) -> OnlineFeatures:
@@ -126,7 +133,7 @@ def _numbers(values: list[Any]) -> list[Any]:
     if not any(type(leaf) is str for leaf in leaves):
         return values
     numbers = all(isinstance(leaf, int | float) or (type(leaf) is str and leaf in _NOT_FINITE) for leaf in leaves)
-    found: list[Any] = _each(values, _NOT_FINITE) if numbers else values
+    found: list[Any] = _finite(values) if numbers else values
     return found
 
 
@@ -139,62 +146,100 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield one
 
 
-def _each(value: Any, made: Mapping[Any, Any]) -> Any:
-    """The value, or each of those in its lists, as what it is made."""
+def _finite(value: Any) -> Any:
+    """The value, or each of those in its lists, with texts that spell a number as that."""
     if type(value) is list:
-        return [_each(one, made) for one in value]
-    return made.get(value, value) if type(value) in (str, float) else value
+        return [_finite(one) for one in value]
+    return _NOT_FINITE.get(value, value) if type(value) is str else value
 
 
 def _array(name: str, values: list[Any], kind: "pa.DataType") -> "pa.Array":
     """A column in a type of Arrow's."""
     import pyarrow as pa
-    import pyarrow.types as types
 
-    if not types.is_floating(_innermost(kind)):
-        values = _each(values, _SPELLED)
     try:
-        values = _decoded(values, kind)
-    except (TypeError, ValueError):
+        return _typed(values, kind)
+    except _NoBase64:
         raise ValueError(f"feature {name!r} is no base64, as bytes come: ask for it as text") from None
-    found = pa.array(values)
-    return found.cast(_as_it_came(found.type, kind)).cast(kind)
+    except (AttributeError, TypeError) as error:
+        raise pa.ArrowInvalid(f"feature {name!r} has values that are no {kind}: {error}") from error
 
 
-def _decoded(values: list[Any], kind: "pa.DataType") -> list[Any]:
-    """The values with base64 made bytes, if that is the type asked for."""
+class _NoBase64(Exception):
+    """A value that is to be bytes is no base64."""
+
+
+def _typed(values: Sequence[Any], kind: "pa.DataType") -> "pa.Array":
+    """Values of one type, and in turn what stands in them."""
+    import pyarrow as pa
     import pyarrow.types as types
 
+    if types.is_struct(kind):
+        missing = pa.array([value is None for value in values], pa.bool_())
+        parts = [_typed([value and value.get(field.name) for value in values], field.type) for field in kind]
+        return pa.StructArray.from_arrays(parts, fields=list(kind), mask=missing)
+    if types.is_map(kind):
+        pairs = [value and list(value.items()) for value in values]
+        inner = [pair for value in pairs for pair in value or ()]
+        keys, items = (
+            _typed([key for key, _ in inner], kind.key_type),
+            _typed([item for _, item in inner], kind.item_type),
+        )
+        return pa.MapArray.from_arrays(_offsets(pairs, pa.int32()), keys, items).cast(kind)
+    if types.is_fixed_size_list(kind):
+        filled = [[None] * kind.list_size if value is None else value for value in values]
+        lists = pa.array([value is None for value in values], pa.bool_())
+        if any(len(value) != kind.list_size for value in filled):
+            raise pa.ArrowInvalid(f"a list has not the length of {kind}")
+        inner = [one for value in filled for one in value]
+        return pa.FixedSizeListArray.from_arrays(_typed(inner, kind.value_type), type=kind, mask=lists)
     if types.is_list(kind) or types.is_large_list(kind):
-        if _is_binary(kind.value_type):
-            return [None if value is None else _decoded(value, kind.value_type) for value in values]
-        return values
-    return (
-        [None if value is None else b64decode(value, validate=True) for value in values] if _is_binary(kind) else values
-    )
+        inner = [one for value in values for one in _listed(value)]
+        large = types.is_large_list(kind)
+        made, offsets = (pa.LargeListArray, pa.int64()) if large else (pa.ListArray, pa.int32())
+        return made.from_arrays(_offsets(values, offsets), _typed(inner, kind.value_type)).cast(kind)
+    return _plain(values, kind)
 
 
-def _innermost(kind: "pa.DataType") -> "pa.DataType":
-    """The type of what stands in a column and its lists."""
+def _listed(value: Any) -> Sequence[Any]:
+    if value is not None and type(value) is not list:
+        raise TypeError(f"{type(value).__name__} is no list")
+    return value or ()
+
+
+def _offsets(values: Sequence[Any], kind: "pa.DataType") -> "pa.Array":
+    """Where each list begins among all that is in them; a list that is missing begins nowhere."""
+    import pyarrow as pa
+
+    ends = list(accumulate((len(value or ()) for value in values), initial=0))
+    begins = [None if value is None else end for value, end in zip(values, ends, strict=False)]
+    return pa.array([*begins, ends[-1]], kind)
+
+
+def _plain(values: Sequence[Any], kind: "pa.DataType") -> "pa.Array":
+    """Values without others in them. Timestamps come as whole seconds, in whatever unit they are asked for, bytes as
+    base64."""
+    import pyarrow as pa
     import pyarrow.types as types
 
-    return _innermost(kind.value_type) if types.is_list(kind) or types.is_large_list(kind) else kind
+    if _is_binary(kind):
+        try:
+            decoded = [None if value is None else b64decode(value, validate=True) for value in values]
+        except (TypeError, ValueError) as error:
+            raise _NoBase64 from error
+        return pa.array(decoded).cast(kind)
+    if not types.is_floating(kind):
+        values = [_SPELLED.get(value, value) if type(value) is float else value for value in values]
+    found = pa.array(values)
+    if types.is_integer(found.type) and types.is_timestamp(kind):
+        found = found.cast(pa.timestamp("s", kind.tz))
+    return found.cast(kind)
 
 
 def _is_binary(kind: "pa.DataType") -> bool:
     import pyarrow.types as types
 
     return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
-
-
-def _as_it_came(found: "pa.DataType", asked: "pa.DataType") -> "pa.DataType":
-    """The type that the values are read in first: timestamps come as seconds, in whatever unit they are asked for."""
-    import pyarrow as pa
-    import pyarrow.types as types
-
-    if types.is_list(found) and (types.is_list(asked) or types.is_large_list(asked)):
-        return pa.list_(_as_it_came(found.value_type, asked.value_type))
-    return pa.timestamp("s", asked.tz) if types.is_integer(found) and types.is_timestamp(asked) else asked
 
 
 def _times(column: Mapping[str, Any]) -> list[datetime | None]:

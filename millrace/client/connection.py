@@ -156,7 +156,10 @@ def _features_body(
         raise ValueError(f"the join keys have columns of different lengths: {lengths}")
     asked = {"feature_service": feature_service} if feature_service else {"features": list(features)}
     columns = {name: _list(column) for name, column in entities.items()}
-    return orjson.dumps({**asked, "entities": columns, "full_feature_names": full_feature_names}, default=_text)
+    try:
+        return orjson.dumps({**asked, "entities": columns, "full_feature_names": full_feature_names}, default=_plain)
+    except TypeError as error:
+        raise ValueError(f"{_unfit(columns)}: {error.__cause__ or error}") from None
 
 
 def _check_columns(entities: Columns) -> None:
@@ -190,11 +193,24 @@ def _list(column: Any) -> list[Any]:
     return list(column)
 
 
-def _text(value: Any) -> str:
-    """A moment of pandas, which orjson does not know, as ISO 8601. Raises `TypeError` for anything else."""
+def _plain(value: Any) -> Any:
+    """A moment of pandas, which orjson does not know, as ISO 8601; a number of NumPy as Python's. Raises `TypeError`
+    for anything else."""
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"a join key cannot be sent as JSON: {type(value).__name__}")
+    if type(value).__module__ == "numpy" and hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be sent as JSON")
+
+
+def _unfit(columns: Mapping[str, list[Any]]) -> str:
+    """Where the first column stands that cannot be sent."""
+    for name, column in columns.items():
+        try:
+            orjson.dumps(column, default=_plain)
+        except TypeError:
+            return f"entities[{name!r}]"
+    return "the request"
 
 
 class Client(_Requests):

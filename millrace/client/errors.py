@@ -80,7 +80,7 @@ def _words(body: bytes) -> str:
     """What the server says: the `detail` of a JSON object (FastAPI's form), or the body."""
     try:
         said: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         said = body.decode(errors="replace").strip()
     if isinstance(said, str) and said.startswith("{"):  # Feast sends its details as JSON within JSON
         said = _object(said)
@@ -94,7 +94,7 @@ def _words(body: bytes) -> str:
 def _object(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import pandas as pd
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource, ValueType
+from feast.data_source import PushSource
+from feast.labeling.label_view import LabelView
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int32, Int64, String, UnixTimestamp
 
 from tests.integration.serving_types import TYPES
 
-APPLIED = (Entity, FeatureView, FeatureService, OnDemandFeatureView)
+APPLIED = (Entity, FeatureView, FeatureService, LabelView, OnDemandFeatureView)
 
 origin = Entity(name="origin", join_keys=["origin"], value_type=ValueType.STRING)
 flight = Entity(name="flight", join_keys=["flight"], value_type=ValueType.INT64)
@@ -84,6 +86,13 @@ moments = FeatureView(
     ttl=timedelta(0),
     schema=[Field(name="seen", dtype=UnixTimestamp), Field(name="item", dtype=Int32), Field(name="count", dtype=Int64)],
     source=source("moments"),
+)
+
+ratings = LabelView(
+    name="ratings",
+    entities=[origin],
+    schema=[ORIGIN, Field(name="stars", dtype=Int64), Field(name="labeler", dtype=String)],
+    source=PushSource(name="rated", batch_source=source("ratings")),
 )
 
 

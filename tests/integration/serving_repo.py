@@ -126,6 +126,8 @@ def write_rows(store: FeatureStore) -> None:
     store.write_to_online_store(
         "lines", pd.DataFrame({"carrier": ["UA", "DL"], "planes": [759, 870], "event_timestamp": moments[:2]})
     )
+    stars = {"origin": ["EWR", "JFK"], "stars": [2, 4], "labeler": ["ann", None], "event_timestamp": moments[:2]}
+    store.write_to_online_store("ratings", pd.DataFrame(stars))
     write_types(store)
     # Where Feast reads a view without entities; what it writes by itself it does not find there.
     key = EntityKey(join_keys=["__dummy_id"], entity_values=[Value(string_val="")])

@@ -102,6 +102,10 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "no entities": {"features": ["totals:flights"], "entities": {"origin": ["EWR", "JFK"]}},
     "every type": {"features": TYPED, "entities": {"item": [1, 2, 3]}},
     "a timestamp key": {"features": ["moments:count"], "entities": {"seen": [86_400], "item": [1]}},
+    "labels": {
+        "features": ["ratings:stars", "ratings:labeler", "weather:wind"],
+        "entities": {"origin": ["EWR", "JFK"]},
+    },
     "missing entities": {"features": ["weather:temp", "routes:delay"], "entities": {"origin": ["X"], "flight": [9]}},
     "older than the ttl": {"features": ["weather:temp"], "entities": {"origin": ["LGA"]}},
     "on demand, python": {"features": ["felt_python:felt"], "entities": {"origin": ["EWR"], "offset": [1.5]}},

@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
+from feast.filter_models import ComparisonFilter
 
 from stores.entity_keys import entity_keys
 from stores.errors import StoreRefused, StoreUnavailable
@@ -352,6 +354,40 @@ def test_plain_rows_never_replace_what_is_newer(vectors: PgVectors) -> None:
     assert vectors.update_plain(view, plain(6, NOON)) == WriteResult(0, 1)
     assert altitude() is None
     assert vectors.write([place_rows(view, [[1, 0, 0]], lsn=4)]) == WriteResult(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("noon", "count"),
+    [
+        (NOON.isoformat(), 1),
+        (NOON.replace(tzinfo=None).isoformat(), 1),
+        (int(NOON.timestamp()), 1),
+        (NOON, 1),
+        (0, 0),
+    ],
+)
+def test_a_moment_is_filtered_by_in_the_forms_of_requests_and_answers(
+    vectors: PgVectors, database: Database, noon: Any, count: int
+) -> None:
+    """In UTC where it says no zone, whatever zone the server is set to."""
+    view = place_view("moments")
+    vectors.create(view, MODEL)
+    vectors.write([place_rows(view, [[1.0, 0.0, 0.0]])])
+    elsewhere = PgVectors(f"{database.url}?options=-c%20timezone%3DAmerica/New_York")
+    for comparison in (
+        ComparisonFilter(type="eq", key="opened", value=noon),
+        ComparisonFilter(type="in", key="opened", value=[noon, None]),
+    ):
+        assert elsewhere.search(view, [1, 0, 0], 1, comparison).num_rows == count
+    elsewhere.close()
+
+
+@pytest.mark.parametrize("value", ["now", "infinity", True, 10**30, "2013-13-01", [NOON.isoformat()]])
+def test_what_is_no_moment_is_told_so(vectors: PgVectors, value: Any) -> None:
+    view = place_view("moments")
+    vectors.create(view, MODEL)
+    with pytest.raises(ValueError, match=r"a value is not of its field's type \(opened\)"):
+        vectors.search(view, [1, 0, 0], 1, ComparisonFilter(type="eq", key="opened", value=value))
 
 
 def test_what_can_never_be_stored_is_refused_and_not_waited_for(vectors: PgVectors) -> None:

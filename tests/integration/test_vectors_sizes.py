@@ -1,7 +1,6 @@
 """What is read of the vector store at once is bounded by its bytes, before PostgreSQL sends any of them."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -13,6 +12,7 @@ from stores.vectors import PgVectors
 from stores.view import Feature, Vector, View
 from tests.integration.database import Database
 from tests.integration.places import FLOATS, MODEL, NOON
+from tests.tcp_proxy import TcpProxy
 
 MOST = 100_000
 """Bytes of texts and lists that are read at once."""
@@ -32,21 +32,6 @@ VIEW = View(
     ),
     vector=Vector("v", 3, "l2", ("text",)),
 )
-
-
-class Sent:
-    """What PostgreSQL sent to a store, in bytes."""
-
-    def __init__(self, store: PgVectors) -> None:
-        self.size = 0
-        sa.event.listen(store._engine, "after_cursor_execute", self.add)
-
-    def add(self, connection: Any, cursor: Any, *rest: Any) -> None:
-        found = cursor.pgresult
-        if found is not None:
-            self.size += sum(
-                len(found.get_value(n, at) or b"") for n in range(found.ntuples) for at in range(found.nfields)
-            )
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +55,33 @@ def written(database: Database) -> None:
 
 
 @pytest.fixture
-def bounded(written: None, database: Database) -> Iterator[PgVectors]:
-    store = PgVectors(database.url, most_bytes=MOST)
+def proxy(database: Database) -> Iterator[TcpProxy]:
+    """PostgreSQL, with what it replies counted."""
+    proxy = TcpProxy(sa.make_url(database.url).port or 5432).start()
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
+def bounded(written: None, database: Database, proxy: TcpProxy) -> Iterator[PgVectors]:
+    url = sa.make_url(database.url).set(host="127.0.0.1", port=proxy.port)
+    store = PgVectors(url.render_as_string(hide_password=False), most_bytes=MOST)
     yield store
     store.close()
 
 
 @pytest.mark.parametrize("feature", ["text", "names"])
-def test_a_search_for_more_is_refused_and_none_of_it_sent(bounded: PgVectors, feature: str) -> None:
+def test_a_search_for_more_is_refused_and_none_of_it_sent(bounded: PgVectors, proxy: TcpProxy, feature: str) -> None:
     fit = 4
     found = bounded.search(VIEW, [0, 0, 0], fit, features=[feature, "number"])
     assert found["number"].to_pylist() == list(range(fit)) and found["distance"].to_pylist() == [0.0, 1.0, 2.0, 3.0]
     assert found["event_timestamp"].to_pylist() == [NOON] * fit
     assert {len(str(value)) >= LONG for value in found[feature].to_pylist()} == {True}
-    sent = Sent(bounded)
+    sent = proxy.replied
+    assert sent > fit * LONG
     with pytest.raises(TooMuch, match=f"pages: .* more than {MOST} bytes"):
         bounded.search(VIEW, [0, 0, 0], 6, features=[feature, "number"])
-    assert sent.size < LONG
+    assert proxy.replied - sent < LONG
 
 
 def test_one_that_its_filter_makes_look_at_all_rows_is_too(bounded: PgVectors) -> None:
@@ -103,14 +98,22 @@ def test_numbers_and_vectors_are_not_weighed(written: None, database: Database) 
     store.close()
 
 
-def test_a_read_of_more_is_refused_and_none_of_it_sent(bounded: PgVectors) -> None:
+def test_a_read_of_more_is_refused_and_none_of_it_sent(bounded: PgVectors, proxy: TcpProxy) -> None:
     (found,) = bounded.read([VIEW], pa.table({"page": pa.array([1, 9, 0], pa.int64())}))
     assert found["number"].to_pylist() == [1, None, 0]
     assert [value and len(value) for value in found["text"].to_pylist()] == [LONG, None, LONG]
-    sent = Sent(bounded)
+    sent = proxy.replied
+    assert sent > 2 * LONG
     with pytest.raises(TooMuch):
         bounded.read([VIEW], pa.table({"page": pa.array(range(8), pa.int64())}))
-    assert sent.size < LONG
+    assert proxy.replied - sent < LONG
+
+
+def test_a_row_that_is_asked_for_again_and_again_counts_each_time(bounded: PgVectors) -> None:
+    (found,) = bounded.read([VIEW], pa.table({"page": pa.array([1, 1], pa.int64())}))
+    assert found["number"].to_pylist() == [1, 1]
+    with pytest.raises(TooMuch, match=r"pages: .* of 8 entities take \d+ bytes"):
+        bounded.read([VIEW], pa.table({"page": pa.array([1] * 8, pa.int64())}))
 
 
 def test_without_a_bound_all_is_read(written: None, database: Database) -> None:

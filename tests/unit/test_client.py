@@ -37,6 +37,7 @@ from millrace.client import (
     Unreachable,
 )
 from millrace.client.answer import nearest_first, read_answer
+from millrace.client.errors import of_response
 from millrace.client.retry import LONGEST_PAUSE, Attempts
 from millrace.stack.ports import choose_ports
 from serving.refusals import RETRY
@@ -410,6 +411,72 @@ def test_what_json_has_no_type_for_comes_in_the_types_of_a_schema() -> None:
 
 
 MOMENT = datetime(2013, 2, 12, 3, 0, 0, 250_000, tzinfo=UTC)
+
+
+MAPPED = pa.map_(pa.string(), pa.timestamp("ms"))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "expected"),
+    [
+        ({"t": 1}, pa.struct([("t", pa.timestamp("us"))]), {"t": datetime(1970, 1, 1, 0, 0, 1)}),
+        ({"b": "Zm9v"}, pa.struct([("b", pa.binary())]), {"b": b"foo"}),
+        ({"in": [{"t": 1}, None]}, pa.struct([("in", pa.list_(pa.struct([("t", pa.timestamp("s"))])))]), None),
+        ({"a": 1, "b": None}, pa.map_(pa.string(), pa.int64()), [("a", 1), ("b", None)]),
+        ({"1": "Zm9v"}, pa.map_(pa.int32(), pa.large_binary()), [(1, b"foo")]),
+        ({"a": 1}, MAPPED, [("a", datetime(1970, 1, 1, 0, 0, 1))]),
+        ([1.0, math.inf], pa.list_(pa.float32(), 2), None),
+        ([[1], None, []], pa.large_list(pa.list_(pa.int16())), None),
+        (["NaN", "b"], pa.list_(pa.string()), None),
+    ],
+)
+def test_what_stands_in_lists_structs_and_maps_comes_in_the_types_of_a_schema(
+    value: Any, kind: pa.DataType, expected: Any
+) -> None:
+    if isinstance(value, dict) and "in" in value:
+        expected = {"in": [{"t": datetime(1970, 1, 1, 0, 0, 1)}, None]}
+    table = OnlineFeatures({"m": [value, None]}, {}, {}).to_arrow(pa.schema([("m", kind)]))
+    assert table.schema.field("m").type == kind
+    assert table.to_pydict() == {"m": [value if expected is None else expected, None]}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("text", pa.list_(pa.int64())),
+        ([1], pa.list_(pa.float32(), 2)),
+        (1, pa.map_(pa.string(), pa.int64())),
+        ([1], pa.struct([("a", pa.int64())])),
+        ({"a": "no number"}, pa.map_(pa.string(), pa.int64())),
+    ],
+)
+def test_what_is_not_of_a_schemas_type_is_refused(value: Any, kind: pa.DataType) -> None:
+    with pytest.raises(pa.ArrowInvalid):
+        OnlineFeatures({"m": [value]}, {}, {}).to_arrow(pa.schema([("m", kind)]))
+
+
+def test_texts_are_no_numbers() -> None:
+    """Though NumPy reads them as such: a ZIP code would lose its zeros."""
+    with pytest.raises(ValueError, match="'zip' has values that are no numbers"):
+        OnlineFeatures({"zip": ["02139", "10001"]}, {}, {}).to_numpy()
+
+
+def test_an_error_of_any_form_is_an_error_of_the_client() -> None:
+    assert isinstance(of_response(500, {}, b"[" * 100_000), ServerFailed)
+
+
+@pytest.mark.parametrize("column", [[np.int64(3)], np.array([np.int64(3)], dtype=object), [np.int32(3)]])
+def test_numbers_of_numpy_in_any_column_are_sent_as_numbers(script: Script, column: Any) -> None:
+    with Client(script.url, timeout=30) as client:
+        client.get_online_features(["v:f"], entities={"id": column})
+    assert script.asked[0]["entities"] == {"id": [3]}
+
+
+def test_a_column_that_cannot_be_sent_is_named(script: Script) -> None:
+    frame = pd.Series([1, None], dtype="Int64")
+    with Client(script.url) as client, pytest.raises(ValueError, match=r"entities\['id'\]: NAType cannot be sent"):
+        client.get_online_features(["v:f"], entities={"other": [1, 2], "id": frame})
+    assert not script.asked
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stores.errors import StoreUnavailable
@@ -267,6 +267,8 @@ class Ill:
 
 @settings(max_examples=200)
 @given(well=st.integers(0, 60), ill=st.integers(0, 60), bad=st.lists(st.booleans(), min_size=1, max_size=20))
+@example(well=13, ill=1, bad=[False, True])
+@example(well=18, ill=1, bad=[False, True, False])
 def test_an_outage_refuses_no_text(well: int, ill: int, bad: list[bool]) -> None:
     titles = [f"bad {i}" if no else f"title {i}" for i, no in enumerate(bad)]
     outcome = written(Ill(well, ill), titles)

@@ -9,7 +9,8 @@ from feast.protos.feast.types.Value_pb2 import Map, MapKey, ScalarMap, ScalarMap
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stores.json_values import BULK, decoder
+from stores.json_values import BULK, _Known, decoder
+from stores.values import NO_TIMESTAMP
 
 moments = st.integers(-(2**63) + 1, 2**63 - 1)
 KINDS: dict[int, tuple[str, st.SearchStrategy[Any]]] = {
@@ -106,3 +107,19 @@ def test_a_map_with_keys_that_are_no_texts(key: MapKey, text: str) -> None:
     entries = [ScalarMapEntry(key=key, value=Value(double_val=float("nan")))]
     stored_map = Value(scalar_map_val=ScalarMap(val=entries)).SerializeToString()
     assert decoder(47)([stored_map, None, b""]) == [{text: "NaN"}, None, None]
+
+
+@pytest.mark.parametrize(("value_type", "field"), [(18, "unix_timestamp_list_val"), (29, "unix_timestamp_set_val")])
+def test_a_null_among_timestamps_is_null(value_type: int, field: str) -> None:
+    """Feast, and `stores.values`, store it as the number that pandas has for it."""
+    fields: Any = {field: {"val": [NO_TIMESTAMP, 5]}}
+    of_two = Value(**fields).SerializeToString()
+    assert decoder(value_type)([of_two, None, b""]) == [[None, 5], None, None]
+
+
+def test_threads_may_decode_at_once() -> None:
+    """What is known of values is forgotten at times, by whichever thread has one too many."""
+    known = _Known(lambda value: str(value[2:], "utf-8"))
+    assert [known[b"\x12\x01a"], known[None], known[b""]] == ["a", None, None]
+    known.clear()  # as another thread does, and fills it anew only then
+    assert [known[None], known[b""], known[b"\x12\x01a"]] == [None, None, "a"]

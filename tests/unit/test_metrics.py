@@ -43,7 +43,10 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 
 def test_what_a_worker_did_is_scraped(tmp_path: Path) -> None:
-    platform = Platform(tmp_path)
+    written_before = Platform(tmp_path)
+    written_before.produce((key(1), envelope("c", row(1, "ann", 7.0), lsn=99)))
+    written_before.run()
+    platform = Platform(tmp_path, online=written_before.online)
     platform.produce(
         (key(1), envelope("c", row(1, "ann", 5.0), lsn=10)),
         (key(1), envelope("u", row(1, "ann", 6.0), before=row(1, "ann", 5.0), lsn=9)),

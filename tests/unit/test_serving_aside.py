@@ -10,7 +10,17 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
+from feast import (
+    Entity,
+    FeatureStore,
+    FeatureView,
+    Field,
+    FileSource,
+    OnDemandFeatureView,
+    RequestSource,
+    ValueType,
+)
+from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float32, Int64, String
 
 from serving.access import OpenAccess
@@ -33,8 +43,24 @@ from tests.unit.local_feast import local_feast
 CONCURRENCY = 4
 PLAIN = orjson.dumps({"features": ["plain:size"], "entities": {"faa": ["JFK"]}})
 WITH_VECTORS = orjson.dumps({"features": ["texts:size"], "entities": {"faa": ["JFK"]}})
+COMPUTING = threading.Event()
+"""What the function of the view `computed` waits for."""
+COMPUTED = orjson.dumps({"features": ["computed:twice"], "entities": {"n": [1]}})
 BY_VECTOR = orjson.dumps({"features": ["texts:size"], "query": [1.0, 0.0]})
 BY_TEXT = orjson.dumps({"features": ["texts:size"], "query_string": "a lake"})
+
+
+def computing_view() -> OnDemandFeatureView:
+    asked = RequestSource(name="asked", schema=[Field(name="n", dtype=Int64)])
+
+    @on_demand_feature_view(sources=[asked], schema=[Field(name="twice", dtype=Int64)], mode="python", name="computed")
+    def computed(inputs: dict[str, Any]) -> dict[str, Any]:
+        from tests.unit import test_serving_aside
+
+        test_serving_aside.COMPUTING.wait(30)
+        return {"twice": [2 * n for n in inputs["n"]]}
+
+    return computed
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +77,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
             airport,
             FeatureView(name="plain", entities=[airport], schema=plain, source=source),
             FeatureView(name="texts", entities=[airport], schema=[*plain, vector], source=source),
+            computing_view(),
         ]
     )
     return Snapshot(config, store.registry)
@@ -108,8 +135,9 @@ def server(snapshot: Snapshot, hung: Hung, access: OpenAccess, redis: Redis | No
     registry: Any = SimpleNamespace(current=snapshot)
     vectors, limits = Aside("vectors", 8, CONCURRENCY // 4), RequestLimits()
     texts = Texts(HungModel(hung), Aside("texts", 4, CONCURRENCY // 4))
+    functions = Aside("on-demand views", 1, CONCURRENCY // 4)
     cells = Scales("large requests", 100 * CONCURRENCY, CONCURRENCY, 0)
-    answering = OnlineFeatures(redis or Redis(), index, vectors, cells, 1_000)
+    answering = OnlineFeatures(redis or Redis(), index, vectors, functions, cells, 1_000)
     features = GetOnlineFeatures(registry, answering, access, limits, Aside("versions", 1, 1))
     search = RetrieveOnlineDocuments(registry, index, texts, access, limits, vectors, cells)
     beside: Any = Beside(registry, SimpleNamespace(), access, NoAudit())
@@ -132,13 +160,15 @@ def server(snapshot: Snapshot, hung: Hung, access: OpenAccess, redis: Redis | No
         ("/search", BY_VECTOR, "vectors"),
         ("/search", BY_TEXT, "texts"),
         ("/get-online-features", WITH_VECTORS, "vectors"),
+        ("/get-online-features", COMPUTED, "on-demand views"),
     ],
 )
-def test_plain_requests_are_answered_while_more_vector_work_hangs_than_there_are_places(
+def test_plain_requests_are_answered_while_more_slow_work_hangs_than_there_are_places(
     snapshot: Snapshot, path: str, body: bytes, what: str
 ) -> None:
     async def scene() -> None:
         hung, access = Hung(), Charged()
+        COMPUTING.clear()
         ask = server(snapshot, hung, access)
         slow = [ask(path, body) for _ in range(2 * CONCURRENCY)]
         try:
@@ -153,6 +183,7 @@ def test_plain_requests_are_answered_while_more_vector_work_hangs_than_there_are
                 assert (await ask("/get-online-features", PLAIN))[0] == 200
         finally:
             hung.released.set()
+            COMPUTING.set()
         (answered,) = [one for one in slow if not one.done()]
         assert (await answered)[0] == 200
         assert (await ask(path, body))[0] == 200

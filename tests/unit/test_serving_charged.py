@@ -63,7 +63,7 @@ def test_wrong_join_keys_cost_no_entities(
     registry: Any = SimpleNamespace(current=snapshot)
     stores: Any = SimpleNamespace()
     cells = Scales("large requests", 1_000_000, 10, 1)
-    answering = OnlineFeatures(stores, stores, Aside("vectors", 1, 1), cells, 1_000)
+    answering = OnlineFeatures(stores, stores, Aside("vectors", 1, 1), Aside("on-demand views", 1, 1), cells, 1_000)
     post = GetOnlineFeatures(registry, answering, access, RequestLimits(), Aside("versions", 1, 1))
     body = orjson.dumps({"features": [feature], "entities": entities})
     with pytest.raises(InvalidRequest, match=said):

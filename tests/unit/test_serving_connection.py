@@ -179,6 +179,8 @@ def test_a_connection_is_kept_as_the_client_asks(sent: bytes, kept: bool) -> Non
         b"GET / HTTP/1.1\nhost: a\n\n",
         b"GET http:///x HTTP/1.1\r\n\r\n",
         b"POST / HTTP/1.1\r\ncontent-length: " + b"0" * 5_000 + b"2\r\n\r\nhi",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.0\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"GET / HTTP/2.0\r\n\r\n",
         b"GET /\r\n\r\n",

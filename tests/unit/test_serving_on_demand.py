@@ -13,7 +13,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest, GetOnlineFeaturesResponse
 from feast.protos.feast.types.Value_pb2 import Map as MapOf
 from feast.protos.feast.types.Value_pb2 import MapKey, RepeatedValue, ScalarMap, ScalarMapEntry, Value, ZonedTimestamp
-from feast.types import Array, Float64, Map
+from feast.types import Array, Float64, Int64, Map, UnixTimestamp
 
 from serving.http import GetOnlineFeatures, Seen
 from serving.lookup import OnlineLookup
@@ -163,3 +163,21 @@ def weighing(parts: Value) -> GetOnlineFeaturesRequest:
     message = GetOnlineFeaturesRequest(entities=columns)
     message.features.val.append("weighed:total")
     return message
+
+
+def test_a_null_timestamp_of_a_function_in_pandas_is_null(tmp_path: Path) -> None:
+    """pandas' NaT becomes the number that stands for it, as whoever reads Feast's message gets it."""
+    asked = RequestSource(name="asked", schema=[Field(name="n", dtype=Int64)])
+
+    @on_demand_feature_view(sources=[asked], schema=[Field(name="at", dtype=UnixTimestamp)], mode="pandas", name="p")
+    def p(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"at": pd.to_datetime(inputs["n"].where(inputs["n"] > 0), unit="s")})
+
+    declared = snapshot(tmp_path, [p])
+    body = orjson.dumps({"features": ["p:at"], "entities": {"n": [5, -1]}})
+    (column,) = orjson.loads(asyncio.run(asking(declared)(body, "", Seen())))["results"]
+    assert (column["values"], column["statuses"]) == ([5, None], ["PRESENT", "NULL_VALUE"])
+    registry: Any = SimpleNamespace(current=declared)
+    found = OnlineLookup(registry, Nothing(), None).get({"n": [5, -1]}, ["p:at"])
+    assert (found.values, found.statuses) == ({"at": [5, None]}, {"at": ["PRESENT", "NULL_VALUE"]})
+    assert found.to_arrow()["at"].null_count == 1

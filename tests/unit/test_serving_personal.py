@@ -10,6 +10,8 @@ import orjson
 import pyarrow as pa
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RequestSource, ValueType
+from feast.data_source import PushSource
+from feast.labeling.label_view import LabelView
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float32, String
 
@@ -158,7 +160,9 @@ def test_the_log_of_a_failed_view_has_no_values(tmp_path: Path, caplog: pytest.L
         orjson.dumps({"features": ["domain:domain"], "entities": {"email": [SECRET]}}), RequestLimits()
     )
     reads: Any = SimpleNamespace()
-    answering = OnlineFeatures(reads, None, Aside("vectors", 1, 1), Scales("large requests", 10, 1, 0), 1_000)
+    answering = OnlineFeatures(
+        reads, None, Aside("vectors", 1, 1), Aside("on-demand views", 1, 1), Scales("large requests", 10, 1, 0), 1_000
+    )
     with caplog.at_level(logging.DEBUG), pytest.raises(InvalidRequest, match="domain failed") as refused:
         asyncio.run(answering.answer(answering.prepared(request, compiled_from.plan(request.asked)), json_body))
     (record,) = [record for record in caplog.records if record.name == "millrace"]
@@ -189,7 +193,7 @@ def test_a_key_that_its_type_cannot_hold_is_not_quoted() -> None:
     planned = PlannedView("texts", 0, view, ("id",), 0, 0, 0.0)
     for value in (SECRET, 2**70):
         with pytest.raises(InvalidRequest, match=r"entities\.id has a value that its type cannot hold") as refused:
-            vector_keys(planned, {"id": [value]})
+            vector_keys(planned, {"id": [value]}, 1)
         assert str(value) not in str(refused.value)
 
 
@@ -207,3 +211,67 @@ def test_what_the_store_cannot_read_is_not_quoted(tmp_path: Path) -> None:
     with pytest.raises(pa.ArrowInvalid) as raised:
         asyncio.run(documents(asked, "", Seen()))
     assert refusal(raised.value).status == 500
+
+
+def test_keys_of_a_view_without_entities_have_a_row_for_each_that_is_asked_for() -> None:
+    view = View("shop", "none", "none", "state", (), (Feature("t", 2, pa.string()),))
+    assert vector_keys(PlannedView("none", 0, view, (), 0, 0, 0.0), {"z": [1, 2]}, 2).num_rows == 2
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_is_computed_of_what_was_computed_is_personal_in_any_order(tmp_path: Path, turned: bool) -> None:
+    person = Entity(name="id", join_keys=["id"], value_type=ValueType.STRING)
+    source = FileSource(name="nowhere", path="nowhere.parquet", timestamp_field="event_timestamp")
+    fields = [Field(name="id", dtype=String), Field(name="email", dtype=String, tags=PERSONAL)]
+    people = FeatureView(name="people", entities=[person], schema=fields, source=source)
+
+    def computed(name: str, of: Any, reads: str) -> Any:
+        @on_demand_feature_view(
+            sources=[of],
+            schema=[Field(name=name, dtype=String)],
+            mode="python",
+            name=f"of_{reads}",
+            entities=[person],
+            write_to_online_store=True,
+        )
+        def compute(inputs: dict[str, Any]) -> dict[str, Any]:
+            return {name: inputs[reads]}
+
+        return compute
+
+    first = computed("one", people, "email")
+    second = computed("two", first.projection, "one")
+    third = computed("three", second.projection, "two")
+    derived = [third, second, first] if turned else [first, second, third]
+    config = local_feast(tmp_path)
+    store = FeatureStore(config=config)
+    store.apply([person, people, *derived])
+    declared = Snapshot(config, store.registry)
+    assert {name: set(fields) - {"id"} for name, fields in declared.personal.items()} == {
+        "people": {"email"},
+        "of_email": {"one"},
+        "of_one": {"two"},
+        "of_two": {"three"},
+    }
+
+
+def test_what_is_computed_of_a_personal_label_is_personal(tmp_path: Path) -> None:
+    person = Entity(name="id", join_keys=["id"], value_type=ValueType.STRING)
+    source = FileSource(name="nowhere", path="nowhere.parquet", timestamp_field="event_timestamp")
+    fields = [Field(name="id", dtype=String), Field(name="ill", dtype=String, tags=PERSONAL)]
+    pushed = PushSource(name="pushed", batch_source=source)
+    labels = LabelView(
+        name="labels", entities=[person], source=pushed, schema=[*fields, Field(name="labeler", dtype=String)]
+    )
+
+    @on_demand_feature_view(
+        sources=[labels.projection], schema=[Field(name="upper", dtype=String)], mode="python", name="derived"
+    )
+    def derived(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"upper": [text and text.upper() for text in inputs["ill"]]}
+
+    declared = snapshot(tmp_path, [person, labels, derived])
+    for reference in ("derived:upper", "labels:ill"):
+        with pytest.raises(Forbidden, match=f"{reference} is personal data"):
+            admitted(declared, reference)
+    admitted(declared, "labels:labeler")

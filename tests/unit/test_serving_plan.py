@@ -62,7 +62,7 @@ def plan(ttl: float = HOUR) -> Plan:
         request_data=frozenset(),
         decoders=((5, (0,)), (2, (1,)), (8, (2,))),
         timestamps=(2,),
-        at_once=0,
+        at_once=None,
     )
 
 

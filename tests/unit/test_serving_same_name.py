@@ -94,7 +94,14 @@ class Stored:
 
 def asking(snapshot: Snapshot) -> GetOnlineFeatures:
     registry: Any = SimpleNamespace(current=snapshot)
-    features = OnlineFeatures(Stored(), None, Aside("vectors", 1, 1), Scales("large requests", 100, 1, 0), 1_000)
+    features = OnlineFeatures(
+        Stored(),
+        None,
+        Aside("vectors", 1, 1),
+        Aside("on-demand views", 1, 1),
+        Scales("large requests", 100, 1, 0),
+        1_000,
+    )
     return GetOnlineFeatures(registry, features, Plain(), RequestLimits(), Aside("versions", 1, 1))
 
 

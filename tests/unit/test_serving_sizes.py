@@ -66,7 +66,7 @@ def ask(snapshot: Snapshot, feature: str, entities: int, limits: RequestLimits |
     redis = Redis(VALUES.get(feature.partition(":")[2], b""))
     registry: Any = SimpleNamespace(current=snapshot)
     cells = Scales("large requests", 1_000_000, 10, 1)
-    answering = OnlineFeatures(redis, None, Aside("vectors", 1, 1), cells, LIMIT)
+    answering = OnlineFeatures(redis, None, Aside("vectors", 1, 1), Aside("on-demand views", 1, 1), cells, LIMIT)
     post = GetOnlineFeatures(registry, answering, OpenAccess(), limits or RequestLimits(), Aside("versions", 1, 1))
     body = orjson.dumps({"features": [feature], "entities": {"id": list(range(entities))}})
     try:
@@ -88,12 +88,14 @@ def test_lists_are_read_up_to_a_bound_on_their_bytes(snapshot: Snapshot, feature
 def test_they_are_read_by_so_many_and_no_more_once_it_is_too_much(
     snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("serving.compile.VALUES_FIRST", 5)
     monkeypatch.setattr("serving.compile.VALUES_AT_ONCE", 20)
     fresh = Snapshot(snapshot.config, snapshot.registry)
     redis, values = ask(fresh, "items:list", 45)
-    assert (redis.trips, len(values)) == ([20, 20, 5], 45)
+    assert (redis.trips, len(values)) == ([5, 20, 20], 45)
     redis, said = ask(fresh, "items:list", 1_000)
-    assert redis.trips == [20, 20, 20] and "bytes" in said
+    fit = LIMIT // (len(LIST) + len(STAMP))
+    assert redis.trips[:3] == [5, 20, 20] and sum(redis.trips) == fit + 1 and "bytes" in said
 
 
 def test_values_of_a_size_are_read_at_once_and_not_weighed(snapshot: Snapshot) -> None:

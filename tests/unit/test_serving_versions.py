@@ -56,7 +56,14 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> GetOnlineFeatures:
             [item, FeatureView(name="items", entities=[item], schema=fields, source=source)]
         )
     registry: Any = SimpleNamespace(current=Applied(config).take())
-    answering = OnlineFeatures(Redis(), None, Aside("vectors", 1, 1), Scales("large requests", 1_000, 1, 1), 1_000)
+    answering = OnlineFeatures(
+        Redis(),
+        None,
+        Aside("vectors", 1, 1),
+        Aside("on-demand views", 1, 1),
+        Scales("large requests", 1_000, 1, 1),
+        1_000,
+    )
     return GetOnlineFeatures(registry, answering, OpenAccess(), RequestLimits(), Aside("versions", 1, 1))
 
 
