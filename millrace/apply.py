@@ -22,6 +22,7 @@ from millrace.check_repo import (
     Plan,
     applied_views,
     captured_again,
+    check_connectors,
     check_declared,
     check_source,
     check_sources,
@@ -38,6 +39,7 @@ from millrace.status import running_workers
 from millrace.try_functions import try_functions
 from millrace.wiring import connect, embedder, lake, topics, vectors
 from stores.lake import Lake
+from stores.view import View
 from streams.decide import changes_table, features_table
 from streams.declarations import source_of
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, applied_table
@@ -60,6 +62,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     client = connect(repo)
     plan = check_declared(repo)
     check_stores(repo, plan)
+    check_connectors(repo, plan, client)
     back = coming_back(repo, plan, client)
     lost = dropped(repo, [t.topic for c in plan.captured for t in c.tables])
     again = lost.made_again
@@ -112,6 +115,10 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         say(f"{topic} is captured from now on: run millrace resnapshot {topic} for the rows that it has")
     for topic, columns in new.columns.items():
         say(f"{topic}: {', '.join(columns)} captured from now on, null in older rows: run millrace resnapshot {topic}")
+    of_view = {view.view.name: view.table.topic for view in plan.views}
+    for name, features in new.features.items():
+        anew = f"run millrace resnapshot {of_view[name]}"
+        say(f"view {name}: {', '.join(features)} new, null in rows that were served before: {anew}")
     for name in new.views:
         say(f"view {name} is new over a table that has changes already: run millrace backfill --view {name}")
     return {
@@ -124,7 +131,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         "made_again": again,
         "captured_again": missed,
         "to_recover": sorted(back),
-        "to_resnapshot": [*new.tables, *new.columns],
+        "to_resnapshot": list(dict.fromkeys([*new.tables, *new.columns, *(of_view[name] for name in new.features)])),
         "to_backfill": list(new.views),
         "workers": sorted(running_workers(repo.workers_folder)),
         "fixed": [f.message for f in fixed if f.severity == "fixed"],
@@ -135,12 +142,13 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
 class New:
     """What is new where something was applied before: the `tables` of which the connector takes no snapshot, for it has
     taken its own; by topic the columns that changes in the lake have not; the views that lack rows of such changes, all
-    of them or, where the view was taken out for a while, some.
+    of them or, where the view was taken out for a while, some; by view the features that its rows in the lake have not.
     """
 
     tables: Sequence[str]
     columns: Mapping[str, tuple[str, ...]]
     views: tuple[str, ...]
+    features: Mapping[str, tuple[str, ...]]
 
 
 def _new(store: Lake, plan: Plan, tables: Sequence[str], known: Set[str]) -> New:
@@ -158,7 +166,15 @@ def _new(store: Lake, plan: Plan, tables: Sequence[str], known: Set[str]) -> New
             if store.exists(changes_table(view.table.topic))
             and not (view.view.name in known and store.exists(features_table(view.view.name)))
         ),
+        {view.view.name: added for view in plan.views if (added := _added(store, view.view))},
     )
+
+
+def _added(store: Lake, view: View) -> tuple[str, ...]:
+    """The features that the view's rows in the lake have not, if there are such rows."""
+    name = features_table(view.name)
+    held = store.snapshot(name).schema.names if store.exists(name) else None
+    return () if held is None else tuple(f.name for f in view.features if f.name not in held)
 
 
 def _note_base(repo: Repo, captured: Captured, client: Connect) -> None:

@@ -20,11 +20,11 @@ from connectors.connect import Connect
 from connectors.debezium import connector_config, not_included
 from connectors.reflect import TableNotFound, reflect
 from connectors.source import EXCLUDED, Capture, Source
-from connectors.table import Table
+from connectors.table import Column, Table
 from millrace.on_demand import check_functions
 from millrace.repo import Repo, declared_at, parse, rehearse
 from millrace.settings import check_variables
-from millrace.wiring import embedder, lake, online, source, vectors
+from millrace.wiring import embedder, lake, online, source, topics, vectors
 from stores.errors import NothingApplied, StoreRefused, StoreUnavailable
 from stores.fields import check_collisions
 from stores.history import change_properties, feature_properties
@@ -123,11 +123,21 @@ def _contract(path: Path, table: Table) -> Contract:
     try:
         return load(path, contract_schema(table))
     except ContractError as error:
-        if error.problem not in {f"unknown column {column.name!r}" for column in table.columns if column.excluded}:
+        not_carried = {f"unknown column {c.name!r}": c for c in table.columns if c.encoding == "none"}
+        if error.problem not in not_carried:
             raise
-        problem = f"{error.problem}: {EXCLUDED} of source {table.source} leaves it out of the changes"
-        instead = "take it out of that list, or out of the contract"
-        raise ContractError(path, error.index, problem, instead, error.expectation) from error
+        why, instead = _not_carried(not_carried[error.problem], table)
+        raise ContractError(path, error.index, f"{error.problem}: {why}", instead, error.expectation) from error
+
+
+def _not_carried(column: Column, table: Table) -> tuple[str, str]:
+    """Why changes have no such column, and what to do about a contract that names it."""
+    if column.excluded:
+        why = f"{EXCLUDED} of source {table.source} leaves it out of the changes"
+        return why, "take it out of that list, or out of the contract"
+    if column.generated:
+        return "it is generated, and PostgreSQL does not replicate it", "judge the columns that it is made of"
+    return f"it has type {column.sql_type}, which cannot be carried", "take it out of the contract"
 
 
 def _check_names(contents: RepoContents) -> None:
@@ -213,8 +223,9 @@ def _with_identities(captured: Captured, views: Sequence[StreamView]) -> Capture
 
 
 def check_stores(repo: Repo, plan: Plan) -> None:
-    """The stores that the plan needs answer, and the lake's tables can become what is declared. Raises
-    `StoreUnavailable` and `StoreRefused`."""
+    """Kafka and the stores that the plan needs answer, and the lake's tables can become what is declared. Raises
+    `BrokerUnavailable`, `StoreUnavailable` and `StoreRefused`."""
+    topics(repo).ping()  # without it Kafka Connect answers nothing either, and does not say why
     lake(repo).ping()
     if any(v.view.vector is None for v in plan.views):
         _check_online(repo)
@@ -240,6 +251,19 @@ def _check_online(repo: Repo) -> None:
 def coming_back(repo: Repo, plan: Plan, client: Connect) -> set[str]:
     """The names of the sources that come back. Raises `SourceNotReady` for one that only `recover` can bring back."""
     return {captured.source.name for captured in plan.captured if _comes_back(repo, captured, client)}
+
+
+def check_connectors(repo: Repo, plan: Plan, client: Connect) -> None:
+    """Connectors are named after their sources: one that is there reads for this project. Raises `SourceNotReady`."""
+    for declared in (captured.source for captured in plan.captured):
+        slot = (client.config(declared.name) or {}).get("slot.name", declared.slot)
+        if slot != declared.slot and declared.name not in _applied_sources(repo):
+            message = (
+                f"Kafka Connect has a connector of that name already, which reads by slot {slot} and not by "
+                f"{declared.slot}: another project's. Give the source another name, which is its connector's and its "
+                f"topics'; or, if it is the same, set sources.{declared.name}.slot to {slot}"
+            )
+            raise SourceNotReady([Finding("error", declared.name, "connector", message)])
 
 
 def _comes_back(repo: Repo, captured: Captured, client: Connect) -> bool:

@@ -333,6 +333,7 @@ def _drop_slot(job: _Job) -> None:
 
 @contextmanager
 def _job(repo: Repo, origin: str, chosen: Sequence[Flow], patience: float, say: Say) -> Iterator[_Job]:
+    topics(repo).ping()  # without Kafka its Connect answers nothing, and does not say why
     database = source(repo, origin)
     engine, client = database.engine(), connect(repo)
     try:

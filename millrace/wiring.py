@@ -204,7 +204,6 @@ def http_application(
     index = vectors(repo, settings.request_seconds, stored_bytes)
     # Where the vector store, the provider or an on-demand view is slow, no other request waits, nor lacks a place.
     share = max(1, settings.concurrency // 4)
-    computing = max(1, settings.concurrency - share)
     aside = Aside("vectors", VECTOR_THREADS, share)
     loopback = not keys and place.host in LOOPBACK
     keyed = access(repo) if keys else None
@@ -216,13 +215,12 @@ def http_application(
     texts = Texts(QueryTexts(embedder(repo)), Aside("texts", TEXT_THREADS, share)) if index is not None else None
     cells = Scales("large requests", max(CELLS, 2 * settings.cells), settings.concurrency, share)
     search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside, cells)
-    functions = Aside("on-demand views", FUNCTION_THREADS, computing)
+    functions = Aside("on-demand views", FUNCTION_THREADS, share)
     lookups = OnlineFeatures(hashes, index, aside, functions, cells, stored_bytes)
     versions = Aside("versions of views", VERSION_THREADS, share)
     features = GetOnlineFeatures(registry, lookups, gatekeeper, limits, versions)
-    # A place more than versions, functions, vectors and texts can take, however few there are to be.
-    taken = share + computing + (0 if index is None else 2 * share)
-    gate = Gate(max(settings.concurrency, taken + 1), settings.queue)
+    # A place more than vectors, texts, versions and functions can take, however few there are to be.
+    gate = Gate(settings.concurrency if index is None else max(settings.concurrency, 4 * share + 1), settings.queue)
     bodies = Scales(
         "large bodies", max(BODY_BYTES, 2 * settings.body_bytes), settings.concurrency + settings.queue, share
     )

@@ -11,7 +11,7 @@ from serving.gate import Overloaded
 from serving.places import kind, places
 from serving.plan import InvalidRequest, NotDeclared
 from serving.request import TooLarge
-from stores.errors import StoreRefused, StoreUnavailable
+from stores.errors import NotSetUp, StoreRefused, StoreUnavailable
 
 log = logging.getLogger("millrace")
 
@@ -57,6 +57,9 @@ def refusal(error: Exception) -> Answer:
         return refused(503, "timed_out", "the request took longer than the server allows", RETRY)
     if isinstance(error, ClientLeft):
         return refused(400, "client_left", "the request did not come whole")
+    if isinstance(error, NotSetUp):
+        log.warning("%s", error, extra={"event": "not_set_up"})
+        return refused(503, "not_set_up", "a view has no place in its store yet, or is being taken away", RETRY)
     if isinstance(error, StoreRefused):
         log.error("%s", error, extra={"event": "store_refused"})
         return refused(500, "store_refused", "a store holds what cannot be served; the server's log says what")

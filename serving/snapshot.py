@@ -155,6 +155,6 @@ class Snapshot:
             name, version, feature = _parse_feature_ref(reference)
         except ValueError:  # a version with more digits than Python makes a number of
             raise InvalidRequest(f"{reference[:100]!r}... is no feature: write view:feature") from None
-        known = [field.name for field in self.view(name).features]
+        known = self.features(name)
         if version is None and feature not in known:
             raise NotDeclared(f"feature view {name!r} has no feature {feature!r}; it has: {', '.join(known)}")

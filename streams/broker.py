@@ -80,6 +80,9 @@ class Producer(Protocol):
 class Topics(Protocol):
     """Topics as such: made at apply, read from the beginning by the letters commands."""
 
+    def ping(self) -> None:
+        """Raises `BrokerUnavailable`, with what to do, if the broker does not answer within seconds."""
+
     def ensure(self, topics: Mapping[str, int], settings: Mapping[str, str]) -> Sequence[str]:
         """Create the missing topics with the given partition counts; returns the names it made.
         A topic that has fewer partitions than declared is an error. Raises `BrokerUnavailable`."""

@@ -21,7 +21,7 @@ from connectors.table import Column, Table
 from stores.entity_keys import UNIX_TIMESTAMP, check_key_type
 from stores.feast_lake import LakeSource
 from stores.personal import personal_fields
-from stores.values import arrow_type_of
+from stores.values import arrow_type_of, has_column
 from stores.view import METRICS, Feature, Kind, Vector, View
 from streams.changes import META, carried
 from streams.personal import PersonalColumns
@@ -308,12 +308,25 @@ def _check_column(where: str, feature: Feature, columns: Mapping[str, Any], tabl
         )
     # Of a numeric without precision Arrow has the text.
     carried = pa.decimal128(38, 0) if column.encoding == "decimal" else column.arrow_type
-    if not castable(carried, feature.arrow_type):
-        raise DeclarationError(
-            where,
-            f"column {name}.{column.name} ({column.sql_type}) cannot be carried as {feature.arrow_type}",
-            f"declare a type that holds {column.arrow_type}",
-        )
+    if castable(carried, feature.arrow_type):
+        return
+    misfit = f"column {name}.{column.name} ({column.sql_type})"
+    if not feature.value_type:  # no field of a view has it, but a source's event time, or the text of a vector
+        needed = "a date or a timestamp" if pt.is_timestamp(feature.arrow_type) else "a text"
+        raise DeclarationError(where, f"{misfit} is not {needed}", "name a column that is")
+    raise DeclarationError(
+        where,
+        f"{misfit} cannot be carried as {feature.arrow_type}",
+        f"declare a type that holds {column.arrow_type}, such as {_feast_type(column.arrow_type)}",
+    )
+
+
+def _feast_type(kind: pa.DataType) -> str:
+    """What a field is declared as, of `feast.types`, whose values have this type in Arrow; String for all else."""
+    if pt.is_list(kind):
+        return f"Array({_feast_type(kind.value_type)})"
+    fitting = (one for one in ValueType if has_column(one.value) and arrow_type_of(one.value) == kind)
+    return str(from_value_type(next(fitting, ValueType.INT64 if pt.is_integer(kind) else ValueType.STRING)))
 
 
 def _excluded(where: str, column: Column, table: Table) -> DeclarationError:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 17 * 1024 * 1024
 """Debezium's records have up to 16 MiB (`connectors.debezium`); letters and replays have more headers."""
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS, PING_SECONDS = 10.0, 5.0
 LAG_SECONDS = 2.0
 ASK_SECONDS = 1.0
 SAY_SECONDS = 60.0
@@ -315,6 +315,14 @@ class KafkaTopics:
     def __init__(self, bootstrap_servers: str) -> None:
         self._servers = bootstrap_servers
         self._admin = AdminClient({"bootstrap.servers": bootstrap_servers, "error_cb": _report, **QUIET})
+
+    def ping(self) -> None:
+        try:
+            self._admin.list_topics(timeout=PING_SECONDS)
+        except KafkaException as error:
+            todo = "start it, or mend kafka.bootstrap_servers in millrace.yaml"
+            why = f"Kafka at {self._servers} does not answer: {error.args[0].str()}"
+            raise BrokerUnavailable(f"{why}; {todo}") from error
 
     def ensure(self, topics: Mapping[str, int], settings: Mapping[str, str]) -> Sequence[str]:
         try:

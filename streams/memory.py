@@ -192,6 +192,9 @@ class MemoryTopics:
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
 
+    def ping(self) -> None:
+        self._broker.check()
+
     def ensure(self, topics: Mapping[str, int], settings: Mapping[str, str]) -> Sequence[str]:
         self._broker.check()
         made = [topic for topic in topics if topic not in self._broker.partitions]

@@ -19,6 +19,7 @@ _OF_CONTRACT = re.compile(r"(?P<expectation>\w+) on (?P<columns>.*?): ", re.DOTA
 _RAISED = " (cannot be evaluated: "
 _CONDITION = "row_condition="
 _OF_COLUMN = re.compile(r"column (?P<column>.*?)(?: \([^()]*(?:\([^()]*\))?[^()]*\))?: ", re.DOTALL)
+_WITHOUT_A_VALUE = re.compile(r"view \S+: the event time \S+ is null")
 _OF_ENVELOPE = frozenset({"op", "source", "ts_ms", "ts_us", "ts_ns", "transaction"})
 """What of Debezium's envelope is no row."""
 
@@ -54,6 +55,8 @@ class PersonalColumns:
         if match := _OF_COLUMN.match(reason):
             return f"{match[0]}{HIDDEN}" if self.has(match["column"]) else reason
         kind = kind_of(reason)
+        if _WITHOUT_A_VALUE.fullmatch(reason):
+            return reason
         return reason if kind == reason else f"{kind}: {HIDDEN}"
 
     def rejections(self, rejections: Sequence[Rejection]) -> Sequence[Rejection]:

@@ -61,7 +61,9 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ContractError(path, None, "there is no such file", "write the suite, or name another") from None
+        raise ContractError(
+            path, None, "there is no such file", 'write the suite; {"name": "any", "expectations": []} takes every row'
+        ) from None
     except RecursionError:
         raise _too_deep(path) from None
     except ValueError as error:

@@ -50,7 +50,7 @@ def show_verify(value: dict[str, Any]) -> str:
     """The report for people."""
     lines = []
     for name, view in value["views"].items():
-        rejected = f", {view['rejected']} rows rejected by the contract" if view["rejected"] else ""
+        rejected = f", {view['rejected']} rows rejected: millrace letters list" if view["rejected"] else ""
         lines.append(f"{name}: {view['entities']:,} entities, {view['mismatches']} differ{rejected}")
         for example in view["examples"]:
             lines.append(f"  {example['entity']}")

@@ -58,7 +58,9 @@ def status(places: Places, out: Out) -> None:
     """
     services = [asdict(service) for service in open_stack(places).status()]
     value: dict[str, Any] = {"services": services, "problems": []}
-    value["problems"] += [f"{s['name']} died; see {s['log']}" for s in services if s["state"] == "dead"]
+    value["problems"] += [
+        f"{s['name']} died; see {s['log']}; millrace up starts it again" for s in services if s["state"] == "dead"
+    ]
     runs = any(service["state"] == "running" for service in services)
     if runs or not (places.stack / "stack.json").exists() or stands_alone(places.repo):
         from millrace.repo import open_repo

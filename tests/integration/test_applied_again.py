@@ -1,7 +1,10 @@
 """`millrace apply` is all that a change of what is declared needs: running workers take it up by themselves."""
 
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -174,6 +177,31 @@ def test_a_table_that_is_captured_again_after_a_while(market: Shop, worker: Runn
     assert market.repo.read("customer_score", ["score"], [{"id": 1}, {"id": 2}]) == [{"score": None}, {"score": 0.75}]
     assert market.repo.command("status")["problems"] == []
     assert market.repo.apply()["captured_again"] == []
+    market.check()
+
+
+def test_another_project_that_names_its_source_the_same(market: Shop, worker: Running, tmp_path: Path) -> None:
+    """Connectors are named after their sources: this one is not its own, and what it knows of it is not told of it."""
+    other = tmp_path / "other"
+    shutil.copytree(market.repo.path, other)
+    yaml = other / "feature_store.yaml"
+    yaml.write_text(yaml.read_text().replace(f"project: {market.repo.project}", "project: other"))
+    before = market.repo.command("status")["problems"]
+    said = replace(market.repo, path=other, project="other").refused("apply")
+    assert f"source {market.name}: connector: Kafka Connect has a connector of that name already" in said
+    assert "Give the source another name" in said and "recover" not in said
+    assert market.repo.command("status")["problems"] == before
+    assert market.repo.apply()["captured_again"] == []
+
+
+def test_a_feature_that_is_added(market: Shop, worker: Running) -> None:
+    features, topic = market.repo.path / "features.py", f"{market.name}.public.orders"
+    amount = 'Field(name="amount", dtype=Float64)'
+    features.write_text(features.read_text().replace(amount, f'{amount}, Field(name="order_id", dtype=Int64)', 1))
+    assert market.repo.apply()["to_resnapshot"] == [topic]
+    assert market.repo.apply()["to_resnapshot"] == []
+    market.settle()
+    market.repo.command("resnapshot", topic)
     market.check()
 
 

@@ -136,10 +136,8 @@ def test_an_unknown_column_of_the_event_time(draft: Draft, refused: Callable[[],
 
 def test_a_missing_contract(draft: Draft, refused: Callable[[], str]) -> None:
     (draft.path / "contracts" / "public.orders.json").unlink()
-    assert (
-        refused()
-        == f"{draft.path}/contracts/public.orders.json: there is no such file; write the suite, or name another"
-    )
+    least = 'write the suite; {"name": "any", "expectations": []} takes every row'
+    assert refused() == f"{draft.path}/contracts/public.orders.json: there is no such file; {least}"
 
 
 def test_a_contract_over_a_column_that_is_not_there(draft: Draft, refused: Callable[[], str]) -> None:
@@ -223,6 +221,30 @@ def test_an_unknown_source(draft: Draft, refused: Callable[[], str]) -> None:
     assert refused() == line(draft, "customers = cdc") + expected
 
 
+@pytest.mark.parametrize(
+    ("column", "why"),
+    [
+        (
+            "bigint generated always as (order_id * 2) stored",
+            "it is generated, and PostgreSQL does not replicate it; judge ",
+        ),
+        ("polygon", "it has type polygon, which cannot be carried; take it out of the contract"),
+    ],
+)
+def test_a_contract_over_a_column_that_is_not_carried(
+    draft: Draft, refused: Callable[[], str], column: str, why: str
+) -> None:
+    draft.execute(f"alter table orders add column area {column}")
+    draft.write('"amount"', '"area"', "contracts/public.orders.json")
+    assert f"unknown column 'area': {why}" in refused()
+
+
+def test_an_event_time_that_is_none(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.execute("alter table orders add column note text")
+    draft.write('event_time="placed_at"', 'event_time="note"')
+    assert refused().endswith("column public.orders.note (text) is not a date or a timestamp; name a column that is")
+
+
 def test_an_unknown_table(draft: Draft, refused: Callable[[], str]) -> None:
     draft.write(f'"{draft.name}.public.customers"', f'"{draft.name}.public.customer"')
     expected = f"source {draft.name}.public.customer: the database has no table public.customer; did you mean "
@@ -235,7 +257,18 @@ def test_an_unknown_table(draft: Draft, refused: Callable[[], str]) -> None:
         ("polygon", "String", "column public.customers.area has type polygon, which cannot be carried; leave it out"),
         ("numeric(5,2)[]", "Float64", "column public.customers.area has type numeric(5,2)[], which cannot be carried"),
         ("bytea", "String", "column public.customers.area (bytea) cannot be carried as string"),
-        ("text", "Int64", "column public.customers.area (text) cannot be carried as int64"),
+        (
+            "text[]",
+            "String",
+            "column public.customers.area (text[]) cannot be carried as string; declare a type that holds "
+            "list<item: string>, such as Array(String)",
+        ),
+        (
+            "text",
+            "Int64",
+            "column public.customers.area (text) cannot be carried as int64; declare a type that holds string, such as "
+            "String",
+        ),
         ("double precision", "Int64", "column public.customers.area (double precision) cannot be carried as int64"),
         ("bigint", "UnixTimestamp", "column public.customers.area (bigint) cannot be carried as timestamp"),
         ("bigint generated always as (id * 2) stored", "Int64", "column public.customers.area is generated"),

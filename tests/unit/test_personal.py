@@ -55,6 +55,8 @@ CUSTOMER = PersonalColumns(frozenset({"customer"}))
         (f"column customer (varchar(20)[]): {SECRET!r}: too: long", f"column customer (varchar(20)[]): {HIDDEN}"),
         ("column amount (double precision): 'x': no number", "column amount (double precision): 'x': no number"),
         (f"view v: its function raised KeyError: '{SECRET}'", f"view v: {HIDDEN}"),
+        ("view v: the event time seen is null", "view v: the event time seen is null"),
+        (f"view v: the event time {SECRET} is late", f"view v: {HIDDEN}"),
         (f"unknown operation '{SECRET}'", f"unknown operation ...: {HIDDEN}"),
         ("not JSON", "not JSON"),
     ],

@@ -2,14 +2,18 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.stream_feature_view import stream_feature_view
 from feast.types import Int64
 
+from millrace.declare import cdc_source
 from serving import snapshot as bounds
 from serving.applied import Applied
 from serving.frozen import Frozen
@@ -45,6 +49,30 @@ def test_the_plan_that_was_asked_for_longest_ago_goes(snapshot: Snapshot, monkey
     snapshot.plan(asked(2))
     assert snapshot.plan(asked(0)) is first
     assert snapshot.plan(asked(1)) is not second
+
+
+def test_the_join_keys_of_a_stream_view_are_no_features(tmp_path: Path) -> None:
+    """Feast's registry lists them among its features, which nobody stores."""
+    thing = Entity(name="thing", join_keys=["id"], value_type=ValueType.INT64)
+    source = cdc_source("shop.public.things")
+
+    @stream_feature_view(
+        entities=[thing],
+        source=source,
+        mode="pandas",
+        schema=[Field(name="id", dtype=Int64), Field(name="twice", dtype=Int64)],
+        ttl=timedelta(days=1),
+    )
+    def streamed(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame
+
+    config = local_feast(tmp_path)
+    store = FeatureStore(config=config)
+    store.apply([thing, source, streamed])
+    declared = Snapshot(config, store.registry)
+    declared.plan(Asked(("streamed:twice",), None, False))
+    with pytest.raises(NotDeclared, match="feature view 'streamed' has no feature 'id'; it has: twice"):
+        declared.plan(Asked(("streamed:id",), None, False))
 
 
 def test_a_version_with_more_digits_than_python_reads(snapshot: Snapshot) -> None:
