@@ -52,12 +52,15 @@ def replayed(outcome: Outcome) -> Mask:
 @dataclass(frozen=True, slots=True)
 class Following:
     """Over some changes, what is known of the next change of each one's row: its LSN, -1 if none is known, and its
-    commit time in microseconds since the epoch; whether it deletes the row; by column whether it has another value."""
+    commit time in microseconds since the epoch; whether it deletes the row; by column whether it has another value.
+    `behind` are changes of which nothing is known and of which the lake has, or will have, a later one of their row:
+    one that is only read again stands there too, or what followed on it is read again with it."""
 
     lsns: npt.NDArray[np.int64]
     times: npt.NDArray[np.int64]
     deletes: Mask
     changes: Mapping[str, Mask]
+    behind: Mask
 
     def takes_from(self, view: StreamView) -> Mask:
         """Whether it takes the row from the entity of an event view that it was at."""
@@ -66,8 +69,9 @@ class Following:
 
 
 def settle_replays(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mask) -> Outcome:
-    """The outcome without those changes of `mask` that stand already; those of which the row is known newer are
-    `late`, and their rows of event views are followed by the mark of a row that left, if the next change says so.
+    """The outcome without those changes of `mask` that stand already. Replays whose rows are known newer are `late`, as
+    is what was rejected and has been sent again and accepted since; their rows of event views are followed by the mark
+    of a row that left, if the next change says so.
 
     `staged` are the table's changes that this worker has taken and the lake may not hold yet. What is staged and
     then lost with its partition is read again by another member, so nothing is dropped for good because of it.
@@ -75,7 +79,7 @@ def settle_replays(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mas
     """
     accepted = outcome.accepted
     doubled, following = _compare(lake, staged, outcome, mask)
-    late = following.lsns >= 0
+    late = (following.lsns >= 0) & (replayed(outcome) | following.behind)
     projected = tuple((v, _marked(v, p, late, following)) for v, p in accepted.projected)
     accepted = replace(accepted, projected=projected, late=late).without(doubled)
     return replace(outcome, accepted=accepted, ignored=outcome.ignored + int(doubled.sum()))
@@ -152,8 +156,8 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
     elsewhere = [held.cast(ours.schema), *(part.select(ours.column_names) for part in staged)]
     known = pa.concat_tables(
         [
-            *(_named(rows, len(key), np.full(rows.num_rows, ELSEWHERE), follows=True) for rows in elsewhere),
-            _named(ours, len(key), positions, follows=not flow.embeds),
+            *(_named(rows, len(key), np.full(rows.num_rows, ELSEWHERE), True, held=True) for rows in elsewhere),
+            _named(ours, len(key), positions, not flow.embeds, held=False),
         ]
     )
     # The key of a truncate is null.
@@ -167,18 +171,20 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
     own = "".join(f", any_value(ours.c{i}) as own{i}" for i in range(len(compared)))
     query = f"""
         select position, doubled, coalesce(c.lsn, -1) as lsn, coalesce(epoch_us(c.ts), -1) as ts,
-               coalesce(c.op = 'd', false) as deletes{changed}
+               coalesce(c.op = 'd', false) as deletes, behind{changed}
         from (
             select ours.position{own},
                    coalesce(arg_max({same}, known.off) filter (
                        {same_lsn} and known.position < ours.position
                        and (known.part, known.off) <> (ours.part, ours.off)), false) as doubled,
+                   bool_or(known.held and known.lsn > ours.lsn)
+                       and not bool_or(known.held and (known.part, known.off) = (ours.part, ours.off)) as behind,
                    arg_min(struct_pack(lsn := known.lsn, ts := known.ts, op := known.op{columns}), known.lsn)
                        filter (known.lsn > ours.lsn and known.follows) as c
             from ours join known on {same_row} group by ours.position
         )
     """
-    with session(ours=_named(asked, len(key), positions[mask], follows=False), known=known) as connection:
+    with session(ours=_named(asked, len(key), positions[mask], False, held=False), known=known) as connection:
         found = connection.sql(query).to_arrow_table()
     at = found["position"].to_numpy()
 
@@ -188,16 +194,19 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
         return values
 
     moved = {column: spread(f"changes{i}", False) for i, column in enumerate(compared)}
-    following = Following(spread("lsn", ELSEWHERE), spread("ts", ELSEWHERE), spread("deletes", False), moved)
+    lsns, times, deletes = spread("lsn", ELSEWHERE), spread("ts", ELSEWHERE), spread("deletes", False)
+    following = Following(lsns, times, deletes, moved, spread("behind", False))
     return spread("doubled", False), following
 
 
-def _named(rows: pa.Table, keys: int, positions: np.ndarray, *, follows: bool) -> pa.Table:
-    """Key columns, place and compared columns by `column_names`, the positions, and whether these may follow on
-    others."""
+def _named(rows: pa.Table, keys: int, positions: np.ndarray, follows: bool, *, held: bool) -> pa.Table:
+    """Key columns, place and compared columns by `column_names`, the positions, whether these may follow on others, and
+    whether they are the lake's, or staged for it."""
     names = column_names(keys, rows.num_columns - keys - len(PLACE))
     named = rows.rename_columns(names).append_column("position", pa.array(positions, pa.int64()))
-    return named.append_column("follows", pa.repeat(follows, rows.num_rows))
+    for name, holds in (("follows", follows), ("held", held)):
+        named = named.append_column(name, pa.repeat(holds, rows.num_rows))
+    return named
 
 
 def column_names(keys: int, others: int) -> list[str]:
