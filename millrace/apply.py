@@ -166,7 +166,7 @@ def _new(store: Lake, plan: Plan, tables: Sequence[str], known: Set[str]) -> New
             if store.exists(changes_table(view.table.topic))
             and not (view.view.name in known and store.exists(features_table(view.view.name)))
         ),
-        {view.view.name: added for view in plan.views if (added := _added(store, view.view))},
+        {v.view.name: added for v in plan.views if (added := _added(store, v.view))},
     )
 
 

@@ -1,8 +1,8 @@
 """What `millrace apply` checks before it changes anything.
 
 `check_declared`: the settings, the Feast objects, the captured tables and their columns, the contracts, the names in
-the online store. `check_stores`: the lake, Redis and the vector store. `check_sources`: the source databases and the
-connectors' configurations.
+the online store. `check_stores`: Kafka, the lake, Redis and the vector store. `check_connectors`: that those which are
+there are this project's. `check_sources`: the source databases and the connectors' configurations.
 """
 
 import difflib

@@ -219,7 +219,7 @@ def http_application(
     lookups = OnlineFeatures(hashes, index, aside, functions, cells, stored_bytes)
     versions = Aside("versions of views", VERSION_THREADS, share)
     features = GetOnlineFeatures(registry, lookups, gatekeeper, limits, versions)
-    # A place more than vectors, texts, versions and functions can take, however few there are to be.
+    # With a vector store a place more than vectors, texts, versions and functions can take, however few there are.
     gate = Gate(settings.concurrency if index is None else max(settings.concurrency, 4 * share + 1), settings.queue)
     bodies = Scales(
         "large bodies", max(BODY_BYTES, 2 * settings.body_bytes), settings.concurrency + settings.queue, share

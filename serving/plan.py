@@ -1,6 +1,7 @@
 """A request compiled ahead: what to read for its entities, and where in the replies each feature stands.
 
-All views with the same join keys are read by one HMGET an entity, all entities of a request in one round trip.
+All views with the same join keys are read by one HMGET an entity, all entities of a request in one round trip, or in
+several where values may be of any size (`Plan.at_once`).
 """
 
 import struct

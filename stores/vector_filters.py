@@ -60,7 +60,7 @@ def _comparison(vectors: VectorTable, comparison: ComparisonFilter) -> Condition
         for part in visitors.iterate(condition):
             if isinstance(part, sa.BindParameter):
                 _bind(part)
-    except (sa.exc.ArgumentError, TypeError, ValueError, OverflowError):
+    except (sa.exc.ArgumentError, TypeError, ValueError, OverflowError, OSError):
         raise ValueError(misfit(comparison)) from None
     return condition
 

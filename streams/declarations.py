@@ -325,6 +325,8 @@ def _feast_type(kind: pa.DataType) -> str:
     """What a field is declared as, of `feast.types`, whose values have this type in Arrow; String for all else."""
     if pt.is_list(kind):
         return f"Array({_feast_type(kind.value_type)})"
+    if pt.is_timestamp(kind) or pt.is_date(kind):
+        return "UnixTimestamp"
     fitting = (one for one in ValueType if has_column(one.value) and arrow_type_of(one.value) == kind)
     return str(from_value_type(next(fitting, ValueType.INT64 if pt.is_integer(kind) else ValueType.STRING)))
 

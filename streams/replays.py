@@ -53,8 +53,7 @@ def replayed(outcome: Outcome) -> Mask:
 class Following:
     """Over some changes, what is known of the next change of each one's row: its LSN, -1 if none is known, and its
     commit time in microseconds since the epoch; whether it deletes the row; by column whether it has another value.
-    `behind` are changes of which nothing is known and of which the lake has, or will have, a later one of their row:
-    one that is only read again stands there too, or what followed on it is read again with it."""
+    `behind` is what stands in its partition behind a later change of its row."""
 
     lsns: npt.NDArray[np.int64]
     times: npt.NDArray[np.int64]
@@ -70,8 +69,8 @@ class Following:
 
 def settle_replays(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mask) -> Outcome:
     """The outcome without those changes of `mask` that stand already. Replays whose rows are known newer are `late`, as
-    is what was rejected and has been sent again and accepted since; their rows of event views are followed by the mark
-    of a row that left, if the next change says so.
+    is what comes behind a later change of its row, for it was rejected when it first came; their rows of event views
+    are followed by the mark of a row that left, if the next change says so.
 
     `staged` are the table's changes that this worker has taken and the lake may not hold yet. What is staged and
     then lost with its partition is read again by another member, so nothing is dropped for good because of it.
@@ -156,8 +155,8 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
     elsewhere = [held.cast(ours.schema), *(part.select(ours.column_names) for part in staged)]
     known = pa.concat_tables(
         [
-            *(_named(rows, len(key), np.full(rows.num_rows, ELSEWHERE), True, held=True) for rows in elsewhere),
-            _named(ours, len(key), positions, not flow.embeds, held=False),
+            *(_named(rows, len(key), np.full(rows.num_rows, ELSEWHERE), follows=True) for rows in elsewhere),
+            _named(ours, len(key), positions, follows=not flow.embeds),
         ]
     )
     # The key of a truncate is null.
@@ -177,14 +176,14 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
                    coalesce(arg_max({same}, known.off) filter (
                        {same_lsn} and known.position < ours.position
                        and (known.part, known.off) <> (ours.part, ours.off)), false) as doubled,
-                   bool_or(known.held and known.lsn > ours.lsn)
-                       and not bool_or(known.held and (known.part, known.off) = (ours.part, ours.off)) as behind,
+                   bool_or(known.follows and known.lsn > ours.lsn
+                       and known.part = ours.part and known.off < ours.off) as behind,
                    arg_min(struct_pack(lsn := known.lsn, ts := known.ts, op := known.op{columns}), known.lsn)
                        filter (known.lsn > ours.lsn and known.follows) as c
             from ours join known on {same_row} group by ours.position
         )
     """
-    with session(ours=_named(asked, len(key), positions[mask], False, held=False), known=known) as connection:
+    with session(ours=_named(asked, len(key), positions[mask], follows=False), known=known) as connection:
         found = connection.sql(query).to_arrow_table()
     at = found["position"].to_numpy()
 
@@ -199,14 +198,12 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
     return spread("doubled", False), following
 
 
-def _named(rows: pa.Table, keys: int, positions: np.ndarray, follows: bool, *, held: bool) -> pa.Table:
-    """Key columns, place and compared columns by `column_names`, the positions, whether these may follow on others, and
-    whether they are the lake's, or staged for it."""
+def _named(rows: pa.Table, keys: int, positions: np.ndarray, *, follows: bool) -> pa.Table:
+    """Key columns, place and compared columns by `column_names`, the positions, and whether these may follow on
+    others."""
     names = column_names(keys, rows.num_columns - keys - len(PLACE))
     named = rows.rename_columns(names).append_column("position", pa.array(positions, pa.int64()))
-    for name, holds in (("follows", follows), ("held", held)):
-        named = named.append_column(name, pa.repeat(holds, rows.num_rows))
-    return named
+    return named.append_column("follows", pa.repeat(follows, rows.num_rows))
 
 
 def column_names(keys: int, others: int) -> list[str]:

@@ -342,7 +342,7 @@ class Worker:
             self._batch.put(features_table(rows.view.name), topic, rows.table)
             if rows.view.kind == "event" and rows.table.num_rows:
                 self._batch.events.append(served)
-                if outcome.has_replays():
+                if outcome.has_replays() or outcome.accepted.late.any():
                     self._batch.undecide(rows)
         self._batch.put(rejected_table(topic), topic, self._left_behind.rows(outcome))
         self._batch.put(changes_table(topic), topic, outcome.accepted.changes.rows)

@@ -176,10 +176,12 @@ def _typed(values: Sequence[Any], kind: "pa.DataType") -> "pa.Array":
 
     if types.is_struct(kind):
         missing = pa.array([value is None for value in values], pa.bool_())
-        parts = [_typed([value and value.get(field.name) for value in values], field.type) for field in kind]
+        parts = [
+            _typed([None if value is None else value.get(field.name) for value in values], field.type) for field in kind
+        ]
         return pa.StructArray.from_arrays(parts, fields=list(kind), mask=missing)
     if types.is_map(kind):
-        pairs = [value and list(value.items()) for value in values]
+        pairs = [None if value is None else list(value.items()) for value in values]
         inner = [pair for value in pairs for pair in value or ()]
         keys, items = (
             _typed([key for key, _ in inner], kind.key_type),
@@ -187,7 +189,7 @@ def _typed(values: Sequence[Any], kind: "pa.DataType") -> "pa.Array":
         )
         return pa.MapArray.from_arrays(_offsets(pairs, pa.int32()), keys, items).cast(kind)
     if types.is_fixed_size_list(kind):
-        filled = [[None] * kind.list_size if value is None else value for value in values]
+        filled = [[None] * kind.list_size if value is None else _listed(value) for value in values]
         lists = pa.array([value is None for value in values], pa.bool_())
         if any(len(value) != kind.list_size for value in filled):
             raise pa.ArrowInvalid(f"a list has not the length of {kind}")

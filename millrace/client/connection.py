@@ -198,7 +198,7 @@ def _plain(value: Any) -> Any:
     for anything else."""
     if isinstance(value, datetime):
         return value.isoformat()
-    if type(value).__module__ == "numpy" and hasattr(value, "item"):
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("b", "i", "u", "f") and not getattr(value, "shape", ()):
         return value.item()
     raise TypeError(f"{type(value).__name__} cannot be sent as JSON")
 

@@ -426,6 +426,8 @@ MAPPED = pa.map_(pa.string(), pa.timestamp("ms"))
         ({"1": "Zm9v"}, pa.map_(pa.int32(), pa.large_binary()), [(1, b"foo")]),
         ({"a": 1}, MAPPED, [("a", datetime(1970, 1, 1, 0, 0, 1))]),
         ([1.0, math.inf], pa.list_(pa.float32(), 2), None),
+        ({}, pa.struct([("a", pa.int64())]), {"a": None}),
+        ({}, MAPPED, []),
         ([[1], None, []], pa.large_list(pa.list_(pa.int16())), None),
         (["NaN", "b"], pa.list_(pa.string()), None),
     ],
@@ -447,6 +449,8 @@ def test_what_stands_in_lists_structs_and_maps_comes_in_the_types_of_a_schema(
         ([1], pa.list_(pa.float32(), 2)),
         (1, pa.map_(pa.string(), pa.int64())),
         ([1], pa.struct([("a", pa.int64())])),
+        (0, pa.map_(pa.string(), pa.int64())),
+        ("ab", pa.list_(pa.string(), 2)),
         ({"a": "no number"}, pa.map_(pa.string(), pa.int64())),
     ],
 )

@@ -403,3 +403,19 @@ def test_keys_that_are_not_above_all_before_them_are_found(parts: list[list[tupl
         seen += part
     assert found == [any(earlier >= of for earlier in seen[:i]) for i, of in enumerate(seen)]
     assert [tuple(of.values()) for of in greatest.to_pylist()] == ([max(seen)] if seen else [])
+
+
+def test_what_comes_behind_a_later_change_of_its_row_leaves_where_that_was(platform: Platform) -> None:
+    """Delivered out of order: the later change does not tell of the entity that the earlier one left."""
+    moved = [
+        (key(1), envelope("u", row(1, "cleo", 3.0), before=row(1, "bob", 2.0), lsn=30)),
+        (key(1), envelope("u", row(1, "bob", 2.0), before=row(1, "ann", 1.0), lsn=20)),
+    ]
+    worker = Member(platform, P0)
+    platform.produce(*FIRST[:1])
+    worker.finish()
+    platform.produce(moved[0])
+    worker.take()
+    platform.produce(moved[1])
+    worker.finish()
+    assert [platform.customer(name) for name in ("ann", "bob", "cleo")] == [None, None, 3.0]
