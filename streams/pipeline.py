@@ -133,10 +133,17 @@ class Outcome:
     def served(self) -> list[FeatureRows]:
         """Those of the feature rows that are served, view by view."""
         late = self.accepted.late
-        if not late.any():
-            return self.rows()
+        return self._made_by(~late) if late.any() else self.rows()
+
+    def unserved(self) -> list[FeatureRows]:
+        """Those that are not, view by view, if there are any."""
+        late = self.accepted.late
+        return self._made_by(late) if late.any() else []
+
+    def _made_by(self, changes: np.ndarray) -> list[FeatureRows]:
+        """The feature rows of the changes that are marked."""
         return [
-            FeatureRows(p.rows.view, p.rows.table.filter(pa.array(~late[p.positions])))
+            FeatureRows(p.rows.view, p.rows.table.filter(pa.array(changes[p.positions])))
             for _, p in self.accepted.projected
         ]
 

@@ -342,8 +342,11 @@ class Worker:
             self._batch.put(features_table(rows.view.name), topic, rows.table)
             if rows.view.kind == "event" and rows.table.num_rows:
                 self._batch.events.append(served)
-                if outcome.has_replays() or outcome.accepted.late.any():
+                if outcome.has_replays():
                     self._batch.undecide(rows)
+        for rows in outcome.unserved():
+            if rows.view.kind == "event":
+                self._batch.undecide(rows)
         self._batch.put(rejected_table(topic), topic, self._left_behind.rows(outcome))
         self._batch.put(changes_table(topic), topic, outcome.accepted.changes.rows)
         self._batch.readings |= self._heights.readings(outcome)
