@@ -27,10 +27,10 @@ Encoding = Literal[
 class Column:
     """One column; `sql_type` is PostgreSQL's own name of its type, `arrow_type` what it decodes to.
 
-    `has_default` of one with a default: what Debezium writes where it knows no value and null is none. `element` is
-    the encoding of the elements of an array. `toastable` columns can arrive as Debezium's
+    `element` is the encoding of the elements of an array. `toastable` columns can arrive as Debezium's
     placeholder for an unchanged value. `generated` columns are not replicated; `excluded` ones are left out by
-    the source's `column.exclude.list`. Neither are carried: both are encoded as "none".
+    the source's `column.exclude.list`. Neither are carried: both are encoded as "none". `has_default` columns have a
+    default, which Debezium writes for a value that it was not told where null is not allowed.
     """
 
     name: str

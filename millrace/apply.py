@@ -74,8 +74,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         warnings = try_functions(plan)
     fixed = [f for captured in plan.captured for f in check_source(captured, client, fix=True)]
     added = [t for c in plan.captured for t in not_captured(c, client) if not has_changes(repo, c, t)]
-    known = applied_views(repo) | {v.view.name for v in plan.views if source_of(v.table.topic) in back}
-    new = _new(lake(repo), plan, [topic for topic in added if source_of(topic) not in back], known)
+    new = _new(lake(repo), plan, added, applied_views(repo), back)
     made = _ensure_topics(repo, plan)
     for name, schema, properties in lake_tables(plan):
         lake(repo).create(name, schema, properties)
@@ -151,22 +150,23 @@ class New:
     features: Mapping[str, tuple[str, ...]]
 
 
-def _new(store: Lake, plan: Plan, tables: Sequence[str], known: Set[str]) -> New:
-    columns: dict[str, tuple[str, ...]] = {}
-    for table in (table for captured in plan.captured for table in captured.tables):
-        before = applied_table(store, table.topic)[0] if store.exists(changes_table(table.topic)) else None
-        if before is not None and (added := altered(before, table).added):
-            columns[table.topic] = added
+def _new(store: Lake, plan: Plan, added: Sequence[str], known: Set[str], back: Set[str]) -> New:
+    """`added` are topics that the connectors do not capture yet, `known` the views that are applied. Of sources that
+    come `back` all tables are read anew: there only a view that never had rows lacks anything."""
+    tables = [t for captured in plan.captured for t in captured.tables if captured.source.name not in back]
+    before = {t.topic: applied_table(store, t.topic)[0] for t in tables if store.exists(changes_table(t.topic))}
+    columns = {t.topic: altered(was, t).added for t in tables if (was := before.get(t.topic)) is not None}
+    views = [(v.view, v.table.topic, v.table.source in back) for v in plan.views]
     return New(
-        tables,
-        columns,
+        [topic for topic in added if source_of(topic) not in back],
+        {topic: names for topic, names in columns.items() if names},
         tuple(
-            view.view.name
-            for view in plan.views
-            if store.exists(changes_table(view.table.topic))
-            and not (view.view.name in known and store.exists(features_table(view.view.name)))
+            view.name
+            for view, topic, is_back in views
+            if store.exists(changes_table(topic))
+            and not (store.exists(features_table(view.name)) and (is_back or view.name in known))
         ),
-        {v.view.name: added for v in plan.views if (added := _added(store, v.view))},
+        {view.name: names for view, _, is_back in views if not is_back and (names := _added(store, view))},
     )
 
 

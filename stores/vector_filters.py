@@ -2,7 +2,7 @@
 
 from base64 import b64decode
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
@@ -14,6 +14,8 @@ from stores.vector_tables import DIALECT, Instant, VectorTable
 
 Filters: TypeAlias = ComparisonFilter | CompoundFilter
 Condition = sa.ColumnElement[bool]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _COMPARISONS: Mapping[str, Callable[[sa.Column[Any], Any], Condition]] = {
     "eq": lambda column, value: column == value,
@@ -60,7 +62,7 @@ def _comparison(vectors: VectorTable, comparison: ComparisonFilter) -> Condition
         for part in visitors.iterate(condition):
             if isinstance(part, sa.BindParameter):
                 _bind(part)
-    except (sa.exc.ArgumentError, TypeError, ValueError, OverflowError, OSError):
+    except (sa.exc.ArgumentError, TypeError, ValueError, OverflowError):
         raise ValueError(misfit(comparison)) from None
     return condition
 
@@ -106,7 +108,7 @@ def _moment(value: Any) -> datetime:
     if isinstance(value, bool):
         raise TypeError
     if isinstance(value, int | float):
-        return datetime.fromtimestamp(value, UTC)
+        return _EPOCH + timedelta(seconds=value)
     moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

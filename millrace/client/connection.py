@@ -156,10 +156,8 @@ def _features_body(
         raise ValueError(f"the join keys have columns of different lengths: {lengths}")
     asked = {"feature_service": feature_service} if feature_service else {"features": list(features)}
     columns = {name: _list(column) for name, column in entities.items()}
-    try:
-        return orjson.dumps({**asked, "entities": columns, "full_feature_names": full_feature_names}, default=_plain)
-    except TypeError as error:
-        raise ValueError(f"{_unfit(columns)}: {error.__cause__ or error}") from None
+    body = {**asked, "entities": columns, "full_feature_names": full_feature_names}
+    return _json(body, {f"entities[{name!r}]": column for name, column in columns.items()})
 
 
 def _check_columns(entities: Columns) -> None:
@@ -181,7 +179,7 @@ def _documents_body(
         "filters": filters,
     }
     given = {name: value for name, value in asked.items() if value is not None}
-    return orjson.dumps({"features": list(features), "top_k": top_k, "api_version": 2, **given})
+    return _json({"features": list(features), "top_k": top_k, "api_version": 2, **given}, given)
 
 
 def _list(column: Any) -> list[Any]:
@@ -203,14 +201,21 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be sent as JSON")
 
 
-def _unfit(columns: Mapping[str, list[Any]]) -> str:
-    """Where the first column stands that cannot be sent."""
-    for name, column in columns.items():
-        try:
-            orjson.dumps(column, default=_plain)
-        except TypeError:
-            return f"entities[{name!r}]"
-    return "the request"
+def _json(body: Mapping[str, Any], parts: Mapping[str, Any]) -> bytes:
+    """A request's body. Raises `ValueError` that names the one of its parts that cannot be sent."""
+    try:
+        return orjson.dumps(body, default=_plain)
+    except TypeError as error:
+        unfit = next((name for name, part in parts.items() if not _can_be_sent(part)), "the request")
+        raise ValueError(f"{unfit}: {error.__cause__ or error}") from None
+
+
+def _can_be_sent(part: Any) -> bool:
+    try:
+        orjson.dumps(part, default=_plain)
+    except TypeError:
+        return False
+    return True
 
 
 class Client(_Requests):

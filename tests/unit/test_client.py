@@ -476,6 +476,23 @@ def test_numbers_of_numpy_in_any_column_are_sent_as_numbers(script: Script, colu
     assert script.asked[0]["entities"] == {"id": [3]}
 
 
+def test_numbers_of_numpy_in_a_search_are_sent_as_numbers(script: Script) -> None:
+    equal = {"type": "eq", "key": "size", "value": np.int64(3)}
+    with Client(script.url, timeout=30) as client:
+        client.retrieve_online_documents(["v:f"], query=[np.float32(1)], filters=equal)
+        with pytest.raises(ValueError, match="filters: set cannot be sent as JSON"):
+            client.retrieve_online_documents(["v:f"], query=[1.0], filters={"type": "in", "key": "size", "value": {1}})
+    asked = {name: script.asked[0][name] for name in ("query", "filters")}
+    assert asked == {"query": [1.0], "filters": {**equal, "value": 3}}
+
+
+@pytest.mark.parametrize("column", [[np.datetime64("2024-01-01", "ns")], [np.timedelta64(5, "ns")], [np.array([3])]])
+def test_what_is_no_number_of_numpy_is_not_taken_for_one(script: Script, column: Any) -> None:
+    with Client(script.url) as client, pytest.raises(ValueError, match=r"entities\['id'\]: .* cannot be sent as JSON"):
+        client.get_online_features(["v:f"], entities={"id": column})
+    assert not script.asked
+
+
 def test_a_column_that_cannot_be_sent_is_named(script: Script) -> None:
     frame = pd.Series([1, None], dtype="Int64")
     with Client(script.url) as client, pytest.raises(ValueError, match=r"entities\['id'\]: NAType cannot be sent"):

@@ -20,7 +20,7 @@ from serving.access import Caller, Forbidden, OpenAccess
 from serving.aside import Aside
 from serving.console.look_up import searched
 from serving.documents import RetrieveOnlineDocuments
-from serving.features import OnlineFeatures, json_body, vector_keys
+from serving.features import json_body, vector_keys
 from serving.http import GetOnlineFeatures, Seen
 from serving.plan import InvalidRequest, PlannedView
 from serving.refusals import refusal
@@ -29,6 +29,7 @@ from serving.scales import Scales
 from serving.snapshot import Snapshot
 from stores.view import Feature, View
 from tests.unit.local_feast import local_feast
+from tests.unit.online_features import online_features
 
 SECRET = "annabel@example.com"
 PERSONAL = {"personal": "true"}
@@ -160,9 +161,7 @@ def test_the_log_of_a_failed_view_has_no_values(tmp_path: Path, caplog: pytest.L
         orjson.dumps({"features": ["domain:domain"], "entities": {"email": [SECRET]}}), RequestLimits()
     )
     reads: Any = SimpleNamespace()
-    answering = OnlineFeatures(
-        reads, None, Aside("vectors", 1, 1), Aside("on-demand views", 1, 1), Scales("large requests", 10, 1, 0), 1_000
-    )
+    answering = online_features(reads)
     with caplog.at_level(logging.DEBUG), pytest.raises(InvalidRequest, match="domain failed") as refused:
         asyncio.run(answering.answer(answering.prepared(request, compiled_from.plan(request.asked)), json_body))
     (record,) = [record for record in caplog.records if record.name == "millrace"]

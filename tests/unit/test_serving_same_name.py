@@ -20,15 +20,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from serving.access import Forbidden
 from serving.aside import Aside
 from serving.console.look_up import look_up, target
-from serving.features import OnlineFeatures
 from serving.http import GetOnlineFeatures, Seen
 from serving.lookup import OnlineLookup
 from serving.messages import request_fields, response
 from serving.request import RequestLimits, checked
-from serving.scales import Scales
 from serving.snapshot import Snapshot
 from stores.fields import fields_of
 from stores.view import View
+from tests.unit.online_features import online_features
 from tests.unit.test_serving_personal import PERSONAL, SECRET, Plain, snapshot
 
 ENTITIES = {"shop": ["1"], "person": ["2"]}
@@ -94,15 +93,7 @@ class Stored:
 
 def asking(snapshot: Snapshot) -> GetOnlineFeatures:
     registry: Any = SimpleNamespace(current=snapshot)
-    features = OnlineFeatures(
-        Stored(),
-        None,
-        Aside("vectors", 1, 1),
-        Aside("on-demand views", 1, 1),
-        Scales("large requests", 100, 1, 0),
-        1_000,
-    )
-    return GetOnlineFeatures(registry, features, Plain(), RequestLimits(), Aside("versions", 1, 1))
+    return GetOnlineFeatures(registry, online_features(Stored()), Plain(), RequestLimits(), Aside("versions", 1, 1))
 
 
 def by_http(snapshot: Snapshot, features: list[str]) -> dict[str, Any]:

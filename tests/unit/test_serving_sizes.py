@@ -14,12 +14,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from serving.access import OpenAccess
 from serving.aside import Aside
-from serving.features import OnlineFeatures
 from serving.http import GetOnlineFeatures, Seen
 from serving.request import RequestLimits, TooLarge
-from serving.scales import Scales
 from serving.snapshot import Snapshot
 from tests.unit.local_feast import local_feast
+from tests.unit.online_features import online_features
 
 LIMIT = 20_000
 """Bytes that are read for one request."""
@@ -65,8 +64,7 @@ def ask(snapshot: Snapshot, feature: str, entities: int, limits: RequestLimits |
     """What was read, and the feature's values in the answer, or why there is none."""
     redis = Redis(VALUES.get(feature.partition(":")[2], b""))
     registry: Any = SimpleNamespace(current=snapshot)
-    cells = Scales("large requests", 1_000_000, 10, 1)
-    answering = OnlineFeatures(redis, None, Aside("vectors", 1, 1), Aside("on-demand views", 1, 1), cells, LIMIT)
+    answering = online_features(redis, 1_000_000, LIMIT)
     post = GetOnlineFeatures(registry, answering, OpenAccess(), limits or RequestLimits(), Aside("versions", 1, 1))
     body = orjson.dumps({"features": [feature], "entities": {"id": list(range(entities))}})
     try:

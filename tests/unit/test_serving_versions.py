@@ -17,12 +17,11 @@ from sqlalchemy.exc import OperationalError
 from serving.access import OpenAccess
 from serving.applied import Applied
 from serving.aside import Aside
-from serving.features import OnlineFeatures
 from serving.http import GetOnlineFeatures, Seen
 from serving.refusals import refusal
 from serving.request import RequestLimits
-from serving.scales import Scales
 from stores.errors import StoreUnavailable
+from tests.unit.online_features import online_features
 
 
 class Redis:
@@ -56,15 +55,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> GetOnlineFeatures:
             [item, FeatureView(name="items", entities=[item], schema=fields, source=source)]
         )
     registry: Any = SimpleNamespace(current=Applied(config).take())
-    answering = OnlineFeatures(
-        Redis(),
-        None,
-        Aside("vectors", 1, 1),
-        Aside("on-demand views", 1, 1),
-        Scales("large requests", 1_000, 1, 1),
-        1_000,
-    )
-    return GetOnlineFeatures(registry, answering, OpenAccess(), RequestLimits(), Aside("versions", 1, 1))
+    return GetOnlineFeatures(registry, online_features(Redis()), OpenAccess(), RequestLimits(), Aside("versions", 1, 1))
 
 
 def body(feature: str) -> bytes:
