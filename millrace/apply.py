@@ -35,9 +35,9 @@ from millrace.check_repo import (
 )
 from millrace.made_again import dropped, note_captured_again, note_stored
 from millrace.repo import Repo, register
-from millrace.status import running_workers
 from millrace.try_functions import try_functions
 from millrace.wiring import connect, embedder, lake, topics, vectors
+from millrace.workers import running_workers
 from stores.lake import Lake
 from stores.view import View
 from streams.decide import changes_table, features_table

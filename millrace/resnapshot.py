@@ -26,8 +26,8 @@ from connectors.table import Table
 from millrace.made_again import note_stored, stored_in
 from millrace.repo import Repo, UnknownTable
 from millrace.started_anew import ANEW_SECONDS
-from millrace.status import running_workers
 from millrace.wiring import connect, flows, lake, producer, source, topics
+from millrace.workers import running_workers
 from streams.pipeline import Flow
 from streams.reconcile import Reconciled, reconcile, reconcile_earlier
 from streams.redelivered import highest

@@ -4,8 +4,8 @@ import time
 from typing import Any
 
 from millrace.repo import Repo, UnknownTable
-from millrace.status import running_workers
 from millrace.wiring import producer
+from millrace.workers import running_workers
 from streams.control import ask_to_resume
 
 

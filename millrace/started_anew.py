@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from millrace.anew import noted
 from millrace.repo import Repo
-from millrace.status import running_workers
 from millrace.wiring import lake
+from millrace.workers import running_workers
 
 ANEW_SECONDS = 20.0
 """That workers have to start anew after an apply, until when they tell of a table as held: they look every five seconds

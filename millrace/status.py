@@ -4,16 +4,12 @@ All are asked at the same time, and none of the services for longer than ten sec
 is asked. A lake in an object store is waited for as long as its own client tries.
 """
 
-import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from http.client import HTTPException
-from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 from connectors.check_slot import went_back
 from connectors.connect import ConnectorState, ConnectRefused, ConnectUnavailable
@@ -25,6 +21,7 @@ from millrace.altered import altered_tables
 from millrace.made_again import Dropped, dropped
 from millrace.repo import Repo
 from millrace.wiring import connect, lake, no_source, online, source, topics, vectors
+from millrace.workers import running_workers, starting_workers
 from serving.applied import check
 from stores.errors import RegistryUnreadable, StoreRefused, StoreUnavailable
 from stores.feast_functions import FunctionUnloadable
@@ -34,13 +31,15 @@ from streams.redelivered import begun_anew
 from streams.snapshots import unreconciled
 
 SECONDS = 5
-"""That a service, or a worker, has to answer in."""
+"""That a service has to answer in."""
 
 Ask = Callable[[list[str]], Any]
 """Asks for one part of the status, and adds to the problems."""
 
-OF_A_WORKER = frozenset({"waiting_for", "paused", "key_changes_lost", "resumed", "partitions", "staged_rows"})
-"""What every worker tells of its health (`streams.worker.Worker.state`), by which its answer is known."""
+START_SECONDS = 10.0
+"""That workers of this machine have to start in before status says that none listens."""
+
+LOOK_SECONDS = 0.2
 
 
 def repo_status(repo: Repo) -> dict[str, Any]:
@@ -157,16 +156,6 @@ def _ping(ping: Callable[[], None], problems: list[str]) -> str:
     return "answers"
 
 
-def running_workers(folder: Path) -> dict[str, dict[str, Any]]:
-    """The health of each worker of this machine, by process; one that is gone has no say."""
-    notes = sorted(folder.glob("*")) if folder.is_dir() else []
-    if not notes:
-        return {}
-    with ThreadPoolExecutor(len(notes)) as threads:
-        answers = zip(notes, threads.map(_ask, notes), strict=True)
-        return {note.name: state for note, state in answers if state is not None}
-
-
 def _not_running(state: ConnectorState) -> str:
     """The state of a connector that does not run: of its tasks, if it only says so itself."""
     odd = [task.state for task in state.tasks if task.state != "RUNNING"]
@@ -174,15 +163,31 @@ def _not_running(state: ConnectorState) -> str:
 
 
 def _workers(repo: Repo, problems: list[str]) -> dict[str, Any]:
+    starting = _waited(repo)
     workers = running_workers(repo.workers_folder)
+    problems += [
+        f"worker {name} is starting, and did not get through within {START_SECONDS:g} s: does it wait for a store? Its "
+        "log says"
+        for name in starting
+        if name not in workers
+    ]
     for name, state in workers.items():
         if state["waiting_for"]:
             problems.append(f"worker {name} waits: {state['waiting_for']}")
         problems += state["paused"].values()
         problems += state["key_changes_lost"].values()
-    if not workers and not _elsewhere(repo):
+    if not workers and not starting and not _elsewhere(repo):
         problems.append("no worker runs, here or elsewhere: millrace run")
     return workers
+
+
+def _waited(repo: Repo) -> list[str]:
+    """The workers of this machine that are still starting after they were waited for: after `millrace apply` all start
+    anew, which takes them a few seconds."""
+    deadline = time.monotonic() + START_SECONDS
+    while (starting := starting_workers(repo.workers_folder)) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+    return starting
 
 
 def _elsewhere(repo: Repo) -> bool:
@@ -191,25 +196,6 @@ def _elsewhere(repo: Repo) -> bool:
         return topics(repo).members(repo.group) > 0
     except BrokerUnavailable:
         return False  # told of where the lag is asked for
-
-
-def _ask(note: Path) -> dict[str, Any] | None:
-    """The health of the worker whose note this is. None if none answers: a worker that was killed left its note, and
-    another program may have its port by now."""
-    try:
-        state = json.loads(_get(note.read_text()))
-    except (OSError, HTTPException, ValueError):
-        return None
-    return state if isinstance(state, dict) and state.keys() >= OF_A_WORKER else None
-
-
-def _get(address: str) -> bytes:
-    """The body of the answer, whatever its status."""
-    try:
-        with urlopen(address, timeout=SECONDS) as answer:
-            return bytes(answer.read())
-    except HTTPError as waiting:
-        return waiting.read()
 
 
 def _declared(repo: Repo, problems: list[str]) -> list[Declared] | None:

@@ -6,11 +6,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from millrace.cli import Failed, Out, Places, shared
 from streams.patience import Abandoned, Patience
 
 if TYPE_CHECKING:
+    from streams.pipeline import Flows
     from streams.worker import Worker
 
 log = logging.getLogger("millrace")
@@ -46,6 +45,7 @@ def run(places: Places, out: Out) -> None:
     from millrace.anew import AppliedWatch, noted
     from millrace.repo import open_repo
     from millrace.wiring import connect, flows, lake, source, worker
+    from millrace.workers import STARTING, announced
     from streams.health import Health
     from streams.metrics import Metrics
 
@@ -53,46 +53,53 @@ def run(places: Places, out: Out) -> None:
     asked = threading.Event()
     _stop_on_signals(stop, asked)
     repo = open_repo(places.repo, places.stack)
-    waiting = Patience(partial(_wait, stop))
-    try:
-        began = waiting(partial(noted, lake(repo), repo.project))
-        declared, member = waiting(partial(flows, repo)), waiting(partial(worker, repo))
-        watch = partial(AppliedWatch, lake(repo), repo.project, began, member.tables, stop, lambda: member.paused)
-        applied = waiting(watch)
-    except Abandoned:
-        log.info("stopped before its stores answered", extra={"event": "stopped"})
-        value = {"waiting_for": waiting.waiting_for, "rows": {"applied": 0, "refused": 0}}
-        out.result(value, lambda _: "stopped before its stores answered; no rows written")
-        return
+    with announced(repo.workers_folder) as note:
+        waiting = Patience(partial(_wait, stop))
+        try:
+            began = waiting(partial(noted, lake(repo), repo.project))
+            declared, member = waiting(partial(flows, repo)), waiting(partial(worker, repo))
+            watch = partial(AppliedWatch, lake(repo), repo.project, began, member.tables, stop, lambda: member.paused)
+            applied = waiting(watch)
+        except Abandoned:
+            log.info("stopped before its stores answered", extra={"event": "stopped"})
+            value = {"waiting_for": waiting.waiting_for, "rows": {"applied": 0, "refused": 0}}
+            out.result(value, lambda _: "stopped before its stores answered; no rows written")
+            return
+        _tell(declared)
+        with ExitStack() as ending:
+            ending.callback(applied.close)
+            # Of a source that no view captures there is neither a slot nor a connector.
+            sources = sorted({flow.table.source for flow in declared.values()} & repo.settings.sources.keys())
+            slots = SlotWatch([source(repo, name) for name in sources])
+            ending.callback(slots.close)
+            settings = repo.settings.worker
+            metrics = Metrics(member, slots.slots)
+            state = partial(_state, member, began)
+            health = Health(settings.health_host, settings.health_port, state, metrics.exposition)
+            ending.callback(health.close)
+            log.info("health and metrics: %s", health.address, extra={"event": "listening", "address": health.address})
+            ending.callback(Watch(connect(repo), sources).close)
+            note(f"{health.address}/health")
+            ending.callback(note, STARTING)  # anew, if that is what it does: it is one worker all the time
+            # What start-up made lives as long as the process: keep the collector from walking it again and again.
+            gc.collect()
+            gc.freeze()
+            ending.callback(gc.unfreeze)  # what native modules hold must be freed by it before they are unloaded
+            gc.set_threshold(*COLLECT)
+            sys.setswitchinterval(SWITCH_SECONDS)
+            member.run(stop)
+        if applied.seen and not asked.is_set():
+            os.execv(sys.executable, sys.orig_argv)
+        log.info("stopped", extra={"event": "stopped", **member.tally.stores})
+        out.result(_state(member, began), lambda s: f"stopped; rows written: {s['rows']}")
+
+
+def _tell(declared: "Flows") -> None:
+    """Log what is served of each table."""
     for topic, flow in sorted(declared.items()):
         kinds = ", ".join(f"{v.view.name} ({v.view.kind})" for v in flow.views)
         told = {"event": "serves", "table": topic, "contract": flow.contract.version}
         log.info("%s -> %s", topic, kinds, extra=told)
-    with ExitStack() as ending:
-        ending.callback(applied.close)
-        # Of a source that no view captures there is neither a slot nor a connector.
-        sources = sorted({flow.table.source for flow in declared.values()} & repo.settings.sources.keys())
-        slots = SlotWatch([source(repo, name) for name in sources])
-        ending.callback(slots.close)
-        settings = repo.settings.worker
-        metrics = Metrics(member, slots.slots)
-        state = partial(_state, member, began)
-        health = Health(settings.health_host, settings.health_port, state, metrics.exposition)
-        ending.callback(health.close)
-        log.info("health and metrics: %s", health.address, extra={"event": "listening", "address": health.address})
-        ending.callback(Watch(connect(repo), sources).close)
-        ending.enter_context(_announced(repo.workers_folder, f"{health.address}/health"))
-        # What start-up made lives as long as the process: keep the collector from walking it again and again.
-        gc.collect()
-        gc.freeze()
-        ending.callback(gc.unfreeze)  # what native modules hold must be freed by it before they are unloaded
-        gc.set_threshold(*COLLECT)
-        sys.setswitchinterval(SWITCH_SECONDS)
-        member.run(stop)
-    if applied.seen and not asked.is_set():
-        os.execv(sys.executable, sys.orig_argv)
-    log.info("stopped", extra={"event": "stopped", **member.tally.stores})
-    out.result(_state(member, began), lambda s: f"stopped; rows written: {s['rows']}")
 
 
 def _state(member: "Worker", declared: str | None) -> dict[str, object]:
@@ -179,17 +186,3 @@ def _stop_on_signals(*stops: threading.Event) -> None:
 
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGINT, ask)
-
-
-@contextmanager
-def _announced(folder: Path, address: str) -> Iterator[None]:
-    """Leave the health address where `millrace status` on this machine finds it, while the block runs."""
-    note = folder / str(os.getpid())
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(address)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            note.unlink(missing_ok=True)

@@ -41,7 +41,8 @@ def test_rows_that_were_deleted_between_its_two_readings(
         with begun(market, "apply") as command:
             waited(read, "customers to be read")
             market.sql.execute("delete from customers where id = 3")
-            market.sql.execute(CUT_OFF)
+            # An order may not be read yet: customers are, as soon as their records came.
+            waited(lambda: market.sql.execute(CUT_OFF).rowcount, "orders to be read")
             command.answer()
         with market.repo.worker():
             market.settle()

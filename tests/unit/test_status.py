@@ -1,13 +1,13 @@
-"""What `millrace status` and `resume` take for a worker of this machine."""
+"""What `millrace status` tells, and `resume` of the workers that it asked."""
 
-import socket
+import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,64 +17,13 @@ from connectors.connect import ConnectorState, ConnectUnavailable, TaskState
 from connectors.health import SlotHealth
 from millrace.made_again import Dropped
 from millrace.resume import resume_table
-from millrace.status import _at_once, _lag, _not_running, _slots, _snapshots, repo_status, running_workers
-from streams.health import CannotListen, Health
+from millrace.status import _at_once, _lag, _not_running, _slots, _snapshots, _workers, repo_status
+from millrace.workers import announced
+from streams.health import Health
 from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.messages import Partition
 from tests.envelopes import TOPIC
 from tests.worker_platform import Platform
-
-HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
-ANSWERS = {
-    "html": HEAD + b"Content-Type: text/html\r\n\r\n<html>It works</html>",
-    "not_found": b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n<html>Not here</html>",
-    "cut_off": HEAD + b"Content-Length: 1000\r\n\r\n{",
-    "cut_off_503": b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n{",
-    "no_text": HEAD + b"\r\n\xff\xfe\xff",
-    "another_health": HEAD + b'\r\n{"status": "ok"}',
-    "a_list": HEAD + b"\r\n[]",
-    "no_http": b"-ERR unknown command\r\n",
-    "closes_at_once": b"",
-}
-
-
-@contextmanager
-def server(answer: bytes, when: Callable[[], object] = lambda: None) -> Iterator[str]:
-    """Another program on the port of a worker that was killed, which answers `when` that returns; the worker's
-    address."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            client, _ = listening.accept()
-            with client, suppress(threading.BrokenBarrierError):
-                when()
-                if answer:
-                    client.recv(65_536)
-                    client.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/health"
-        thread.join()
-
-
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[str]:
-    """The address of a worker."""
-    (tmp_path / "platform").mkdir()
-    health = Health("127.0.0.1", 0, Platform(tmp_path / "platform").start().state, lambda accept: (b"", ""))
-    yield f"{health.address}/health"
-    health.close()
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_what_took_a_killed_workers_port_is_no_worker(tmp_path: Path, worker: str, answer: str) -> None:
-    notes = tmp_path / "workers"
-    notes.mkdir()
-    (notes / "2").write_text(worker)
-    with server(ANSWERS[answer]) as address:
-        (notes / "1").write_text(address)
-        assert list(running_workers(notes)) == ["2"]
 
 
 def test_all_parts_are_asked_at_once_and_told_of_in_their_order() -> None:
@@ -90,32 +39,6 @@ def test_all_parts_are_asked_at_once_and_told_of_in_their_order() -> None:
     asks = {name: partial(part, name=name, known=known) for name, known in (("c", 2), ("a", 0), ("b", 1))}
     assert _at_once(asks, problems) == {"c": 2, "a": 0, "b": 1}
     assert problems == ["before", "c 0", "c 1", "b 0"]
-
-
-def test_workers_are_asked_at_once(tmp_path: Path) -> None:
-    notes = tmp_path / "workers"
-    notes.mkdir()
-    together = threading.Barrier(3, timeout=30)
-    with ExitStack() as servers:
-        for number in range(3):
-            address = servers.enter_context(server(HEAD + b"\r\n[]", together.wait))
-            (notes / str(number)).write_text(address)
-        assert running_workers(notes) == {}
-    assert not together.broken
-
-
-def test_a_note_that_is_being_written_names_no_worker(tmp_path: Path, worker: str) -> None:
-    notes = tmp_path / "workers"
-    notes.mkdir()
-    (notes / "1").write_text("")
-    (notes / "2").write_text(worker)
-    assert list(running_workers(notes)) == ["2"]
-
-
-def test_the_port_of_another_worker_is_named_with_its_setting(worker: str) -> None:
-    port = int(worker.removesuffix("/health").rsplit(":", 1)[1])
-    with pytest.raises(CannotListen, match=rf"127.0.0.1:{port}: Address already in use.*worker\.health_port"):
-        Health("127.0.0.1", port, dict, lambda accept: (b"", ""))
 
 
 class Asked(MemoryProducer):
@@ -270,3 +193,30 @@ def test_a_first_snapshot_that_was_begun_anew_is_a_problem(
     assert asked == [others[:1], *together]
     told = f"millrace resnapshot {' '.join(topics[0] for topics in asked)}"
     assert [problem.split("Run ")[1] for problem in problems] == [told] * twice
+
+
+def test_workers_that_start_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All start anew at an apply, for which nobody is to be woken."""
+    monkeypatch.setattr(millrace.status, "_elsewhere", lambda repo: False)
+    monkeypatch.setattr(millrace.status, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(millrace.status, "START_SECONDS", 60)
+    state = {"waiting_for": "", "paused": {}, "key_changes_lost": {}}
+    looks = [["7"], ["7"], []]
+    monkeypatch.setattr(millrace.status, "starting_workers", lambda folder: looks.pop(0))
+    monkeypatch.setattr(millrace.status, "running_workers", lambda folder: {} if looks else {"7": state})
+    problems: list[str] = []
+    repo: Any = SimpleNamespace(workers_folder=tmp_path)
+    assert _workers(repo, problems) == {"7": state}
+    assert problems == []
+
+
+def test_a_worker_that_does_not_get_through_its_start_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(millrace.status, "START_SECONDS", 0.01)
+    problems: list[str] = []
+    repo: Any = SimpleNamespace(workers_folder=tmp_path)
+    with announced(tmp_path):
+        assert _workers(repo, problems) == {}
+    (problem,) = problems
+    assert problem.startswith(f"worker {os.getpid()} is starting")

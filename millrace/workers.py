@@ -1,0 +1,95 @@
+"""The workers of this machine. Each leaves a note where it listens, in a file named by its process; by that `millrace
+status` and the other commands find them."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+SECONDS = 5
+"""That a worker has to answer in."""
+
+STARTING = "starting"
+"""The note of a worker that does not listen yet: it imports, or waits for its stores."""
+
+OF_A_WORKER = frozenset({"waiting_for", "paused", "key_changes_lost", "resumed", "partitions", "staged_rows"})
+"""What every worker tells of its health (`streams.worker.Worker.state`), by which its answer is known."""
+
+
+@contextmanager
+def announced(folder: Path) -> Iterator[Callable[[str], None]]:
+    """Note that this process is a worker, `STARTING` until what is yielded is told otherwise, while the block runs. A
+    process that replaces itself within the block goes on with its note. A folder that cannot be written has none."""
+    note = folder / str(os.getpid())
+
+    def write(text: str) -> None:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            note.write_text(text)
+
+    write(STARTING)
+    try:
+        yield write
+    finally:
+        with suppress(OSError):
+            note.unlink(missing_ok=True)
+
+
+def running_workers(folder: Path) -> dict[str, dict[str, Any]]:
+    """The health of each worker of this machine, by process; one that is gone or only starting has no say."""
+    notes = sorted(folder.glob("*")) if folder.is_dir() else []
+    if not notes:
+        return {}
+    with ThreadPoolExecutor(len(notes)) as threads:
+        answers = zip(notes, threads.map(_ask, notes), strict=True)
+        return {note.name: state for note, state in answers if state is not None}
+
+
+def starting_workers(folder: Path) -> list[str]:
+    """The workers of this machine that do not listen yet, by process."""
+    notes = sorted(folder.glob("*")) if folder.is_dir() else []
+    return [note.name for note in notes if _read(note) == STARTING and _lives(note.name)]
+
+
+def _lives(process: str) -> bool:
+    """Whether there is such a process: a worker that was killed left its note."""
+    try:
+        os.kill(int(process), 0)
+    except PermissionError:  # another user's
+        return True
+    except (OSError, OverflowError, ValueError):
+        return False
+    return True
+
+
+def _read(note: Path) -> str:
+    """What a note says; empty of a worker that has just left."""
+    try:
+        return note.read_text()
+    except OSError:
+        return ""
+
+
+def _ask(note: Path) -> dict[str, Any] | None:
+    """The health of the worker whose note this is. None if none answers: a worker that was killed left its note, and
+    another program may have its port by now."""
+    try:
+        state = json.loads(_get(_read(note)))
+    except (OSError, HTTPException, ValueError):
+        return None
+    return state if isinstance(state, dict) and state.keys() >= OF_A_WORKER else None
+
+
+def _get(address: str) -> bytes:
+    """The body of the answer, whatever its status."""
+    try:
+        with urlopen(address, timeout=SECONDS) as answer:
+            return bytes(answer.read())
+    except HTTPError as waiting:
+        return waiting.read()
