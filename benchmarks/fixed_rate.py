@@ -6,7 +6,7 @@ import base64
 import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 NANOSECONDS_IN_MS = 1e6
 
@@ -45,3 +45,9 @@ def measure(
         report["rate"],
         report["requests"] - answered,
     )
+
+
+def middle(found: Sequence[Latencies]) -> Latencies:
+    """Of several measurements that with the median p99; the failed of all."""
+    ordered = sorted(found, key=lambda one: one.p99)
+    return replace(ordered[len(ordered) // 2], failed=sum(one.failed for one in found))

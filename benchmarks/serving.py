@@ -2,7 +2,7 @@
 
 Requests a second by wrk (https://github.com/wg/wrk), which must be installed; latency at a fixed rate by
 `benchmarks.fixed_rate`, quiet and while 24 writers update features. Each server is one process; load, server and Redis
-share the machine's cores.
+share the machine's cores. What is compared is measured in turns, and each figure is the median of three.
 """
 
 import gc
@@ -13,16 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
 
-from benchmarks.fixed_rate import measure
+from benchmarks.fixed_rate import measure, middle
 from benchmarks.platform import Row, wait
 from benchmarks.serving_repo import ENTITIES, SIZES, features, make_repo
 from benchmarks.writers import live_writers
@@ -35,6 +36,8 @@ from serving.snapshot import Asked
 from tests.redis_server import RedisServer
 
 SECONDS = 5.0
+TURNS = 3
+"""Each figure is the median of so many: a single stall of the machine would be the tail of one."""
 CONNECTIONS = 16
 WORK = {
     "10 x 30": (10, features("driver_hourly")),
@@ -73,35 +76,43 @@ def rows() -> Iterable[Row]:
 
 
 def _over_http(repo: Path, redis_port: int) -> Iterator[Row]:
-    theirs, ours = {}, {}
-    with server(_feast(repo)) as port:
-        for name in WORK:
-            theirs[name] = _wrk(repo, port, name)
-    with server(_millrace(repo)) as port:
-        for name in WORK:
-            ours[name] = _wrk(repo, port, name)
-        quiet = measure(port, _bodies("10 x 30"), LIVE_RATE, SECONDS)
-        with live_writers(redis_port):
-            live = measure(port, _bodies("10 x 30"), LIVE_RATE, SECONDS)
-        latencies = {
-            name: measure(port, _bodies(name), rate, SECONDS)
-            for name, rate in (("10 x 30", ours["10 x 30"] / 2), ("1 x 30", ours["1 x 30"] / 2), ("100 x 50", 100.0))
-        }
-    key = _key(repo)
-    with server([*_millrace(repo), "--with-keys"]) as port:
-        keyed = _wrk(repo, port, "1 x 30", key)
+    with server(_feast(repo)) as their_port, server(_millrace(repo)) as port:
+        paces = {name: _in_turns(partial(_wrk, repo, (their_port, port), name)) for name in WORK}
     goals = {"10 x 30": "25 times feast serve", "1 x 30": "", "100 x 50": ""}
-    for name, rate in ours.items():
-        beside = {"feast serve": theirs[name], "times": rate / theirs[name]}
-        yield Row(f"serve {name}, requests/s of one process", rate, "requests/s", goals[name], beside)
-    beside = {"without keys": ours["1 x 30"]}
+    for name, (theirs, ours) in paces.items():
+        beside = {"feast serve": theirs, "times": ours / theirs}
+        yield Row(f"serve {name}, requests/s of one process", ours, "requests/s", goals[name], beside)
+    key = _key(repo)
+    with server(_millrace(repo)) as port, server([*_millrace(repo), "--with-keys"]) as keyed_port:
+        without, keyed = _in_turns(partial(_wrk, repo, (port, keyed_port), "1 x 30", key))
+    beside = {"without keys": without}
     yield Row("serve 1 x 30, keys and limits on, requests/s of one process", keyed, "requests/s", "8000", beside)
-    limits = {"10 x 30": "< 5", "1 x 30": "", "100 x 50": "< 20"}
-    for name, found in latencies.items():
+    with server(_millrace(repo)) as port:
+        yield from _latencies(port, redis_port, {name: ours for name, (_, ours) in paces.items()})
+
+
+def _latencies(port: int, redis_port: int, paces: Mapping[str, float]) -> Iterator[Row]:
+    for name, rate, limit in (
+        ("10 x 30", paces["10 x 30"] / 2, "< 5"),
+        ("1 x 30", paces["1 x 30"] / 2, ""),
+        ("100 x 50", LIVE_RATE, "< 20"),
+    ):
+        found = middle([measure(port, _bodies(name), rate, SECONDS) for _ in range(TURNS)])
         beside = {"p50": found.p50, "requests/s": found.rate, "failed": float(found.failed)}
-        yield Row(f"serve {name} at a fixed rate, p99", found.p99, "ms", limits[name], beside)
+        yield Row(f"serve {name} at a fixed rate, p99", found.p99, "ms", limit, beside)
+    turns = []
+    for _ in range(TURNS):
+        alone = measure(port, _bodies("10 x 30"), LIVE_RATE, SECONDS)
+        with live_writers(redis_port):
+            turns.append((alone, measure(port, _bodies("10 x 30"), LIVE_RATE, SECONDS)))
+    quiet, live = middle([alone for alone, _ in turns]), middle([beside for _, beside in turns])
     beside = {"quiet p99": quiet.p99, "times": live.p99 / quiet.p99, "quiet p50": quiet.p50, "p50": live.p50}
     yield Row("serve 10 x 30 beside 24 writers, p99", live.p99, "ms", "< 2 times quiet", beside)
+
+
+def _in_turns(pace: Callable[[], Sequence[float]]) -> list[float]:
+    """The median pace of each server, asked in turns: what the machine's pace does meanwhile, it does to all."""
+    return [median(paces) for paces in zip(*(pace() for _ in range(TURNS)), strict=True)]
 
 
 def _bodies(name: str) -> list[bytes]:
@@ -119,11 +130,15 @@ def _bodies(name: str) -> list[bytes]:
     ]
 
 
-def _wrk(folder: Path, port: int, name: str, key: str = "") -> float:
-    """Requests a second, none refused."""
+def _wrk(folder: Path, ports: Sequence[int], name: str, key: str = "") -> list[float]:
+    """Requests a second of each server, none refused."""
     script = folder / "requests.lua"
     header = f'wrk.headers["Authorization"] = "Bearer {key}"\n' if key else ""
     script.write_text(header + LUA % ",".join(f"[==[{body.decode()}]==]" for body in _bodies(name)))
+    return [_pace(script, port) for port in ports]
+
+
+def _pace(script: Path, port: int) -> float:
     options = [f"-c{CONNECTIONS}", "-t1", "--timeout", "10s", "-s", str(script), f"http://127.0.0.1:{port}/"]
     command = ["wrk", f"-d{SECONDS:g}s", *options]
     subprocess.run(["wrk", "-d2s", *options], check=True, capture_output=True)  # to warm up
