@@ -16,7 +16,10 @@ from datetime import timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
 
+from stores.casts import as_given
 from stores.history import kind
 from stores.lake import Lake, Snapshot
 from stores.query import Session, answer, held, quoted, session
@@ -79,7 +82,9 @@ def _key(entities: pa.Table, column: str, table: Snapshot, name: str) -> pa.Chun
         raise ValueError(f"the entity frame has no column {column}, a join key of {table.name}")
     type_ = table.schema.field(held(table, name)).type
     try:
-        return entities.column(column).cast(type_)
+        values = as_given(entities.column(column), type_)
+        # A join key that is a timestamp has whole seconds, as it is served.
+        return pc.floor_temporal(values, unit="second") if pt.is_timestamp(type_) else values
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"column {column} of the entity frame does not read as {type_}: {error}") from error
 

@@ -31,6 +31,26 @@ def as_type(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray
     return cast, misfits | {int(i): "it is out of range" for i in overflowed(column, cast)}
 
 
+def as_given(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """What a frame of pandas holds, as Feast takes it for a value of the type `kind`: UUIDs and truth values as the
+    words of Python, whole numbers for timestamps as seconds since 1970, decimals as the nearest floats. What a
+    timestamp has beyond microseconds is cut off. Raises `pa.ArrowInvalid` and `pa.ArrowNotImplementedError`."""
+    if pt.is_string(kind) and (values.type == pa.uuid() or pt.is_boolean(values.type)):
+        return pa.chunked_array([pa.array([None if v is None else str(v) for v in values.to_pylist()], kind)])
+    lists = pt.is_list(kind) and (pt.is_list(values.type) or pt.is_large_list(values.type))
+    given, wanted = (values.type.value_type, kind.value_type) if lists else (values.type, kind)
+    if pt.is_timestamp(wanted) and pt.is_integer(given):
+        seconds = pa.timestamp("s", wanted.tz)
+        values = values.cast(pa.list_(pa.int64()) if lists else pa.int64())
+        values = values.cast(pa.list_(seconds) if lists else seconds)
+    elif pt.is_timestamp(wanted) and pt.is_timestamp(given) and not lists:
+        values = pc.floor_temporal(values, unit=_UNITS[wanted.unit])
+    return as_nearest_floats(values, kind).cast(kind, safe=not pt.is_timestamp(given))
+
+
+_UNITS = {"s": "second", "ms": "millisecond", "us": "microsecond", "ns": "nanosecond"}
+
+
 def as_nearest_floats(values: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """The values as they are; but decimals, or lists of decimals, that are to be cast to `kind`, a type of floating
     point or a list of one, as the nearest doubles.

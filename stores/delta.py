@@ -449,7 +449,8 @@ class DeltaLake:
         self._check_root()
         try:
             filesystem = pafs.PyFileSystem(DeltaStorageHandler(self.root, self._options))
-            return [info.path for info in filesystem.get_file_info(pafs.FileSelector(folder))]
+            found = filesystem.get_file_info(pafs.FileSelector(folder))
+            return [info.path for info in found if info.type == pafs.FileType.Directory]
         except (DeltaError, OSError) as error:
             raise self._unavailable(folder, error) from error
 

@@ -36,7 +36,7 @@ from stores.entity_keys import DUMMY, with_dummy
 from stores.feast_declared import as_declared, declared
 from stores.feast_history import EVENT_TIME, at_end, at_entities, request
 from stores.feast_lake import ADDED, LakeLoggingDestination, LakeSource, lake_of
-from stores.feast_push import pushed_rows, pushed_view
+from stores.feast_push import claim, pushed_rows, pushed_view
 from stores.feast_retrieval import LakeRetrievalJob, location
 from stores.history import current, feature_properties
 from stores.lake import Snapshot
@@ -141,7 +141,8 @@ class LakeOfflineStore(OfflineStore):
         """The rows that the source holds now, with an event time in the window, newest first.
 
         Each source row once, in its newest version, and none that is deleted. A row of a view's source with a
-        null join key belongs to no entity, and is left out; a saved dataset has all its rows. With no feature
+        null join key belongs to no entity, and is left out; a saved dataset has all its rows that have an event time,
+        and all its columns: Feast asks for the join keys and the features alone. With no feature
         names, as for a view with a transform, all columns of the source; with feature names, of the rows of a
         captured table that agree in entity and times the newest.
         """
@@ -161,7 +162,8 @@ class LakeOfflineStore(OfflineStore):
         table: pa.Table,
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Add pushed rows to `features/<view>`. Raises `ValueError` for a view that the worker writes."""
+        """Add pushed rows to `features/<view>`. Raises `ValueError` for a view that the worker writes, and
+        `StoreRefused` where another project that shares the lake pushes to a view of that name."""
         source = feature_view.batch_source
         name = f"features/{feature_view.name}"
         if not isinstance(feature_view.stream_source, PushSource) or getattr(source, "table", None) != name:
@@ -174,6 +176,7 @@ class LakeOfflineStore(OfflineStore):
         rows = pushed_rows(view, table, source.timestamp_field, source.created_timestamp_column)
         lake = lake_of(config)
         lake.create(name, rows_schema(view), feature_properties(view, topic=""))
+        claim(lake, name, config.project)
         lake.append(name, rows, {})
         if progress is not None:
             progress(rows.num_rows)
@@ -222,7 +225,8 @@ def _pull(
 ) -> pa.Table:
     table = _table(config, source)
     times = [time for time in (timestamp_field, created) if time]
-    wanted = [*join_keys, *features, *times] if features else [*_user_columns(table, source), *join_keys, *times]
+    given = table.schema.names if _saved(source) else [] if features else _user_columns(table, source)
+    wanted = dict.fromkeys([*given, *join_keys, *features, *times])
     stored = {name: _stored(table, name, timestamp_field, created) for name in wanted}
     if not {stored[key] for key in join_keys} <= set(table.schema.names):
         raise FeastJoinKeysDuringMaterialization(table.name, set(join_keys), set(table.schema.names))
@@ -243,7 +247,7 @@ def _pull(
 def _saved(source: DataSource) -> bool:
     """Whether it holds what Feast saved or logged: a view's source has an event time of its own.
 
-    Of a saved dataset Feast calls every column of the entity frame a join key, and any of them may be null.
+    Of a saved dataset any join key may be null.
     """
     return not source.timestamp_field
 

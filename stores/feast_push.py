@@ -16,10 +16,17 @@ import pyarrow.types as pt
 from feast.feature_view import FeatureView
 from feast.value_type import ValueType
 
+from stores.casts import as_given
 from stores.entity_keys import DUMMY, with_dummy
+from stores.errors import StoreRefused
+from stores.lake import Lake
 from stores.rows import TIMESTAMP, rows_schema
 from stores.values import arrow_type_of, as_stored
 from stores.view import Feature, View
+
+PROJECT = "millrace.project"
+"""Property of a table that rows are pushed to: the project in which they are. (Those of captured tables say their
+topic.)"""
 
 _JSON = (ValueType.JSON.value, ValueType.JSON_LIST.value)
 
@@ -37,21 +44,33 @@ def _feature(field: Any) -> Feature:
     return Feature(field.name, value_type, arrow_type_of(value_type))
 
 
+def claim(lake: Lake, table: str, project: str) -> None:
+    """Note that a project pushes to the table, if none did before. Raises `StoreRefused` if another one does."""
+    owner = lake.snapshot(table).properties.get(PROJECT)
+    if owner is None:
+        lake.describe(table, {PROJECT: project})
+    elif owner != project:
+        raise StoreRefused(
+            f"the lake's table {table} holds what is pushed in project {owner}: in project {project}, which shares the "
+            "lake, give the view another name"
+        )
+
+
 def pushed_rows(view: View, table: pa.Table, event_time: str, created: str) -> pa.Table:
     """The pushed table as rows of the view, schema `rows_schema(view)`, its features as they are served online.
 
     `event_time` and `created` name columns of timestamps (without a zone: UTC); without `created` it is now.
-    `_lsn` is the time of creation in microseconds, `_row` a hash of join keys and event time, `_offset` the
-    place in the push. Without entities the join key is `DUMMY`, which is not pushed. Raises `ValueError` if a
-    column is missing or does not read as its feature's type.
+    `_lsn` is the time of creation in microseconds, `_row` a hash of join keys and event time, `_offset` the time of
+    the push in microseconds plus the place in it. Without entities the join key is `DUMMY`, which is not pushed. Raises
+    `ValueError` if a column is missing or does not read as its feature's type.
     """
     schema = rows_schema(view)
-    count = table.num_rows
+    count, now = table.num_rows, pa.scalar(datetime.now(UTC), TIMESTAMP)
     if DUMMY in view.join_keys:
         table = with_dummy(table)
     times = _times(table, event_time)
-    created_times = _times(table, created) if created else pa.repeat(pa.scalar(datetime.now(UTC), TIMESTAMP), count)
-    keys = {key.name: _values(table, key) for key in view.join_keys}
+    created_times = _times(table, created) if created else pa.repeat(now, count)
+    keys = {key.name: as_stored(_values(table, key), key.value_type) for key in view.join_keys}
     events = zip(*(key.to_pylist() for key in keys.values()), times.cast(pa.int64()).to_pylist(), strict=True)
     columns = {
         "event_timestamp": times,
@@ -60,9 +79,9 @@ def pushed_rows(view: View, table: pa.Table, event_time: str, created: str) -> p
         "_row": pa.array([mmh3.hash_bytes(repr(event)) for event in events], pa.binary(16)),
         "_deleted": pa.repeat(False, count),
         "_partition": pa.nulls(count, pa.int32()),
-        "_offset": pa.array(np.arange(count)),
+        "_offset": pa.array(now.value + np.arange(count)),
     }
-    columns |= keys | {f.name: as_stored(_values(table, f), f.value_type) for f in view.features}
+    columns |= keys | {f.name: as_stored(_values(table, f), f.value_type, by_pandas=True) for f in view.features}
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
@@ -74,16 +93,14 @@ def _times(table: pa.Table, name: str) -> pa.ChunkedArray:
         values = pc.assume_timezone(values, "UTC")
     if values.null_count:
         raise ValueError(f"column {name} of the pushed rows is null in {values.null_count} of {len(values)}")
-    return values.cast(TIMESTAMP, safe=False)
+    return as_given(values, TIMESTAMP)
 
 
 def _values(table: pa.Table, feature: Feature) -> pa.ChunkedArray:
-    """The column of a feature in its type; objects that Feast makes text of are text."""
+    """The column of a feature in its type; objects of a JSON field are text."""
     values = _column(table, feature.name)
     if feature.value_type in _JSON:
         values = _json(values, feature)
-    elif values.type == pa.uuid() and pt.is_string(feature.arrow_type):
-        values = pa.chunked_array([pa.array([value and str(value) for value in values.to_pylist()], pa.string())])
     return _cast(values, feature.name, feature.arrow_type)
 
 
@@ -111,10 +128,8 @@ def _text(value: Any) -> str | None:
 
 
 def _cast(values: pa.ChunkedArray, name: str, type_: pa.DataType) -> pa.ChunkedArray:
-    element = values.type.value_type if pt.is_list(values.type) else values.type
     try:
-        # Nanoseconds are cut off; what is served has whole seconds.
-        return values.cast(type_, safe=not pt.is_timestamp(element))
+        return as_given(values, type_)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"column {name} of the pushed rows does not read as {type_}: {error}") from error
 

@@ -1,6 +1,7 @@
 """A retrieval from the lake that runs when its result is asked for, and parquet files in Feast's words."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
+from stores.feast_history import EVENT_TIME
 from stores.feast_lake import SavedDatasetLakeStorage, lake_of
 
 
@@ -34,7 +36,7 @@ class LakeRetrievalJob(RetrievalJob):  # type: ignore[misc]
         self._config = config
         self._retrieve = retrieve
         self._full_feature_names = full_feature_names
-        self._on_demand_feature_views = list(on_demand_feature_views)
+        self._on_demand_feature_views = [_as_served(view) for view in on_demand_feature_views]
         self._metadata = metadata
 
     @property
@@ -59,7 +61,8 @@ class LakeRetrievalJob(RetrievalJob):  # type: ignore[misc]
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
         """Keep the result in the lake, or as parquet: one file if the path ends so, else a folder.
 
-        Raises `SavedDatasetLocationAlreadyExists`, and `ValueError` for any other storage.
+        Raises `SavedDatasetLocationAlreadyExists`, and `ValueError` for any other storage, and for a result that could
+        not be read back.
         """
         if isinstance(storage, SavedDatasetLakeStorage):
             self._persist_in_lake(storage.table, allow_overwrite)
@@ -68,11 +71,20 @@ class LakeRetrievalJob(RetrievalJob):  # type: ignore[misc]
         else:
             raise ValueError(f"a dataset is saved in the lake or as parquet, not in a {type(storage).__name__}")
 
+    def _rows_to_keep(self) -> pa.Table:
+        rows = self.to_arrow()
+        if EVENT_TIME not in rows.column_names:
+            raise ValueError(
+                f"a dataset is read back by its column {EVENT_TIME}, and this one has none, only "
+                f"{', '.join(rows.column_names)}: give the time of the entity frame that name before you retrieve it"
+            )
+        return rows
+
     def _persist_in_lake(self, table: str, allow_overwrite: bool) -> None:
         lake = lake_of(self._config)
         if lake.exists(table) and not allow_overwrite:
             raise SavedDatasetLocationAlreadyExists(location=table)
-        lake.replace(table, _in_microseconds(self.to_arrow()))
+        lake.replace(table, _in_microseconds(self._rows_to_keep()))
 
     def _persist_as_parquet(self, source: FileSource, allow_overwrite: bool) -> None:
         filesystem, path = location(self._config, source.path, source.file_options.s3_endpoint_override)
@@ -80,12 +92,34 @@ class LakeRetrievalJob(RetrievalJob):  # type: ignore[misc]
         if present and not allow_overwrite:
             raise SavedDatasetLocationAlreadyExists(location=source.path)
         if path.endswith(".parquet"):
-            pq.write_table(self.to_arrow(), path, filesystem=filesystem)
+            pq.write_table(self._rows_to_keep(), path, filesystem=filesystem)
             return
-        rows = self.to_arrow()
+        rows = self._rows_to_keep()
         if present:
             filesystem.delete_dir_contents(path)
         pq.write_to_dataset(rows, path, filesystem=filesystem)
+
+
+def _as_served(view: OnDemandFeatureView) -> OnDemandFeatureView:
+    """The view with its function given numbers as online, where Feast makes its frame of Python's: integers of 64 bits,
+    and doubles."""
+    view = copy(view)
+    transform = view.transform_arrow
+
+    def widened(rows: pa.Table, full_feature_names: bool = False) -> pa.Table:
+        wide = pa.schema([field.with_type(_wide(field.type)) for field in rows.schema], rows.schema.metadata)
+        return transform(rows.cast(wide), full_feature_names)
+
+    view.transform_arrow = widened
+    return view
+
+
+def _wide(kind: pa.DataType) -> pa.DataType:
+    if pt.is_list(kind):
+        return pa.list_(_wide(kind.value_type))
+    if pt.is_signed_integer(kind):
+        return pa.int64()
+    return pa.float64() if pt.is_floating(kind) else kind
 
 
 def _in_microseconds(rows: pa.Table) -> pa.Table:

@@ -169,21 +169,25 @@ def _varint(value: int) -> bytes:
     return bytes(groups)
 
 
-def as_stored(column: pa.Array | pa.ChunkedArray, value_type: int) -> pa.Array | pa.ChunkedArray:
+def as_stored(
+    column: pa.Array | pa.ChunkedArray, value_type: int, *, by_pandas: bool = False
+) -> pa.Array | pa.ChunkedArray:
     """The column as `decode(encode(column))` gives it back, so that what is kept elsewhere is what is served:
-    timestamps in whole seconds, and in lists, which have no nulls in Feast, its stand-ins for them."""
+    timestamps in whole seconds, and in lists, which have no nulls in Feast, its stand-ins for them. Of what passes
+    through pandas on its way to the online store, as pushed rows do, that of floating-point numbers is NaN."""
     form = _FORMATS[value_type]
     if isinstance(form, _List):
-        return _list_as_stored(contiguous(column), form.element)
+        return _list_as_stored(contiguous(column), form.element, by_pandas)
     return pc.floor_temporal(column, unit="second") if form.name == "UNIX_TIMESTAMP" else column
 
 
-def _list_as_stored(array: pa.Array, element: _Scalar) -> pa.Array:
+def _list_as_stored(array: pa.Array, element: _Scalar, by_pandas: bool) -> pa.Array:
     elements = array.flatten()
     if element.name == "UNIX_TIMESTAMP":
         stored = pc.floor_temporal(elements, unit="second")
     elif elements.null_count:
-        stored = elements.fill_null(_stand_in(element))
+        of_pandas = by_pandas and element.wire in (_FIXED32, _FIXED64)
+        stored = elements.fill_null(float("nan") if of_pandas else _stand_in(element))
     else:
         return array
     counts = pc.list_value_length(array).fill_null(0).to_numpy()

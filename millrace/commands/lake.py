@@ -43,7 +43,7 @@ def compact(places: Places, out: Out, tables: tuple[str, ...], keep_hours: int) 
     console = Console(stderr=True)
     # Elsewhere than on a terminal it would leave blank lines, and nothing else.
     track = partial(tracked, console=console, transient=True, disable=not console.is_terminal)
-    names = list(tables or store.tables())
+    names = list(dict.fromkeys(tables or store.tables()))
     put_off = [name for name in track(names, "compacting") if not _compacted(store, name, report)]
     put_off = [name for name in put_off if not _compacted(store, name, report)]
     for name in track(names, "deleting"):

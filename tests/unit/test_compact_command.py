@@ -50,3 +50,14 @@ def test_replaced_files_are_kept_for_a_while(lake: DeltaLake, tmp_path: Path) ->
 def test_a_time_in_which_a_flush_may_be_under_way_is_refused(lake: DeltaLake, tmp_path: Path) -> None:
     result = compact(tmp_path, "--keep-hours", "0")
     assert result.exit_code == 2 and "x>=1" in result.output
+
+
+def test_a_file_among_the_tables_is_none(lake: DeltaLake, tmp_path: Path) -> None:
+    (tmp_path / "lake" / "features" / "notes.txt").write_text("not ours")
+    assert lake.tables() == (TABLE, "features/other")
+    assert compact(tmp_path).exit_code == 0
+
+
+def test_a_table_that_is_named_twice_is_merged_once(lake: DeltaLake, tmp_path: Path) -> None:
+    result = compact(tmp_path, "--json", "--table", TABLE, "--table", TABLE)
+    assert json.loads(result.stdout)["tables"] == {TABLE: {"merged": 3, "deleted": 0}}
