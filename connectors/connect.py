@@ -5,7 +5,7 @@ https://kafka.apache.org/documentation/#connect_rest
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote, unquote
@@ -193,6 +193,11 @@ class Connect:
             self._resume(name)
             return outcome
         raise AssertionError("backoff always has a last attempt")
+
+    def names(self) -> Sequence[str]:
+        """The names of all connectors, of whatever kind."""
+        answer: Sequence[str] = self._call("GET", "/connectors")
+        return answer
 
     def config(self, name: str) -> Mapping[str, str] | None:
         """A connector's configuration; None if there is no such connector."""

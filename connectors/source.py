@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.dialects.postgresql.base import PGDialect
@@ -61,7 +62,7 @@ class Source:
     `url` is a PostgreSQL URL with user, password, host and database (`postgresql://u:p@host:5432/db`); its
     query may carry libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey`. `partitions` is that of its
     topics. `overrides` are connector properties that win over the derived ones. `heartbeat_table` and
-    `signal_table` ("schema.name") are the project's own tables in the source database.
+    `signal_table` ("schema.name") are tables of ours in the source database; the latter is the connector's alone.
     Raises `ValueError` if a value cannot be used.
     """
 
@@ -208,6 +209,13 @@ def _refusal(source: Source, error: DBAPIError) -> str:
 def default_slot(name: str) -> str:
     """The slot, and the publication, of a source whose `millrace.yaml` names none."""
     return ("millrace_" + re.sub(r"[^a-z0-9_]", "_", name.lower()))[:63]
+
+
+def default_signal_table(slot: str) -> str:
+    """The table by which the connector that reads a slot is asked for snapshots: its own, for those of one database
+    would all take what is asked of one."""
+    name = f"{slot}_signal"
+    return f"public.{name}" if len(name) <= 63 else f"public.{slot[:47]}_{crc32(slot.encode()):08x}_signal"
 
 
 def split(table: str) -> tuple[str, str]:

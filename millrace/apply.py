@@ -44,7 +44,7 @@ from streams.decide import changes_table, features_table
 from streams.declarations import source_of
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, applied_table
 from streams.kafka import MAX_MESSAGE_BYTES
-from streams.snapshots import begin_first, read_anew
+from streams.snapshots import begin_first
 
 Say = Callable[[str], None]
 
@@ -103,18 +103,20 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     for warning in warnings:
         say(warning)
     for topic in again:
-        say(f"{topic} was dropped and made again: run {read_anew(topic)}, its old rows still stand")
+        say(f"{topic} was dropped and made again: run millrace resnapshot {topic}, its old rows still stand")
     for topic in missed:
-        say(f"{topic} was not captured for a while: run {read_anew(topic)}, rows that were deleted still stand")
+        say(
+            f"{topic} was not captured for a while: run millrace resnapshot {topic}, rows that were deleted still stand"
+        )
     for name in sorted(back):
         say(f"source {name} was captured before, and its connector stands still: run millrace recover {name}")
     for topic in new.tables:
-        say(f"{topic} is captured from now on: run {read_anew(topic)} for the rows that it has")
+        say(f"{topic} is captured from now on: run millrace resnapshot {topic} for the rows that it has")
     for topic, columns in new.columns.items():
-        say(f"{topic}: {', '.join(columns)} captured from now on, null in older rows: run {read_anew(topic)}")
+        say(f"{topic}: {', '.join(columns)} captured from now on, null in older rows: run millrace resnapshot {topic}")
     of_view = {view.view.name: view.table.topic for view in plan.views}
     for name, features in new.features.items():
-        anew = f"run {read_anew(of_view[name])}"
+        anew = f"run millrace resnapshot {of_view[name]}"
         say(f"view {name}: {', '.join(features)} new, null in rows that were served before: {anew}")
     for name in new.views:
         say(f"view {name} is new over a table that has changes already: run millrace backfill --view {name}")

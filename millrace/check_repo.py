@@ -15,6 +15,7 @@ import pyarrow as pa
 from feast import KafkaSource
 from feast.repo_contents import RepoContents
 
+from connectors.check_slot import SLOT_USE
 from connectors.checks import Finding, check
 from connectors.connect import Connect
 from connectors.debezium import connector_config, not_included
@@ -213,13 +214,16 @@ def _capture(repo: Repo, name: str, declared: Sequence[Declared]) -> Captured:
 
 
 def _with_identities(captured: Captured, views: Sequence[StreamView]) -> Captured:
-    """Event views need the old row, to see it leave an entity; a column that can be TOASTed its old value."""
+    return Captured(captured.source, captured.tables, captures(captured.tables, views))
+
+
+def captures(tables: Sequence[Table], views: Sequence[StreamView]) -> tuple[Capture, ...]:
+    """What the tables need to be captured: event views need the old row, to see it leave an entity; a column that can
+    be TOASTed its old value."""
     with_events = {v.table.topic for v in views if v.view.kind == "event"}
-    captures = tuple(
-        Capture(f"{t.schema}.{t.name}", t.topic in with_events or any(c.toastable for c in t.columns))
-        for t in captured.tables
+    return tuple(
+        Capture(f"{t.schema}.{t.name}", t.topic in with_events or any(c.toastable for c in t.columns)) for t in tables
     )
-    return Captured(captured.source, captured.tables, captures)
 
 
 def check_stores(repo: Repo, plan: Plan) -> None:
@@ -254,7 +258,8 @@ def coming_back(repo: Repo, plan: Plan, client: Connect) -> set[str]:
 
 
 def check_connectors(repo: Repo, plan: Plan, client: Connect) -> None:
-    """Connectors are named after their sources: one that is there reads for this project. Raises `SourceNotReady`."""
+    """Connectors are named after their sources: one that is there reads for this project, and no two read by one slot,
+    by which only one gets changes. Raises `SourceNotReady`."""
     for declared in (captured.source for captured in plan.captured):
         slot = (client.config(declared.name) or {}).get("slot.name", declared.slot)
         if slot != declared.slot and declared.name not in _applied_sources(repo):
@@ -264,6 +269,22 @@ def check_connectors(repo: Repo, plan: Plan, client: Connect) -> None:
                 f"topics'; or, if it is the same, set sources.{declared.name}.slot to {slot}"
             )
             raise SourceNotReady([Finding("error", declared.name, "connector", message)])
+    slots = {name: _slot(client.config(name) or {}) for name in client.names()}
+    slots |= {one.source.name: _slot(connector_config(one.source, one.tables)) for one in plan.captured}
+    for captured in plan.captured:
+        name, slot = captured.source.name, captured.source.slot
+        other = next((other for other, its in slots.items() if other != name and its == slots[name]), None)
+        if other is not None:
+            message = (
+                f"connector {other} reads by slot {slot} of the same server, and only one of two gets the changes: set "
+                f"sources.{name}.slot in millrace.yaml to a name of its own, or delete {other} if nothing needs it"
+            )
+            raise SourceNotReady([Finding("error", name, SLOT_USE, message)])
+
+
+def _slot(config: Mapping[str, str]) -> tuple[str | None, ...]:
+    """The slot that a connector reads by, and its server."""
+    return tuple(config.get(name) for name in ("database.hostname", "database.port", "slot.name"))
 
 
 def _comes_back(repo: Repo, captured: Captured, client: Connect) -> bool:
@@ -272,7 +293,7 @@ def _comes_back(repo: Repo, captured: Captured, client: Connect) -> bool:
     finds those, and it needs what is applied. Where views of it are applied, it is refused."""
     name = captured.source.name
     state = client.state(name)
-    if client.offset_lsn(name) is not None or (state is not None and state.running):
+    if _position(captured, client) is not None or (state is not None and state.running):
         return False
     heard = [table.topic for table in captured.tables if has_changes(repo, captured, table.topic)]
     if heard and name in _applied_sources(repo):
@@ -282,6 +303,19 @@ def _comes_back(repo: Repo, captured: Captured, client: Connect) -> bool:
         )
         raise SourceNotReady([Finding("error", name, "position", message)])
     return bool(heard)
+
+
+def _position(captured: Captured, client: Connect) -> int | None:
+    """The connector's stored position. That of one that was deleted Connect keeps, and tells once there is a connector
+    of that name: it is made anew, stopped, if it has a position."""
+    name = captured.source.name
+    position = client.offset_lsn(name)
+    if position is None and client.state(name) is None:
+        client.create_stopped(name, connector_config(captured.source, captured.tables))
+        position = client.offset_lsn(name)
+        if position is None:
+            client.delete(name)
+    return position
 
 
 def _applied_sources(repo: Repo) -> set[str]:

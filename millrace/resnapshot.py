@@ -16,13 +16,15 @@ import pyarrow as pa
 from sqlalchemy import Engine, text
 
 from connectors import snapshots as asked
-from connectors.check_slot import lsn_text
+from connectors.check_slot import SLOT, lsn_text
+from connectors.checks import check
 from connectors.connect import Connect
 from connectors.debezium import connector_config
 from connectors.rows import read_rows
 from connectors.snapshot_lock import alone
 from connectors.source import Source, connected
 from connectors.table import Table
+from millrace.check_repo import SourceNotReady, captures
 from millrace.made_again import note_stored, stored_in
 from millrace.repo import Repo, UnknownTable
 from millrace.started_anew import ANEW_SECONDS
@@ -266,7 +268,7 @@ def _incremental(job: _Job) -> dict[str, Any]:
 def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any]:
     """Bring a source back whose slot was lost: a new slot, a snapshot of all its tables, and their deletes.
 
-    Raises `UnknownSource`, and as `resnapshot`.
+    Raises `UnknownSource`, `SourceNotReady`, and as `resnapshot`.
     """
     chosen = [flow for _, flow in sorted(flows(repo).items()) if flow.table.source == origin]
     if not chosen:
@@ -277,6 +279,7 @@ def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any
     _refuse_paused(repo, [flow.table.topic for flow in chosen], patience, say)
     with _job(repo, origin, chosen, patience, say) as job:
         job.refuse_older(asked.base(job.engine, job.source))  # before anything is stopped
+        _mend(job, fix=False)
         config = connector_config(job.source, job.tables)
         # Only an existing connector can forget its position; were it to run before, a snapshot without a base began.
         job.connect.create_stopped(origin, config)
@@ -284,6 +287,7 @@ def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any
         job.connect.reset(origin)
         job.drain()
         _drop_slot(job)
+        _mend(job, fix=True)
         for earlier in asked.unfinished(job.engine, job.source):
             asked.forget(job.engine, job.source, earlier)  # the position that it would go on from is forgotten
         base, start = job.begin(asked.base(job.engine, job.source)), job.end()
@@ -313,6 +317,18 @@ def _paused(repo: Repo, names: Sequence[str]) -> str:
         worker["paused"][name] for name in dict.fromkeys(names) for worker in workers if name in worker["paused"]
     ]
     return "; ".join(dict.fromkeys(reasons))
+
+
+def _mend(job: _Job, *, fix: bool) -> None:
+    """The source can be captured as it is, or once it is mended, as `apply` does: a slot seldom goes alone. The slot
+    itself is made anew. Raises `SourceNotReady`."""
+    wanted = captures(job.tables, [view for flow in job.flows for view in flow.views])
+    findings = check(job.engine, job.source, wanted, None, fix=fix)
+    if errors := [f for f in findings if f.severity == "error" and f.check != SLOT and (fix or not f.fixable)]:
+        raise SourceNotReady(errors)
+    for finding in findings:
+        if finding.severity == "fixed":
+            job.say(finding.message)
 
 
 def _drop_slot(job: _Job) -> None:

@@ -28,7 +28,7 @@ from stores.feast_functions import FunctionUnloadable
 from streams.broker import BrokerUnavailable
 from streams.declarations import DeclarationError, Declared, source_of
 from streams.redelivered import begun_anew
-from streams.snapshots import read_anew, unreconciled
+from streams.snapshots import unreconciled
 
 SECONDS = 5
 """That a service has to answer in."""
@@ -232,7 +232,7 @@ def _snapshots(repo: Repo, captured: Sequence[str], problems: list[str]) -> dict
     if twice:
         problems.append(
             f"the first snapshot of {', '.join(twice)} was cut off and begun anew: rows that were deleted between the "
-            f"two may still be served. Run {read_anew(*twice)}"
+            f"two may still be served. Run millrace resnapshot {' '.join(twice)}"
         )
     for name, tables in begun.items():
         database = source(repo, name)
@@ -247,7 +247,7 @@ def _snapshots(repo: Repo, captured: Sequence[str], problems: list[str]) -> dict
         if not under_way:
             problems.append(
                 f"a resnapshot or recover of {', '.join(tables)} was begun and never ended: rows that were deleted "
-                f"meanwhile may still be served. Run {read_anew(*tables)}, or if the connector does "
+                f"meanwhile may still be served. Run millrace resnapshot {' '.join(tables)}, or if the connector does "
                 f"not run millrace recover {name}"
             )
     return begun
@@ -275,28 +275,28 @@ def _dropped(repo: Repo, views: Mapping[str, list[str]], problems: list[str]) ->
         problems.append(str(error))
         return Dropped([], [], {}, [], [])
     problems += [
-        f"{topic} was dropped and made again: run millrace apply, then {read_anew(topic)}; until then "
+        f"{topic} was dropped and made again: run millrace apply, then millrace resnapshot {topic}; until then "
         f"{', '.join(views[topic])} serve its old rows, and new ones are not captured"
         for topic in found.made_again
     ]
     problems += [
         f"{topic} was dropped: {', '.join(views[topic])} go on serving its last rows. Make it again, then run millrace "
-        f"apply and {read_anew(topic)}; or take the views out of the repo"
+        f"apply and millrace resnapshot {topic}; or take the views out of the repo"
         for topic in found.gone
     ]
     problems += [
         f"{topic} lost partitions ({', '.join(names)}), and no change tells that their rows went with them: run "
-        f"{read_anew(topic)}; until then {', '.join(views[topic])} serve them"
+        f"millrace resnapshot {topic}; until then {', '.join(views[topic])} serve them"
         for topic, names in found.partitions.items()
     ]
     problems += [
-        f"{topic} was not captured for a while: run {read_anew(topic)}; until then "
+        f"{topic} was not captured for a while: run millrace resnapshot {topic}; until then "
         f"{', '.join(views[topic])} may serve rows that were changed or deleted meanwhile"
         for topic in found.captured_again
     ]
     problems += [
-        f"{topic}: {_publication(repo, topic)} lacks it, or a part of its changes: run millrace apply, then "
-        f"{read_anew(topic)}; until then {', '.join(views[topic])} may serve rows that were changed or deleted since"
+        f"{topic}: {_publication(repo, topic)} lacks it, or a part of its changes: run millrace apply, then millrace "
+        f"resnapshot {topic}; until then {', '.join(views[topic])} may serve rows that were changed or deleted since"
         for topic in found.unpublished
     ]
     return found
@@ -310,13 +310,13 @@ def _altered(repo: Repo, views: Mapping[str, list[str]], problems: list[str]) ->
         return {}  # told of above
     for topic, one in found.items():
         problems += [
-            f"{topic}: column {name} was added and is not captured: run millrace apply, then "
-            f"{read_anew(topic)} for the values that it has already"
+            f"{topic}: column {name} was added and is not captured: run millrace apply, then millrace resnapshot "
+            f"{topic} for the values that it has already"
             for name in one.added
         ]
         problems += [
             f"{topic}: column {name} was {old} when it was applied and is {new} now, and no change tells which values "
-            f"that altered: run millrace apply, then {read_anew(topic)}; until then {', '.join(views[topic])} "
+            f"that altered: run millrace apply, then millrace resnapshot {topic}; until then {', '.join(views[topic])} "
             "may serve the old ones"
             for name, (old, new) in one.retyped.items()
         ]

@@ -10,7 +10,7 @@ from feast.repo_config import load_repo_config
 
 from connectors.connect import Connect
 from connectors.reflect import TableNotFound, reflect
-from connectors.source import Source, SourceUnavailable, default_slot
+from connectors.source import Source, SourceUnavailable, default_signal_table, default_slot
 from connectors.table import Table
 from connectors.table_file import loads
 from millrace.logs import line
@@ -83,6 +83,7 @@ def source(repo: Repo, name: str) -> Source:
             publication=settings.publication or slot,
             partitions=settings.partitions,
             overrides=settings.connector,
+            signal_table=default_signal_table(slot),
         )
     except ValueError as error:
         raise SettingsError(f"{repo.path / 'millrace.yaml'}: sources.{name}: {error}") from error

@@ -29,7 +29,7 @@ from streams.letters import REPLAY_OF
 from streams.messages import Records
 from streams.pipeline import Flow, Flows, Outcome
 from streams.sizes import Size, sizes
-from streams.snapshots import READ, SnapshotBase, no_base, read_anew, snapshot_base
+from streams.snapshots import READ, SnapshotBase, no_base, snapshot_base
 
 log = logging.getLogger(__name__)
 
@@ -270,14 +270,14 @@ def _rekeyed(flow: Flow, key: tuple[str, ...]) -> str:
     return (
         f"its primary key is ({', '.join(key)}) now and was ({', '.join(table.primary_key)}) when it was applied, by "
         f"which {views} and the lake tell its rows apart: bring the old one back, then run millrace apply and "
-        f"{read_anew(table.topic)}; or capture the table anew under a new source name"
+        f"millrace resnapshot {table.topic}; or capture the table anew under a new source name"
     )
 
 
 def _was_rekeyed(topic: str, key: tuple[str, ...]) -> str:
     return (
         f"its records from before the last apply are keyed by ({', '.join(key)}): if rows were deleted meanwhile, or "
-        f"got another primary key, {read_anew(topic)} brings their deletes"
+        f"got another primary key, millrace resnapshot {topic} brings their deletes"
     )
 
 
@@ -298,7 +298,7 @@ def _retyped(flow: Flow, columns: Sequence[tuple[Column, Column]]) -> str:
     renamed = [was.name for was, is_ in columns if not _together(was, is_)]
     mend = (
         f"no column of the lake holds both types, so rename {', '.join(renamed)} in the database and in what reads it, "
-        f"then run millrace apply and {read_anew(flow.table.topic)}"
+        f"then run millrace apply and millrace resnapshot {flow.table.topic}"
         if renamed
         else "run millrace apply"
     )

@@ -22,7 +22,6 @@ from streams.changes import LSNS
 from streams.clock import Clock
 from streams.decide import LakeTableName, changes_table
 from streams.messages import Records
-from streams.snapshots import read_anew
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ class KeyChanges:
         return {
             topic: f"{topic}: primary keys were changed to {', '.join(list(keys.values())[:MOST_TOLD])}, and the rows "
             'never came under them: unless they are among the letters, Debezium lost them (docs/operations.md, "A '
-            f'changed primary key"): run {read_anew(topic)}'
+            f'changed primary key"): run millrace resnapshot {topic}'
             for topic, keys in list(self._lost.items())  # the loop may add one meanwhile
         }
 

@@ -11,7 +11,6 @@ from streams.decide import LakeTableName, changes_table
 from streams.messages import Partition, Records
 from streams.patience import Patience
 from streams.redelivered import Heights
-from streams.snapshots import read_anew
 from streams.truncate import Truncates
 
 
@@ -121,6 +120,6 @@ def _refuse_gap(partition: Partition, known: int | None, first: int) -> None:
         raise RecordsExpired(
             f"{partition} begins at offset {first}, but was read up to {known} only: {first - known} records passed "
             f"their retention unread. Take the group past them (kafka-consumer-groups --reset-offsets --to-earliest "
-            f"--topic {partition.topic}:{partition.number}), start the workers and run "
-            f"{read_anew(partition.topic)}"
+            f"--topic {partition.topic}:{partition.number}), start the workers and run millrace resnapshot "
+            f"{partition.topic}"
         )

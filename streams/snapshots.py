@@ -22,7 +22,6 @@ it does not, it gets no later LSN than its own, and without one 0, older than an
 counts as it did, whatever snapshot came since (`streams.replays.settle_read_again`).
 """
 
-import shlex
 from collections.abc import Callable
 
 import numpy as np
@@ -32,7 +31,6 @@ from connectors.snapshots import Base
 from stores.lake import Lake
 from streams.changes import LSNS, Changes
 from streams.decide import changes_table
-from streams.declarations import source_of
 from streams.letters import BASE, REPLAY_OF
 from streams.messages import Headers, Records
 
@@ -135,14 +133,3 @@ def _told(headers: Headers) -> int:
     value = headers.get(BASE) or b""
     told = int(value) if value.isdigit() else 0
     return told if told in LSNS else 0
-
-
-def read_anew(*topics: str) -> str:
-    """The commands by which these tables are read anew. With one that has a blank in its name, for which Debezium
-    cannot be asked by a signal, all tables of its source are."""
-    blank = dict.fromkeys(source_of(topic) for topic in topics if any(map(str.isspace, topic)))
-    others = [topic for topic in topics if source_of(topic) not in blank]
-    commands = [["millrace", "recover", name] for name in blank]
-    if others:
-        commands.append(["millrace", "resnapshot", *others])
-    return " and ".join(map(shlex.join, commands))

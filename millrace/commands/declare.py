@@ -23,15 +23,14 @@ def apply(places: Places, out: Out) -> None:
 
 
 def _show(done: dict[str, Any]) -> str:
-    from streams.snapshots import read_anew
-
     views = "\n".join(f"  {name}: {kind} view" for name, kind in done["views"].items())
     fixed = "".join(f"\n  set in the database: {message}" for message in done["fixed"])
+    anew = dict.fromkeys([*done["made_again"], *done["captured_again"], *done["to_resnapshot"]])
     steps = [] if done["workers"] else ["millrace run"]
     steps += [f"millrace recover {name}" for name in done["to_recover"]]
-    steps += map(read_anew, [*done["made_again"], *done["captured_again"], *done["to_resnapshot"]])
+    steps += [f"millrace resnapshot {topic}" for topic in anew]
     steps += [f"millrace backfill --view {name}" for name in done["to_backfill"]]
-    following = f"\nnext: {', then '.join(dict.fromkeys(steps))}" if steps else "\nthe workers go by it"
+    following = f"\nnext: {', then '.join(steps)}" if steps else "\nthe workers go by it"
     return f"project {done['project']} is set up\n{views}{fixed}{following}"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 
+from connectors.source import default_signal_table, default_slot
 from millrace import template
 from millrace.stack.endpoints import Endpoints
 from tests.integration.database import Database, new_database
@@ -34,6 +35,16 @@ class Shop:
     database: Database
     sql: psycopg.Connection[Any]
     marks: int = MARK
+
+    @property
+    def slot(self) -> str:
+        """The slot, and the publication, of its connector."""
+        return default_slot(f"{self.repo.project}_{self.name}")
+
+    @property
+    def signal_table(self) -> str:
+        """Where its connector is asked for snapshots."""
+        return default_signal_table(self.slot)
 
     def settle(self) -> None:
         """Return once everything that was committed in the database before is through."""

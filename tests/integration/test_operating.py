@@ -178,10 +178,10 @@ def test_a_database_that_cannot_be_reached_is_told_with_what_to_do(market: Shop,
 def test_a_signal_table_that_is_gone_is_told_with_what_to_do(market: Shop) -> None:
     database = source(open_repo(market.repo.path, market.repo.stack_folder), market.name)
     engine = database.engine()
-    market.sql.execute("alter table millrace_signal rename to millrace_signal_away")
+    market.sql.execute(f"alter table {market.signal_table} rename to away")
     try:
         with pytest.raises(SourceUnavailable, match="does not exist; run millrace apply"):
             unfinished(engine, database)
     finally:
-        market.sql.execute("alter table millrace_signal_away rename to millrace_signal")
+        market.sql.execute(f"alter table public.away rename to {market.slot}_signal")
         engine.dispose()

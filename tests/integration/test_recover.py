@@ -10,7 +10,6 @@ import psycopg
 import pytest
 
 from connectors.connect import Connect
-from connectors.source import default_slot
 from millrace.stack.endpoints import Endpoints
 from streams.decide import changes_table
 from streams.redelivered import FIRST
@@ -69,20 +68,16 @@ def traffic(market: Shop) -> Iterator[None]:
         thread.join()
 
 
-def slot(market: Shop) -> str:
-    return default_slot(f"{market.repo.project}_{market.name}")
-
-
 def tables(market: Shop) -> tuple[str, str]:
     return f"{market.name}.public.customers", f"{market.name}.public.orders"
 
 
 def test_a_table_is_read_anew_beside_live_traffic(market: Shop, worker: Running) -> None:
     customers, orders = tables(market)
-    market.sql.execute(f"alter publication {slot(market)} drop table customers, orders")
+    market.sql.execute(f"alter publication {market.slot} drop table customers, orders")
     for statement in UNHEARD:
         market.sql.execute(statement)
-    market.sql.execute(f"alter publication {slot(market)} add table customers, orders")
+    market.sql.execute(f"alter publication {market.slot} add table customers, orders")
     assert market.repo.command("verify", "--wait", "1", code=1)["mismatches"] > 100
     with traffic(market):
         report: dict[str, Any] = market.repo.command("resnapshot", customers, orders)["tables"]
@@ -164,7 +159,7 @@ def test_a_slot_that_was_invalidated_is_refused_and_recovered(market: Shop, work
 
         def lost() -> bool:
             market.sql.execute("checkpoint")
-            return bool(market.sql.execute(status, [slot(market)]).fetchone() == ("lost",))
+            return bool(market.sql.execute(status, [market.slot]).fetchone() == ("lost",))
 
         waited(lost, "the slot to be invalidated")
     finally:
@@ -180,13 +175,68 @@ def test_a_slot_that_was_invalidated_is_refused_and_recovered(market: Shop, work
     market.check()
 
 
+def test_a_slot_that_is_gone_with_all_that_apply_made(market: Shop, worker: Running) -> None:
+    """As after a dump was put back; `apply` sees the slot first, and mends nothing."""
+    connect = Connect(market.repo.stack.connect)
+    connect.stop(market.name)
+    gone = "select count(*) from pg_replication_slots where slot_name = %s and active"
+    waited(lambda: market.sql.execute(gone, [market.slot]).fetchone() == (0,), "nobody reads the slot")
+    market.sql.execute("select pg_drop_replication_slot(%s)", [market.slot])
+    market.sql.execute(f"drop publication {market.slot}")
+    market.sql.execute(f"drop table {market.signal_table}")
+    market.sql.execute("delete from customers where id between 2400 and 2450")
+    assert f"millrace recover {market.name}" in market.repo.refused("apply")
+    assert market.repo.command("recover", market.name)["tables"][tables(market)[0]]["deleted"] == 51
+    market.repo.apply()
+    market.settle()
+    market.check()
+
+
+def test_a_source_that_cannot_be_captured_keeps_its_position(market: Shop, worker: Running) -> None:
+    connect = Connect(market.repo.stack.connect)
+    market.sql.execute("alter table orders drop constraint orders_pkey")
+    try:
+        assert "primary key" in market.repo.refused("recover", market.name)
+    finally:
+        market.sql.execute("alter table orders add primary key (order_id)")
+    assert connect.offset_lsn(market.name) is not None
+    state = connect.state(market.name)
+    assert state is not None and state.running
+
+
+def test_a_connector_that_was_deleted_goes_on_where_it_was(market: Shop, worker: Running) -> None:
+    """Connect keeps its position, and does not tell it of a connector that is not there."""
+    connect = Connect(market.repo.stack.connect)
+    connect.delete(market.name)
+    market.sql.execute("delete from customers where id between 2500 and 2550")
+    (problem,) = [p for p in market.repo.command("status", code=1)["problems"] if "does not exist" in p]
+    assert problem.endswith("run millrace apply")
+    assert market.repo.apply()["connectors"] == {market.name: "updated"}
+    market.settle()
+    market.check()
+
+
+def test_two_connectors_by_one_slot_are_refused(market: Shop, worker: Running) -> None:
+    """The second one would run, and get nothing."""
+    connect = Connect(market.repo.stack.connect)
+    config = connect.config(market.name)
+    assert config is not None
+    other = f"{market.name}_other"
+    connect.create_stopped(other, {**config, "name": other, "topic.prefix": other})
+    try:
+        assert f"connector {other} reads by slot {market.slot} of the same server" in market.repo.refused("apply")
+    finally:
+        connect.delete(other)
+    market.repo.apply()
+
+
 def test_a_slot_that_is_gone_is_refused_and_recovered(market: Shop, worker: Running) -> None:
     customers, orders = tables(market)
     connect = Connect(market.repo.stack.connect)
     connect.stop(market.name)
     gone = "select count(*) from pg_replication_slots where slot_name = %s and active"
-    waited(lambda: market.sql.execute(gone, [slot(market)]).fetchone() == (0,), "nobody reads the slot")
-    market.sql.execute("select pg_drop_replication_slot(%s)", [slot(market)])
+    waited(lambda: market.sql.execute(gone, [market.slot]).fetchone() == (0,), "nobody reads the slot")
+    market.sql.execute("select pg_drop_replication_slot(%s)", [market.slot])
     for statement in (
         "delete from orders where order_id between 300 and 360",
         "delete from customers where id between 2100 and 2150",
@@ -197,7 +247,7 @@ def test_a_slot_that_is_gone_is_refused_and_recovered(market: Shop, worker: Runn
     assert recover in market.repo.refused("apply")
     refuses(market, connect)
     assert recover in str(market.repo.command("status", code=1)["problems"])
-    market.sql.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot(market)])
+    market.sql.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [market.slot])
     assert recover in market.repo.refused("apply")
     connect.stop(market.name)
     refuses(market, connect)

@@ -21,7 +21,7 @@ from stores.query import session
 from streams.decide import changes_table
 from tests.integration.deployed import PATIENCE, Running, waited
 from tests.integration.shop import Shop, filled_shop
-from tests.integration.test_recover import slot, tables, traffic
+from tests.integration.test_recover import tables, traffic
 
 
 @dataclass
@@ -103,10 +103,10 @@ def gap() -> Gap:
 
 def unheard(market: Shop, gap: Gap, *more: str) -> None:
     """Changes while the tables are out of the publication."""
-    market.sql.execute(f"alter publication {slot(market)} drop table customers, orders")
+    market.sql.execute(f"alter publication {market.slot} drop table customers, orders")
     for statement in (*gap.statements(), *more):
         market.sql.execute(statement)
-    market.sql.execute(f"alter publication {slot(market)} add table customers, orders")
+    market.sql.execute(f"alter publication {market.slot} add table customers, orders")
 
 
 def unread(market: Shop, gap: Gap) -> None:
@@ -160,7 +160,7 @@ def as_it_should_be(market: Shop) -> None:
 
 def asked(market: Shop) -> bool:
     """Whether a signal asks for a snapshot."""
-    signals = "select count(*) from millrace_signal where id like 'millrace-%'"
+    signals = f"select count(*) from {market.signal_table} where id like 'millrace-%'"
     return bool(market.sql.execute(signals).fetchone() != (0,))
 
 
@@ -236,10 +236,12 @@ def test_a_source_killed_once_its_position_is_forgotten_and_again_before_its_new
         command.says("is still read by pid")
         command.kill()
     assert connector.offset_lsn(market.name) is None
-    with locked(market, "millrace_signal"), begun(market, "recover", market.name) as command:
-        waited(lambda: not slots(market), "the slot to be dropped")
-        waited(lambda: blocked(market, "millrace"), "the command to look for earlier requests")
-        command.kill()
+    with begun(market, "recover", market.name) as command:
+        command.says("stopping connector")
+        with locked(market, market.signal_table):
+            waited(lambda: not slots(market), "the slot to be dropped")
+            waited(lambda: blocked(market, "millrace"), "the command to look at the source anew")
+            command.kill()
     recovered(market)
 
 
@@ -276,7 +278,7 @@ def test_a_source_killed_before_a_table_is_reconciled(market: Shop, worker: Runn
 
 def test_an_earlier_request_of_which_nothing_is_told_any_more(market: Shop, worker: Running) -> None:
     """Notifications expire; Debezium knows no such signal, so that none come of it at all."""
-    market.sql.execute("insert into millrace_signal values ('millrace-old', 'no-such-thing', '{}')")
+    market.sql.execute(f"insert into {market.signal_table} values ('millrace-old', 'no-such-thing', '{{}}')")
     market.repo.command("resnapshot", tables(market)[1])
     assert not asked(market)
 
@@ -318,13 +320,13 @@ def recovered(market: Shop, deleted: int = GONE) -> None:
 def slots(market: Shop) -> bool:
     """Whether the source has its slot, ready to be read from."""
     ready = "select count(*) from pg_replication_slots where slot_name = %s and confirmed_flush_lsn is not null"
-    return bool(market.sql.execute(ready, [slot(market)]).fetchone() != (0,))
+    return bool(market.sql.execute(ready, [market.slot]).fetchone() != (0,))
 
 
 @contextmanager
 def slot_held(market: Shop) -> Iterator[None]:
     """Another client reads the slot during the block."""
-    name = slot(market)
+    name = market.slot
     options = f"(proto_version '1', publication_names '{name}')"
     with psycopg.connect(market.database.dsn, replication="database", autocommit=True) as client:
         reading = client.pgconn.exec_(f"START_REPLICATION SLOT {name} LOGICAL 0/0 {options}".encode())

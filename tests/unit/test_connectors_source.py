@@ -2,7 +2,7 @@
 
 import pytest
 
-from connectors.source import Source, default_slot, quoted, split
+from connectors.source import Source, default_signal_table, default_slot, quoted, split
 
 URL = "postgresql://user:s3cret@db.example:5433/shop?sslmode=require"
 
@@ -90,3 +90,9 @@ def test_names_as_sql() -> None:
     assert split("public.a.b") == ("public", "a.b")
     with pytest.raises(ValueError, match=r"public\.flights"):
         split("flights")
+
+
+def test_each_slot_has_a_signal_table_of_its_own() -> None:
+    assert default_signal_table("millrace_shop_orders") == "public.millrace_shop_orders_signal"
+    long = [default_signal_table("s" * 62 + last) for last in "ab"]
+    assert long[0] != long[1] and all(len(name.removeprefix("public.")) <= 63 for name in long)

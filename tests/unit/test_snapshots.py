@@ -17,7 +17,7 @@ from streams.letters import BASE as LETTER_BASE
 from streams.letters import REPLAY_OF, replay
 from streams.memory import MemoryProducer
 from streams.reconcile import RECONCILED, Reconciled, reconcile, reconcile_earlier
-from streams.snapshots import begin_first, begin_snapshot, read_anew, snapshot_base, unreconciled
+from streams.snapshots import begin_first, begin_snapshot, snapshot_base, unreconciled
 from streams.transform import transform
 from tests.envelopes import TOPIC, base, envelope, key, row
 from tests.worker_platform import P0, P1, Platform
@@ -256,18 +256,3 @@ def test_what_debezium_tells_of_a_snapshot() -> None:
         progress([note("STARTED"), note("IN_PROGRESS"), note("IN_PROGRESS")], "Incremental Snapshot", "m-1").chunks == 2
     )
     assert progress([note("ABORTED")], "Incremental Snapshot", "m-1").failed == "the snapshot was aborted"
-
-
-@pytest.mark.parametrize(
-    ("topics", "commands"),
-    [
-        (["shop.public.a", "shop.public.b"], "millrace resnapshot shop.public.a shop.public.b"),
-        (["shop.public.it's"], "millrace resnapshot 'shop.public.it'\"'\"'s'"),
-        (
-            ["shop.public.my table", "shop.public.a", "depot.public.b"],
-            "millrace recover shop and millrace resnapshot depot.public.b",
-        ),
-    ],
-)
-def test_the_command_that_reads_a_table_anew(topics: list[str], commands: str) -> None:
-    assert read_anew(*topics) == commands

@@ -64,10 +64,6 @@ def done(**told: Any) -> dict[str, Any]:
             {"to_resnapshot": ["shop.public.a"], "captured_again": ["shop.public.a"], "to_backfill": ["new"]},
             "next: millrace run, then millrace resnapshot shop.public.a, then millrace backfill --view new",
         ),
-        (
-            {"to_resnapshot": ["shop.public.my table", "shop.public.it's"], "to_recover": ["shop"]},
-            "next: millrace run, then millrace recover shop, then millrace resnapshot 'shop.public.it'\"'\"'s'",
-        ),
         ({"to_recover": ["shop"]}, "next: millrace run, then millrace recover shop"),
     ],
 )
