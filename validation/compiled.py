@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from validation.between import lengths_between, lengths_equal, values_between
-from validation.check import Check, is_missing
+from validation.check import Check, is_missing, never_fails
 from validation.errors import RuleError
 from validation.kinds import kind_of
 from validation.membership import in_set, not_in_set
@@ -34,7 +34,8 @@ def compile_rule(rule: Rule, schema: pa.Schema) -> Check | None:
     if compiler is None:
         return None
     check = compiler(rule, [schema.field(column).type for column in rule.columns])
-    return check if rule.kwargs.get("row_condition") is None else None
+    # A type that the column has anyway, it has in whatever rows a condition takes.
+    return check if check is never_fails or not rule.conditional else None
 
 
 def _not_null(_rule: Rule, types: list[pa.DataType]) -> Check:

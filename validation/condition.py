@@ -14,7 +14,7 @@ _NEVER_RAISING: Mapping[Reading, tuple[str, Mapping[str, Any]]] = {
     "exact": ("expect_column_values_to_not_be_null", {}),
     "numbers": ("expect_column_values_to_be_in_set", {"value_set": []}),
     "statistics": ("expect_table_row_count_to_be_between", {"min_value": 0}),
-    "types": ("expect_column_values_to_be_of_type", {"type_": "int"}),
+    "types": ("expect_column_values_to_be_in_type_list", {}),
 }
 """An expectation of each reading that raises nothing of its own: what a condition sees depends on the reading."""
 

@@ -228,7 +228,7 @@ def load(path: Path, schema: pa.Schema, *, verify: bool = True) -> Contract:
     for rule in parsed.rules:
         try:
             check = compile_rule(rule, schema) if _level(rule) == "row" else None
-            if check is None and verify:
+            if verify and (check is None or rule.conditional):
                 _verify(rule)
         except RuleError as error:
             raise ContractError(path, rule.index, error.problem, error.instead, rule.expectation) from error
@@ -237,7 +237,8 @@ def load(path: Path, schema: pa.Schema, *, verify: bool = True) -> Contract:
         elif _level(rule) == "row":
             by_gx.append(rule)
     table_rules = tuple(rule for rule in parsed.rules if _level(rule) == "table")
-    if verify and (refused := trial.first_refused([*by_gx, *table_rules], schema)) is not None:
+    conditional = [rule for rule, _ in compiled if rule.conditional]  # Their conditions are for `validate` alone.
+    if verify and (refused := trial.first_refused([*by_gx, *conditional, *table_rules], schema)) is not None:
         rule, why = refused
         raise ContractError(path, rule.index, why.problem, why.instead, rule.expectation) from why
     rules = tuple(rule for rule in parsed.rules if _level(rule) == "row")

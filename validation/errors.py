@@ -38,7 +38,8 @@ class ContractError(Exception):
 
 
 class EvaluationFailed(Exception):
-    """Great Expectations raised while it evaluated a rule that looks at several rows at once.
+    """Great Expectations raised while it evaluated a rule that looks at several rows at once, or gave one answer for
+    all of them.
 
     No row can be blamed, so none is rejected or accepted: the batch must not be committed.
     """

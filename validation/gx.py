@@ -42,6 +42,7 @@ _ROWS_FORMAT = {
     "return_unexpected_index_query": False,
 }
 _SUMMARY_FORMAT = {"result_format": "SUMMARY"}
+_INDEXES = "unexpected_index_list"
 
 CALLS = 1_000
 """Evaluations, of 10 to 25 ms each, that may go into finding the rows that a rule raises on: a worker that takes
@@ -102,7 +103,8 @@ def errors(rules: Sequence[Rule], table: pa.Table) -> list[str | None]:
     """What each rule raises over these rows, in the order of the rules; None of one that can be evaluated."""
     by_row = [rule for rule in rules if EXPECTATIONS[rule.expectation].level == "row"]
     try:
-        found = {rule.index: _error(r) for rule, r in zip(by_row, _validate(by_row, table, _ROWS_FORMAT), strict=True)}
+        results = _validate(by_row, table, _ROWS_FORMAT)
+        found = {rule.index: _error(one) or _unlisted(one) for rule, one in zip(by_row, results, strict=True)}
         by_table = [rule for rule in rules if rule.index not in found]
         found |= {outcome.rule.index: outcome.error for outcome in outcomes(by_table, table)}
     except Exception as error:  # noqa: BLE001  # some rules raise beside what is caught, and take the others with them
@@ -217,7 +219,7 @@ def _in_one_line(error: object) -> str:
 def _failing(rule: Rule, result: ExpectationValidationResult, table: pa.Table) -> Failing:
     error = _error(result)
     if error is None:
-        return Failing(rule, np.array(result.result["unexpected_index_list"], dtype=np.int64))
+        return Failing(rule, _listed(rule, result))
     if rule.needs_whole_batch:
         return _failing_across(rule, table, error)
     errors: dict[int, str] = {}
@@ -264,9 +266,25 @@ def _isolated(rule: Rule, table: pa.Table, error: str, errors: dict[int, str]) -
             (result,) = _validate([rule], table.take(pa.array(half)), _ROWS_FORMAT)
             again = _error(result)
             if again is None:
-                yield from half[_positions(result.result.get("unexpected_index_list", ()))].tolist()
+                yield from half[_listed(rule, result)].tolist()
             else:
                 raising.append((half, again))
+
+
+def _listed(rule: Rule, result: ExpectationValidationResult) -> Positions:
+    """The failing rows that an answer without an error names; none of one that says that all pass."""
+    unlisted = _unlisted(result)
+    if unlisted is not None:
+        raise EvaluationFailed(rule, unlisted)
+    return _positions(result.result.get(_INDEXES, ()))
+
+
+def _unlisted(result: ExpectationValidationResult) -> str | None:
+    """Why an answer without an error does not say which rows fail, where some do: a type expectation looks at the
+    values only of a column of objects."""
+    if result.success or _INDEXES in result.result:
+        return None
+    return "it judges the column as a whole, and does not say which rows fail"
 
 
 def _by_nulls(table: pa.Table) -> Positions:

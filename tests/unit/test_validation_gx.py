@@ -88,6 +88,34 @@ def test_a_row_condition_goes_to_great_expectations(tmp_path: Path) -> None:
     assert made.check(batch(None, None, "a")).rejected.to_pylist() == [False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("expectation", "kwargs"),
+    [
+        ("of_type", {"column": "id", "type_": "int64"}),
+        ("of_type", {"column": "amount", "type_": "float64"}),
+        ("of_type", {"column": "text", "type_": "str"}),
+        ("in_type_list", {"column": "id", "type_list": ["str", "int64"]}),
+        ("in_type_list", {"column": "id"}),
+    ],
+)
+def test_a_type_with_a_row_condition_holds_of_every_row(
+    tmp_path: Path, expectation: str, kwargs: dict[str, Any]
+) -> None:
+    condition = {"row_condition": "id >= 1", "condition_parser": "pandas"}
+    made = contract(tmp_path, (f"column_values_to_be_{expectation}", kwargs | condition))
+    assert made.check(batch("a", None, "b")).failures == ()
+    assert made.validate(batch("a", None, "b"), tmp_path / "docs", shown).success
+
+
+def test_an_answer_that_does_not_say_which_rows_fail_is_an_error_that_names_the_rule() -> None:
+    """Of numbers Great Expectations looks at the type of the column alone."""
+    wrong = rule("column_values_to_be_of_type", column="id", type_="str")
+    with pytest.raises(EvaluationFailed, match="_of_type on id: it judges the column as a whole, and does not say"):
+        gx.failing([wrong], batch("a"))
+    (found,) = gx.failing([rule("column_values_to_be_of_type", column="id", type_="int64")], batch("a"))
+    assert found.rows.tolist() == []
+
+
 def test_one_value_that_cannot_be_evaluated_does_not_save_the_others(tmp_path: Path) -> None:
     schema = {"type": "object", "required": ["a"]}
     made = contract(tmp_path, ("column_values_to_match_json_schema", {"column": "text", "json_schema": schema}))

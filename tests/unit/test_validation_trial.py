@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("tags", pa.list_(pa.string())),
         ("raw", pa.binary()),
         ("clock", pa.time64("us")),
+        ("nanos", pa.timestamp("ns")),
     ]
 )
 PANDAS = {"condition_parser": "pandas"}
@@ -53,6 +54,8 @@ NEVER: list[tuple[Named, str]] = [
     (not_null('at > "2000-01-01"'), "Invalid comparison"),
     (not_null('day > "2000-01-01"'), "'>' not supported"),
     (not_null('col("at") > date("2000-01-01")', OURS), "Invalid comparison"),
+    (("column_values_to_be_of_type", {"column": "id", "type_": "int", "row_condition": "nope > 3"} | PANDAS), "'nope'"),
+    (("column_values_to_be_of_type", {"column": "nanos", "type_": "int"}), "judges the column as a whole"),
     (("table_row_count_to_equal", {"value": 1, "row_condition": "nope > 3"} | PANDAS), "name 'nope' is not defined"),
     (("column_values_to_be_increasing", {"column": "text"}), "unsupported operand"),
     (("column_value_z_scores_to_be_less_than", {"column": "text", "threshold": 1, "double_sided": True}), "numeric"),
@@ -85,6 +88,8 @@ SOMETIMES: list[Named] = [
     not_null("ok == True and temp > 1 and amount > 1.5"),
     not_null('col("id") > 99', OURS),
     not_null('col("local") > date("2000-01-01")', OURS),
+    ("column_values_to_be_of_type", {"column": "id", "type_": "int64", "row_condition": "temp > 1"} | PANDAS),
+    ("column_values_to_be_in_type_list", {"column": "nanos", "type_list": ["datetime64[ns]", "int"]}),
     ("column_min_to_be_between", {"column": "temp", "min_value": 0, "row_condition": 'text == "paid"'} | PANDAS),
     ("column_max_to_be_between", {"column": "day", "min_value": "2000-01-01T00:00:00"}),
     ("column_mean_to_be_between", {"column": "amount", "min_value": 0, "row_condition": "id > 99"} | PANDAS),
