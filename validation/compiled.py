@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as pat
 
 from validation.between import lengths_between, lengths_equal, values_between
 from validation.check import Check, is_missing, never_fails
@@ -30,12 +31,38 @@ def compile_rule(rule: Rule, schema: pa.Schema) -> Check | None:
     Raises `RuleError` if the rule's kwargs are wrong, no value of such a column could ever pass it, or Great
     Expectations has no verdict on a row by itself.
     """
+    types = [schema.field(column).type for column in rule.columns]
+    if rule.expectation in _OF_TEXTS:
+        _require_text_of_its_own(rule.columns[0], types[0])
     compiler = _COMPILERS.get(rule.expectation)
     if compiler is None:
         return None
-    check = compiler(rule, [schema.field(column).type for column in rule.columns])
+    check = compiler(rule, types)
     # A type that the column has anyway, it has in whatever rows a condition takes.
     return check if check is never_fails or not rule.conditional else None
+
+
+_OF_TEXTS = frozenset(
+    {
+        "expect_column_values_to_match_regex",
+        "expect_column_values_to_not_match_regex",
+        "expect_column_values_to_match_regex_list",
+        "expect_column_values_to_not_match_regex_list",
+        "expect_column_value_lengths_to_be_between",
+        "expect_column_value_lengths_to_equal",
+    }
+)
+"""The expectations that Great Expectations has pandas write a column for, of whatever type it is."""
+
+
+def _require_text_of_its_own(column: str, arrow_type: pa.DataType) -> None:
+    """Raises `RuleError` for timestamps without a zone: pandas writes midnight as "2013-02-12", but beside other times
+    as "2013-02-12 00:00:00", and a row's verdict would hang on its neighbours."""
+    if pat.is_timestamp(arrow_type) and arrow_type.tz is None:
+        raise RuleError(
+            f"{column} is {arrow_type}, and how a time is written depends on the other rows of the batch",
+            "use expect_column_values_to_be_between with times as bounds",
+        )
 
 
 def _not_null(_rule: Rule, types: list[pa.DataType]) -> Check:

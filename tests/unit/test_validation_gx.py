@@ -234,6 +234,29 @@ def test_integers_keep_their_digits_next_to_nulls(tmp_path: Path) -> None:
     assert [one.rows.tolist() for one in found] == [[], [0]]
 
 
+@pytest.mark.parametrize("column", ["at", "day"])
+@pytest.mark.parametrize(
+    ("expectation", "kwargs"),
+    [
+        ("values_to_match_regex", {"regex": "00:00:00[+]00:00$|^2013-02-12$"}),
+        ("values_to_match_regex_list", {"regex_list": ["00:00:00[+]00:00$|^2013-02-12$"]}),
+        ("value_lengths_to_be_between", {"max_value": 25}),
+    ],
+)
+def test_moments_and_dates_have_the_same_text_beside_others_as_alone(
+    column: str, expectation: str, kwargs: dict[str, Any]
+) -> None:
+    """Timestamps without a zone have not, and are refused."""
+    moments = [datetime(2013, 2, 12, tzinfo=UTC), datetime(2013, 2, 12, 9, 30, 0, 5, tzinfo=UTC), None]
+    days = [date(2013, 2, 12), date(9999, 12, 31), None]
+    table = pa.table({"at": pa.array(moments, pa.timestamp("us", tz="UTC")), "day": pa.array(days, pa.date32())})
+    one = rule(f"column_{expectation}", column=column, **kwargs)
+    assert compile_rule(one, table.schema) is None
+    (together,) = gx.failing([one], table)
+    alone = [row for row in range(table.num_rows) if gx.failing([one], table.slice(row, 1))[0].rows.size]
+    assert together.rows.tolist() == alone
+
+
 def test_threads_do_not_disturb_one_another() -> None:
     """Each thread evaluates rules of its own over rows of its own."""
     wrong: list[tuple[int, list[int]]] = []
