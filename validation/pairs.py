@@ -1,6 +1,7 @@
 """Compiled: one column compared with another in the same row."""
 
 from collections.abc import Callable
+from itertools import combinations
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +27,7 @@ def equal(rule: Rule, types: list[pa.DataType]) -> Check | None:
 
 
 def _compared(rule: Rule, types: list[pa.DataType], holds: Comparison) -> Check | None:
-    _require_comparable(rule, *types)
+    _require_comparable(rule, types)
     if not _settled(*types):
         return None
     if kind_of(types[0]) != kind_of(types[1]):
@@ -51,28 +52,26 @@ _IGNORED: dict[str, Comparison | None] = {
 
 
 def all_equal(rule: Rule, types: list[pa.DataType]) -> None:
-    """`expect_multicolumn_values_to_be_equal`, which is not compiled: only checked. Great Expectations compares a date
-    with a timestamp by converting all dates of the batch, or none if one of them is before 1677 or after 2262: a row's
-    verdict would hang on its neighbours."""
-    kinds = list(map(kind_of, types))
-    if "date" in kinds and "timestamp" in kinds:
-        a, b = kinds.index("date"), kinds.index("timestamp")
-        raise _incomparable(rule.columns[a], types[a], rule.columns[b], types[b])
+    """`expect_multicolumn_values_to_be_equal`, which is not compiled: only checked."""
+    _require_comparable(rule, types)
 
 
-def _require_comparable(rule: Rule, type_a: pa.DataType, type_b: pa.DataType) -> None:
+def _require_comparable(rule: Rule, types: list[pa.DataType]) -> None:
+    """Raises `RuleError` for two columns that no value makes equal, or that Great Expectations compares by what else is
+    in the batch: it converts all dates or texts beside a timestamp, or none where one of them is no time, or is before
+    1677 or after 2262."""
+    for (a, type_a), (b, type_b) in combinations(zip(rule.columns, types, strict=True), 2):
+        if not _comparable(type_a, type_b):
+            raise RuleError(
+                f"{a} is {type_a} and {b} is {type_b}, which cannot be compared", "name columns of one type"
+            )
+
+
+def _comparable(type_a: pa.DataType, type_b: pa.DataType) -> bool:
     a, b = kind_of(type_a), kind_of(type_b)
     related = a == b or "other" in (a, b) or {a, b} <= NUMBERS | {"bool"}
     zones_differ = a == b == "timestamp" and (type_a.tz is None) != (type_b.tz is None)
-    if a == "nested" or not related or zones_differ:
-        raise _incomparable(rule.columns[0], type_a, rule.columns[1], type_b)
-
-
-def _incomparable(a: str, type_a: pa.DataType, b: str, type_b: pa.DataType) -> RuleError:
-    return RuleError(
-        f"{a} is {type_a} and {b} is {type_b}, which cannot be compared",
-        "name two columns of one type",
-    )
+    return a != "nested" and related and not zones_differ
 
 
 def _settled(type_a: pa.DataType, type_b: pa.DataType) -> bool:

@@ -295,7 +295,11 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("column_pair_values_to_be_equal", {"column_A": "at", "column_B": "local"}, "compared", "of one type"),
     ("column_pair_values_to_be_equal", {"column_A": "day", "column_B": "local"}, "compared", "of one type"),
     ("column_pair_values_a_to_be_greater_than_b", {"column_A": "at", "column_B": "day"}, "compared", "of one type"),
-    ("multicolumn_values_to_be_equal", {"column_list": ["temp", "local", "day"]}, "day is date32", "of one type"),
+    ("multicolumn_values_to_be_equal", {"column_list": ["local", "day"]}, "day is date32", "of one type"),
+    ("multicolumn_values_to_be_equal", {"column_list": ["origin", "local"]}, "origin is string", "of one type"),
+    ("multicolumn_values_to_be_equal", {"column_list": ["local", "at"]}, "local is timestamp[us] and", "of one type"),
+    ("multicolumn_values_to_be_equal", {"column_list": ["temp", "price", "origin"]}, "origin is string", "of one type"),
+    ("multicolumn_values_to_be_equal", {"column_list": ["temp", "wind_dir", "day"]}, "day is date32", "of one type"),
     (
         "column_values_to_be_between",
         {"column": "origin", "min_value": 1, "row_condition": "temp > 1", "condition_parser": "pandas"},

@@ -357,7 +357,7 @@ def test_a_kwarg_that_is_null_is_taken_where_great_expectations_takes_it(tmp_pat
     column: dict[str, Any] = (
         {"column": "text"} if EXPECTATIONS[name].domain == "column" else {"column_A": "id", "column_B": "id"}
     )
-    column = {"column_list": ["id", "text"]} if EXPECTATIONS[name].domain == "columns" else column
+    column = {"column_list": ["id", "amount"]} if EXPECTATIONS[name].domain == "columns" else column
     column = {"column": "id"} if name == "expect_column_values_to_be_between" else column
     needed = {"value_set": ["a"], "regex": "a", "value": 1, "type_": "str", "min_value": 1, "max_value": 2}
     given = {key: needed[key] for key in needed if key in EXPECTATIONS[name].required | EXPECTATIONS[name].optional}
