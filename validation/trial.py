@@ -1,7 +1,8 @@
 """Rules that Great Expectations evaluates, tried over made-up rows of the contract's types before they are applied.
 
 A rule that raises there would reject every row, or stop the worker. What a rule raises can hang on the content as
-well (text that is a date, or JSON), so it is refused only if it raises over each of several samples.
+well (text that is a date, or JSON), so it is refused only if it raises over each of several samples. A rule across rows
+that raises over one row, or over nulls alone, stops the worker at the first such batch, and is refused as well.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,19 +34,14 @@ class _Part:
 
 
 def first_refused(rules: Sequence[Rule], schema: pa.Schema) -> tuple[Rule, RuleError] | None:
-    """The first of these rules that Great Expectations raises on whatever rows of this schema it sees, and why."""
+    """The first of these rules that Great Expectations raises on whatever rows of this schema it sees, or of a rule
+    across rows whatever few, and why."""
     parts = [part for rule in rules for part in _parts(rule, schema.names)]
     parts = [replace(part, tried=replace(part.tried, index=index)) for index, part in enumerate(parts)]
-    reasons: dict[int, str] = {}
-    left = parts
-    for texts in _TEXTS:
-        raised = _raised(left, made_up_rows(schema, texts))
-        reasons = raised | reasons
-        left = [part for part in left if part.tried.index in raised]
-    called = [part for part in left if _calls(part)]
-    settled = _raised(called, made_up_rows(schema, _TEXTS[0]).slice(0, 0))
-    for part in left:
-        if part not in called or part.tried.index in settled:
+    samples = [made_up_rows(schema, texts) for texts in _TEXTS]
+    reasons = _over_few_rows(parts, samples) | _over_any_rows(parts, samples)
+    for part in parts:
+        if part.tried.index in reasons:
             return part.rule, _refusal(part, reasons[part.tried.index])
     return None
 
@@ -63,6 +59,34 @@ def _calls(part: _Part) -> bool:
     and none of the samples. Over no rows they fail only where they are written wrong."""
     parser = part.tried.kwargs.get("condition_parser", "pandas")
     return part.condition is not None and parser == "pandas" and "(" in part.condition
+
+
+def _over_any_rows(parts: Sequence[_Part], samples: Sequence[pa.Table]) -> dict[int, str]:
+    """What those of the parts raise that raise whatever rows they see."""
+    reasons = _raised_on_each(parts, samples)
+    called = [part for part in parts if part.tried.index in reasons and _calls(part)]
+    settled = _raised(called, samples[0].slice(0, 0))
+    spared = {part.tried.index for part in called} - settled.keys()
+    return {index: reason for index, reason in reasons.items() if index not in spared}
+
+
+def _over_few_rows(parts: Sequence[_Part], samples: Sequence[pa.Table]) -> dict[int, str]:
+    """What those rules across rows raise that raise over one row, or over nulls alone: a batch may have no others."""
+    across = [part for part in parts if part.condition is None and part.rule.needs_whole_batch]
+    schema = samples[0].schema
+    nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema=schema)
+    one = [sample.slice(0, 1) for sample in samples]
+    return _raised_on_each(across, [nulls]) | _raised_on_each(across, one)
+
+
+def _raised_on_each(parts: Sequence[_Part], samples: Sequence[pa.Table]) -> dict[int, str]:
+    """What those of the parts raise that raise on each of the samples: what they raised on the first."""
+    left, reasons = parts, dict[int, str]()
+    for sample in samples:
+        raised = _raised(left, sample)
+        reasons = {index: reasons.get(index, reason) for index, reason in raised.items()}
+        left = [part for part in left if part.tried.index in raised]
+    return reasons
 
 
 def _raised(parts: Sequence[_Part], table: pa.Table) -> dict[int, str]:

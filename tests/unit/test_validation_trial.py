@@ -59,6 +59,10 @@ NEVER: list[tuple[Named, str]] = [
     (("table_row_count_to_equal", {"value": 1, "row_condition": "nope > 3"} | PANDAS), "name 'nope' is not defined"),
     (("column_values_to_be_increasing", {"column": "text"}), "unsupported operand"),
     (("column_value_z_scores_to_be_less_than", {"column": "text", "threshold": 1, "double_sided": True}), "numeric"),
+    # These raise only on a batch of one row, or of nulls alone.
+    (("column_value_z_scores_to_be_less_than", {"column": "day", "threshold": 3, "double_sided": True}), "Z-score"),
+    (("column_value_z_scores_to_be_less_than", {"column": "local", "threshold": 3, "double_sided": True}), "Z-score"),
+    (("column_value_z_scores_to_be_less_than", {"column": "at", "threshold": 3, "double_sided": False}), "Z-score"),
     (("column_values_to_match_regex_list", {"column": "text", "regex_list": ["("]}), "missing )"),
     (("column_values_to_match_json_schema", {"column": "text", "json_schema": {"type": "nope"}}), "'nope' is not"),
     (("multicolumn_sum_to_equal", {"column_list": ["id", "text"], "sum_total": 3}), "unsupported operand"),
