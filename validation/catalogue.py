@@ -93,7 +93,7 @@ EXPECTATIONS: Mapping[str, Signature] = {
     "expect_column_values_to_not_be_outliers": _row(optional="method multiplier", reading="statistics"),
     "expect_column_pair_values_a_to_be_greater_than_b": _row("pair", optional="or_equal"),
     "expect_column_pair_values_to_be_equal": _row("pair"),
-    "expect_column_pair_values_to_be_in_set": _row("pair", required="value_pairs_set"),
+    "expect_column_pair_values_to_be_in_set": _row("pair", required="value_pairs_set", reading="numbers"),
     "expect_compound_columns_to_be_unique": _row("columns"),
     "expect_select_column_values_to_be_unique_within_record": _row("columns"),
     "expect_multicolumn_values_to_be_equal": _row("columns"),

@@ -234,6 +234,19 @@ def test_integers_keep_their_digits_next_to_nulls(tmp_path: Path) -> None:
     assert [one.rows.tolist() for one in found] == [[], [0]]
 
 
+def test_decimals_are_in_a_set_of_pairs_as_in_one_of_values(tmp_path: Path) -> None:
+    one = ("column_values_to_be_in_set", {"column": "amount", "value_set": [19.99, 5]})
+    pairs = {"column_A": "amount", "column_B": "text", "value_pairs_set": [[19.99, "a"], [5, "b"], [None, "c"]]}
+    made = contract(tmp_path, one, ("column_pair_values_to_be_in_set", pairs))
+    amounts = pa.array([Decimal("19.99"), Decimal("5.00"), None, Decimal("19.98"), None], SCHEMA.types[2])
+    table = pa.table([pa.array(range(5)), pa.array(["a", "b", "c", "a", "a"]), amounts], schema=SCHEMA)
+    verdict = made.check(table)
+    assert [failure.rows.tolist() for failure in verdict.failures] == [
+        [False, False, False, True, False],
+        [False, False, False, True, True],
+    ]
+
+
 @pytest.mark.parametrize("column", ["at", "day"])
 @pytest.mark.parametrize(
     ("expectation", "kwargs"),
