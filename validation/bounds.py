@@ -34,6 +34,11 @@ def parse_bound(key: str, value: Any) -> Bound | None:
     return _as_float(key, value)
 
 
+def as_moment(bound: Any) -> Any:
+    """A bound of JSON that is a date as the time that it begins at; any other as it is."""
+    return f"{bound}T00:00:00" if isinstance(bound, str) and _DATE.fullmatch(bound) else bound
+
+
 def _parse_text(key: str, text: str) -> Bound:
     try:
         if _DATE.fullmatch(text):

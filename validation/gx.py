@@ -8,7 +8,7 @@ thread has a context of its own.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import great_expectations
 import numpy as np
 import pyarrow as pa
+import pyarrow.types as pat
 from great_expectations.core.expectation_validation_result import (
     ExpectationSuiteValidationResult,
     ExpectationValidationResult,
@@ -29,6 +30,7 @@ from great_expectations.data_context.types.resource_identifiers import (
 from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
+from validation.bounds import as_moment
 from validation.catalogue import EXPECTATIONS, Reading
 from validation.condition import alone
 from validation.errors import EvaluationFailed, RuleError
@@ -172,7 +174,8 @@ def _validate(
     found: dict[int, ExpectationValidationResult] = {}
     for reading, alike in _by_reading(rules).items():
         data = frame(table.select(_columns(alike, table)), reading)
-        suite = great_expectations.ExpectationSuite(name="rules", expectations=list(map(_expectation, alike)))
+        expectations = [_expectation(_as_read(rule, table.schema)) for rule in alike]
+        suite = great_expectations.ExpectationSuite(name="rules", expectations=expectations)
         batch = _batch_definition().get_batch({"dataframe": data})
         for result in batch.validate(suite, result_format=result_format).results:
             # Results come in another order than the expectations went.
@@ -185,6 +188,15 @@ def _by_reading(rules: Sequence[Rule]) -> dict[Reading, list[Rule]]:
     for rule in rules:
         groups.setdefault(EXPECTATIONS[rule.expectation].reading, []).append(rule)
     return groups
+
+
+def _as_read(rule: Rule, schema: pa.Schema) -> Rule:
+    """The rule over its frame: where dates are read as timestamps, a bound that is a date is one too."""
+    statistics = EXPECTATIONS[rule.expectation].reading == "statistics"
+    if not statistics or not any(pat.is_date(schema.field(column).type) for column in rule.columns):
+        return rule
+    bounds = {key: as_moment(rule.kwargs[key]) for key in ("min_value", "max_value") if key in rule.kwargs}
+    return replace(rule, kwargs={**rule.kwargs, **bounds})
 
 
 def _columns(rules: Sequence[Rule], table: pa.Table) -> list[str]:

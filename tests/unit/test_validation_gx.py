@@ -270,6 +270,23 @@ def test_moments_and_dates_have_the_same_text_beside_others_as_alone(
     assert together.rows.tolist() == alone
 
 
+@pytest.mark.parametrize(
+    ("what", "bounds", "holds"),
+    [
+        ("max", {"min_value": "2013-02-14", "max_value": "2013-02-14"}, True),
+        ("max", {"min_value": "2013-02-14", "strict_min": True}, False),
+        ("max", {"max_value": "2013-02-13"}, False),
+        ("min", {"min_value": "2013-02-12"}, True),
+        ("mean", {"min_value": "2013-02-13", "max_value": "2013-02-13T00:00:00"}, True),
+    ],
+)
+def test_a_date_bounds_the_statistics_of_dates(what: str, bounds: dict[str, Any], holds: bool) -> None:
+    """Great Expectations writes such a bound as a date, and does not compare one with the times that it takes."""
+    table = pa.table({"day": pa.array([date(2013, 2, 12), None, date(2013, 2, 14)], pa.date32())})
+    (outcome,) = gx.outcomes([rule(f"column_{what}_to_be_between", column="day", **bounds)], table)
+    assert (outcome.success, outcome.error) == (holds, None)
+
+
 def test_threads_do_not_disturb_one_another() -> None:
     """Each thread evaluates rules of its own over rows of its own."""
     wrong: list[tuple[int, list[int]]] = []

@@ -68,6 +68,7 @@ NEVER: list[tuple[Named, str]] = [
     (("multicolumn_sum_to_equal", {"column_list": ["id", "text"], "sum_total": 3}), "unsupported operand"),
     (("column_mean_to_be_between", {"column": "text", "min_value": 1}), "numeric"),
     (("column_max_to_be_between", {"column": "at", "min_value": 1}), "not supported between"),
+    (("column_max_to_be_between", {"column": "local", "min_value": "2013-02-12"}), "Cannot compare Timestamp with"),
     (("column_quantile_values_to_be_between", {"column": "id", "quantile_ranges": QUANTILES}), "not enough values"),
     (("column_kl_divergence_to_be_less_than", {"column": "raw", "threshold": 0.1}), "cannot evaluate it"),
 ]
@@ -96,6 +97,7 @@ SOMETIMES: list[Named] = [
     ("column_values_to_be_in_type_list", {"column": "nanos", "type_list": ["datetime64[ns]", "int"]}),
     ("column_min_to_be_between", {"column": "temp", "min_value": 0, "row_condition": 'text == "paid"'} | PANDAS),
     ("column_max_to_be_between", {"column": "day", "min_value": "2000-01-01T00:00:00"}),
+    ("column_max_to_be_between", {"column": "day", "min_value": "2000-01-01", "max_value": "2999-01-01"}),
     ("column_mean_to_be_between", {"column": "amount", "min_value": 0, "row_condition": "id > 99"} | PANDAS),
     ("column_value_z_scores_to_be_less_than", {"column": "temp", "threshold": 3, "double_sided": True}),
     ("column_values_to_not_be_outliers", {"column": "id", "method": "iqr", "multiplier": 1.5}),
