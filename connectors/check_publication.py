@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import Connection, Engine, Row, text
+from sqlalchemy import Connection, Engine, Row, TextClause, text
 
 from connectors.observation import Observation
-from connectors.reflect import table_oids
+from connectors.reflect import WITHIN, table_oids
 from connectors.source import Capture, Source, connected, quoted, quoted_name
 
 _COMPLETE = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true"
@@ -13,22 +13,43 @@ _COMPLETE = "publish = 'insert, update, delete, truncate', publish_via_partition
 # that a publication does not publish.
 _GENERATED = ", publish_generated_columns = stored"
 
+# By the catalogs alone: the view pg_publication_tables opens every table, and would wait for one that is locked.
+_NAMED = """
+    (p.puballtables or exists (select from pg_publication_rel r where r.prpubid = p.oid and r.prrelid = c.oid){schemas})
+    """
+_SCHEMAS = " or exists (select from pg_publication_namespace s where s.pnpubid = p.oid and s.pnnspid = c.relnamespace)"
+"""Since PostgreSQL 15."""
+
 # Row filters and column lists are new in PostgreSQL 15, generated columns in 18: read through JSON, an older
 # server has none.
-_PUBLICATION = text(
+_PUBLICATION = (
     """
     select p.puballtables, pg_has_role(p.pubowner, 'USAGE') as owned, pg_get_userbyid(p.pubowner) as owner,
            p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate as complete, p.pubviaroot,
            coalesce(to_jsonb(p) ->> 'pubgencols', 's') = 's' as generates,
-           array(select t.schemaname || '.' || t.tablename from pg_publication_tables t where t.pubname = p.pubname
-                 union select n.nspname || '.' || c.relname from pg_publication_rel r
-                 join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
-                 where r.prpubid = p.oid) as members,
+           array(select n.nspname || '.' || c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                 where c.oid = any(:tables) and """
+    + _NAMED
+    + """) as members,
            array(select n.nspname || '.' || c.relname from pg_publication_rel r
                  join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
                  where r.prpubid = p.oid and (to_jsonb(r) ->> 'prqual' is not null
                                               or to_jsonb(r) ->> 'prattrs' is not null)) as cut
     from pg_publication p where p.pubname = :name
+    """
+)
+
+# The tables that the given ones are partitions of.
+_WHOLES = (
+    WITHIN
+    + """
+    select pn.nspname || '.' || part.relname as part, n.nspname || '.' || c.relname as whole,
+           exists (select from pg_publication p where p.pubname = :name and """
+    + _NAMED
+    + """) as named
+    from within w join pg_class part on part.oid = w.part join pg_namespace pn on pn.oid = part.relnamespace
+    join pg_class c on c.oid = w.whole join pg_namespace n on n.oid = c.relnamespace
+    where w.part = any(:tables) order by part, whole
     """
 )
 
@@ -44,40 +65,52 @@ _RIGHTS = text(
     """
 )
 
-# By the catalogs alone: the view pg_publication_tables opens every table, and would wait for one that is locked. Of a
-# table that the publication names only by its partitions the changes come under their names.
-_WHOLE = """
+# Of a table that the publication names only by its partitions the changes come under their names, and of a partition
+# that it publishes by the whole under that one's.
+_UNCUT = (
+    WITHIN
+    + """
     select n.nspname || '.' || c.relname from pg_publication p, pg_class c join pg_namespace n on n.oid = c.relnamespace
     where p.pubname = :name and n.nspname || '.' || c.relname = any(:tables)
       and p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate and (c.relkind <> 'p' or p.pubviaroot)
       and (p.puballtables or exists (
                select from pg_publication_rel r where r.prpubid = p.oid and r.prrelid = c.oid
                and to_jsonb(r) ->> 'prqual' is null and to_jsonb(r) ->> 'prattrs' is null){schemas})
+      and not (p.pubviaroot and c.oid in (select w.part from within w join pg_class c on c.oid = w.whole where """
+    + _NAMED
+    + """))
     """
-_SCHEMAS = " or exists (select from pg_publication_namespace s where s.pnpubid = p.oid and s.pnnspid = n.oid)"
-"""Since PostgreSQL 15."""
+)
 
 
 def unpublished(engine: Engine, source: Source, tables: Sequence[str]) -> list[str]:
     """Those of the tables of which the publication leaves changes out now. Raises `SourceUnavailable`."""
     with connected(engine, source) as connection:
-        schemas = _SCHEMAS if (connection.dialect.server_version_info or ()) >= (15,) else ""
-        query, asked = text(_WHOLE.format(schemas=schemas)), {"name": source.publication, "tables": list(tables)}
-        whole = set(connection.execute(query, asked).scalars())
-    return [table for table in tables if table not in whole]
+        asked = {"name": source.publication, "tables": list(tables)}
+        uncut = set(connection.execute(_query(connection, _UNCUT), asked).scalars())
+    return [table for table in tables if table not in uncut]
+
+
+def _query(connection: Connection, query: str) -> TextClause:
+    since_15 = (connection.dialect.server_version_info or ()) >= (15,)
+    return text(query.format(schemas=_SCHEMAS if since_15 else ""))
 
 
 def check_publication(connection: Connection, source: Source, captures: Sequence[Capture]) -> Iterator[Observation]:
     """The publication exists, publishes every operation, and has all captured tables and Debezium's own.
 
-    A row filter or a column list on a captured table is refused: it leaves changes out in silence.
+    A row filter or a column list on a captured table is refused: it leaves changes out in silence. So is a partition
+    whose changes come under the name of the whole.
     """
     known = table_oids(connection)
     wanted = sorted({c.table for c in captures} | {source.heartbeat_table, source.signal_table})
     oids = [known[table] for table in wanted if table in known]
     rights = connection.execute(_RIGHTS, {"tables": oids}).one()
-    publication = connection.execute(_PUBLICATION, {"name": source.publication}).one_or_none()
+    asked = {"name": source.publication, "tables": oids}
+    publication = connection.execute(_query(connection, _PUBLICATION), asked).one_or_none()
+    wholes = connection.execute(_query(connection, _WHOLES), asked).all()
     if publication is None:
+        yield from _parts(source, captures, wholes, rooted=False)
         tables = ", ".join(map(quoted, wanted))
         yield Observation(
             "publication",
@@ -90,6 +123,7 @@ def check_publication(connection: Connection, source: Source, captures: Sequence
         )
         return
     wrong = [*_operations(source, publication, rights), *_members(source, publication, rights, wanted)]
+    wrong += _parts(source, captures, wholes, rooted=publication.pubviaroot or bool(wrong))
     yield from wrong or [Observation("publication", f"publication {source.publication} has all captured tables")]
 
 
@@ -139,3 +173,20 @@ def _members(
             wrong=True,
             remedy=(f"ALTER PUBLICATION {name} DROP TABLE {tables}", f"ALTER PUBLICATION {name} ADD TABLE {tables}"),
         )
+
+
+def _parts(
+    source: Source, captures: Sequence[Capture], wholes: Sequence[Row[tuple[object, ...]]], *, rooted: bool
+) -> Iterator[Observation]:
+    """The captured partitions whose changes come under the name of the whole: of one that is captured, too, or that the
+    publication names if it is `rooted`, or will be."""
+    captured = {capture.table for capture in captures}
+    for row in wholes:
+        if row.part in captured and (row.whole in captured or (rooted and row.named)):
+            yield Observation(
+                "publication",
+                f"{row.part} is a partition of {row.whole}, under whose name alone publication {source.publication} "
+                f"has its changes, so that none come for {row.part}: declare its views over {row.whole}, or take "
+                f"{row.whole} out of the declarations and the publication",
+                wrong=True,
+            )

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Connection, Row, text
 
 from connectors.observation import Observation
-from connectors.reflect import suggestion, table_oids
+from connectors.reflect import WITHIN, suggestion, table_oids
 from connectors.source import Capture, Source, quoted, quoted_name, split
 
 _CAPTURED = text(
-    """
+    WITHIN
+    + """
     select n.nspname || '.' || c.relname as name, c.relpersistence, pg_get_userbyid(c.relowner) as owner,
            has_schema_privilege(n.oid, 'USAGE') as reachable, has_table_privilege(c.oid, 'SELECT') as readable,
            pg_has_role(c.relowner, 'USAGE') as owned, row_security_active(c.oid) as filtered,
@@ -23,16 +24,16 @@ _CAPTURED = text(
                  join pg_class l on l.oid = h.inhrelid join pg_namespace ln on ln.oid = l.relnamespace
                  where h.inhparent = c.oid and c.relkind = 'r' order by 1) as children,
            exists (select from pg_class l where l.relreplident <> 'd' and l.relkind = 'r'
-                   and (l.oid = c.oid or l.oid in (select relid from pg_partition_tree(c.oid)))) as altered,
+                   and (l.oid = c.oid or l.oid in (select part from within where whole = c.oid))) as altered,
            array(select format('%I.%I', ln.nspname, l.relname) from pg_class l
                  join pg_namespace ln on ln.oid = l.relnamespace
                  where l.relkind = 'r' and l.relreplident not in ('f', 'd')
-                   and (l.oid = c.oid or l.oid in (select relid from pg_partition_tree(c.oid)))
+                   and (l.oid = c.oid or l.oid in (select part from within where whole = c.oid))
                  order by 1) as unfit,
            array(select format('%I.%I', ln.nspname, l.relname) from pg_class l
                  join pg_namespace ln on ln.oid = l.relnamespace
                  where l.relkind = 'r' and l.relreplident <> 'f'
-                   and (l.oid = c.oid or l.oid in (select relid from pg_partition_tree(c.oid)))
+                   and (l.oid = c.oid or l.oid in (select part from within where whole = c.oid))
                  order by 1) as not_full
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where c.oid = any(:tables)

@@ -12,6 +12,7 @@ from connectors.check_server import check_server
 from connectors.check_slot import check_log, check_slot
 from connectors.check_tables import check_own_tables, check_tables
 from connectors.observation import Observation
+from connectors.reflect import LOCK_NOT_AVAILABLE
 from connectors.source import Capture, Source, connected, quoted
 
 Severity = Literal["error", "fixed", "ok"]
@@ -65,7 +66,7 @@ def _mend(connection: Connection, wrong: Sequence[Observation], captures: Sequen
     for observation in wrong:
         for statement in observation.remedy:
             if failure := _execute(connection, statement):
-                return f"{observation.message}; but {statement} failed, and nothing was changed: {failure}"
+                return f"{observation.message}; but {statement} failed, and nothing was changed: {failure.orig}"
     may_delete = text("select has_table_privilege(:table, 'DELETE')")
     for table in [quoted(capture.table) for capture in captures]:
         # PostgreSQL refuses updates and deletes of a table whose identity does not suit one of its publications.
@@ -73,19 +74,21 @@ def _mend(connection: Connection, wrong: Sequence[Observation], captures: Sequen
         if not connection.execute(may_delete, {"table": table}).scalar_one():
             continue
         if failure := _execute(connection, f"EXPLAIN DELETE FROM {table}"):
-            return f"the application could no longer change {table}, so nothing was changed: {failure}"
+            locked = getattr(failure.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE
+            why = f"{table} is locked" if locked else f"the application could no longer change {table}"
+            return f"{why}, so nothing was changed: {failure.orig}"
     connection.commit()
     return None
 
 
-def _execute(connection: Connection, statement: str) -> str | None:
-    """Execute a statement; if that fails, roll back and return the reason."""
+def _execute(connection: Connection, statement: str) -> DBAPIError | None:
+    """Execute a statement; if that fails, roll back and return the error."""
     try:
         # The driver takes a percent sign for a placeholder.
         connection.exec_driver_sql(statement.replace("%", "%%"))
     except DBAPIError as error:
         connection.rollback()
-        return str(error.orig)
+        return error
     return None
 
 

@@ -65,12 +65,24 @@ _TABLES = text(
     """
 )
 
-_PARTITIONS = text(
+WITHIN = """
+    with recursive within as (
+        select i.inhrelid as part, i.inhparent as whole from pg_inherits i join pg_class c on c.oid = i.inhparent
+        where c.relkind = 'p' and coalesce(to_jsonb(i) ->> 'inhdetachpending', 'false') = 'false'
+        union all
+        select w.part, i.inhparent from within w join pg_inherits i on i.inhrelid = w.whole
+    )
     """
-    select n.nspname || '.' || c.relname as name, tree.relid::bigint as oid, tree.relid::regclass::text as partition
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    cross join lateral pg_partition_tree(c.oid) tree
-    where c.relkind = 'p' and tree.isleaf and n.nspname || '.' || c.relname = any(:tables)
+"""Each partition of the database, with every table that it is a part of. Of the catalog alone: `pg_partition_tree`
+opens each partition, and would wait for one that is locked. Before PostgreSQL 14 none is about to be detached."""
+
+_PARTITIONS = text(
+    WITHIN
+    + """
+    select n.nspname || '.' || c.relname as name, l.oid::bigint as oid, l.oid::regclass::text as partition
+    from within w join pg_class l on l.oid = w.part
+    join pg_class c on c.oid = w.whole join pg_namespace n on n.oid = c.relnamespace
+    where l.relkind <> 'p' and n.nspname || '.' || c.relname = any(:tables)
     """
 )
 
@@ -116,7 +128,7 @@ _LOCKS = text(
     """
 )
 _WAIT_FOR_LOCKS = text("select set_config('lock_timeout', :milliseconds, true)")
-_LOCK_NOT_AVAILABLE = "55P03"
+LOCK_NOT_AVAILABLE = "55P03"
 
 LOCK_SECONDS = 30.0
 """How long a table may be locked while a person waits."""
@@ -148,7 +160,7 @@ def reflect(
     try:
         return _reflect(engine, source, tables, lock_seconds)
     except SourceUnavailable as error:
-        if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+        if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) != LOCK_NOT_AVAILABLE:
             raise
         holder = _lock(engine, source, tables)
         raise TableLocked(

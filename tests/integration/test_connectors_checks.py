@@ -23,8 +23,8 @@ from sqlalchemy import event, make_url
 from connectors.check_publication import unpublished
 from connectors.checks import Finding, check
 from connectors.health import slot_health
-from connectors.reflect import TableLocked, TableNotFound, reflect
-from connectors.source import Capture, Source, SourceUnavailable
+from connectors.reflect import TableLocked, TableNotFound, partitions, reflect
+from connectors.source import Capture, Source, SourceUnavailable, connected
 from connectors.table import Table
 from millrace.settings import SourceSettings
 from millrace.wiring import _source_table
@@ -313,6 +313,105 @@ def test_a_locked_table_is_not_waited_for(database: Any, admin: psycopg.Connecti
         assert "lock timeout" in finding.message
         assert "ALTER TABLE public.busy REPLICA IDENTITY FULL failed, and nothing was changed" in finding.message
         assert catalog(admin) == before
+
+
+PARTED = """
+create table parted (id int primary key, x int) partition by range (id);
+create table low partition of parted for values from (0) to (100);
+create table high partition of parted for values from (100) to (300) partition by range (id);
+create table higher partition of high for values from (100) to (200);
+"""
+
+
+@pytest.mark.parametrize("locked", ["higher", "high", "parted", "millrace_signal"])
+def test_the_checks_do_not_wait_for_what_is_locked(database: Any, admin: psycopg.Connection, locked: str) -> None:
+    """A partition, what it is a part of, or a table of the publication. Nothing is to be mended here."""
+    admin.execute(PARTED)
+    source = new_source(database.dsn)
+    captures = [Capture("public.parted", True)]
+    assert not messages(run(source, captures, fix=True))
+    engine = source.engine(life_seconds=20)  # none waits for longer, whatever it waits for
+    with psycopg.connect(database.dsn) as other:
+        other.execute(f"lock table {locked} in access exclusive mode")
+        with connected(engine, source) as connection:
+            assert set(partitions(connection, ["public.parted"])["public.parted"].values()) == {"low", "higher"}
+        assert unpublished(engine, source, ["public.parted"]) == []
+        assert {finding.severity for finding in check(engine, source, captures, None, fix=False)} == {"ok"}
+        told = messages(check(engine, source, captures, None, fix=True))
+        assert len(told) == (locked != "millrace_signal")
+        assert all(text.startswith("public.parted is locked, so nothing was changed: ") for text in told)
+    engine.dispose()
+
+
+def test_a_partition_that_is_being_detached_is_none(database: Any, admin: psycopg.Connection) -> None:
+    """As for PostgreSQL, which reads none of its rows through the table."""
+    admin.execute(PARTED)
+    source = new_source(database.dsn)
+    engine = source.engine()
+    with psycopg.connect(database.dsn) as reader, psycopg.connect(database.dsn, autocommit=True) as detaching:
+        reader.execute("select from parted")
+        detaching.execute("set statement_timeout = '500ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):  # what it waits for does not end
+            detaching.execute("alter table parted detach partition low concurrently")
+        with connected(engine, source) as connection:
+            assert list(partitions(connection, ["public.parted"])["public.parted"].values()) == ["higher"]
+    engine.dispose()
+
+
+def test_a_partition_of_a_table_that_is_captured_too_is_refused(database: Any, admin: psycopg.Connection) -> None:
+    """Its changes come under the name of the table alone."""
+    admin.execute(PARTED)
+    source = new_source(database.dsn)
+    before = catalog(admin)
+    captures = [Capture("public.parted", True), Capture("public.higher", True)]
+    refused = f"public.higher is a partition of public.parted, under whose name alone publication {source.publication} "
+    assert [text for text in messages(run(source, captures, fix=True)) if text.startswith(refused)]
+    assert catalog(admin) == before
+    assert not messages(run(source, captures[1:], fix=True))  # by itself it is published under its own name
+    assert {finding.severity for finding in run(source, captures[1:], fix=False)} == {"ok"}
+    assert [text for text in messages(run(source, captures, fix=True)) if text.startswith(refused)]
+
+
+@pytest.mark.parametrize(
+    ("publication", "refused"),
+    [
+        (f"for all tables {WHOLE}", True),
+        (f"for tables in schema public {WHOLE}", True),
+        (f"for table parted, higher {WHOLE}", True),
+        (f"for table high, higher {WHOLE}", True),
+        (f"for table low, higher {WHOLE}", False),
+        ("for table parted, higher", False),
+        ("for all tables", False),
+    ],
+)
+def test_a_partition_that_is_published_by_the_whole_is_refused(
+    database: Any, admin: psycopg.Connection, publication: str, refused: bool
+) -> None:
+    admin.execute(PARTED)
+    admin.execute("create table millrace_heartbeat (source text primary key, beat timestamptz not null)")
+    admin.execute("create table millrace_signal (id text primary key, type text not null, data text)")
+    admin.execute(f"create publication rooted {publication}")
+    if "for table " in publication:
+        admin.execute("alter publication rooted add table millrace_heartbeat, millrace_signal")
+    source = new_source(database.dsn, publication="rooted")
+    engine = source.engine()
+    findings = check(engine, source, [Capture("public.higher", True)], None, fix=False)
+    told = [f.message for f in findings if f.severity == "error" and f.check == "publication"]
+    assert bool(told) is refused and all("public.higher is a partition of public." in text for text in told)
+    assert unpublished(engine, source, ["public.higher"]) == (["public.higher"] if refused else [])
+    engine.dispose()
+
+
+def test_a_publication_that_would_come_to_publish_a_partition_by_the_whole_is_left_alone(
+    database: Any, admin: psycopg.Connection
+) -> None:
+    admin.execute(PARTED)
+    admin.execute("create publication unrooted for table parted, higher with (publish = 'insert')")
+    source = new_source(database.dsn, publication="unrooted")
+    before = catalog(admin)
+    findings = run(source, [Capture("public.higher", True)], fix=True)
+    assert [text for text in messages(findings) if text.startswith("public.higher is a partition of public.parted")]
+    assert catalog(admin) == before
 
 
 def test_a_domain_over_an_enum_is_refused(database: Any, admin: psycopg.Connection) -> None:
