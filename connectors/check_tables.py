@@ -11,7 +11,7 @@ from connectors.source import Capture, Source, quoted, quoted_name, split
 _CAPTURED = text(
     WITHIN
     + """
-    select n.nspname || '.' || c.relname as name, c.relpersistence, pg_get_userbyid(c.relowner) as owner,
+    select n.nspname || '.' || c.relname as name, pg_get_userbyid(c.relowner) as owner,
            has_schema_privilege(n.oid, 'USAGE') as reachable, has_table_privilege(c.oid, 'SELECT') as readable,
            pg_has_role(c.relowner, 'USAGE') as owned, row_security_active(c.oid) as filtered,
            exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary) as keyed,
@@ -23,6 +23,11 @@ _CAPTURED = text(
            array(select format('%I.%I', ln.nspname, l.relname) from pg_inherits h
                  join pg_class l on l.oid = h.inhrelid join pg_namespace ln on ln.oid = l.relnamespace
                  where h.inhparent = c.oid and c.relkind = 'r' order by 1) as children,
+           array(select format('%I.%I', ln.nspname, l.relname) from pg_class l
+                 join pg_namespace ln on ln.oid = l.relnamespace
+                 where l.relkind = 'r' and l.relpersistence <> 'p'
+                   and (l.oid = c.oid or l.oid in (select part from within where whole = c.oid))
+                 order by 1) as unlogged,
            exists (select from pg_class l where l.relreplident <> 'd' and l.relkind = 'r'
                    and (l.oid = c.oid or l.oid in (select part from within where whole = c.oid))) as altered,
            array(select format('%I.%I', ln.nspname, l.relname) from pg_class l
@@ -82,12 +87,12 @@ def check_own_tables(connection: Connection, source: Source) -> Iterator[Observa
 
 
 def _readable(table: str, row: Row[tuple[object, ...]], user: str) -> Iterator[Observation]:
-    if row.relpersistence != "p":
+    for leaf in row.unlogged:
         yield Observation(
             "table",
-            f"table {table} is unlogged or temporary, and its changes are in no log",
+            f"table {leaf} is unlogged or temporary, and its changes are in no log",
             wrong=True,
-            remedy=(f"ALTER TABLE {quoted(table)} SET LOGGED",),
+            remedy=(f"ALTER TABLE {leaf} SET LOGGED",),
         )
     if not (row.reachable and row.readable):
         schema = quoted_name(split(table)[0])

@@ -414,6 +414,16 @@ def test_a_publication_that_would_come_to_publish_a_partition_by_the_whole_is_le
     assert catalog(admin) == before
 
 
+def test_an_unlogged_partition_is_refused(database: Any, admin: psycopg.Connection) -> None:
+    admin.execute(PARTED)
+    admin.execute('create unlogged table "Highest" partition of high for values from (200) to (300)')
+    source = new_source(database.dsn)
+    told = message(run(source, [Capture("public.parted", True)], fix=True), "table")
+    assert told.startswith('table public."Highest" is unlogged or temporary, and its changes are in no log')
+    admin.execute(told.partition("let its owner run: ")[2])
+    assert not messages(run(source, [Capture("public.parted", True)], fix=True))
+
+
 def test_a_domain_over_an_enum_is_refused(database: Any, admin: psycopg.Connection) -> None:
     admin.execute("create type mood as enum ('ok'); create domain feeling as mood")
     assert "public.feeling" in message(run(new_source(database.dsn), [], fix=False), "types")
