@@ -78,14 +78,11 @@ def ask(engine: Engine, source: Source, number: str, tables: Sequence[Table]) ->
 
 
 def _asked(table: Table) -> str:
-    """A table's name as Debezium takes it: as a regular expression, or as it is where it compiles and none matches. Two
-    quoted parts would be the same table."""
+    """A table's name as Debezium takes it: as a regular expression of whole names, with case, or as it is where it
+    compiles and none matches. One that only words make up matches itself alone. Two quoted parts would be the same
+    table."""
     name = f"{table.schema}.{table.name}"
-    try:
-        re.compile(name)
-    except re.error:
-        return escaped(name)
-    return name
+    return name if re.fullmatch(r"\w+\.\w+", name) else escaped(name)
 
 
 def unfinished(engine: Engine, source: Source) -> list[str]:

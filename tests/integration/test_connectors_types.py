@@ -374,22 +374,24 @@ def test_names_need_no_care(stack: Any, database: Any) -> None:
 
 def test_any_name_without_a_blank_can_be_read_anew(stack: Any, database: Any) -> None:
     """Though Debezium reads it as a regular expression; other tables that it would match as one are left alone."""
-    name, other = "a(b.[c+d%:e", "upper"
+    others = ["upper", "aab", "sales", "x-y"]
+    names = ["a(b.[c+d%:e", "Upper", "a+b", "sales$", "x.y"]
     with psycopg.connect(database.dsn, autocommit=True) as connection:
-        for each in (name, other, "Upper"):
+        for each in (*names, *others):
             table = sql.Identifier(each)
             connection.execute(
                 sql.SQL("create table {0} (id int primary key); insert into {0} values (1)").format(table)
             )
         source = new_source(database.dsn, partitions=1)
-        with captured(stack, source, [f"public.{each}" for each in (name, other, "Upper")]) as running:
-            for each in (name, other, "Upper"):
+        with captured(stack, source, [f"public.{each}" for each in (*names, *others)]) as running:
+            for each in (*names, *others):
                 running.records(each, 1)
-            ask(running.engine, source, "named", [running.table(name), running.table("Upper")])
-            for each in (name, "Upper"):
+            ask(running.engine, source, "named", [running.table(name) for name in names])
+            for each in names:
                 assert running.records(each, 2)[1].value["source"]["snapshot"] == "incremental"
-            connection.execute("insert into upper values (2)")
-            assert running.records(other, 2)[1].value["op"] == "c"
+            for each in others:
+                connection.execute(sql.SQL("insert into {} values (2)").format(sql.Identifier(each)))
+                assert running.records(each, 2)[1].value["op"] == "c"
 
 
 def test_numeric_is_exact(source: Captured, images: dict[str, list[dict[str, Any]]]) -> None:
