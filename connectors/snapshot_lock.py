@@ -15,7 +15,7 @@ _KEY = "hashtextextended('millrace snapshot ' || :slot, 0)"
 _TAKE = text(f"select pg_try_advisory_lock({_KEY})")
 _HOLDER = text(
     f"""
-    select a.pid, a.backend_start, coalesce(host(a.client_addr), 'the same machine') as host
+    select a.pid, a.usename, a.backend_start, coalesce(host(a.client_addr), 'the same machine') as host
     from pg_locks l join pg_stat_activity a on a.pid = l.pid
     where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
       and l.database = (select oid from pg_database where datname = current_database())
@@ -60,4 +60,6 @@ def snapshot_holder(engine: Engine, source: Source) -> str | None:
         row = connection.execute(_HOLDER, {"slot": source.slot}).one_or_none()
     if row is None:
         return None
+    if row.backend_start is None:  # nor its address: that of another user's session takes pg_read_all_stats to see
+        return f"a command of database user {row.usename} (pid {row.pid} of the database)"
     return f"a command on {row.host} (pid {row.pid} of the database, since {row.backend_start:%Y-%m-%d %H:%M:%S %Z})"

@@ -1,10 +1,17 @@
-"""Where a snapshot begins in the log: which transactions it has to wait for."""
+"""Where a snapshot begins in the log: which transactions it has to wait for; and who takes one."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 
+from connectors.snapshot_lock import UnderWay, alone, snapshot_holder
 from connectors.snapshots import base, open_transactions
 from connectors.source import Source
+from tests.integration.capturing import new_source
 from tests.integration.database import Database
 
 
@@ -38,3 +45,31 @@ def test_a_transaction_that_has_written_nothing_is_not_waited_for(database: Data
         reader.execute("select 1")
         assert open_transactions(engine, source, base(engine, source)) == []
     engine.dispose()
+
+
+@pytest.fixture
+def role(database: Database) -> Iterator[str]:
+    """A role that may log in, and nothing else."""
+    name = f"r{uuid.uuid4().hex[:10]}"
+    with psycopg.connect(database.dsn, autocommit=True) as admin:
+        admin.execute(f"create role {name} login password 'secret'")
+        yield name
+        admin.execute(f"drop role {name}")
+
+
+def test_who_takes_a_snapshot_is_told_to_a_user_who_may_not_see_the_session_too(database: Database, role: str) -> None:
+    source = new_source(database.dsn)
+    url = make_url(database.dsn)
+    plain = replace(source, url=url.set(username=role, password="secret").render_as_string(hide_password=False))
+    seen, hidden = source.engine(), plain.engine()
+    try:
+        with alone(source):
+            told = snapshot_holder(seen, source)
+            assert told is not None and told.startswith("a command on 127.0.0.1 (pid ") and ", since 20" in told
+            told = snapshot_holder(hidden, plain)
+            assert told is not None and told.startswith(f"a command of database user {url.username} (pid ")
+            with pytest.raises(UnderWay, match=f"a command of database user {url.username} "), alone(plain):
+                pass
+    finally:
+        seen.dispose()
+        hidden.dispose()
