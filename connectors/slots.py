@@ -13,6 +13,9 @@ SECONDS = 10.0
 
 CLOSE_SECONDS = 1.0
 
+CONNECT_SECONDS, LIFE_SECONDS = 5, 10.0
+"""For a connection, and for all answers over it: all other sources wait while one is asked."""
+
 Slots = Callable[[], Mapping[str, SlotHealth | str]]
 """The last known state of each source's slot, or why there is none."""
 
@@ -58,7 +61,7 @@ class SlotWatch:
 
 
 def _look(source: Source) -> SlotHealth | str:
-    engine = source.engine()
+    engine = source.engine(CONNECT_SECONDS, LIFE_SECONDS)
     try:
         health = slot_health(engine, source)
     except SourceUnavailable as error:

@@ -26,7 +26,7 @@ def altered_tables(repo: Repo, topics: Sequence[str], seconds: float) -> dict[st
 
 def _of_source(repo: Repo, name: str, applied: Mapping[str, Table], seconds: float) -> list[tuple[str, Altered]]:
     database, wanted = source(repo, name), dict(applied)
-    engine = database.engine(round(seconds))
+    engine = database.engine(round(seconds), 2 * seconds)  # the second time for a lock, and whose it is
     try:
         while wanted:
             try:

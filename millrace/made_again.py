@@ -25,6 +25,9 @@ PARTITIONS_PROPERTY = "millrace.partitions"
 CAPTURED_AGAIN_PROPERTY = "millrace.captured_again"
 """The same: "true" from when its table is captured again after a time in which it was not until it was read anew."""
 
+CONNECT_SECONDS, LIFE_SECONDS = 5, 10.0
+"""For a connection to a database, and for all answers over it, which stand in its catalog."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -89,7 +92,7 @@ def stored_in(repo: Repo, tables: Sequence[Table]) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for name, mine in _by_source(tables).items():
         database = source(repo, name)
-        engine = database.engine()
+        engine = database.engine(CONNECT_SECONDS, LIFE_SECONDS)
         try:
             with connected(engine, database) as connection:
                 oids, parts = table_oids(connection), partitions(connection, list(mine))
@@ -103,7 +106,7 @@ def _unpublished(repo: Repo, tables: Sequence[Table]) -> list[str]:
     found: list[str] = []
     for name, mine in _by_source(tables).items():
         database = source(repo, name)
-        engine = database.engine()
+        engine = database.engine(CONNECT_SECONDS, LIFE_SECONDS)
         try:
             found += [mine[table] for table in unpublished(engine, database, list(mine))]
         finally:

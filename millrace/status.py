@@ -105,7 +105,7 @@ def _slots(repo: Repo, sources: Sequence[str], problems: list[str]) -> dict[str,
     positions = _positions(repo, sources)
     for name in sources:
         database = source(repo, name)
-        engine = database.engine(SECONDS)
+        engine = database.engine(SECONDS, SECONDS)
         try:
             health = slot_health(engine, database)
         except SourceUnavailable as error:
@@ -236,7 +236,7 @@ def _snapshots(repo: Repo, captured: Sequence[str], problems: list[str]) -> dict
         )
     for name, tables in begun.items():
         database = source(repo, name)
-        engine = database.engine(SECONDS)
+        engine = database.engine(SECONDS, SECONDS)
         try:
             under_way = snapshot_holder(engine, database) is not None
         except SourceUnavailable as error:

@@ -13,12 +13,14 @@ class TcpProxy:
     """Forwards connections to the server on loopback at `behind`, from a thread of its own.
 
     `received` is every byte that clients sent, `connections` how many they made, `replied` how many bytes the replies
-    had. Each part of a reply is held back for `delay` seconds, beside the others; none is passed on while `silent`.
+    had. Each part of a reply is held back for `delay` seconds, beside the others; none is passed on while `silent`, nor
+    on a connection over which `muted_by` was sent.
     """
 
     behind: int
     delay: float = 0.0
     silent: bool = False
+    muted_by: bytes | None = None
     received: bytearray = field(default_factory=bytearray)
     connections: int = 0
     replied: int = 0
@@ -60,22 +62,24 @@ class TcpProxy:
         except OSError:
             writer.close()
             return
-        replies = asyncio.create_task(self._reply(from_server, writer))
+        sent = bytearray()
+        replies = asyncio.create_task(self._reply(from_server, writer, sent))
         try:
             with suppress(OSError):
                 while data := await reader.read(65_536):
                     self.received += data
+                    sent += data
                     to_server.write(data)
         finally:
             replies.cancel()
             for end in (to_server, writer):
                 end.close()
 
-    async def _reply(self, from_server: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _reply(self, from_server: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: bytearray) -> None:
         with suppress(OSError):
             while data := await from_server.read(65_536):
                 self.replied += len(data)
-                while self.silent:
+                while self.silent or (self.muted_by is not None and self.muted_by in sent):
                     await asyncio.sleep(0.01)
                 self._loop.call_later(self.delay, writer.write, data)
         writer.close()

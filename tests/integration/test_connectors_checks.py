@@ -22,8 +22,9 @@ from sqlalchemy import event, make_url
 
 from connectors.check_publication import unpublished
 from connectors.checks import Finding, check
-from connectors.health import slot_health
+from connectors.health import SlotHealth, slot_health
 from connectors.reflect import TableLocked, TableNotFound, partitions, reflect
+from connectors.slots import SlotWatch
 from connectors.source import Capture, Source, SourceUnavailable, connected
 from connectors.table import Table
 from millrace.settings import SourceSettings
@@ -562,6 +563,30 @@ def test_a_server_that_falls_silent_keeps_nobody_longer_than_a_connection_lives(
     finally:
         engine.dispose()
         speak.cancel()
+        proxy.stop()
+
+
+def test_the_watch_over_slots_passes_over_a_server_that_answers_nothing(
+    database: Any, admin: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lets the watch connect first. What the other source has is looked at meanwhile, again and again."""
+    monkeypatch.setattr("connectors.slots.LIFE_SECONDS", 0.5)
+    url = make_url(database.dsn)
+    assert url.port is not None
+    proxy = TcpProxy(url.port, muted_by=b"pg_replication_slots").start()
+    mute = new_source(url.set(port=proxy.port).render_as_string(hide_password=False))
+    other = new_source(database.dsn)
+    for source in (mute, other):
+        admin.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [source.slot])
+    watch = SlotWatch([mute, other], seconds=0.01)
+    try:
+        assert eventually(lambda: isinstance(watch.slots().get(other.name), SlotHealth))
+        told = watch.slots()[mute.name]
+        assert isinstance(told, str) and told.startswith(f"source {mute.name} is unavailable: ")
+        admin.execute("select pg_drop_replication_slot(%s)", [other.slot])
+        assert eventually(lambda: isinstance(watch.slots()[other.name], str))
+    finally:
+        watch.close()
         proxy.stop()
 
 

@@ -13,13 +13,15 @@ import psycopg
 import pytest
 from sqlalchemy import make_url, text
 
-from connectors.snapshots import unfinished
+from connectors.snapshots import Base, unfinished
 from connectors.source import Source, SourceUnavailable, connected
 from millrace.repo import open_repo
 from millrace.stack.endpoints import Endpoints
 from millrace.stack.record import Record
-from millrace.wiring import source
+from millrace.wiring import lake, source
+from streams.snapshots import begin_snapshot, end_snapshot, snapshot_base
 from tests.integration.shop import Shop, shop
+from tests.tcp_proxy import TcpProxy
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +187,31 @@ def test_a_signal_table_that_is_gone_is_told_with_what_to_do(market: Shop) -> No
     finally:
         market.sql.execute(f"alter table public.away rename to {market.slot}_signal")
         engine.dispose()
+
+
+def test_status_does_not_wait_for_a_database_that_lets_in_and_then_answers_nothing(
+    market: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a pooler whose server hangs; also where status asks who reads a table anew."""
+    topic = f"{market.name}.public.customers"
+    store = lake(open_repo(market.repo.path, market.repo.stack_folder))
+    start = Base((snapshot_base(store, topic) or 0) + 8, 1, 1)
+    begin_snapshot(store, topic, start)
+    url = make_url(market.database.dsn)
+    assert url.port is not None
+    proxy = TcpProxy(url.port, muted_by=b"pg_catalog.version()").start()
+    speak = threading.Timer(30, setattr, [proxy, "muted_by", None])
+    speak.start()
+    proxied = url.set(port=proxy.port).render_as_string(hide_password=False)
+    monkeypatch.setenv(f"MILLRACE__SOURCES__{market.name.upper()}__URL", proxied)
+    for seconds in ("status.SECONDS", "made_again.CONNECT_SECONDS", "made_again.LIFE_SECONDS"):
+        monkeypatch.setattr(f"millrace.{seconds}", 2)
+    try:
+        problems = status(market)["problems"]
+        assert proxy.muted_by is not None
+    finally:
+        speak.cancel()
+        proxy.stop()
+        end_snapshot(store, topic, start.lsn)
+    assert [problem for problem in problems if problem.startswith(f"source {market.name} is unavailable: ")], problems
+    assert proxy.connections == 4

@@ -112,7 +112,7 @@ def went_back(monkeypatch: pytest.MonkeyPatch, asked: Callable[[str], int | None
     health = SlotHealth(True, 0, 0, "reserved", None, 1, 100, timedelta(0))
     parts = {
         "connect": lambda repo, seconds: SimpleNamespace(offset_lsn=asked),
-        "source": lambda repo, name: SimpleNamespace(name=name, slot="slot", engine=lambda seconds: engine),
+        "source": lambda repo, name: SimpleNamespace(name=name, slot="slot", engine=lambda *seconds: engine),
         "slot_health": lambda engine, database: health,
     }
     for name, part in parts.items():
@@ -143,7 +143,7 @@ def test_a_source_that_no_view_captures_is_not_looked_at(monkeypatch: pytest.Mon
     engine = SimpleNamespace(dispose=lambda: None)
     parts = {
         "connect": lambda repo, seconds: absent,
-        "source": lambda repo, name: SimpleNamespace(name=name, slot="slot", engine=lambda seconds: engine),
+        "source": lambda repo, name: SimpleNamespace(name=name, slot="slot", engine=lambda *seconds: engine),
         "slot_health": lambda engine, database: None,
         "_snapshots": lambda repo, captured, problems: {},
         "_dropped": lambda repo, views, problems: Dropped([], [], {}, [], []),
