@@ -81,6 +81,8 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     say("applying to Feast")
     register(repo, plan.contents)
     _create_vector_tables(repo, plan)
+    of_view = {view.view.name: view.table.topic for view in plan.views}
+    _tell(new, of_view, say)  # before the connectors: whoever runs this again after one failed is not told once more
     connectors = {}
     for captured in plan.captured:
         name, config = captured.source.name, connector_config(captured.source, captured.tables)
@@ -110,16 +112,6 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
         )
     for name in sorted(back):
         say(f"source {name} was captured before, and its connector stands still: run millrace recover {name}")
-    for topic in new.tables:
-        say(f"{topic} is captured from now on: run millrace resnapshot {topic} for the rows that it has")
-    for topic, columns in new.columns.items():
-        say(f"{topic}: {', '.join(columns)} captured from now on, null in older rows: run millrace resnapshot {topic}")
-    of_view = {view.view.name: view.table.topic for view in plan.views}
-    for name, features in new.features.items():
-        anew = f"run millrace resnapshot {of_view[name]}"
-        say(f"view {name}: {', '.join(features)} new, null in rows that were served before: {anew}")
-    for name in new.views:
-        say(f"view {name} is new over a table that has changes already: run millrace backfill --view {name}")
     return {
         "project": repo.project,
         "views": {v.view.name: v.view.kind for v in plan.views},
@@ -175,6 +167,19 @@ def _added(store: Lake, view: View) -> tuple[str, ...]:
     name = features_table(view.name)
     held = store.snapshot(name).schema.names if store.exists(name) else None
     return () if held is None else tuple(f.name for f in view.features if f.name not in held)
+
+
+def _tell(new: New, of_view: Mapping[str, str], say: Say) -> None:
+    """What has to be read, or made, of what was there before it was declared; `of_view` has the topic of each view."""
+    for topic in new.tables:
+        say(f"{topic} is captured from now on: run millrace resnapshot {topic} for the rows that it has")
+    for topic, columns in new.columns.items():
+        say(f"{topic}: {', '.join(columns)} captured from now on, null in older rows: run millrace resnapshot {topic}")
+    for name, features in new.features.items():
+        anew = f"run millrace resnapshot {of_view[name]}"
+        say(f"view {name}: {', '.join(features)} new, null in rows that were served before: {anew}")
+    for name in new.views:
+        say(f"view {name} is new over a table that has changes already: run millrace backfill --view {name}")
 
 
 def _note_base(repo: Repo, captured: Captured, client: Connect) -> None:

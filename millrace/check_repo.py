@@ -293,10 +293,12 @@ def _comes_back(repo: Repo, captured: Captured, client: Connect) -> bool:
     finds those, and it needs what is applied. Where views of it are applied, it is refused."""
     name = captured.source.name
     state = client.state(name)
-    if _position(captured, client) is not None or (state is not None and state.running):
+    if client.offset_lsn(name) is not None or (state is not None and state.running):
         return False
     heard = [table.topic for table in captured.tables if has_changes(repo, captured, table.topic)]
     if heard and name in _applied_sources(repo):
+        if state is None and _has_position(captured, client):
+            return False
         message = (
             f"the connector has no stored position, but the lake holds changes of {heard[0]}; those that came since "
             f"may be gone. Run millrace recover {name}: it snapshots all tables and reconciles deletes"
@@ -305,17 +307,15 @@ def _comes_back(repo: Repo, captured: Captured, client: Connect) -> bool:
     return bool(heard)
 
 
-def _position(captured: Captured, client: Connect) -> int | None:
-    """The connector's stored position. That of one that was deleted Connect keeps, and tells once there is a connector
-    of that name: it is made anew, stopped, if it has a position."""
+def _has_position(captured: Captured, client: Connect) -> bool:
+    """Whether Connect keeps the position of a connector that was deleted, which it tells once there is one of that name
+    again: it is made anew, stopped, if so."""
     name = captured.source.name
-    position = client.offset_lsn(name)
-    if position is None and client.state(name) is None:
-        client.create_stopped(name, connector_config(captured.source, captured.tables))
-        position = client.offset_lsn(name)
-        if position is None:
-            client.delete(name)
-    return position
+    client.create_stopped(name, connector_config(captured.source, captured.tables))
+    if client.offset_lsn(name) is not None:
+        return True
+    client.delete(name)
+    return False
 
 
 def _applied_sources(repo: Repo) -> set[str]:
