@@ -227,9 +227,10 @@ def captures(tables: Sequence[Table], views: Sequence[StreamView]) -> tuple[Capt
 
 
 def check_stores(repo: Repo, plan: Plan) -> None:
-    """Kafka and the stores that the plan needs answer, and the lake's tables can become what is declared. Raises
-    `BrokerUnavailable`, `StoreUnavailable` and `StoreRefused`."""
+    """Kafka and the stores that the plan needs answer, and topics and the lake's tables can become what is declared.
+    Raises `BrokerUnavailable`, `DeclarationError`, `StoreUnavailable` and `StoreRefused`."""
     topics(repo).ping()  # without it Kafka Connect answers nothing either, and does not say why
+    _check_topics(repo, plan)
     lake(repo).ping()
     if any(v.view.vector is None for v in plan.views):
         _check_online(repo)
@@ -240,6 +241,23 @@ def check_stores(repo: Repo, plan: Plan) -> None:
     store = vectors(repo)
     if store is not None and any(v.view.vector for v in plan.views):
         store.ping()
+
+
+def _check_topics(repo: Repo, plan: Plan) -> None:
+    """Kafka makes no topic whose name is that of another but for '.' and '_': its metrics have one for the other
+    (org.apache.kafka.common.internals.Topic, `hasCollision`)."""
+    taken = {name.replace(".", "_"): name for name in topics(repo).names()}
+    tables = [table.topic for captured in plan.captured for table in captured.tables]
+    told = [captured.source.notifications_topic for captured in plan.captured]
+    for name in (*tables, *told, repo.letters_topic, repo.control_topic):
+        other = taken.setdefault(name.replace(".", "_"), name)
+        if other != name:
+            raise DeclarationError(
+                f"topic {name}",
+                f"Kafka does not have it beside topic {other}, whose name differs in '.' and '_' alone",
+                f"rename what gives one of them its name: a table, its schema, the source or the project; or delete "
+                f"topic {other} if nothing needs it any more",
+            )
 
 
 def _check_online(repo: Repo) -> None:

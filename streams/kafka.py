@@ -10,7 +10,7 @@ from confluent_kafka import OFFSET_END, ConsumerGroupTopicPartitions, KafkaError
 from confluent_kafka import Consumer as ConfluentConsumer
 from confluent_kafka import Message as ConfluentMessage
 from confluent_kafka import Producer as ConfluentProducer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic, TopicMetadata
 
 from streams.broker import BrokerUnavailable, Rebalanced
 from streams.messages import Headers, Partition, Records
@@ -324,11 +324,19 @@ class KafkaTopics:
             why = f"Kafka at {self._servers} does not answer: {error.args[0].str()}"
             raise BrokerUnavailable(f"{why}; {todo}") from error
 
-    def ensure(self, topics: Mapping[str, int], settings: Mapping[str, str]) -> Sequence[str]:
+    def names(self) -> Collection[str]:
+        """The names of all topics. Raises `BrokerUnavailable`."""
+        return self._existing().keys()
+
+    def _existing(self) -> dict[str, TopicMetadata]:
         try:
-            existing = self._admin.list_topics(timeout=TIMEOUT_SECONDS).topics
+            topics: dict[str, TopicMetadata] = self._admin.list_topics(timeout=TIMEOUT_SECONDS).topics
         except KafkaException as error:
             raise BrokerUnavailable(f"Kafka at {self._servers} does not answer: {error.args[0].str()}") from error
+        return topics
+
+    def ensure(self, topics: Mapping[str, int], settings: Mapping[str, str]) -> Sequence[str]:
+        existing = self._existing()
         for name, count in topics.items():
             if name in existing and len(existing[name].partitions) < count:
                 has = len(existing[name].partitions)

@@ -251,6 +251,17 @@ def test_an_unknown_table(draft: Draft, refused: Callable[[], str]) -> None:
     assert refused().startswith(line(draft, "customers = cdc") + expected + "public.customers")
 
 
+def test_two_tables_whose_topics_kafka_takes_for_one(draft: Draft, refused: Callable[[], str]) -> None:
+    draft.execute("drop schema if exists public_eu cascade; create schema public_eu")
+    draft.execute("alter table customers rename to eu_orders; alter table orders set schema public_eu")
+    for old, new in (("public.customers", "public.eu_orders"), ("public.orders", "public_eu.orders")):
+        draft.write(f"{draft.name}.{old}", f"{draft.name}.{new}")
+        draft.write(old, new, f"contracts/{old}.json")
+        (draft.path / f"contracts/{old}.json").rename(draft.path / f"contracts/{new}.json")
+    one, other = f"{draft.name}.public_eu.orders", f"{draft.name}.public.eu_orders"
+    assert refused().startswith(f"topic {one}: Kafka does not have it beside topic {other}, whose name differs in '.'")
+
+
 @pytest.mark.parametrize(
     ("column", "dtype", "problem"),
     [

@@ -19,6 +19,7 @@ from millrace.repo import open_repo
 from millrace.stack.endpoints import Endpoints
 from millrace.stack.record import Record
 from millrace.wiring import lake, source
+from streams.kafka import KafkaTopics
 from streams.snapshots import begin_snapshot, end_snapshot, snapshot_base
 from tests.integration.shop import Shop, shop
 from tests.tcp_proxy import TcpProxy
@@ -187,6 +188,37 @@ def test_a_signal_table_that_is_gone_is_told_with_what_to_do(market: Shop) -> No
     finally:
         market.sql.execute(f"alter table public.away rename to {market.slot}_signal")
         engine.dispose()
+
+
+SCORES = """
+scores = cdc_source("{source}.public.scores")
+customer_score = FeatureView(
+    name="customer_score",
+    entities=[customer],
+    source=scores,
+    schema=[Field(name="id", dtype=Int64), Field(name="score", dtype=Float64)],
+)
+"""
+
+
+def test_a_topic_that_kafka_takes_for_another_is_refused_before_anything_is_changed(market: Shop) -> None:
+    """As one that something else made."""
+    features, contract = market.repo.path / "features.py", market.repo.path / "contracts" / "public.scores.json"
+    before = features.read_text()
+    topic, other = f"{market.name}.public.scores", f"{market.name}.public_scores"
+    KafkaTopics(market.repo.stack.kafka).ensure({other: 1}, {})
+    market.sql.execute("create table scores (id bigint primary key, score float8)")
+    features.write_text(before + SCORES.format(source=market.name))
+    contract.write_text(json.dumps({"name": "public.scores", "expectations": [], "meta": {}}))
+    try:
+        told = market.repo.refused("apply")
+        assert f"topic {topic}: Kafka does not have it beside topic {other}, whose name differs" in told
+        published = market.sql.execute("select from pg_publication_tables where tablename = 'scores'").fetchall()
+        assert not published
+    finally:
+        features.write_text(before)
+        contract.unlink()
+        market.sql.execute("drop table scores")
 
 
 def test_status_does_not_wait_for_a_database_that_lets_in_and_then_answers_nothing(
