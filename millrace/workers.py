@@ -12,14 +12,19 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from millrace.stack.daemon import birth
+
 SECONDS = 5
 """That a worker has to answer in."""
 
 STARTING = "starting"
-"""The note of a worker that does not listen yet: it imports, or waits for its stores."""
+"""The note of a worker that does not listen yet: it imports, or waits for its stores. The birth of its process
+follows."""
 
-OF_A_WORKER = frozenset({"waiting_for", "paused", "key_changes_lost", "resumed", "partitions", "staged_rows"})
-"""What every worker tells of its health (`streams.worker.Worker.state`), by which its answer is known."""
+OF_A_WORKER = frozenset(
+    {"pid", "project", "waiting_for", "paused", "key_changes_lost", "resumed", "partitions", "staged_rows"}
+)
+"""What every worker tells of its health (`millrace.commands.stream`), by which its answer is known."""
 
 
 @contextmanager
@@ -31,7 +36,7 @@ def announced(folder: Path) -> Iterator[Callable[[str], None]]:
     def write(text: str) -> None:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            note.write_text(text)
+            note.write_text(f"{STARTING} {birth(os.getpid())}" if text == STARTING else text)
 
     write(STARTING)
     try:
@@ -54,18 +59,14 @@ def running_workers(folder: Path) -> dict[str, dict[str, Any]]:
 def starting_workers(folder: Path) -> list[str]:
     """The workers of this machine that do not listen yet, by process."""
     notes = sorted(folder.glob("*")) if folder.is_dir() else []
-    return [note.name for note in notes if _read(note) == STARTING and _lives(note.name)]
+    return [note.name for note in notes if _starts(note)]
 
 
-def _lives(process: str) -> bool:
-    """Whether there is such a process: a worker that was killed left its note."""
-    try:
-        os.kill(int(process), 0)
-    except PermissionError:  # another user's
-        return True
-    except (OSError, OverflowError, ValueError):
-        return False
-    return True
+def _starts(note: Path) -> bool:
+    """Whether the worker whose note this is does not listen yet: one that was killed left its note, and another program
+    may have its pid by now."""
+    said, _, born = _read(note).partition(" ")
+    return said == STARTING and note.name.isdecimal() and birth(int(note.name)) == born
 
 
 def _read(note: Path) -> str:
@@ -77,13 +78,16 @@ def _read(note: Path) -> str:
 
 
 def _ask(note: Path) -> dict[str, Any] | None:
-    """The health of the worker whose note this is. None if none answers: a worker that was killed left its note, and
-    another program may have its port by now."""
+    """The health of the worker whose note this is. None if it does not answer: a worker that was killed left its note,
+    and another program, or another worker, may have its port by now."""
     try:
         state = json.loads(_get(_read(note)))
     except (OSError, HTTPException, ValueError):
         return None
-    return state if isinstance(state, dict) and state.keys() >= OF_A_WORKER else None
+    if not isinstance(state, dict) or not state.keys() >= OF_A_WORKER:
+        return None
+    its_own = str(state["pid"]) == note.name and state["project"] == note.parent.name
+    return state if its_own else None
 
 
 def _get(address: str) -> bytes:

@@ -74,7 +74,7 @@ def run(places: Places, out: Out) -> None:
             ending.callback(slots.close)
             settings = repo.settings.worker
             metrics = Metrics(member, slots.slots)
-            state = partial(_state, member, began)
+            state = partial(_state, repo.project, member, began)
             health = Health(settings.health_host, settings.health_port, state, metrics.exposition)
             ending.callback(health.close)
             log.info("health and metrics: %s", health.address, extra={"event": "listening", "address": health.address})
@@ -91,7 +91,7 @@ def run(places: Places, out: Out) -> None:
         if applied.seen and not asked.is_set():
             os.execv(sys.executable, sys.orig_argv)
         log.info("stopped", extra={"event": "stopped", **member.tally.stores})
-        out.result(_state(member, began), lambda s: f"stopped; rows written: {s['rows']}")
+        out.result(_state(repo.project, member, began), lambda s: f"stopped; rows written: {s['rows']}")
 
 
 def _tell(declared: "Flows") -> None:
@@ -102,9 +102,10 @@ def _tell(declared: "Flows") -> None:
         log.info("%s -> %s", topic, kinds, extra=told)
 
 
-def _state(member: "Worker", declared: str | None) -> dict[str, object]:
-    """What a worker tells of itself, and the digest of what is declared as it knows it (`millrace.anew`)."""
-    return {**member.state(), "declared": declared}
+def _state(project: str, member: "Worker", declared: str | None) -> dict[str, object]:
+    """What a worker tells of itself, with its process and project, by which it is known (`millrace.workers`), and the
+    digest of what is declared as it knows it (`millrace.anew`)."""
+    return {"pid": os.getpid(), "project": project, **member.state(), "declared": declared}
 
 
 @click.command

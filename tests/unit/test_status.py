@@ -15,6 +15,7 @@ import millrace.resume
 import millrace.status
 from connectors.connect import ConnectorState, ConnectUnavailable, TaskState
 from connectors.health import SlotHealth
+from millrace.commands.stream import _state
 from millrace.made_again import Dropped
 from millrace.resume import resume_table
 from millrace.status import _at_once, _lag, _not_running, _slots, _snapshots, _workers, repo_status
@@ -55,19 +56,20 @@ class Asked(MemoryProducer):
 
 def test_a_worker_that_is_gone_did_not_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "platform").mkdir()
-    state = {**Platform(tmp_path / "platform").start().state(), "paused": {TOPIC: "bad"}}
-    states = {name: {**state, "resumed": {TOPIC: 1}} for name in ("goes_on", "silent", "gone")}
+    state = {**_state("shop", Platform(tmp_path / "platform").start(), None), "paused": {TOPIC: "bad"}}
+    goes_on, silent, gone = "11", "12", "13"
+    states = {name: {**state, "pid": int(name), "resumed": {TOPIC: 1}} for name in (goes_on, silent, gone)}
     workers = {
         name: Health("127.0.0.1", 0, partial(states.__getitem__, name), lambda accept: (b"", "")) for name in states
     }
-    notes = tmp_path / "workers"
+    notes = tmp_path / "shop"
     notes.mkdir()
     for name, health in workers.items():
         (notes / name).write_text(f"{health.address}/health")
 
     def then() -> None:
-        states["goes_on"] = {**state, "resumed": {TOPIC: 2}}
-        workers.pop("gone").close()
+        states[goes_on] = {**states[goes_on], "resumed": {TOPIC: 2}}
+        workers.pop(gone).close()
 
     monkeypatch.setattr(millrace.resume, "producer", lambda repo: Asked(then))
     repo = SimpleNamespace(
@@ -78,7 +80,7 @@ def test_a_worker_that_is_gone_did_not_resume(tmp_path: Path, monkeypatch: pytes
     finally:
         for health in workers.values():
             health.close()
-    assert told == {"table": TOPIC, "resumed": ["goes_on"], "silent": ["silent"], "gone": ["gone"]}
+    assert told == {"table": TOPIC, "resumed": [goes_on], "silent": [silent], "gone": [gone]}
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from millrace.commands.stream import _state
+from millrace.stack.daemon import birth
 from millrace.workers import STARTING, announced, running_workers, starting_workers
 from streams.health import CannotListen, Health
 from tests.worker_platform import Platform
 
+ME = str(os.getpid())
 HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
 ANSWERS = {
     "html": HEAD + b"Content-Type: text/html\r\n\r\n<html>It works</html>",
@@ -51,9 +55,10 @@ def server(answer: bytes, when: Callable[[], object] = lambda: None) -> Iterator
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[str]:
-    """The address of a worker."""
+    """The address of a worker of the project `workers`, in this process."""
     (tmp_path / "platform").mkdir()
-    health = Health("127.0.0.1", 0, Platform(tmp_path / "platform").start().state, lambda accept: (b"", ""))
+    state = partial(_state, "workers", Platform(tmp_path / "platform").start(), None)
+    health = Health("127.0.0.1", 0, state, lambda accept: (b"", ""))
     yield f"{health.address}/health"
     health.close()
 
@@ -62,10 +67,20 @@ def worker(tmp_path: Path) -> Iterator[str]:
 def test_what_took_a_killed_workers_port_is_no_worker(tmp_path: Path, worker: str, answer: str) -> None:
     notes = tmp_path / "workers"
     notes.mkdir()
-    (notes / "2").write_text(worker)
+    (notes / ME).write_text(worker)
     with server(ANSWERS[answer]) as address:
         (notes / "1").write_text(address)
-        assert list(running_workers(notes)) == ["2"]
+        assert list(running_workers(notes)) == [ME]
+
+
+def test_no_worker_answers_for_one_that_was_killed(tmp_path: Path, worker: str) -> None:
+    """Where the settings give a port the next one listens there, or one of another project."""
+    mine, killed, of_another_project = (tmp_path / note for note in (f"workers/{ME}", "workers/1", f"shop/{ME}"))
+    for note in (mine, killed, of_another_project):
+        note.parent.mkdir(exist_ok=True)
+        note.write_text(worker)
+    assert list(running_workers(mine.parent)) == [ME]
+    assert running_workers(of_another_project.parent) == {}
 
 
 def test_workers_are_asked_at_once(tmp_path: Path) -> None:
@@ -84,8 +99,8 @@ def test_a_note_that_is_being_written_names_no_worker(tmp_path: Path, worker: st
     notes = tmp_path / "workers"
     notes.mkdir()
     (notes / "1").write_text("")
-    (notes / "2").write_text(worker)
-    assert list(running_workers(notes)) == ["2"]
+    (notes / ME).write_text(worker)
+    assert list(running_workers(notes)) == [ME]
 
 
 def test_the_port_of_another_worker_is_named_with_its_setting(worker: str) -> None:
@@ -95,22 +110,51 @@ def test_the_port_of_another_worker_is_named_with_its_setting(worker: str) -> No
 
 
 def test_a_worker_is_starting_until_it_listens(tmp_path: Path, worker: str) -> None:
-    mine = str(os.getpid())
     with announced(tmp_path / "workers") as note:
-        assert starting_workers(tmp_path / "workers") == [mine] and running_workers(tmp_path / "workers") == {}
+        assert starting_workers(tmp_path / "workers") == [ME] and running_workers(tmp_path / "workers") == {}
         note(worker)
-        assert starting_workers(tmp_path / "workers") == [] and list(running_workers(tmp_path / "workers")) == [mine]
+        assert starting_workers(tmp_path / "workers") == [] and list(running_workers(tmp_path / "workers")) == [ME]
         note(STARTING)
-        assert starting_workers(tmp_path / "workers") == [mine]
+        assert starting_workers(tmp_path / "workers") == [ME]
     assert starting_workers(tmp_path / "workers") == [] and running_workers(tmp_path / "workers") == {}
 
 
 def test_one_that_was_killed_as_it_started_is_no_worker(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    (tmp_path / str(gone.pid)).write_text(STARTING)
-    (tmp_path / "no_process").write_text(STARTING)
+    for name in (str(gone.pid), "no_process", str(10**20)):
+        (tmp_path / name).write_text(f"{STARTING} {birth(os.getpid())}")
     assert starting_workers(tmp_path) == []
+
+
+def test_another_program_with_the_pid_of_one_that_was_killed_as_it_started_is_no_worker(tmp_path: Path) -> None:
+    start = """
+import os, signal, sys
+from pathlib import Path
+from millrace.workers import announced
+with announced(Path(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.Popen([sys.executable, "-c", start, str(tmp_path)])
+    killed.wait()
+    (tmp_path / str(killed.pid)).rename(tmp_path / ME)
+    assert starting_workers(tmp_path) == []
+
+
+def test_a_worker_that_replaces_its_process_is_starting_all_the_time(tmp_path: Path) -> None:
+    """As it does after an apply: the note goes with it."""
+    anew = "import sys; from pathlib import Path; from millrace.workers import starting_workers; "
+    anew += "print(*starting_workers(Path(sys.argv[1])))"
+    once = f"""
+import os, sys
+from pathlib import Path
+from millrace.workers import announced
+with announced(Path(sys.argv[1])):
+    os.execv(sys.executable, [sys.executable, "-c", {anew!r}, sys.argv[1]])
+"""
+    worker = subprocess.Popen([sys.executable, "-c", once, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert worker.communicate()[0].split() == [str(worker.pid)]
+    assert starting_workers(tmp_path) == [], "it has ended without a word"
 
 
 def test_a_folder_that_cannot_be_written_has_no_notes(tmp_path: Path) -> None:
