@@ -10,12 +10,15 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from millrace.stack.daemon import birth
 
 SECONDS = 5
 """That a worker has to answer in."""
+
+DIRECT = build_opener(ProxyHandler({}))
+"""Without the proxies that the environment names: a worker of this machine is not behind one."""
 
 STARTING = "starting"
 """The note of a worker that does not listen yet: it imports, or waits for its stores. The birth of its process
@@ -93,7 +96,7 @@ def _ask(note: Path) -> dict[str, Any] | None:
 def _get(address: str) -> bytes:
     """The body of the answer, whatever its status."""
     try:
-        with urlopen(address, timeout=SECONDS) as answer:
+        with DIRECT.open(address, timeout=SECONDS) as answer:
             return bytes(answer.read())
     except HTTPError as waiting:
         return waiting.read()

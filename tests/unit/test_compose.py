@@ -1,6 +1,9 @@
 """docker-compose.yml and pom.xml agree with the settings of the local stack."""
 
 import re
+import socket
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ import pytest
 import yaml
 
 from millrace.stack import jars, services
+from streams.health import Health
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -125,6 +129,26 @@ def test_every_service_restarts_and_is_pinned(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(SERVICES) - {"apply"}))
 def test_every_server_has_a_health_check(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
+
+
+@pytest.mark.parametrize(("name", "port"), [("worker", "8080"), ("server", "6566")])
+@pytest.mark.parametrize("waiting_for", [None, "Redis"])
+def test_health_is_not_asked_for_through_a_proxy(name: str, port: str, waiting_for: str | None) -> None:
+    """Docker hands containers the proxies that its user has."""
+    _, _, *arguments = SERVICES[name]["healthcheck"]["test"]
+    health = Health("127.0.0.1", 0, lambda: {"waiting_for": waiting_for, "paused": {}}, lambda accept: (b"", ""))
+    listening = health.address.rpartition(":")[2]
+    command = [sys.executable, *(argument.replace(f":{port}/", f":{listening}/") for argument in arguments)]
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        proxy = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    asked = subprocess.run(command, env={"http_proxy": proxy}, stderr=subprocess.DEVNULL)
+    health.close()
+    assert (asked.returncode == 0) is (waiting_for is None)
+
+
+def test_connect_is_not_asked_through_a_proxy() -> None:
+    _, *command = SERVICES["connect"]["healthcheck"]["test"]
+    assert flags(command[:3], re.compile("--noproxy")) == {"noproxy": "*"}
 
 
 def test_dependencies_exist_and_can_become_true() -> None:

@@ -83,6 +83,22 @@ def test_no_worker_answers_for_one_that_was_killed(tmp_path: Path, worker: str) 
     assert running_workers(of_another_project.parent) == {}
 
 
+def test_workers_are_not_asked_through_a_proxy(tmp_path: Path, worker: str) -> None:
+    """Which the environment of a command may name without an exception for the machine itself."""
+    notes = tmp_path / "workers"
+    notes.mkdir()
+    (notes / ME).write_text(worker)
+    ask = "import sys; from pathlib import Path; from millrace.workers import running_workers; "
+    ask += "print(*running_workers(Path(sys.argv[1])))"
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        proxy = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    environment = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
+    environment |= {"http_proxy": proxy}
+    command = [sys.executable, "-c", ask, str(notes)]
+    told = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert told.stdout.split() == [ME]
+
+
 def test_workers_are_asked_at_once(tmp_path: Path) -> None:
     notes = tmp_path / "workers"
     notes.mkdir()
