@@ -149,13 +149,15 @@ def _doubled(lake: Lake, flow: Flow, report: Account) -> None:
     """Count the changes that stand in the lake several times: at one place, or as one change of one row. A TRUNCATE
     stands once for each partition that told of it."""
     table = changes_table(flow.table.topic)
-    key = ", ".join(map(quoted, flow.table.primary_key))
+    at, key = ("_partition", "_offset"), (*flow.table.primary_key, "_lsn", "_op")
     with session(data=lake.snapshot(table).data) as connection:
-        for by, where in (("_partition, _offset", "true"), (f"{key}, _lsn, _op", "_op <> 't'")):
-            query = f"SELECT {by}, count(*) AS times FROM data WHERE {where} GROUP BY {by} HAVING times > 1"
+        for names, where in ((at, "true"), (key, "_op <> 't'")):
+            by = ", ".join(map(quoted, names))
+            # Without a name for the count: a column of the source may have it.
+            query = f"SELECT count(*), {by} FROM data WHERE {where} GROUP BY {by} HAVING count(*) > 1"
             found = connection.sql(query).to_arrow_table()
             report.doubled += found.num_rows
-            for row in found.slice(0, max(0, SHOWN - len(report.examples))).to_pylist():
-                times = row.pop("times")
-                what = ", ".join(f"{name} {value}" for name, value in row.items())
+            first = found.slice(0, max(0, SHOWN - len(report.examples)))
+            for times, *values in zip(*(column.to_pylist() for column in first.columns), strict=True):
+                what = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
                 report.examples.append(f"doubled: {table} holds {times} times {what}")

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -114,17 +115,39 @@ def test_a_change_that_stands_twice_is_doubled(platform: Platform) -> None:
 
 def test_the_names_of_the_columns_do_not_matter(tmp_path: Path) -> None:
     """They may be any words of SQL."""
-    platform = Platform(tmp_path)
-    names = {"customer": "select"}
-    columns = tuple(replace(column, name=names.get(column.name, column.name)) for column in ORDERS.columns)
-    table = replace(ORDERS, columns=(*columns, Column("times", "bigint", pa.int64(), "plain", nullable=True)))
-    views = tuple(replace(v, table=table) for v in platform.flow.views[:1])
-    platform.flow = replace(platform.flow, table=table, views=views)
-    platform.lake.replace(changes_table(TOPIC), changes_schema(table).empty_table())
-    values = {"id": 1, "select": "ann", "amount": 1.0, "placed_at": None, "times": 3}
-    created = (key(1), envelope("c", values, lsn=10))
+    platform = named(tmp_path, {"customer": "select"}, ("id",))
+    created = (key(1), envelope("c", {"id": 1, "select": "ann", "amount": 1.0, "placed_at": None, "times": 3}, lsn=10))
     platform.produce(created)
     Member(platform, P0).finish()
     platform.produce(created)
     Member(platform, P0).finish()
     assert accounted(platform) == Account(records=2, changes=1, repeated=1)
+
+
+def test_the_names_of_the_key_do_not_matter(tmp_path: Path) -> None:
+    """They may be those of what is counted."""
+    platform = named(tmp_path, {"customer": "count_star()"}, ("id", "times", "count_star()"))
+    of_key = {"id": 1, "times": 3, "count_star()": "ann"}
+    platform.produce((orjson.dumps(of_key), envelope("c", {**of_key, "amount": 1.0, "placed_at": None}, lsn=10)))
+    Member(platform, P0).finish()
+    assert accounted(platform) == Account(records=1, changes=1)
+    table = changes_table(TOPIC)
+    platform.lake.append(table, platform.lake.scan(table).read_all(), {})
+    report = accounted(platform)
+    assert report.doubled == 2
+    assert report.examples == [
+        f"doubled: {table} holds 2 times _partition 0, _offset 0",
+        f"doubled: {table} holds 2 times id 1, times 3, count_star() ann, _lsn 10, _op c",
+    ]
+
+
+def named(folder: Path, names: dict[str, str], primary_key: tuple[str, ...]) -> Platform:
+    """A platform of a table with a column `times`, and other names for some columns."""
+    platform = Platform(folder)
+    columns = tuple(replace(column, name=names.get(column.name, column.name)) for column in ORDERS.columns)
+    times = Column("times", "bigint", pa.int64(), "plain", nullable=True)
+    table = replace(ORDERS, columns=(*columns, times), primary_key=primary_key)
+    views = tuple(replace(v, table=table) for v in platform.flow.views[:1])
+    platform.flow = replace(platform.flow, table=table, views=views)
+    platform.lake.replace(changes_table(TOPIC), changes_schema(table).empty_table())
+    return platform
