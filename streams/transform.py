@@ -8,8 +8,12 @@ would hang on its neighbours, and bigints would lose digits.
 that mode.
 """
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Hashable, Mapping, Set
+from datetime import date, datetime
+from decimal import Decimal
 from functools import partial
+from itertools import chain
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
@@ -192,10 +196,89 @@ def _call(view: str, function: Callable[[Any], Any], rows: object) -> object:
         raise _Failed(f"view {view}: its function raised {type(error).__name__}: {error}") from error
 
 
-def _returned(values: "pd.Series[Any]") -> pa.Array | pa.ChunkedArray:
-    """A returned column with its NaN as nulls: those of a nullable type (0 / 0 is one) Arrow takes for values."""
-    given = pa.Array.from_pandas(values)
-    return pc.if_else(pc.is_nan(given), None, given) if pt.is_floating(given.type) else given
+def _cast(values: Any, dtype: pa.DataType) -> pa.Array:
+    """Returned values as of a type, each as it is cast alone: of values of several kinds together Arrow makes one type,
+    a date of a date and time, or none. NaN in a column of pandas is null."""
+    pandas = isinstance(values, pd.Series)
+    if isinstance(values, pa.Array | pa.ChunkedArray) or getattr(values, "dtype", None) not in (None, np.dtype(object)):
+        given = pa.array(values)
+        if pandas and pt.is_floating(given.type):
+            # Those of a nullable type (0 / 0 is one) Arrow takes for values.
+            given = pc.if_else(pc.is_nan(given), None, given)
+        return _fitted(given, dtype)
+    listed = values.tolist() if pandas else list(values)
+    given = _together(listed, pandas)
+    if given is not None and (_settled(given.type, dtype) or _alike(listed)):
+        return _fitted(given, dtype)
+    if pandas:
+        listed = [None if null else value for value, null in zip(listed, values.isna(), strict=True)]
+    kinds: dict[Hashable, list[int]] = {}
+    for i, value in enumerate(listed):
+        kinds.setdefault(_kind(value), []).append(i)
+    parts = [_fitted(pa.array([listed[i] for i in at], from_pandas=pandas), dtype) for at in kinds.values()]
+    return pa.concat_arrays(parts).take(pa.array(np.argsort(np.concatenate(list(kinds.values())))))
+
+
+def _together(values: list[Any], pandas: bool) -> pa.Array | pa.ChunkedArray | None:
+    """The values as of one type; None if Arrow has none for them."""
+    try:
+        return pa.array(values, from_pandas=pandas)
+    except Exception:  # noqa: BLE001  # as where they are cast
+        return None
+
+
+def _settled(given: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether values of which Arrow makes `given` together are cast to `wanted` as each would be alone. Most are, which
+    spares a look at each."""
+    if pt.is_list(given) and pt.is_list(wanted):
+        return _settled(given.value_type, wanted.value_type)
+    if pt.is_floating(given):
+        return bool(given.id == wanted.id)
+    if pt.is_integer(given):
+        return bool(pt.is_integer(wanted))
+    return bool(pt.is_string(given) or pt.is_boolean(given) or pt.is_null(given))
+
+
+def _alike(values: list[Any]) -> bool:
+    """Whether the values are of one kind. A quick look: it may miss that they are."""
+    types = set(map(type, values)) - {NoneType}
+    if len(types) > 1:
+        return False
+    if types <= {int, float, bytes, date}:
+        return True
+    present = [value for value in values if value is not None]
+    first = present[0]
+    if isinstance(first, Decimal):
+        return all(map(first.same_quantum, present))
+    if isinstance(first, datetime):
+        return all(value.tzinfo is first.tzinfo for value in present)
+    if isinstance(first, list):
+        return _alike(list(chain.from_iterable(present)))
+    return len(set(map(_kind, present))) == 1
+
+
+def _kind(value: Any) -> Hashable:
+    """What Arrow's type of a value hangs on."""
+    if value is None:
+        return None
+    if isinstance(value, Decimal):
+        return Decimal, value.as_tuple().exponent
+    if isinstance(value, datetime):
+        return datetime, str(value.tzinfo)  # some time zones have no hash
+    if isinstance(value, list | tuple | Set) or (isinstance(value, np.ndarray) and value.dtype == object):
+        return list, frozenset(map(_kind, value)) - {None}
+    return type(value), getattr(value, "dtype", None)
+
+
+def _fitted(given: pa.Array | pa.ChunkedArray, dtype: pa.DataType) -> pa.Array:
+    if pt.is_null(given.type):
+        return given.cast(dtype)
+    given = as_nearest_floats(given, dtype)
+    cast = given.cast(dtype)
+    beyond = overflowed(given, cast)
+    if len(beyond):
+        raise pa.ArrowInvalid(f"{given[int(beyond[0])].as_py()!r:.80} is out of range")
+    return cast
 
 
 def _column(view: str, name: str, values: Any, dtype: pa.DataType) -> pa.Array:
@@ -206,14 +289,7 @@ def _column(view: str, name: str, values: Any, dtype: pa.DataType) -> pa.Array:
     if isinstance(values, str | bytes | int | float | Mapping | Set):
         raise _Failed(f"view {view}: column {name} is of type {type(values).__name__}, not a list")
     try:
-        given = _returned(values) if isinstance(values, pd.Series) else pa.array(values)
-        given = as_nearest_floats(given, dtype)
-        cast = given.cast(dtype)
-        beyond = overflowed(given, cast)
+        return _cast(values, dtype)
     except Exception as error:  # Whatever Python raises of such a value, or of a generator's code.
         why = error if isinstance(error, pa.ArrowException) else f"{type(error).__name__}: {error}"
         raise _Failed(f"view {view}: column {name} does not fit {dtype}: {why}") from error
-    if len(beyond):
-        value = given[int(beyond[0])].as_py()
-        raise _Failed(f"view {view}: column {name} does not fit {dtype}: {value!r:.80} is out of range")
-    return cast

@@ -1,7 +1,8 @@
 """A stream feature view's own function: what goes in, what comes out, and which row is to blame."""
 
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -293,6 +294,72 @@ def test_decimals_that_pass_become_the_nearest_doubles() -> None:
 
     table, _ = transform("v", lists, "python", {"key": pa.string(), "double": pa.list_(pa.float64())})(rows)
     assert table["double"].to_pylist() == [None if v is None else [v, None] for v in nearest]
+
+
+NINE, DAY = datetime(2013, 2, 12, 9, 30), date(2013, 2, 12)
+SEVEN = datetime(2013, 2, 12, 7, 30, tzinfo=UTC)
+MOMENT = pa.timestamp("us", "UTC")
+MIXED = pa.table(
+    {
+        "promised": pa.array([None, NINE]),
+        "day": pa.array([DAY, DAY]),
+        "price": pa.array([None, Decimal("1.50")], pa.decimal128(6, 2)),
+        "delay": [0, 20],
+        "text": ["1.5", "2.25"],
+    }
+)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "of_each", "kind", "results"),
+    [
+        ("python", lambda row: row["promised"] or row["day"], MOMENT, [SEVEN.replace(hour=0, minute=0), NINE]),
+        ("pandas", lambda row: row["promised"] or row["day"], MOMENT, [SEVEN.replace(hour=0, minute=0), NINE]),
+        ("python", lambda row: Decimal(row["text"]), pa.string(), ["1.5", "2.25"]),
+        ("pandas", lambda row: Decimal(row["text"]), pa.string(), ["1.5", "2.25"]),
+        ("python", lambda row: [Decimal(row["text"])], pa.list_(pa.string()), [["1.5"], ["2.25"]]),
+        ("pandas", lambda row: row["price"] or 0.0, pa.float64(), [0.0, 1.5]),
+        ("python", lambda row: row["delay"] and row["delay"] > 15, pa.bool_(), [False, True]),
+        ("python", lambda row: row["delay"] or "none", pa.string(), ["none", "20"]),
+        ("python", lambda row: row["delay"] or 0.5, pa.string(), ["0.5", "20"]),
+        ("python", lambda row: [row["delay"] or 0.5], pa.list_(pa.string()), [["0.5"], ["20"]]),
+        ("python", lambda row: [row["delay"] > 15 or 1], pa.list_(pa.int64()), [[1], [1]]),
+        (
+            "python",
+            lambda row: SEVEN.astimezone(timezone(timedelta(minutes=6 * row["delay"]))),
+            pa.string(),
+            ["2013-02-12 07:30:00.000000Z", "2013-02-12 09:30:00.000000+0200"],
+        ),
+    ],
+)
+def test_a_value_is_the_same_beside_one_of_another_type_as_alone(
+    mode: Literal["pandas", "python"], of_each: Any, kind: pa.DataType, results: list[Any], backwards: bool
+) -> None:
+    def lists(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {"x": [of_each(dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)]}
+
+    def frames(frame: pd.DataFrame) -> pd.DataFrame:
+        given = {str(name): [None if v is pd.NaT else v for v in frame[name]] for name in frame}
+        return frame.assign(x=pd.Series(lists(given)["x"], frame.index, dtype=object))
+
+    run = transform("v", lists if mode == "python" else frames, mode, {"x": kind})
+    rows = MIXED.take(pa.array([1, 0])) if backwards else MIXED
+    expected = pa.array(results[::-1] if backwards else results, kind)
+    assert run(rows)[0]["x"].combine_chunks().equals(expected)
+    for i in range(2):
+        assert run(rows.slice(i, 1))[0]["x"].combine_chunks().equals(expected.slice(i, 1))
+
+
+def test_decimals_and_what_fills_their_nulls_are_numbers() -> None:
+    """A column of two types, as pandas makes it of one and a number."""
+    run = transform("v", lambda f: f.assign(x=f["price"].where(f["price"].notna(), 0.0)), "pandas", {"x": pa.float64()})
+    assert run(MIXED)[0]["x"].to_pylist() == [0.0, 1.5]
+
+
+def test_lists_that_are_all_null_are_null() -> None:
+    run = transform("v", lambda rows: {"x": [None for _ in rows["day"]]}, "python", {"x": pa.list_(pa.float32())})
+    assert run(MIXED)[0]["x"].to_pylist() == [None, None]
 
 
 @pytest.mark.parametrize(
