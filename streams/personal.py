@@ -15,10 +15,9 @@ from validation.rule import Rule
 
 HIDDEN = "(personal data)"
 
-_OF_CONTRACT = re.compile(r"(?P<expectation>\w+) on (?P<columns>.*?): ", re.DOTALL)
+_OF_CONTRACT = re.compile(r"\w+ on .*?: ", re.DOTALL)
 _RAISED = " (cannot be evaluated: "
 _CONDITION = "row_condition="
-_OF_COLUMN = re.compile(r"column (?P<column>.*?)(?: \([^()]*(?:\([^()]*\))?[^()]*\))?: ", re.DOTALL)
 _WITHOUT_A_VALUE = re.compile(r"view \S+: the event time \S+ is null")
 _OF_ENVELOPE = frozenset({"op", "source", "ts_ms", "ts_us", "ts_ns", "transaction"})
 """What of Debezium's envelope is no row."""
@@ -46,18 +45,29 @@ class PersonalColumns:
         """A reason of a rejection: as it is if it speaks of other columns only, otherwise without values."""
         if not self:
             return reason
+        if reason.startswith("column "):
+            return f"{reason.partition(': ')[0]}: {HIDDEN}" if self._of_column(reason) else reason
         if match := _OF_CONTRACT.match(reason):
-            if any(map(self.has, match["columns"].split(", "))) or _CONDITION in reason:
+            if self._of_contract(reason) or _CONDITION in reason:
                 return f"{match[0]}{HIDDEN}"
             # A reason does not tell whether what was raised is the condition's, which may have read any column.
             shown, raised, _ = reason.partition(_RAISED)
             return f"{shown}{raised}{HIDDEN})" if raised else reason
-        if match := _OF_COLUMN.match(reason):
-            return f"{match[0]}{HIDDEN}" if self.has(match["column"]) else reason
         kind = kind_of(reason)
         if _WITHOUT_A_VALUE.fullmatch(reason):
             return reason
         return reason if kind == reason else f"{kind}: {HIDDEN}"
+
+    def _of_column(self, reason: str) -> bool:
+        """Whether the column that a reason names is one of them. Names are looked for, as they can hold what stands
+        behind one."""
+        begins = (f"column {name}{after}" for name in self.columns for after in (": ", " ("))
+        return self.every or any(map(reason.startswith, begins))
+
+    def _of_contract(self, reason: str) -> bool:
+        """Whether the columns that a contract's reason names may be: one that a value speaks of counts too."""
+        around = [(before, after) for before in (" on ", ", ") for after in (", ", ": ")]
+        return self.every or any(f"{a}{name}{b}" in reason for name in self.columns for a, b in around)
 
     def rejections(self, rejections: Sequence[Rejection]) -> Sequence[Rejection]:
         """The rejections with such reasons."""

@@ -67,6 +67,24 @@ def test_reasons_keep_their_kind_and_lose_the_values(reason: str, shown: str) ->
     assert SECRET not in PersonalColumns(every=True).reason(reason)
 
 
+@pytest.mark.parametrize(
+    ("column", "reason", "shown"),
+    [
+        ("e: mail", f"expect_x on e: mail: '{SECRET}' (regex='a')", f"expect_x on e: {HIDDEN}"),
+        ("mail, private", f"expect_x on mail, private: '{SECRET}'", f"expect_x on mail, private: {HIDDEN}"),
+        ("mail, private", f"expect_x on a, mail, private: 1, '{SECRET}'", f"expect_x on a, mail, private: {HIDDEN}"),
+        ("mail", f"expect_x on a: b, mail: 3, '{SECRET}'", f"expect_x on a: {HIDDEN}"),
+        ("mail", "expect_x on email: 'b'", "expect_x on email: 'b'"),
+        ("e: mail", f"column e: mail (text): '{SECRET}': too long", f"column e: {HIDDEN}"),
+        ("mail (private)", f"column mail (private): '{SECRET}': too long", f"column mail (private): {HIDDEN}"),
+        ("on mail", f"column on mail (text): '{SECRET}': too long", f"column on mail (text): {HIDDEN}"),
+        ("mail", "column e: mail (text): 'b'", "column e: mail (text): 'b'"),
+    ],
+)
+def test_a_name_may_hold_what_stands_behind_one(column: str, reason: str, shown: str) -> None:
+    assert PersonalColumns(frozenset({column})).reason(reason) == shown
+
+
 def test_a_record_is_shown_without_the_values_of_its_personal_columns() -> None:
     value = envelope("u", row(1, SECRET), lsn=5, before=row(1, SECRET))
     shown = json.loads(CUSTOMER.value(value))
