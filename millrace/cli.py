@@ -3,10 +3,9 @@
 import importlib
 import json
 import logging
-import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import click
 from millrace.logs import Logfmt
 from millrace.quick_feast import import_feast_quickly
 from millrace.settings import STACK_FOLDER
+from streams.finite import finite
 
 COMMANDS = {
     "up": ("stack", "Start PostgreSQL, Kafka, Kafka Connect with Debezium and Redis on this machine."),
@@ -58,16 +58,7 @@ class Out:
 
     def result(self, value: dict[str, Any], show: Callable[[dict[str, Any]], str]) -> None:
         """The result: one JSON object on the last line, or what `show` makes of it."""
-        click.echo(json.dumps(_finite(value), default=str, allow_nan=False) if self.as_json else show(value))
-
-
-def _finite(value: Any) -> Any:
-    """A value with the numbers that JSON does not know as text, the same as in the answers of `millrace serve`."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        return {_finite(key): _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        click.echo(json.dumps(finite(value), default=str, allow_nan=False) if self.as_json else show(value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from streams.finite import finite
+
 State = Callable[[], dict[str, object]]
 Exposition = Callable[[str], tuple[bytes, str]]
 """The metrics for an Accept header, and their content type."""
@@ -42,7 +44,8 @@ def _handler(state: State, exposition: Exposition) -> type[BaseHTTPRequestHandle
         def do_GET(self) -> None:
             if self.path == "/health":
                 now = state()
-                self._answer(503 if now["waiting_for"] or now["paused"] else 200, json.dumps(now).encode())
+                body = json.dumps(finite(now), allow_nan=False).encode()
+                self._answer(503 if now["waiting_for"] or now["paused"] else 200, body)
             elif self.path == "/metrics":
                 body, content_type = exposition(self.headers.get("Accept", ""))
                 self._answer(200, body, content_type)
