@@ -74,9 +74,9 @@ def _mend(connection: Connection, wrong: Sequence[Observation], captures: Sequen
         if not connection.execute(may_delete, {"table": table}).scalar_one():
             continue
         if failure := _execute(connection, f"EXPLAIN DELETE FROM {table}"):
-            locked = getattr(failure.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE
-            why = f"{table} is locked" if locked else f"the application could no longer change {table}"
-            return f"{why}, so nothing was changed: {failure.orig}"
+            if getattr(failure.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
+                return f"{table}, or a part of it, is locked, so nothing was changed; try again once it is not"
+            return f"the application could no longer change {table}, so nothing was changed: {failure.orig}"
     connection.commit()
     return None
 
