@@ -7,8 +7,9 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 import requests
 from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema
@@ -150,6 +151,7 @@ class Connect:
         self._sleep = sleep
         self._session = requests.Session()
         self._session.auth = credentials
+        self._session.trust_env = not _on_this_machine(self._url)  # whose proxies lead away from it
 
     def close(self) -> None:
         """Close the connections."""
@@ -358,6 +360,14 @@ def _split(url: str) -> tuple[str, tuple[str, str] | None]:
     start = scheme.end() if scheme else 0
     user, _, password = before[start:].partition(":")
     return before[:start] + place, (unquote(user), unquote(password))
+
+
+def _on_this_machine(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _path(name: str) -> str:

@@ -136,6 +136,19 @@ def test_create_leave_alone_update(peer: Peer, connect: Connect) -> None:
     assert peer.config == CONFIG | {"a": "2", "name": "c"}
 
 
+def test_one_on_the_machine_itself_is_asked_past_its_proxies(
+    peer: Peer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert connect.apply("c", CONFIG) == "created"
+    away = Connect("http://connect.invalid:8083", patience=0, sleep=lambda seconds: None)
+    with pytest.raises(ConnectUnavailable, match=r"127\.0\.0\.1|[Pp]roxy"):
+        away.config("c")
+    away.close()
+
+
 def test_the_configuration_as_it_is(peer: Peer, connect: Connect) -> None:
     assert connect.config("shop") is None
     connect.apply("shop", CONFIG)
