@@ -5,9 +5,6 @@ from sqlalchemy import Connection, Row, text
 from connectors.observation import Observation
 from connectors.source import Source
 
-SLOT, SLOT_USE = "slot", "slot use"
-"""The checks of a slot that can be made anew, and of one that is not the connector's."""
-
 _SLOT = text(
     """
     select s.plugin, s.database, s.active, s.wal_status, to_jsonb(s) ->> 'invalidation_reason' as invalidated,
@@ -44,26 +41,28 @@ def went_back(source: str, position: int, end: int) -> str:
     )
 
 
-def check_slot(connection: Connection, source: Source, connect_offset_lsn: int | None) -> Observation:
+def check_slot(connection: Connection, source: Source, connect_offset_lsn: int | None, *, anew: bool) -> Observation:
     """The slot is usable and not ahead of Connect's position: what lies between would be lost in silence.
 
     `connect_offset_lsn` is the stored position as an integer, None if there is none: then the next start takes
-    a snapshot, and any slot will do.
+    a snapshot, and any slot will do. One that is to be made `anew` has to be the connector's, and no more.
     """
     slot = connection.execute(_SLOT, {"slot": source.slot}).one_or_none()
     if slot is None:
         if connect_offset_lsn is None:
-            return Observation(SLOT, f"slot {source.slot} is made by the connector's first start")
+            return Observation("slot", f"slot {source.slot} is made by the connector's first start")
         return _lost(
             source, f"slot {source.slot} is gone, and the changes since {lsn_text(connect_offset_lsn)} with it"
         )
     if not slot.here or slot.plugin != "pgoutput":
         return Observation(
-            SLOT_USE,
+            "slot",
             f"slot {source.slot} belongs to another use (plugin {slot.plugin}, database {slot.database}): "
             f"set another `slot` for source {source.name} in millrace.yaml",
             wrong=True,
         )
+    if anew:
+        return Observation("slot", f"slot {source.slot} is made anew")
     return _usable(source, slot, connect_offset_lsn)
 
 
@@ -84,12 +83,12 @@ def _usable(source: Source, slot: Row[tuple[object, ...]], offset: int | None) -
         )
     state = "active" if slot.active else "not active"
     note = ", and WAL it needs goes at the next checkpoint" if slot.wal_status == "unreserved" else ""
-    return Observation(SLOT, f"slot {source.slot} is {state}, WAL {slot.wal_status}{note}")
+    return Observation("slot", f"slot {source.slot} is {state}, WAL {slot.wal_status}{note}")
 
 
 def _lost(source: Source, what: str) -> Observation:
     return Observation(
-        SLOT,
+        "slot",
         f"{what}. Run millrace recover {source.name}: it makes the slot anew, snapshots all tables and reconciles "
         "deletes",
         wrong=True,

@@ -34,13 +34,19 @@ class Finding:
 
 
 def check(
-    engine: Engine, source: Source, captures: Sequence[Capture], connect_offset_lsn: int | None, *, fix: bool
+    engine: Engine,
+    source: Source,
+    captures: Sequence[Capture],
+    connect_offset_lsn: int | None,
+    *,
+    fix: bool,
+    slot_anew: bool = False,
 ) -> list[Finding]:
     """Check a source before its tables are captured.
 
     With `fix`, what is wrong and the connected user may change is changed, all of it in one transaction, and
     only if nothing else is wrong: a source that is refused is left as it was. `connect_offset_lsn` is
-    `Connect.offset_lsn`. Raises `SourceUnavailable`.
+    `Connect.offset_lsn`; with `slot_anew` the slot may be whatever it is. Raises `SourceUnavailable`.
     """
     with connected(engine, source) as connection:
         seen = [
@@ -49,7 +55,7 @@ def check(
             *check_own_tables(connection, source),
             *check_publication(connection, source, captures),
             check_log(connection, source, connect_offset_lsn),
-            check_slot(connection, source, connect_offset_lsn),
+            check_slot(connection, source, connect_offset_lsn, anew=slot_anew),
         ]
         wrong = [observation for observation in seen if observation.wrong]
         if not fix or not all(observation.allowed for observation in wrong):

@@ -6,6 +6,7 @@ https://kafka.apache.org/documentation/#connect_rest
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Literal
@@ -151,7 +152,7 @@ class Connect:
         self._sleep = sleep
         self._session = requests.Session()
         self._session.auth = credentials
-        self._session.trust_env = not _on_this_machine(self._url)  # whose proxies lead away from it
+        self._proxies = _none_on_this_machine(self._url)
 
     def close(self) -> None:
         """Close the connections."""
@@ -327,7 +328,9 @@ class Connect:
 
     def _once(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
         try:
-            response = self._session.request(method, self._url + path, json=body, timeout=self._timeout)
+            response = self._session.request(
+                method, self._url + path, json=body, timeout=self._timeout, proxies=self._proxies
+            )
             if response.ok:
                 return response.json() if response.content else {}
         except (MissingSchema, InvalidSchema, InvalidURL, requests.JSONDecodeError) as error:
@@ -362,12 +365,14 @@ def _split(url: str) -> tuple[str, tuple[str, str] | None]:
     return before[:start] + place, (unquote(user), unquote(password))
 
 
-def _on_this_machine(url: str) -> bool:
-    try:
+def _none_on_this_machine(url: str) -> dict[str, str]:
+    """What keeps requests from asking a Connect on this machine by the proxies of the environment, which lead away
+    from it."""
+    with suppress(ValueError):
         host = urlsplit(url).hostname or ""
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+        if host == "localhost" or ip_address(host).is_loopback:
+            return {"no_proxy": host}
+    return {}
 
 
 def _path(name: str) -> str:

@@ -15,7 +15,6 @@ import pyarrow as pa
 from feast import KafkaSource
 from feast.repo_contents import RepoContents
 
-from connectors.check_slot import SLOT_USE
 from connectors.checks import Finding, check
 from connectors.connect import Connect
 from connectors.debezium import connector_config, not_included
@@ -165,6 +164,12 @@ def _check_vectors(repo: Repo, views: Sequence[View]) -> None:
         )
     model = embedder(repo) if views else None
     for view in views:
+        if any(field.name == "distance" for field in (*view.join_keys, *view.features)):
+            raise DeclarationError(
+                f"view {view.name}",
+                "distance is what a search of its vectors answers, and it has a field called so",
+                "rename it with field_mapping",
+            )
         if model is not None and view.vector is not None and view.vector.length != model.length:
             raise DeclarationError(
                 f"view {view.name}",
@@ -297,7 +302,7 @@ def check_connectors(repo: Repo, plan: Plan, client: Connect) -> None:
                 f"connector {other} reads by slot {slot} of the same server, and only one of two gets the changes: set "
                 f"sources.{name}.slot in millrace.yaml to a name of its own, or delete {other} if nothing needs it"
             )
-            raise SourceNotReady([Finding("error", name, SLOT_USE, message)])
+            raise SourceNotReady([Finding("error", name, "slot", message)])
 
 
 def _slot(config: Mapping[str, str]) -> tuple[str | None, ...]:
@@ -310,12 +315,12 @@ def _comes_back(repo: Repo, captured: Captured, client: Connect) -> bool:
     snapshot, which says nothing of the rows that were deleted since the lake last heard of the source. Only `recover`
     finds those, and it needs what is applied. Where views of it are applied, it is refused."""
     name = captured.source.name
-    state = client.state(name)
-    if client.offset_lsn(name) is not None or (state is not None and state.running):
+    there, state = client.config(name) is not None, client.state(name)  # Connect tells of a deleted one for a while
+    if client.offset_lsn(name) is not None or (there and state is not None and state.running):
         return False
     heard = [table.topic for table in captured.tables if has_changes(repo, captured, table.topic)]
     if heard and name in _applied_sources(repo):
-        if state is None and _has_position(captured, client):
+        if not there and _has_position(repo, captured, client):
             return False
         message = (
             f"the connector has no stored position, but the lake holds changes of {heard[0]}; those that came since "
@@ -325,11 +330,12 @@ def _comes_back(repo: Repo, captured: Captured, client: Connect) -> bool:
     return bool(heard)
 
 
-def _has_position(captured: Captured, client: Connect) -> bool:
+def _has_position(repo: Repo, captured: Captured, client: Connect) -> bool:
     """Whether Connect keeps the position of a connector that was deleted, which it tells once there is one of that name
-    again: it is made anew, stopped, if so."""
-    name = captured.source.name
-    client.create_stopped(name, connector_config(captured.source, captured.tables))
+    again: it is made anew, stopped, if so, and captures what is applied."""
+    name, applied = captured.source.name, {declared.topic for declared in repo.declared()}
+    tables = [table for table in captured.tables if table.topic in applied]
+    client.create_stopped(name, connector_config(captured.source, tables))
     if client.offset_lsn(name) is not None:
         return True
     client.delete(name)

@@ -16,10 +16,11 @@ import pyarrow as pa
 from sqlalchemy import Engine, text
 
 from connectors import snapshots as asked
-from connectors.check_slot import SLOT, lsn_text
+from connectors.check_slot import lsn_text
 from connectors.checks import check
 from connectors.connect import Connect
 from connectors.debezium import connector_config
+from connectors.reflect import table_oids
 from connectors.rows import read_rows
 from connectors.snapshot_lock import alone
 from connectors.source import Source, connected
@@ -279,7 +280,7 @@ def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any
     _refuse_paused(repo, [flow.table.topic for flow in chosen], patience, say)
     with _job(repo, origin, chosen, patience, say) as job:
         job.refuse_older(asked.base(job.engine, job.source))  # before anything is stopped
-        _mend(job, fix=False)
+        _mend(job)
         config = connector_config(job.source, job.tables)
         # Only an existing connector can forget its position; were it to run before, a snapshot without a base began.
         job.connect.create_stopped(origin, config)
@@ -287,7 +288,6 @@ def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any
         job.connect.reset(origin)
         job.drain()
         _drop_slot(job)
-        _mend(job, fix=True)
         for earlier in asked.unfinished(job.engine, job.source):
             asked.forget(job.engine, job.source, earlier)  # the position that it would go on from is forgotten
         base, start = job.begin(asked.base(job.engine, job.source)), job.end()
@@ -319,12 +319,15 @@ def _paused(repo: Repo, names: Sequence[str]) -> str:
     return "; ".join(dict.fromkeys(reasons))
 
 
-def _mend(job: _Job, *, fix: bool) -> None:
-    """The source can be captured as it is, or once it is mended, as `apply` does: a slot seldom goes alone. The slot
-    itself is made anew. Raises `SourceNotReady`."""
-    wanted = captures(job.tables, [view for flow in job.flows for view in flow.views])
-    findings = check(job.engine, job.source, wanted, None, fix=fix)
-    if errors := [f for f in findings if f.severity == "error" and f.check != SLOT and (fix or not f.fixable)]:
+def _mend(job: _Job) -> None:
+    """The source can be captured as it is, or is mended, as `apply` does: a slot seldom goes alone. Of a table that was
+    dropped for good its views can be taken out once the source goes on. Raises `SourceNotReady`."""
+    with connected(job.engine, job.source) as connection:
+        there = table_oids(connection)
+    tables = [table for table in job.tables if f"{table.schema}.{table.name}" in there]
+    wanted = captures(tables, [view for flow in job.flows for view in flow.views])
+    findings = check(job.engine, job.source, wanted, None, fix=True, slot_anew=True)
+    if errors := [finding for finding in findings if finding.severity == "error"]:
         raise SourceNotReady(errors)
     for finding in findings:
         if finding.severity == "fixed":

@@ -24,9 +24,7 @@ STARTING = "starting"
 """The note of a worker that does not listen yet: it imports, or waits for its stores. The birth of its process
 follows."""
 
-OF_A_WORKER = frozenset(
-    {"pid", "project", "waiting_for", "paused", "key_changes_lost", "resumed", "partitions", "staged_rows"}
-)
+OF_A_WORKER = frozenset({"waiting_for", "paused", "key_changes_lost", "resumed", "partitions", "staged_rows"})
 """What every worker tells of its health (`millrace.commands.stream`), by which its answer is known."""
 
 
@@ -89,7 +87,9 @@ def _ask(note: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(state, dict) or not state.keys() >= OF_A_WORKER:
         return None
-    its_own = str(state["pid"]) == note.name and state["project"] == note.parent.name
+    # One of an earlier version, which goes on through an upgrade, does not tell who it is.
+    process, project = note.name, note.parent.name
+    its_own = (str(state.get("pid", process)), state.get("project", project)) == (process, project)
     return state if its_own else None
 
 

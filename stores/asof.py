@@ -82,7 +82,7 @@ def _key(entities: pa.Table, column: str, table: Snapshot, name: str) -> pa.Chun
         raise ValueError(f"the entity frame has no column {column}, a join key of {table.name}")
     type_ = table.schema.field(held(table, name)).type
     try:
-        values = as_given(entities.column(column), type_)
+        values = as_given(entities.column(column), type_)  # in UTC
         # A join key that is a timestamp has whole seconds, as it is served.
         return pc.floor_temporal(values, unit="second") if pt.is_timestamp(type_) else values
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

@@ -44,6 +44,8 @@ def as_given(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         values = values.cast(pa.list_(pa.int64()) if lists else pa.int64())
         values = values.cast(pa.list_(seconds) if lists else seconds)
     elif pt.is_timestamp(wanted) and pt.is_timestamp(given) and not lists:
+        if given.tz is not None:  # in the local time of autumn two moments can be floored as one, which is an error
+            values = values.cast(pa.timestamp(given.unit, "UTC"))
         values = pc.floor_temporal(values, unit=_UNITS[wanted.unit])
     return as_nearest_floats(values, kind).cast(kind, safe=not pt.is_timestamp(given))
 

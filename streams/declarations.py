@@ -124,10 +124,6 @@ def compile_view(project: str, declared: Declared, table: Table, online_name: st
     features = tuple(_feature(where, field) for field in view.features if field.name not in names)
     if not features:
         raise DeclarationError(where, "it has no features", "list them in its schema, each with its type")
-    if vector is not None and any(field.name == "distance" for field in (*keys, *features)):
-        raise DeclarationError(
-            where, "distance is what a search of its vectors answers, and it has a field called so", _RENAME
-        )
     if function is None:
         for feature in features:
             if vector is None or feature.name != vector.name:
@@ -258,12 +254,9 @@ def _join_keys(view: FeatureView, entities: Mapping[str, Entity]) -> tuple[Field
     return tuple(keys)
 
 
-_RENAME = "rename it with field_mapping"
-
-
 def _feature(where: str, field: Field) -> Feature:
     if field.name in RESERVED or field.name.startswith("_"):
-        raise DeclarationError(where, f"the name {field.name} is reserved", _RENAME)
+        raise DeclarationError(where, f"the name {field.name} is reserved", "rename it with field_mapping")
     value_type = field.dtype.to_value_type()
     try:
         return Feature(field.name, value_type.value, arrow_type_of(value_type.value))

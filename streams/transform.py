@@ -199,7 +199,7 @@ def _call(view: str, function: Callable[[Any], Any], rows: object) -> object:
 def _cast(values: Any, dtype: pa.DataType) -> pa.Array:
     """Returned values as of a type, each as it is cast alone: of values of several kinds together Arrow makes one type,
     a date of a date and time, or none. NaN in a column of pandas is null."""
-    pandas = isinstance(values, pd.Series)
+    pandas = isinstance(values, pd.Series | pd.Index)
     if isinstance(values, pa.Array | pa.ChunkedArray) or getattr(values, "dtype", None) not in (None, np.dtype(object)):
         given = pa.array(values)
         if pandas and pt.is_floating(given.type):
@@ -208,10 +208,12 @@ def _cast(values: Any, dtype: pa.DataType) -> pa.Array:
         return _fitted(given, dtype)
     listed = values.tolist() if pandas else list(values)
     given = _together(listed, pandas)
-    if given is not None and (_settled(given.type, dtype) or _alike(listed)):
+    if given is not None and _settled(given.type, dtype):
         return _fitted(given, dtype)
     if pandas:
         listed = [None if null else value for value, null in zip(listed, values.isna(), strict=True)]
+    if given is not None and _alike(listed):
+        return _fitted(given, dtype)
     kinds: dict[Hashable, list[int]] = {}
     for i, value in enumerate(listed):
         kinds.setdefault(_kind(value), []).append(i)
@@ -252,7 +254,7 @@ def _alike(values: list[Any]) -> bool:
         return all(map(first.same_quantum, present))
     if isinstance(first, datetime):
         return all(value.tzinfo is first.tzinfo for value in present)
-    if isinstance(first, list):
+    if isinstance(first, list | tuple):
         return _alike(list(chain.from_iterable(present)))
     return len(set(map(_kind, present))) == 1
 

@@ -17,7 +17,7 @@ from validation.between import lengths_between, lengths_equal, values_between
 from validation.check import Check, is_missing, never_fails
 from validation.errors import RuleError
 from validation.kinds import kind_of
-from validation.membership import in_set, not_in_set
+from validation.membership import in_set, not_in_set, pairs_in_set
 from validation.pairs import all_equal, equal, greater
 from validation.regex import Pattern, PatternError
 from validation.rule import Rule
@@ -110,6 +110,7 @@ _COMPILERS: Mapping[str, Callable[[Rule, list[pa.DataType]], Check | None]] = {
     "expect_column_values_to_be_unique": unique,
     "expect_column_pair_values_a_to_be_greater_than_b": greater,
     "expect_column_pair_values_to_be_equal": equal,
+    "expect_column_pair_values_to_be_in_set": pairs_in_set,
     "expect_compound_columns_to_be_unique": compound_unique,
     "expect_multicolumn_values_to_be_equal": all_equal,
 }

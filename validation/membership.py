@@ -32,12 +32,31 @@ def not_in_set(rule: Rule, types: list[pa.DataType]) -> Check | None:
     return _member(rule, types[0])
 
 
+def pairs_in_set(rule: Rule, types: list[pa.DataType]) -> None:
+    """`expect_column_pair_values_to_be_in_set`, which is not compiled: only checked."""
+    pairs = [pair for pair in rule.kwargs["value_pairs_set"] if isinstance(pair, list) and len(pair) == len(types)]
+    for place, arrow_type in enumerate(types):
+        _refuse_inexact("value_pairs_set", [pair[place] for pair in pairs], kind_of(arrow_type))
+
+
+def _refuse_inexact(name: str, values: Sequence[Any], kind: Kind) -> None:
+    """Decimals are compared as the nearest floats, one of which can stand for several whole numbers of 16 digits."""
+    wrong = [value for value in values if kind == "decimal" and type(value) is int and abs(value) > 1 << 53]
+    if wrong:
+        raise RuleError(
+            f"{name} has {wrong[0]}, and the values of a decimal column are compared as 64-bit floats, which do not "
+            "tell such numbers apart",
+            "give the column the type bigint, or use another expectation",
+        )
+
+
 def _member(rule: Rule, arrow_type: pa.DataType) -> Callable[[pa.Array], pa.BooleanArray] | None:
     """Whether each value is in the rule's set, False for a missing one; None if it is not compiled."""
     values = rule.kwargs["value_set"]
     if not isinstance(values, list):
         raise RuleError(f"value_set is {values!r}", "write a list of values")
     kind = kind_of(arrow_type)
+    _refuse_inexact("value_set", values, kind)
     comparable = _COMPARABLE.get(kind)
     if comparable is None:
         return None

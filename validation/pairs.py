@@ -61,6 +61,8 @@ def _require_comparable(rule: Rule, types: list[pa.DataType]) -> None:
     in the batch: it converts all dates or texts beside a timestamp, or none where one of them is no time, or is before
     1677 or after 2262."""
     for (a, type_a), (b, type_b) in combinations(zip(rule.columns, types, strict=True), 2):
+        if "nested" in (kind_of(type_a), kind_of(type_b)):
+            raise RuleError(f"{a} is {type_a} and {b} is {type_b}, and lists are not compared", "leave it out")
         if not _comparable(type_a, type_b):
             raise RuleError(
                 f"{a} is {type_a} and {b} is {type_b}, which cannot be compared", "name columns of one type"

@@ -335,6 +335,13 @@ def test_a_vector_without_a_store(draft: Draft, refused: Callable[[], str]) -> N
     assert refused().startswith(line(draft, FACTS) + expected)
 
 
+def test_a_name_that_a_search_answers(draft: Draft, refused: Callable[[], str]) -> None:
+    with_vector(draft, 256)
+    draft.execute("alter table customers add distance text")
+    draft.write('Field(name="tier"', 'Field(name="distance"')
+    assert "distance is what a search of its vectors answers" in refused()
+
+
 def test_a_vector_of_another_length_than_the_models(draft: Draft, refused: Callable[[], str]) -> None:
     with_vector(draft, 255)
     error = refused()

@@ -232,7 +232,7 @@ def test_status_does_not_wait_for_a_database_that_lets_in_and_then_answers_nothi
     url = make_url(market.database.dsn)
     assert url.port is not None
     proxy = TcpProxy(url.port, muted_by=b"pg_catalog.version()").start()
-    speak = threading.Timer(30, setattr, [proxy, "muted_by", None])
+    speak = threading.Timer(150, setattr, [proxy, "muted_by", None])
     speak.start()
     proxied = url.set(port=proxy.port).render_as_string(hide_password=False)
     monkeypatch.setenv(f"MILLRACE__SOURCES__{market.name.upper()}__URL", proxied)

@@ -192,6 +192,23 @@ def test_a_slot_that_is_gone_with_all_that_apply_made(market: Shop, worker: Runn
     market.check()
 
 
+def test_a_slot_that_is_gone_with_a_table(market: Shop, worker: Running) -> None:
+    """The source goes on, so that the views of the table can be taken out."""
+    connect = Connect(market.repo.stack.connect)
+    connect.stop(market.name)
+    gone = "select count(*) from pg_replication_slots where slot_name = %s and active"
+    waited(lambda: market.sql.execute(gone, [market.slot]).fetchone() == (0,), "nobody reads the slot")
+    market.sql.execute("select pg_drop_replication_slot(%s)", [market.slot])
+    market.sql.execute("alter table orders rename to away")
+    market.repo.refused("recover", market.name)
+    market.sql.execute("alter table away rename to orders")
+    state = connect.state(market.name)
+    assert state is not None and state.running
+    market.repo.command("recover", market.name)
+    market.settle()
+    market.check()
+
+
 def test_a_source_that_cannot_be_captured_keeps_its_position(market: Shop, worker: Running) -> None:
     connect = Connect(market.repo.stack.connect)
     market.sql.execute("alter table orders drop constraint orders_pkey")
@@ -208,6 +225,7 @@ def test_a_connector_that_was_deleted_goes_on_where_it_was(market: Shop, worker:
     """Connect keeps its position, and does not tell it of a connector that is not there."""
     connect = Connect(market.repo.stack.connect)
     connect.delete(market.name)
+    waited(lambda: connect.state(market.name) is None, "Connect to tell no more of it")
     market.sql.execute("delete from customers where id between 2500 and 2550")
     (problem,) = [p for p in market.repo.command("status", code=1)["problems"] if "does not exist" in p]
     assert problem.endswith("run millrace apply")

@@ -236,12 +236,10 @@ def test_a_source_killed_once_its_position_is_forgotten_and_again_before_its_new
         command.says("is still read by pid")
         command.kill()
     assert connector.offset_lsn(market.name) is None
-    with begun(market, "recover", market.name) as command:
-        command.says("stopping connector")
-        with locked(market, market.signal_table):
-            waited(lambda: not slots(market), "the slot to be dropped")
-            waited(lambda: blocked(market, "millrace"), "the command to look at the source anew")
-            command.kill()
+    with locked(market, market.signal_table), begun(market, "recover", market.name) as command:
+        waited(lambda: not slots(market), "the slot to be dropped")
+        waited(lambda: blocked(market, "millrace"), "the command to look for earlier requests")
+        command.kill()
     recovered(market)
 
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from millrace.repo import open_repo
+from millrace.anew import noted
 from millrace.stack.endpoints import Endpoints
-from millrace.started_anew import wait_anew
 from tests.integration.deployed import Running, waited
 from tests.integration.shop import Shop, shop
 
@@ -39,7 +38,8 @@ def held(market: Shop, worker: Running) -> str:
 def applied(market: Shop, worker: Running) -> dict[str, Any]:
     """Apply, and return once the worker has started anew, if that is what it does, and is through."""
     done = market.repo.apply()
-    wait_anew(open_repo(market.repo.path, market.repo.stack_folder), print)
+    declared = noted(market.repo.lake(), market.repo.project)
+    waited(lambda: worker.health()[1].get("declared") == declared, "the worker to go by what was applied")
     market.settle()
     waited(lambda: worker.health()[1].get("paused") == {}, "the worker to go on with all tables")
     return done

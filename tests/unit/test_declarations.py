@@ -356,13 +356,6 @@ def test_a_vector_that_is_not_whole(fields: dict[str, Any], problem: str) -> Non
     assert problem in refused(vector(**fields))
 
 
-def test_what_a_search_answers_is_no_name_beside_a_vector() -> None:
-    far = cdc_source("shop.public.Order Lines", field_mapping={**RENAMES, "price": "distance"})
-    distance = Field(name="distance", dtype=Float64)
-    assert compiled(view(distance, source=far)).view.features[0].name == "distance"
-    assert "distance is what a search of its vectors answers" in refused(vector(), distance, source=far)
-
-
 def function(**options: Any) -> Any:
     def made(rows: Any) -> Any:
         return rows

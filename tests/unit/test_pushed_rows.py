@@ -64,6 +64,18 @@ def test_a_moment_before_1970_is_cut_off_downwards() -> None:
     assert rows["event_timestamp"].to_pylist() == [datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC)]
 
 
+def test_moments_in_the_hour_that_comes_twice() -> None:
+    """When clocks are set back, local times do not tell the moment."""
+    moments = pd.to_datetime(["2024-11-03 05:30:00.9", "2024-11-03 06:30:00.0"], utc=True)
+    local = moments.tz_convert("America/New_York")
+    key = Feature("k", UNIX_TIMESTAMP, arrow_type_of(UNIX_TIMESTAMP))
+    view = View("shop", "v", "v", "event", (key,), ())
+    rows = pushed_rows(view, pa.Table.from_pandas(pd.DataFrame({"k": local, "at": local})), "at", "")
+    assert rows["event_timestamp"].to_pylist() == moments.to_pydatetime().tolist()
+    assert rows["k"].to_pylist() == moments.floor("s").to_pydatetime().tolist()
+    assert pushed(UNIX_TIMESTAMP, list(local)) == moments.floor("s").to_pydatetime().tolist()
+
+
 def test_a_key_that_is_a_timestamp_has_whole_seconds() -> None:
     key = Feature("k", UNIX_TIMESTAMP, arrow_type_of(UNIX_TIMESTAMP))
     view = View("shop", "v", "v", "event", (key,), ())

@@ -357,6 +357,11 @@ def test_decimals_and_what_fills_their_nulls_are_numbers() -> None:
     assert run(MIXED)[0]["x"].to_pylist() == [0.0, 1.5]
 
 
+def test_what_an_index_lacks_is_null() -> None:
+    run = transform("v", lambda rows: {"x": pd.Index(rows["a"]).map({1: "one"})}, "python", {"x": pa.string()})
+    assert run(pa.table({"a": [1, 2]}))[0]["x"].to_pylist() == ["one", None]
+
+
 def test_lists_that_are_all_null_are_null() -> None:
     run = transform("v", lambda rows: {"x": [None for _ in rows["day"]]}, "python", {"x": pa.list_(pa.float32())})
     assert run(MIXED)[0]["x"].to_pylist() == [None, None]

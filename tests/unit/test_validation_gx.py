@@ -247,6 +247,15 @@ def test_decimals_are_in_a_set_of_pairs_as_in_one_of_values(tmp_path: Path) -> N
     ]
 
 
+def test_numbers_that_floats_do_not_tell_apart_are_in_no_set_over_decimals(tmp_path: Path) -> None:
+    large = 2**53 + 1
+    one = ("column_values_to_be_in_set", {"column": "amount", "value_set": [1, large]})
+    pairs = {"column_A": "amount", "column_B": "text", "value_pairs_set": [[1, "a"], [large, "a"]]}
+    for rule in (one, ("column_pair_values_to_be_in_set", pairs)):
+        with pytest.raises(ContractError, match=rf"has {large}, and the values of a decimal column are compared as"):
+            contract(tmp_path, rule)
+
+
 @pytest.mark.parametrize("column", ["at", "day"])
 @pytest.mark.parametrize(
     ("expectation", "kwargs"),
@@ -389,7 +398,15 @@ def test_a_kwarg_that_is_null_is_taken_where_great_expectations_takes_it(tmp_pat
     )
     column = {"column_list": ["id", "amount"]} if EXPECTATIONS[name].domain == "columns" else column
     column = {"column": "id"} if name == "expect_column_values_to_be_between" else column
-    needed = {"value_set": ["a"], "regex": "a", "value": 1, "type_": "str", "min_value": 1, "max_value": 2}
+    needed = {
+        "value_set": ["a"],
+        "value_pairs_set": [[1, 1]],
+        "regex": "a",
+        "value": 1,
+        "type_": "str",
+        "min_value": 1,
+        "max_value": 2,
+    }
     given = {key: needed[key] for key in needed if key in EXPECTATIONS[name].required | EXPECTATIONS[name].optional}
     for key in EXPECTATIONS[name].optional:
         kwargs: dict[str, Any] = {**column, **given, key: None}

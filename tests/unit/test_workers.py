@@ -99,7 +99,8 @@ def test_workers_are_not_asked_through_a_proxy(tmp_path: Path, worker: str) -> N
     assert told.stdout.split() == [ME]
 
 
-def test_workers_are_asked_at_once(tmp_path: Path) -> None:
+def test_workers_are_asked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millrace.workers.SECONDS", 120)  # beyond the patience of those that answer
     notes = tmp_path / "workers"
     notes.mkdir()
     together = threading.Barrier(3, timeout=30)
