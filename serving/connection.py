@@ -379,7 +379,11 @@ class Connection(asyncio.Protocol):
         if not self._transport.can_write_eof():
             self.close()
             return
-        self._transport.write_eof()
+        try:
+            self._transport.write_eof()
+        except OSError:  # the client has gone just now
+            self.close()
+            return
         self._flow()
 
 

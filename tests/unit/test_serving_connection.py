@@ -298,6 +298,23 @@ def test_a_client_that_leaves_before_its_body_has_come_is_told_of() -> None:
     scene(play)
 
 
+def test_a_client_that_is_gone_as_its_answer_cuts_its_body_short() -> None:
+    """Before the loop has heard of it; the client's system refuses the answer at once."""
+
+    async def play(echo: Echo) -> None:
+        client = socket.create_connection(("127.0.0.1", echo.port))
+        client.sendall(b"POST /late HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n")
+        while not echo.seen:
+            await asyncio.sleep(0.01)
+        client.close()
+        echo.seen[0].send(Answer(200, b"", []))
+        echo.let_go.set()
+        while echo.connections._open:
+            await asyncio.sleep(0.01)
+
+    scene(play)
+
+
 def test_a_client_that_does_not_take_its_answer_gets_no_second_one() -> None:
     async def play(server: Echo) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
