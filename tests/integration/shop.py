@@ -25,6 +25,17 @@ FILL = (
     "insert into orders select i, 100 + i % 300, i, now() - i * interval '1 minute' from generate_series(100, 2900) i",
 )
 
+SCORES = """
+scores = cdc_source("{source}.public.scores")
+customer_score = FeatureView(
+    name="customer_score",
+    entities=[customer],
+    source=scores,
+    schema=[Field(name="id", dtype=Int64), Field(name="score", dtype=Float64)],
+)
+"""
+"""A view of a table beside them, to follow the declarations."""
+
 
 @dataclass
 class Shop:

@@ -12,7 +12,7 @@ from connectors.connect import Connect
 from connectors.source import default_slot
 from millrace.stack.endpoints import Endpoints
 from tests.integration.deployed import Running, waited
-from tests.integration.shop import Shop, shop
+from tests.integration.shop import SCORES, Shop, shop
 
 
 @pytest.fixture(scope="module")
@@ -107,17 +107,6 @@ def test_a_view_that_is_put_back_while_another_kept_its_table_captured(market: S
     market.repo.command("backfill", "--view", "limits")
     assert market.repo.read("limits", ["limit"], [{"id": 2}]) == [{"limit": 600.0}]
     market.check()
-
-
-SCORES = """
-scores = cdc_source("{source}.public.scores")
-customer_score = FeatureView(
-    name="customer_score",
-    entities=[customer],
-    source=scores,
-    schema=[Field(name="id", dtype=Int64), Field(name="score", dtype=Float64)],
-)
-"""
 
 
 def test_a_table_that_is_captured_in_addition(market: Shop, worker: Running) -> None:

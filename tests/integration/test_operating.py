@@ -21,7 +21,7 @@ from millrace.stack.record import Record
 from millrace.wiring import lake, source
 from streams.kafka import KafkaTopics
 from streams.snapshots import begin_snapshot, end_snapshot, snapshot_base
-from tests.integration.shop import Shop, shop
+from tests.integration.shop import SCORES, Shop, shop
 from tests.tcp_proxy import TcpProxy
 
 
@@ -188,17 +188,6 @@ def test_a_signal_table_that_is_gone_is_told_with_what_to_do(market: Shop) -> No
     finally:
         market.sql.execute(f"alter table public.away rename to {market.slot}_signal")
         engine.dispose()
-
-
-SCORES = """
-scores = cdc_source("{source}.public.scores")
-customer_score = FeatureView(
-    name="customer_score",
-    entities=[customer],
-    source=scores,
-    schema=[Field(name="id", dtype=Int64), Field(name="score", dtype=Float64)],
-)
-"""
 
 
 def test_a_topic_that_kafka_takes_for_another_is_refused_before_anything_is_changed(market: Shop) -> None:

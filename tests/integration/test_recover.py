@@ -44,6 +44,16 @@ def market(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield made
 
 
+def without_slot(market: Shop) -> Connect:
+    """Stop the connector and drop its slot; Connect, to ask further."""
+    connect = Connect(market.repo.stack.connect)
+    connect.stop(market.name)
+    gone = "select count(*) from pg_replication_slots where slot_name = %s and active"
+    waited(lambda: market.sql.execute(gone, [market.slot]).fetchone() == (0,), "nobody reads the slot")
+    market.sql.execute("select pg_drop_replication_slot(%s)", [market.slot])
+    return connect
+
+
 @contextmanager
 def traffic(market: Shop) -> Iterator[None]:
     """Changes of many kinds, without pause, until the block ends."""
@@ -177,11 +187,7 @@ def test_a_slot_that_was_invalidated_is_refused_and_recovered(market: Shop, work
 
 def test_a_slot_that_is_gone_with_all_that_apply_made(market: Shop, worker: Running) -> None:
     """As after a dump was put back; `apply` sees the slot first, and mends nothing."""
-    connect = Connect(market.repo.stack.connect)
-    connect.stop(market.name)
-    gone = "select count(*) from pg_replication_slots where slot_name = %s and active"
-    waited(lambda: market.sql.execute(gone, [market.slot]).fetchone() == (0,), "nobody reads the slot")
-    market.sql.execute("select pg_drop_replication_slot(%s)", [market.slot])
+    without_slot(market)
     market.sql.execute(f"drop publication {market.slot}")
     market.sql.execute(f"drop table {market.signal_table}")
     market.sql.execute("delete from customers where id between 2400 and 2450")
@@ -194,11 +200,7 @@ def test_a_slot_that_is_gone_with_all_that_apply_made(market: Shop, worker: Runn
 
 def test_a_slot_that_is_gone_with_a_table(market: Shop, worker: Running) -> None:
     """The source goes on, so that the views of the table can be taken out."""
-    connect = Connect(market.repo.stack.connect)
-    connect.stop(market.name)
-    gone = "select count(*) from pg_replication_slots where slot_name = %s and active"
-    waited(lambda: market.sql.execute(gone, [market.slot]).fetchone() == (0,), "nobody reads the slot")
-    market.sql.execute("select pg_drop_replication_slot(%s)", [market.slot])
+    connect = without_slot(market)
     market.sql.execute("alter table orders rename to away")
     market.repo.refused("recover", market.name)
     market.sql.execute("alter table away rename to orders")
@@ -250,11 +252,7 @@ def test_two_connectors_by_one_slot_are_refused(market: Shop, worker: Running) -
 
 def test_a_slot_that_is_gone_is_refused_and_recovered(market: Shop, worker: Running) -> None:
     customers, orders = tables(market)
-    connect = Connect(market.repo.stack.connect)
-    connect.stop(market.name)
-    gone = "select count(*) from pg_replication_slots where slot_name = %s and active"
-    waited(lambda: market.sql.execute(gone, [market.slot]).fetchone() == (0,), "nobody reads the slot")
-    market.sql.execute("select pg_drop_replication_slot(%s)", [market.slot])
+    connect = without_slot(market)
     for statement in (
         "delete from orders where order_id between 300 and 360",
         "delete from customers where id between 2100 and 2150",
