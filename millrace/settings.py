@@ -9,6 +9,7 @@ overrides `worker.flush_seconds`.
 import difflib
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -192,7 +193,7 @@ def _stack_environment(folder: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     pairs = (line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
-    return {name: value.strip("'\"") for name, value in pairs}
+    return {name: "".join(shlex.split(value)) for name, value in pairs}
 
 
 def _overridden(document: dict[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The local stack: up, down, status."""
 
+import shlex
 import threading
 from dataclasses import asdict
 from typing import Any
@@ -34,7 +35,7 @@ def up(places: Places, out: Out, foreground: bool) -> None:
         "connect": endpoints.connect,
         "redis": endpoints.redis,
     }
-    out.result(value, lambda _: f"up; for other tools: source {places.stack}/env")
+    out.result(value, lambda _: f"up; for other tools: source {shlex.quote(str(places.stack / 'env'))}")
     if foreground and supervise(stack, threading.Event(), out.say):
         raise Failed("a service died; its last log lines are above")
 

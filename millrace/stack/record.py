@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from millrace.stack.daemon import Daemon
-from millrace.stack.errors import StackRunning
+from millrace.stack.errors import StackError, StackRunning
 
 
 class Record:
@@ -54,8 +54,13 @@ class Record:
 
         Raises:
             StackRunning: another command holds the lock.
+            StackError: this user may not write in the folder.
         """
-        with (self._folder / "lock").open("a") as file:
+        try:
+            lock = (self._folder / "lock").open("a")
+        except OSError as error:
+            raise StackError(f"{error.filename} cannot be opened ({error.strerror}): run this as its owner") from error
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -15,7 +15,7 @@ from millrace.stack import daemon, services
 from millrace.stack.connect import Connect
 from millrace.stack.daemon import Daemon, Launch
 from millrace.stack.endpoints import Endpoints
-from millrace.stack.errors import ServiceFailed, StackAbsent, StackRunning
+from millrace.stack.errors import ServiceFailed, StackAbsent, StackError, StackRunning
 from millrace.stack.java import find_java
 from millrace.stack.kafka import Kafka
 from millrace.stack.ports import choose_ports
@@ -103,6 +103,7 @@ class Stack:
                 at work on it.
             StackIncomplete: a program or a jar is missing.
             ServiceFailed: a service died or did not answer; the end of its log is in the message.
+            StackError: the folder cannot be made, or belongs to another user.
         """
         say = on_event or _silent
         self._make_folders()
@@ -161,9 +162,12 @@ class Stack:
 
     def _make_folders(self) -> None:
         # Other users may pass, as PostgreSQL's must when this is root; what is secret has a mode of its own.
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-        for name in ("logs", "lake"):
-            (self._folder / name).mkdir(exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+            for name in ("logs", "lake"):
+                (self._folder / name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise StackError(f"{error.filename} cannot be made ({error.strerror}): name a folder by --stack") from error
 
     def _dead(self) -> set[str]:
         """The services that died in a running stack; none where nothing runs."""

@@ -13,14 +13,15 @@ INTERVAL = 0.5
 def supervise(stack: Stack, stop: threading.Event, on_event: Callable[[str], None] = print) -> list[str]:
     """Watch a running stack until `stop` is set or a signal asks for the end, then stop it and all its processes.
 
-    A service that dies is reported with the last lines of its log. It is not started again by itself: a database
-    that died has a reason, and a silent restart would hide it; `millrace up` does it. The others run on. Ends by
-    itself when another command stopped the stack.
+    A service that is dead at two looks is reported with the last lines of its log. It is not started again by
+    itself: a database that died has a reason, and a silent restart would hide it; `millrace up` does it. The others
+    run on. Ends by itself when another command stopped the stack.
 
     Returns:
         The services that died, in that order.
     """
     died: list[str] = []
+    seen: set[int | None] = set()
     mourned: set[int | None] = set()
     # The signals stay handled while it is stopped: a second, impatient one does not leave half of it behind.
     with ending_sets(stop):
@@ -30,11 +31,14 @@ def supervise(stack: Stack, stop: threading.Event, on_event: Callable[[str], Non
                 if all(status.state == "stopped" for status in statuses):
                     on_event("the stack was stopped by another command")
                     break
-                for status in statuses:
-                    if status.state == "dead" and status.pid not in mourned:
+                dead = [status for status in statuses if status.state == "dead"]
+                # One that another command stops is gone for a moment before that command has noted it.
+                for status in dead:
+                    if status.pid in seen and status.pid not in mourned:
                         mourned.add(status.pid)
                         died.append(status.name)
                         on_event(obituary(status))
+                seen = {status.pid for status in dead}
         finally:
             stack.down(on_event)
     return died

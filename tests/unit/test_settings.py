@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from millrace.settings import Settings, SettingsError, check_variables, environment, load, stands_alone
+from millrace.stack.endpoints import Endpoints
 
 MINIMAL = "sources: {shop: {url: 'postgresql://u:p@h/shop'}}\n"
 
@@ -144,3 +145,11 @@ def test_a_variable_that_is_not_yaml_is_named_and_not_quoted(repo: Path, monkeyp
 def test_a_file_that_is_not_there(repo: Path) -> None:
     with pytest.raises(SettingsError, match="does not exist: millrace init makes one, --repo names another folder"):
         load(repo, repo)
+
+
+def test_what_a_stack_exports_comes_back_whatever_its_folder_is_called(repo: Path) -> None:
+    stack = repo / 'it\'s "the" stack'
+    stack.mkdir()
+    exported = Endpoints("k:1", "http://c", "r:2", "postgresql://u:p@h", stack / "lake")
+    (stack / "env").write_text(exported.exports())
+    assert environment(stack)["MILLRACE_LAKE"] == str(stack / "lake")

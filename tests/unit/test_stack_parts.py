@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from millrace.stack import jars, ports
+from millrace.stack import jars, ports, supervisor
+from millrace.stack.daemon import Daemon, birth
 from millrace.stack.endpoints import Endpoints
 from millrace.stack.errors import StackAbsent, StackError, StackIncomplete
 from millrace.stack.java import find_java, java_version, write_properties
 from millrace.stack.kafka import random_cluster_id
 from millrace.stack.postgres import postgres_programs, read_or_make_password, write_private
 from millrace.stack.privileges import reachable_data, reachable_programs
+from millrace.stack.record import Record
 from millrace.stack.redis_server import redis_program
 from millrace.stack.service import last_lines
 from millrace.stack.signals import ending_raises, ending_sets
-from millrace.stack.stack import Stack
+from millrace.stack.stack import ServiceStatus, Stack
 
 
 def test_chosen_ports_differ_and_are_free() -> None:
@@ -207,3 +209,45 @@ def test_other_threads_leave_the_signals_alone() -> None:
 def test_without_root_the_data_and_programs_stay_where_they_are(tmp_path: Path) -> None:
     assert reachable_data(tmp_path, None) == tmp_path / "postgres"
     assert reachable_programs(postgres_programs(), None) == postgres_programs()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StackError, match=f"{tmp_path}/file/stack cannot be made .*: name a folder by --stack"):
+        Stack(tmp_path / "file" / "stack", tmp_path).up()
+
+
+class _Watched(Stack):
+    """Looked at five times; after the first look another command may have noted that redis was stopped by it."""
+
+    def __init__(self, folder: Path, *, stopped: bool) -> None:
+        super().__init__(folder, folder)
+        self.enough = threading.Event()
+        self._stopped = stopped
+        self._looks = 0
+
+    def status(self) -> list[ServiceStatus]:
+        seen = super().status()
+        self._looks += 1
+        if self._looks == 1 and self._stopped:
+            self._record.remove("redis")
+        if self._looks == 5:
+            self.enough.set()
+        return seen
+
+
+@pytest.mark.parametrize(("stopped", "died"), [(True, []), (False, ["redis"])])
+def test_what_another_command_stops_has_not_died(
+    stopped: bool, died: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "INTERVAL", 0.001)
+    record = Record(tmp_path)
+    record.begin({})
+    gone, runs = (subprocess.Popen(["sleep", "100"]) for _ in range(2))
+    for name, process in {"redis": gone, "kafka": runs}.items():
+        record.add(name, Daemon(process.pid, birth(process.pid) or "", 0.0))
+    gone.kill()
+    gone.wait()
+    stack = _Watched(tmp_path, stopped=stopped)
+    assert supervisor.supervise(stack, stack.enough, lambda _: None) == died
+    runs.wait()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from millrace.stack.daemon import Daemon
-from millrace.stack.errors import StackRunning
+from millrace.stack.errors import StackError, StackRunning
 from millrace.stack.record import Record
 
 
@@ -45,6 +45,12 @@ def test_only_one_command_at_a_time(tmp_path: Path) -> None:
     with Record(tmp_path).locked(), pytest.raises(StackRunning, match=str(tmp_path)), Record(tmp_path).locked():
         pass
     with Record(tmp_path).locked():
+        pass
+
+
+def test_a_folder_that_nobody_may_write_in_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()  # root may write in any
+    with pytest.raises(StackError, match=f"{tmp_path}/lock cannot be opened"), Record(tmp_path).locked():
         pass
 
 
