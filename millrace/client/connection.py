@@ -12,6 +12,7 @@ from ssl import SSLContext, create_default_context
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import anyio
 import httpx
 import orjson
 
@@ -320,12 +321,20 @@ class AsyncClient(_Requests):
         connections: int = 100,
         tls: Tls | None = None,
     ) -> None:
-        """As `Client`; the time-out ends a call wherever it is."""
+        """As `Client`; the time-out ends a call wherever it is.
+
+        A call that is cancelled ends at once. If it had a connection, that is in use until the answer has come, by the
+        time-out at the latest, or until `close`.
+        """
         super().__init__(url, key=key, timeout=timeout, retries=retries)
         limits = httpx.Limits(
             max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=IDLE_SECONDS
         )
         self._client = httpx.AsyncClient(limits=limits, verify=tls.context() if tls else True)
+        self._places = asyncio.Semaphore(connections)
+        """Those of the pool: who waits for one here can be cancelled, and nothing of it is sent."""
+        self._abandoned: set[asyncio.Task[_Response]] = set()
+        """What calls that were cancelled had under way."""
 
     async def get_online_features(
         self,
@@ -361,13 +370,36 @@ class AsyncClient(_Requests):
             await asyncio.sleep(pause)
 
     async def _sent(self, path: str, body: bytes, seconds: float) -> _Response:
-        request = self._built(self._client, path, body, _Left(seconds))
+        left = _Left(seconds)
         try:
-            async with (
-                asyncio.timeout(seconds + SAID_FIRST),
-                aclosing(await self._client.send(request, stream=True)) as response,
-            ):
-                return await self._whole(response)
+            async with asyncio.timeout(seconds):
+                await self._places.acquire()
+        except TimeoutError:
+            raise TimedOut(f"{self._url}: no connection was free in time") from None
+        # In a task of its own: a cancellation as httpcore takes a connection into use, or gives it back, would lose the
+        # connection's place in the pool for good.
+        attempt = asyncio.create_task(self._attempt(path, body, left))
+        attempt.add_done_callback(lambda _: self._places.release())
+        try:
+            await asyncio.wait((attempt,))
+        except asyncio.CancelledError:
+            self._abandoned.add(attempt)
+            attempt.add_done_callback(self._forget)
+            raise
+        return attempt.result()
+
+    def _forget(self, attempt: asyncio.Task[_Response]) -> None:
+        self._abandoned.discard(attempt)
+        if not attempt.cancelled():
+            attempt.exception()  # or asyncio would log that nobody asked for it
+
+    async def _attempt(self, path: str, body: bytes, left: _Left) -> _Response:
+        request = self._built(self._client, path, body, left)
+        try:
+            # Not asyncio's time-out, for which httpcore does not hold back where it gives a connection back.
+            with anyio.fail_after(left["read"] + SAID_FIRST):
+                async with aclosing(await self._client.send(request, stream=True)) as response:
+                    return await self._whole(response)
         except TimeoutError:
             raise self._late() from None
         except httpx.RequestError as error:
@@ -382,6 +414,10 @@ class AsyncClient(_Requests):
 
     async def close(self) -> None:
         """Closes the connections."""
+        abandoned = [*self._abandoned]
+        for attempt in abandoned:
+            attempt.cancel()
+        await asyncio.gather(*abandoned, return_exceptions=True)
         await self._client.aclose()
 
     async def __aenter__(self) -> Self:
