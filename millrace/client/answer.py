@@ -1,6 +1,7 @@
 """What a server answered: each feature's values, statuses and event times, in the order of the entities."""
 
 import math
+import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,10 @@ class OnlineFeatures:
         return pa.Table.from_arrays(arrays, schema=schema)
 
     def to_pandas(self) -> "pd.DataFrame":
-        """The values as a frame; a number that is missing is NaN."""
+        """The values as a frame; a number that is missing is NaN.
+
+        A column whose every value is missing, or with booleans beside what is missing, has dtype object, and None.
+        """
         import pandas as pd
 
         return pd.DataFrame(dict(self.values))
@@ -184,7 +188,7 @@ def _typed(values: Sequence[Any], kind: "pa.DataType") -> "pa.Array":
         pairs = [None if value is None else list(value.items()) for value in values]
         inner = [pair for value in pairs for pair in value or ()]
         keys, items = (
-            _typed([key for key, _ in inner], kind.key_type),
+            _typed([_key(key, kind.key_type) for key, _ in inner], kind.key_type),
             _typed([item for _, item in inner], kind.item_type),
         )
         return pa.MapArray.from_arrays(_offsets(pairs, pa.int32()), keys, items).cast(kind)
@@ -201,6 +205,13 @@ def _typed(values: Sequence[Any], kind: "pa.DataType") -> "pa.Array":
         made, offsets = (pa.LargeListArray, pa.int64()) if large else (pa.ListArray, pa.int32())
         return made.from_arrays(_offsets(values, offsets), _typed(inner, kind.value_type)).cast(kind)
     return _plain(values, kind)
+
+
+def _key(key: str, kind: "pa.DataType") -> str | int:
+    """A map's key, which JSON has as text, as a value of its type would come."""
+    import pyarrow.types as types
+
+    return int(key) if types.is_timestamp(kind) and re.fullmatch(r"-?\d+", key) else key
 
 
 def _listed(value: Any) -> Sequence[Any]:
@@ -230,7 +241,9 @@ def _plain(values: Sequence[Any], kind: "pa.DataType") -> "pa.Array":
         except (TypeError, ValueError) as error:
             raise _NoBase64 from error
         return pa.array(decoded).cast(kind)
-    if not types.is_floating(kind):
+    if types.is_floating(kind):
+        values = [_NOT_FINITE.get(value, value) if type(value) is str else value for value in values]
+    else:
         values = [_SPELLED.get(value, value) if type(value) is float else value for value in values]
     found = pa.array(values)
     if types.is_integer(found.type) and types.is_timestamp(kind):

@@ -413,6 +413,7 @@ def test_what_json_has_no_type_for_comes_in_the_types_of_a_schema() -> None:
 MOMENT = datetime(2013, 2, 12, 3, 0, 0, 250_000, tzinfo=UTC)
 
 
+SECOND, EVE = datetime(1970, 1, 1, 0, 0, 1), datetime(1969, 12, 31, 23, 59, 59)
 MAPPED = pa.map_(pa.string(), pa.timestamp("ms"))
 
 
@@ -424,6 +425,11 @@ MAPPED = pa.map_(pa.string(), pa.timestamp("ms"))
         ({"in": [{"t": 1}, None]}, pa.struct([("in", pa.list_(pa.struct([("t", pa.timestamp("s"))])))]), None),
         ({"a": 1, "b": None}, pa.map_(pa.string(), pa.int64()), [("a", 1), ("b", None)]),
         ({"1": "Zm9v"}, pa.map_(pa.int32(), pa.large_binary()), [(1, b"foo")]),
+        ({"1": 2, "-1": 3}, pa.map_(pa.timestamp("us"), pa.int64()), [(SECOND, 2), (EVE, 3)]),
+        ({"1970-01-01T00:00:01": 2}, pa.map_(pa.timestamp("s"), pa.int64()), [(SECOND, 2)]),
+        ({"a": 1.5, "b": "-Infinity"}, pa.map_(pa.string(), pa.float64()), [("a", 1.5), ("b", -math.inf)]),
+        ({"a": 1, "b": "Infinity"}, pa.struct([("a", pa.float32()), ("b", pa.float64())]), {"a": 1.0, "b": math.inf}),
+        ([{"a": 1.5, "b": "Infinity"}], pa.list_(pa.map_(pa.string(), pa.float16())), [[("a", 1.5), ("b", math.inf)]]),
         ({"a": 1}, MAPPED, [("a", datetime(1970, 1, 1, 0, 0, 1))]),
         ([1.0, math.inf], pa.list_(pa.float32(), 2), None),
         ({}, pa.struct([("a", pa.int64())]), {"a": None}),
@@ -442,6 +448,13 @@ def test_what_stands_in_lists_structs_and_maps_comes_in_the_types_of_a_schema(
     assert table.to_pydict() == {"m": [value if expected is None else expected, None]}
 
 
+def test_what_is_no_number_in_a_struct_is_one_beside_numbers() -> None:
+    kind = pa.struct([("a", pa.float64())])
+    values = [{"a": 1.5}, {"a": "NaN"}, {"a": None}]
+    first, second, third = OnlineFeatures({"m": values}, {}, {}).to_arrow(pa.schema([("m", kind)]))["m"].to_pylist()
+    assert (first, third) == ({"a": 1.5}, {"a": None}) and math.isnan(second["a"])
+
+
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
@@ -457,6 +470,12 @@ def test_what_stands_in_lists_structs_and_maps_comes_in_the_types_of_a_schema(
 def test_what_is_not_of_a_schemas_type_is_refused(value: Any, kind: pa.DataType) -> None:
     with pytest.raises(pa.ArrowInvalid):
         OnlineFeatures({"m": [value]}, {}, {}).to_arrow(pa.schema([("m", kind)]))
+
+
+def test_what_is_missing_leaves_a_column_of_pandas_with_what_pandas_has_for_it() -> None:
+    frame = columns(none=[None, None], late=[True, None], number=[1, None]).to_pandas()
+    assert [str(kind) for kind in frame.dtypes] == ["object", "object", "float64"]
+    assert frame["none"].tolist() == [None, None] and frame["late"].tolist() == [True, None]
 
 
 def test_texts_are_no_numbers() -> None:
