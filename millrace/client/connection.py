@@ -93,7 +93,7 @@ class _Requests:
     """What both clients share: how a request is made and a response is read."""
 
     def __init__(self, url: str, *, key: str | None, timeout: float, retries: int) -> None:
-        self._url = url.rstrip("/")
+        self._url = _address(url)
         self._timeout = timeout
         self._retries = retries
         self._headers = {"content-type": "application/json"}
@@ -125,6 +125,18 @@ class _Requests:
         if response.status_code == 200:
             return InvalidAnswer(words, 200)
         return of_response(response.status_code, response.headers, words.encode())
+
+
+def _address(url: str) -> str:
+    """A server's address, without a slash at its end. It is not quoted where it is refused: it may hold a password.
+    Raises `ValueError`."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError("url is no address of a server: write it as http://host:6566 or https://host:6566")
+    return url.rstrip("/")
 
 
 def _one_word(key: str) -> str:
@@ -235,7 +247,8 @@ class Client(_Requests):
         """`timeout` is in seconds, for a whole call with its `retries`; `connections` is the size of the pool.
 
         The time is looked at as each step of a request begins and with each part of an answer: one that stops coming
-        midway may be waited for as long again.
+        midway may be waited for as long again, and so may each address of a host that has several, and TLS after it.
+        Raises `ValueError` for a `url` that is none of HTTP, and for a `key` that could not be sent.
         """
         super().__init__(url, key=key, timeout=timeout, retries=retries)
         limits = httpx.Limits(

@@ -301,6 +301,22 @@ def test_columns_of_any_library_are_taken(script: Script, column: Any) -> None:
     assert script.asked[0]["feature_service"] == "delays"
 
 
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    "url", ["localhost:6566", "//localhost", "features", "", "http://", "http://[::zz]", "ftp://features", "mr:mr@host"]
+)
+def test_what_is_no_address_of_a_server_is_refused_at_once(client: type[Client | AsyncClient], url: str) -> None:
+    with pytest.raises(ValueError, match="write it as http://host:6566") as refused:
+        client(url)
+    assert "mr@" not in str(refused.value)
+
+
+@both
+def test_an_address_may_have_a_slash_at_its_end(script: Script, ask: Ask) -> None:
+    script.url += "/"
+    assert ask(script).values["temp"] == [39.2]
+
+
 @both
 def test_a_key_as_it_stands_in_a_file_is_taken(script: Script, ask: Ask) -> None:
     ask(script, key="mr_1\n")
