@@ -8,6 +8,7 @@ nobody, and keeps none of the others back.
 import hashlib
 import hmac
 import logging
+import math
 import re
 import secrets
 import threading
@@ -58,12 +59,15 @@ def make_key(
     entities_per_second: float = 0.0,
     replay: bool = False,
 ) -> NewKey:
-    """A new key with a secret of 256 random bits. Raises `ValueError` for a name that would not stand in a log."""
+    """A new key with a secret of 256 random bits. Raises `ValueError` for a name that would not stand in a log, and for
+    a limit that is not finite."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name of a key: use up to 64 letters, digits, '.', '_' and '-'")
+    limits = (requests_per_second, entities_per_second)
+    if not all(map(math.isfinite, limits)):
+        raise ValueError("a limit is a finite number, and 0 is none")
     key_id = secrets.token_hex(8)
     text = f"{PREFIX}{key_id}_{secrets.token_urlsafe(32)}"
-    limits = (requests_per_second, entities_per_second)
     stored = AccessKey(
         name, key_id, _digest(text).hex(), tuple(services), personal, *limits, made=time.time(), replay=replay
     )

@@ -1,5 +1,6 @@
 """API keys of model services: add, list, revoke."""
 
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,18 @@ if TYPE_CHECKING:
     from millrace.repo import Repo
     from stores.access_keys import AccessKey
 
-RATE = click.FloatRange(min=0, min_open=True)
+
+class Rate(click.FloatRange):
+    """A finite number above 0."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        rate = float(super().convert(value, param, ctx))
+        if not math.isfinite(rate):
+            self.fail(f"{rate} is no limit: leave the option out for none", param, ctx)
+        return rate
+
+
+RATE = Rate(min=0, min_open=True)
 
 
 @click.group

@@ -74,5 +74,6 @@ def test_mistakes_are_named(keys: Command) -> None:
     assert unknown.exit_code == 1 and "no feature service 'delay'; there are: delays" in unknown.output
     gone = keys("revoke", "nobody")
     assert gone.exit_code == 1 and "there is no key 'nobody'" in gone.output
-    assert keys("add", "other", "--requests-per-second", "0").exit_code == 2
+    for limit in ("0", "inf", "nan"):
+        assert keys("add", "other", "--requests-per-second", limit).exit_code == 2
     assert as_json(keys("list", "--json"))["count"] == 1

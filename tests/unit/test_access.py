@@ -1,14 +1,17 @@
 """The seam that a server calls: what a header holds, what is withheld, and which features are personal."""
 
+import math
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
 
+import click
 import pytest
 from feast import Entity, FeatureView, Field, FileSource, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String
 
+from millrace.commands.keys import RATE
 from serving.access import Caller, Forbidden, OpenAccess, Unauthorized, bearer, withhold
 from serving.keys import KeyedAccess, make_key
 from stores.access_keys import AccessKey, Spent, StoredKeys
@@ -41,6 +44,16 @@ def test_a_header_of_another_form_is_refused_without_its_content(header: str) ->
     with pytest.raises(Unauthorized) as refused:
         bearer(header)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("limit", [math.inf, math.nan])
+def test_a_limit_that_is_no_number_makes_no_key(limit: float) -> None:
+    """Nobody could read it."""
+    with pytest.raises(ValueError, match="finite"):
+        make_key("model", entities_per_second=limit)
+    with pytest.raises(click.BadParameter, match=f"{limit} is no limit"):
+        RATE.convert(str(limit), None, None)
+    assert RATE.convert("0.5", None, None) == 0.5
 
 
 def test_without_keys_everybody_sees_everything() -> None:
