@@ -19,6 +19,7 @@ from serving.features import OnlineFeatures, Prepared, json_body
 from serving.gate import Gate, Overloaded
 from serving.incoming import HttpRequest
 from serving.plan import InvalidRequest
+from serving.reach import check_service
 from serving.refresh import Registry
 from serving.refusals import JSON, Answer, ClientLeft, refusal, refused
 from serving.request import FeaturesRequest, RequestLimits, features_request, within
@@ -355,6 +356,8 @@ class GetOnlineFeatures:
         compiled = snapshot.known(request.asked)
         if compiled is None:
             self.access.look(key_id, request.count)  # a plan costs more than most requests
+            if service is not None:
+                check_service(self.access, key_id, snapshot, service)
             make, asked = snapshot.plan, request.asked
             compiled = await self.plans.run(make, asked) if asked.by_version else make(asked)
         seen.views = compiled.views

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serving.access import Caller, Forbidden
-from serving.snapshot import Snapshot
+from serving.snapshot import Snapshot, no_service
 
 
 class Reaches(Protocol):
@@ -38,3 +38,10 @@ def reach_of(access: Reaches, key_id: str, snapshot: Snapshot) -> Reach:
     views = sorted(snapshot.views) if of_all is not None else []
     personal = any(found.personal for found in (of_all, *of_services.values()) if found is not None)
     return Reach(views, list(of_services), personal)
+
+
+def check_service(access: Reaches, key_id: str, snapshot: Snapshot, name: str) -> None:
+    """Raises `NotDeclared` for a feature service that is none, naming those that the key is for: a plan's error would
+    name all of them. Raises `Unauthorized` as `reach_of` does."""
+    if name not in snapshot.services:
+        raise no_service(name, reach_of(access, key_id, snapshot).services)

@@ -4,7 +4,7 @@ throughout, so that what it answers is never a mix of two registries."""
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -40,6 +40,11 @@ class Asked:
     def by_version(self) -> bool:
         """Whether versions of views may be asked for, which Feast looks up in the database of an SQL registry."""
         return self.service is not None or any("@" in reference for reference in self.features)
+
+
+def no_service(name: str, known: Iterable[str]) -> NotDeclared:
+    """What says that there is no such feature service; `known` are those that whoever asks may know of."""
+    return NotDeclared(f"there is no feature service {name!r}; there are: {', '.join(sorted(known)) or 'none'}")
 
 
 class Snapshot:
@@ -135,8 +140,7 @@ class Snapshot:
             if asked.features:
                 raise InvalidRequest("give either features or feature_service, not both")
             if asked.service not in self.services:
-                known = ", ".join(sorted(self.services)) or "none"
-                raise NotDeclared(f"there is no feature service {asked.service!r}; there are: {known}")
+                raise no_service(asked.service, self.services)
             return self.services[asked.service]
         if not asked.features:
             raise InvalidRequest('name features, as in "features": ["view:feature"], or a feature_service')

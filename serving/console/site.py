@@ -29,7 +29,7 @@ from serving.console.views import view_rows
 from serving.features import OnlineFeatures
 from serving.http import SEEN_CHARACTERS, Seen, Visit, charge_refused
 from serving.plan import InvalidRequest, NotDeclared
-from serving.reach import reach_of
+from serving.reach import check_service, reach_of
 from serving.refresh import Registry
 from serving.refusals import RETRY, Answer, Headers, refusal, refused
 from serving.search import Texts, VectorIndex
@@ -228,6 +228,8 @@ class Console:
         if of and not is_service:
             asked.seen.views = [name[:SEEN_CHARACTERS]]
         caller = self._admit(asked, name if is_service else None, 1) if of else self._visitor(asked)
+        if is_service:
+            check_service(self._door, asked.session.key_id, snapshot, name)
         wanted: Target | None = target(snapshot, caller, name, is_service) if of else None
         keys = {name.removeprefix("key."): value for name, value in asked.form.items() if name.startswith("key.")}
         found = None

@@ -16,7 +16,8 @@ SCOPED, WHOLE = "0" * 16, "1" * 16
 
 
 class Door(OpenAccess):
-    """Knows one key for the service `felt` and one for everything; keeps what it charged, `left` requests at most."""
+    """Knows one key for the services `felt` and `gone`, and one for everything; keeps what it charged, `left`
+    requests at most."""
 
     def __init__(self, left: int = 100) -> None:
         super().__init__()
@@ -24,7 +25,7 @@ class Door(OpenAccess):
         self.charged: list[int] = []
 
     def reach(self, key_id: str, project: str, service: str | None) -> Caller:
-        if key_id == SCOPED and service != "felt":
+        if key_id == SCOPED and service not in ("felt", "gone"):
             raise Forbidden("the key is for feature service felt", "scoped")
         return Caller("key", personal=False)
 
@@ -81,6 +82,13 @@ def test_a_page_counts_once_refused_or_not(
 @pytest.mark.parametrize("path", ["/console", "/console/lookup"])
 def test_beyond_its_limit_a_key_is_told_so_on_refused_pages_too(path: str) -> None:
     assert visit(Door(left=0), SCOPED, path)[0] == 429
+
+
+def test_of_a_service_that_is_gone_a_key_is_told_those_that_it_is_for() -> None:
+    status, text = visit(Door(), SCOPED, "/console/lookup", "of=service:gone")
+    assert status == 404 and "there are: felt" in text and "secret" not in text
+    _, text = visit(Door(), WHOLE, "/console/lookup", "of=service:gone")
+    assert "there are: felt, secret" in text
 
 
 def test_a_key_is_shown_the_names_that_it_may_look_up() -> None:
