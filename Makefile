@@ -8,6 +8,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 JARS := build/jars
+# What is downloaded, installed and checked does not wait for one another where it need not.
+MAKEFLAGS += --jobs=2
 ARGS ?=
 SEEDS ?= 1000
 SEED ?= 1
@@ -61,7 +63,7 @@ clean: ## Remove what the other targets made (not the data of a local stack)
 tools:
 	@scripts/tools
 
-browser:
+browser: | tools
 	@scripts/tools browser
 
 $(VENV)/ready: requirements-dev.lock pyproject.toml
