@@ -360,7 +360,8 @@ class KafkaTopics:
         return [topic.topic for topic in missing]
 
     def read(self, topic: str, start: int = 0) -> Iterator[Records]:
-        consumer = ConfluentConsumer({"bootstrap.servers": self._servers, "group.id": "millrace-reader", **CONSUMER})
+        settings = {**CONSUMER, "enable.partition.eof": True}
+        consumer = ConfluentConsumer({"bootstrap.servers": self._servers, "group.id": "millrace-reader", **settings})
         try:
             metadata = consumer.list_topics(topic, timeout=TIMEOUT_SECONDS).topics[topic]
             if metadata.error is not None:
@@ -371,12 +372,19 @@ class KafkaTopics:
                 if max(low, start) < high:
                     ends[number] = high
             consumer.assign([TopicPartition(topic, number, start) for number in ends])
+            ask_at = time.monotonic() + TIMEOUT_SECONDS
             while ends:
                 messages = consumer.consume(1_000, 0.2)
                 for message in messages:
-                    if message.error() is None and message.offset() + 1 >= ends.get(message.partition(), 0):
+                    if _next_offset(message) >= ends.get(message.partition(), 0):
                         ends.pop(message.partition(), None)
-                yield from _records(messages)
+                yield from _records([message for message in messages if not _is_end(message)])
+                if any(message.error() is None for message in messages):
+                    ask_at = time.monotonic() + TIMEOUT_SECONDS
+                elif time.monotonic() > ask_at:
+                    for number in ends:  # of a broker that is away nothing comes, and no error either
+                        consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=ASK_SECONDS)
+                    ask_at = time.monotonic() + TIMEOUT_SECONDS
         except KafkaException as error:
             raise BrokerUnavailable(f"topic {topic} cannot be read: {error.args[0].str()}") from error
         finally:
@@ -417,6 +425,20 @@ class KafkaTopics:
 
 def _partitions(given: list[TopicPartition]) -> set[Partition]:
     return {Partition(p.topic, p.partition) for p in given}
+
+
+def _is_end(message: ConfluentMessage) -> bool:
+    """Whether it tells that a partition was read to its end, at the offset that follows."""
+    error = message.error()
+    return error is not None and bool(error.code() == KafkaError._PARTITION_EOF)
+
+
+def _next_offset(message: ConfluentMessage) -> int:
+    """Up to where its partition was read; negative if it does not tell. A transaction's marker is never a message:
+    where one stands last, only the word of the end tells."""
+    if _is_end(message):
+        return int(message.offset())
+    return int(message.offset()) + 1 if message.error() is None else -1
 
 
 def _records(messages: list[ConfluentMessage]) -> list[Records]:
