@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from streams.letters import Letter
 
 SAY_EACH = 10_000
+NUMBER = click.IntRange(min=0)
 
 
 @click.group
@@ -50,15 +52,15 @@ def list_(places: Places, out: Out, limit: int, **wanted: Any) -> None:
     """List letters: number, table, stage and reasons. The JSON counts the reasons of all letters by their kinds."""
     from streams.letters import MOST_KINDS, kind_of
 
-    newest: deque[Letter] = deque(maxlen=limit)  # of all letters, which are kept for ever
+    newest: deque[dict[str, object]] = deque(maxlen=limit)  # of all letters, which are kept for ever, without the bytes
     count, kinds = 0, Counter[str]()
     for letter in _read(_open(places), **wanted):
         count += 1
-        newest.append(letter)
+        newest.append(letter.as_dict())
         for kind in map(kind_of, letter.reasons):
             kinds[kind if kind in kinds or len(kinds) < MOST_KINDS else "other"] += 1
     out.result(
-        {"count": count, "reasons": dict(kinds.most_common()), "letters": [one.as_dict() for one in newest]},
+        {"count": count, "reasons": dict(kinds.most_common()), "letters": list(newest)},
         lambda value: "\n".join([*map(_line, value["letters"]), _letters(value["count"])]),
     )
 
@@ -67,7 +69,7 @@ PERSONAL = click.option("--personal", is_flag=True, help="Also letters with pers
 
 
 @letters.command
-@click.argument("number", type=int)
+@click.argument("number", type=NUMBER)
 @click.option("--raw", is_flag=True, help="Write the original bytes to stdout, and nothing else.")
 @PERSONAL
 @shared
@@ -112,7 +114,7 @@ def export(places: Places, out: Out, file: Path, personal: bool, **wanted: Any) 
 
 
 @letters.command
-@click.argument("numbers", type=int, nargs=-1)
+@click.argument("numbers", type=NUMBER, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All letters that the options choose.")
 @filtered
 @shared
@@ -130,14 +132,14 @@ def replay(places: Places, out: Out, numbers: tuple[int, ...], everything: bool,
 
     if bool(numbers) == everything:
         raise click.UsageError("name the letters to replay, or say --all")
+    if numbers and any(value is not None for value in wanted.values()):
+        raise click.UsageError("the options choose letters for --all alone: leave them out, or the numbers")
     repo = _open(places)
     wait_anew(repo, out.say)
     captured, left_out = repo.personal().keys(), Counter[str]()
     chosen: Iterator[Letter]
     if numbers:
-        named = [letter for letter in _read(repo, **wanted) if letter.number in numbers]
-        if missing := set(numbers) - {letter.number for letter in named}:
-            raise Failed(f"there is no letter {min(missing)}: millrace letters list shows the numbers")
+        named = _named(repo, frozenset(numbers))
         try:
             check_captured(named, captured)
         except NotCaptured as error:
@@ -151,6 +153,16 @@ def replay(places: Places, out: Out, numbers: tuple[int, ...], everything: bool,
         {"replayed": sent, "not_captured": left_out.total()},
         lambda value: "\n".join([f"{_letters(value['replayed'])} sent again", *stay]),
     )
+
+
+def _named(repo: "Repo", numbers: frozenset[int]) -> "list[Letter]":
+    """The letters of these numbers. Raises `Failed` if one of them is none."""
+    last = max(numbers)
+    read = takewhile(lambda letter: letter.number <= last, _read(repo, start=min(numbers)))
+    named = [letter for letter in read if letter.number in numbers]
+    if missing := numbers - {letter.number for letter in named}:
+        raise Failed(f"there is no letter {min(missing)}: millrace letters list shows the numbers")
+    return named
 
 
 def _captured(letters: "Iterator[Letter]", captured: Collection[str], left_out: Counter[str]) -> "Iterator[Letter]":

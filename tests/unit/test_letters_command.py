@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import millrace.wiring
 from millrace.cli import millrace as command_line
-from streams.letters import MOST_KINDS, DeadLetters, Rejection
+from streams.letters import MOST_KINDS, REASONS, DeadLetters, Rejection
 from streams.memory import MemoryBroker, MemoryProducer, MemoryTopics
 from streams.messages import Partition
 from tests.envelopes import TOPIC, records
@@ -110,6 +110,31 @@ def test_letters_for_people(letters: Letters) -> None:
     listed = letters("list", "--reason", "odd: 1", people=True).stdout.splitlines()
     assert len(listed) == 2 and listed[-1] == "1 letter"
     assert letters("replay", "1", people=True).stdout == "1 letter sent again\n"
+
+
+@pytest.mark.parametrize("command", ["show", "replay"])
+def test_a_number_below_zero_is_no_letter(letters: Letters, command: str) -> None:
+    """To a broker -1 is its end, at which nothing ever stands."""
+    refused = letters(command, "--", "-1")
+    assert (refused.exit_code, "-1 is not in the range" in refused.stderr) == (2, True)
+
+
+def test_options_that_choose_letters_are_refused_beside_numbers(broker: MemoryBroker, letters: Letters) -> None:
+    for option in (("--reason", "odd: 0"), ("--stage", "decode"), ("--table", GONE), ("--since", "2030-01-01")):
+        refused = letters("replay", "1", *option)
+        assert (refused.exit_code, "the options choose letters for --all alone" in refused.stderr) == (2, True)
+    assert len(broker.log[Partition(TOPIC, 0)]) == 2
+
+
+def test_only_letters_from_the_first_named_to_the_last_are_read(broker: MemoryBroker, letters: Letters) -> None:
+    leave_behind(broker)
+    missing = letters("replay", "1", "4")
+    assert (missing.exit_code, "there is no letter 4" in missing.stderr) == (1, True)
+    written = broker.log[Partition("shop.letters", 0)]
+    for place in (0, 3):
+        written[place] = replace(written[place], headers={**written[place].headers, REASONS: b"cannot be read"})
+    assert letters("list").exit_code == 1
+    assert replayed(broker, letters("replay", "1", "1")) == [b"bad 1"]
 
 
 @pytest.mark.parametrize("limit", ["0", "-1"])
