@@ -67,7 +67,8 @@ def _write_lines(letters: Iterable[Letter], path: Path) -> int:
 
 def _write_parquet(letters: Iterable[Letter], path: Path) -> int:
     count = 0
-    with pq.ParquetWriter(path, PARQUET, compression="zstd") as writer:
+    # Opened by Arrow, what fails would be told in its words, which name the partial file.
+    with path.open("wb") as file, pq.ParquetWriter(file, PARQUET, compression="zstd") as writer:
         for rows in _row_groups(letters):
             writer.write_table(rows)
             count += rows.num_rows
@@ -102,7 +103,7 @@ def _row_groups(letters: Iterable[Letter]) -> Iterator[pa.Table]:
     size = 0
     for letter in letters:
         rows.append(_as_row(letter))
-        size += len(letter.key or b"") + len(letter.value or b"") + sum(map(len, letter.headers.values()))
+        size += sum(len(part or b"") for part in (letter.key, letter.value, *letter.headers.values()))
         if len(rows) == CHUNK or size >= CHUNK_BYTES:
             yield pa.Table.from_pylist(rows, PARQUET)
             rows, size = [], 0

@@ -200,7 +200,7 @@ def _letter(records: Records, i: int) -> Letter:
     headers: Headers = records.headers.get(i, {})
 
     def text(name: str) -> str:
-        return headers.get(name, b"").decode()
+        return (headers.get(name) or b"").decode()
 
     return Letter(
         number=records.offsets[i],

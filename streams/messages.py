@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
 
-Headers = Mapping[str, bytes]
+Headers = Mapping[str, bytes | None]
 
 
 class Partition(NamedTuple):

@@ -28,7 +28,7 @@ class DeadLetter:
         """What one replay sends: the value, and what it says it is a replay of."""
         return VALUE, f"{self.table}/0/5".encode()
 
-    def replays(self) -> list[tuple[bytes | None, bytes]]:
+    def replays(self) -> list[tuple[bytes | None, bytes | None]]:
         """What was sent to the table's topic so far."""
         batches = KafkaTopics(self.kafka).read(self.table)
         return [

@@ -14,7 +14,7 @@ def records(topic: str, values: list[bytes | None]) -> Records:
     return Records(topic, [0] * count, range(count), [b"k"] * count, values, headers)
 
 
-def places(several: list[Records]) -> list[tuple[str, int, bytes | None, bytes]]:
+def places(several: list[Records]) -> list[tuple[str, int, bytes | None, bytes | None]]:
     return [
         (part.topic, part.offsets[i], part.values[i], part.headers[i]["place"])
         for part in several

@@ -1,7 +1,9 @@
 """Letters exported and replayed: nothing of the original record is missing."""
 
 import base64
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -46,7 +48,7 @@ def test_reasons_are_cut_so_that_a_letter_is_little_larger_than_its_record() -> 
     (letter,) = read(MemoryTopics(broker), "letters")
     assert letter.reasons[0].startswith("view 0: xxx") and letter.reasons[0].endswith("...")
     assert letter.reasons[-1] == "and 2 more"
-    assert sum(map(len, letter.headers.values())) < 150_000
+    assert sum(len(value or b"") for value in letter.headers.values()) < 150_000
 
 
 def test_json_lines_hold_the_original_bytes_and_all_headers(letters: list[Letter], tmp_path: Path) -> None:
@@ -69,6 +71,13 @@ def test_parquet_holds_the_same(letters: list[Letter], tmp_path: Path) -> None:
     assert (second["value"], second["reasons"], second["offset"]) == (None, ["a", "b"], 1)
 
 
+def test_a_header_without_a_value(letters: list[Letter], tmp_path: Path) -> None:
+    bare = [replace(letters[0], headers={"trace": None})]
+    assert export(bare, tmp_path / "letters.parquet") == export(bare, tmp_path / "letters.jsonl") == 1
+    assert pq.read_table(tmp_path / "letters.parquet")["headers"].to_pylist() == [[("trace", None)]]
+    assert json.loads((tmp_path / "letters.jsonl").read_text())["headers_base64"] == {"trace": None}
+
+
 def test_an_export_overwrites_nothing_and_leaves_no_half_file(letters: list[Letter], tmp_path: Path) -> None:
     path = tmp_path / "letters.jsonl"
     path.write_text("mine")
@@ -84,6 +93,13 @@ def test_an_export_overwrites_nothing_and_leaves_no_half_file(letters: list[Lett
     with pytest.raises(RuntimeError):
         export(broken(), other)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["letters.jsonl", "letters.parquet"])
+def test_an_export_that_cannot_be_written_says_why(letters: list[Letter], tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError) as raised:
+        export(letters, tmp_path / "missing" / name)
+    assert raised.value.strerror == os.strerror(errno.ENOENT)
 
 
 @pytest.mark.parametrize("name", ["letters.jsonl", "letters.parquet"])
