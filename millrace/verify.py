@@ -1,10 +1,11 @@
 """`millrace verify`: PostgreSQL = online = lake, entity by entity; each record once a change in the lake, or a letter.
 
 What PostgreSQL holds goes through the same contract, transforms and casts as a change, and must come out as
-what the online store serves and what the lake holds as newest. Rows that the contract or any view of the table
-rejects have no known feature: for their entities, and those of their last accepted changes, only online and lake are
-compared. No text is embedded: a vector is known by the hash of its text, and a row that the model alone refuses is a
-mismatch. What differs is looked at again while changes may be in flight; what still differs then is a mismatch.
+what the online store serves and what the lake holds as newest, event times included. Rows that the contract or any view
+of the table rejects have no known feature: for their entities, and those of their last accepted changes, only online
+and lake are compared. No text is embedded: a vector is known by the hash of its text, and a row that the model alone
+refuses is a mismatch. What differs is looked at again while changes may be in flight; what still differs then is a
+mismatch.
 """
 
 import random
@@ -23,7 +24,7 @@ from connectors.table import Table
 from millrace.progress import Told
 from millrace.repo import Repo
 from millrace.wiring import embedder, flows, lake, online, source, topics, vectors
-from stores.comparison import PLACES, Comparison, comparison
+from stores.comparison import EVENT_TIME, PLACES, Comparison, comparison
 from stores.history import every_newest
 from stores.lake import Lake
 from stores.rows import EMBEDDING
@@ -195,15 +196,16 @@ def _present(table: pa.Table) -> pa.Table:
 
 
 def _comparable_to_postgres(stream_view: StreamView) -> list[str]:
-    """The features that PostgreSQL's rows can tell: not the vector, nor what only Debezium writes so, of which a
-    function may have made any."""
+    """What PostgreSQL's rows can tell: the event time if it is one of their columns, and the features, but not the
+    vector, nor what only Debezium writes so, of which a function may have made any."""
     spelled = {column.name for column in stream_view.table.columns if column.encoding == "interval"}
+    time_told = [] if stream_view.event_time is None else [EVENT_TIME]
     if spelled and stream_view.transform is not None:
-        return []
+        return time_told
     view = stream_view.view
     named = [feature.name for feature in view.features if view.vector is None or feature.name != view.vector.name]
     text = [TEXT_HASH.name] if view.vector and not spelled.intersection(view.vector.columns) else []
-    return [*text, *(name for name in named if stream_view.column(name) not in spelled)]
+    return [*time_told, *text, *(name for name in named if stream_view.column(name) not in spelled)]
 
 
 def verify_views(repo: Repo, views: Sequence[str], sample: int | None, patience: float, told: Told) -> dict[str, Any]:

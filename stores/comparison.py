@@ -1,6 +1,6 @@
 """What three places hold of a view, compared entity by entity by DuckDB, which keeps on disk what memory does not."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ Place = Literal["postgres", "online", "lake"]
 PLACES: Sequence[Place] = ("postgres", "online", "lake")
 """PostgreSQL's rows as they would be served, what the online store serves, and the newest in the lake."""
 
+EVENT_TIME = "event_timestamp"
+
 BUCKET_ENTITIES = 500_000
 """Entities that are compared at a time: what a comparison needs of memory does not grow with the view."""
 
@@ -24,26 +26,39 @@ BUCKET_ENTITIES = 500_000
 class Comparison:
     """The entities of one view in the three places; of `asked` (join keys) only those, if it is given.
 
-    An entity is the same everywhere if online and lake hold the same of it, or both nothing, and its value online
-    agrees with PostgreSQL in the features `told`: with any of those of its rows that tie for the newest. NaN is equal
-    to itself. Timestamps count in whole seconds, as in Feast's values.
+    An entity is the same everywhere if online and lake hold the same of it, its event time too, or both nothing, and
+    its value online agrees with PostgreSQL in what of `event_timestamp` and the features is `told`: with any of those
+    of its rows that tie for the newest. NaN is equal to itself. Timestamps count in whole seconds, as in Feast's
+    values.
     """
 
     def __init__(self, connection: Session, view: View, told: Sequence[str], asked: pa.Table | None) -> None:
         self._connection = connection
         self._keys = pa.schema([(key.name, key.arrow_type) for key in view.join_keys])
         self._features = pa.schema([(feature.name, feature.arrow_type) for feature in view.features])
-        self._rows = pa.schema([*self._keys, *self._features, ("event_timestamp", TIMESTAMP)])
+        self._rows = pa.schema([*self._keys, *self._features, (EVENT_TIME, TIMESTAMP)])
         # Columns by number, since a feature may be called as any word of SQL.
         values = {f"c{len(self._keys) + i}": feature.name for i, feature in enumerate(view.features)}
         self._by = ", ".join(f"c{i}" for i in range(len(self._keys)))
         self._time = f"c{len(self._rows) - 1}"
+        served, stored, latest = (f"floor(epoch_us({of}.{self._time}) / 1e6)" for of in ("served", "stored", "latest"))
         self._differs = " OR ".join(
-            ["served.here IS DISTINCT FROM stored.here", *(f"served.{c} IS DISTINCT FROM stored.{c}" for c in values)]
+            [
+                "served.here IS DISTINCT FROM stored.here",
+                f"{served} IS DISTINCT FROM {stored}",
+                *(f"served.{c} IS DISTINCT FROM stored.{c}" for c in values),
+            ]
         )
         self._agrees = " AND ".join(
-            f"latest.{c} IS NOT DISTINCT FROM served.{c}" for c, name in values.items() if name in told
+            [
+                *(f"latest.{c} IS NOT DISTINCT FROM served.{c}" for c, name in values.items() if name in told),
+                *([f"{latest} IS NOT DISTINCT FROM {served}"] if EVENT_TIME in told else []),
+            ]
         )
+        self._shown: Mapping[Place, Sequence[str]] = {
+            place: [*self._features.names, *([EVENT_TIME] if place != "postgres" or EVENT_TIME in told else [])]
+            for place in PLACES
+        }
         connection.register("nothing", _numbered(self._rows.empty_table()))
         for place in PLACES:
             connection.execute(f"CREATE TEMP TABLE {place} AS FROM nothing")
@@ -97,13 +112,14 @@ class Comparison:
         return answer(self._connection, query, self._keys)
 
     def held(self, place: Place, keys: pa.Table) -> dict[tuple[Any, ...], dict[str, Any]]:
-        """What a place holds of these entities, by join keys: the newest of its rows."""
+        """What a place holds of these entities, by join keys: the features of the newest of its rows, and the event
+        time unless it is PostgreSQL's and not `told`."""
         self._connection.register("wanted", _numbered(keys))
         query = f"""SELECT * FROM {place} SEMI JOIN wanted USING ({self._by})
                     QUALIFY row_number() OVER (PARTITION BY {self._by} ORDER BY {self._time} DESC) = 1"""
         rows = answer(self._connection, query, self._rows)
         entities = rows.select(self._keys.names).to_pylist()
-        features = rows.select(self._features.names).to_pylist()
+        features = rows.select(self._shown[place]).to_pylist()
         return {tuple(entity.values()): values for entity, values in zip(entities, features, strict=True)}
 
     def _insert(self, name: str, rows: pa.Table) -> None:
@@ -122,7 +138,7 @@ def comparison(view: View, told: Sequence[str], asked: pa.Table | None = None) -
 def _numbered(rows: pa.Table) -> pa.Table:
     """The table with its columns called `c0`, `c1` and so on, timestamps but the event time in whole seconds."""
     columns = [
-        column if name == "event_timestamp" else _whole_seconds(column)
+        column if name == EVENT_TIME else _whole_seconds(column)
         for name, column in zip(rows.column_names, rows.columns, strict=True)
     ]
     return pa.table(columns, [f"c{i}" for i in range(len(columns))])
