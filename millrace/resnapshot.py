@@ -95,8 +95,7 @@ class _Job:
 
     def begin(self, start: asked.Base) -> int:
         """Note in the lake where the snapshot that is asked for next begins, once the workers have taken what there
-        is, and no earlier one is left unreconciled. Raises `LogWentBack`."""
-        self.refuse_older(start)
+        is, and no earlier one is left unreconciled."""
         sender = producer(self.repo)
         for flow in self.flows:
             topic = flow.table.topic
@@ -104,17 +103,21 @@ class _Job:
             begin_snapshot(lake(self.repo), topic, start)
         return start.lsn
 
-    def refuse_older(self, start: asked.Base) -> None:
-        """Raises `LogWentBack` if what is read of the source now would count as older than what the lake holds."""
-        for topic in (table.topic for table in self.tables):
-            held = highest(lake(self.repo), topic, self.source.partitions)
-            if start.lsn <= held:
+    def end_of_log(self) -> asked.Base:
+        """Where the source's log is. Raises `LogWentBack` if what is read of the source now would count as older than
+        what the lake holds."""
+        # The lake first: workers write on while this looks.
+        held = {table.topic: highest(lake(self.repo), table.topic, self.source.partitions) for table in self.tables}
+        end = asked.base(self.engine, self.source)
+        for topic, lsn in held.items():
+            if end.lsn <= lsn:
                 raise LogWentBack(
-                    f"source {self.source.name}: its log ends at {lsn_text(start.lsn)}, but the lake holds changes of "
-                    f"{topic} up to {lsn_text(held)}: the database went back in its log, or is another one, and "
+                    f"source {self.source.name}: its log ends at {lsn_text(end.lsn)}, but the lake holds changes of "
+                    f"{topic} up to {lsn_text(lsn)}: the database went back in its log, or is another one, and "
                     "whatever is read of it now would be refused as older. What to do is told in "
                     "docs/operations.md, The source database moved"
                 )
+        return end
 
     def ended(self, start: asked.Base) -> None:
         """Until the transactions that were open at the start have ended."""
@@ -253,10 +256,10 @@ def resnapshot(repo: Repo, names: Sequence[str], patience: float, say: Say) -> d
 
 
 def _incremental(job: _Job) -> dict[str, Any]:
-    job.refuse_older(asked.base(job.engine, job.source))  # what Debezium is asked for would never come
+    job.end_of_log()  # refused at once where it went back: what Debezium is asked for would never come
     job.settled()
     job.drain()
-    moment = asked.base(job.engine, job.source)
+    moment = job.end_of_log()
     job.ended(moment)
     base, start = job.begin(moment), job.end()
     request = asked.ask(job.engine, job.source, uuid.uuid4().hex[:12], job.tables)
@@ -279,7 +282,7 @@ def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any
         raise UnknownSource(f"millrace.yaml has no source {origin}; there are {there}")
     _refuse_paused(repo, [flow.table.topic for flow in chosen], patience, say)
     with _job(repo, origin, chosen, patience, say) as job:
-        job.refuse_older(asked.base(job.engine, job.source))  # before anything is stopped
+        job.end_of_log()  # refused before anything is stopped where it went back
         _mend(job)
         config = connector_config(job.source, job.tables)
         # Only an existing connector can forget its position; were it to run before, a snapshot without a base began.
@@ -290,7 +293,7 @@ def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any
         _drop_slot(job)
         for earlier in asked.unfinished(job.engine, job.source):
             asked.forget(job.engine, job.source, earlier)  # the position that it would go on from is forgotten
-        base, start = job.begin(asked.base(job.engine, job.source)), job.end()
+        base, start = job.begin(job.end_of_log()), job.end()
         job.connect.apply(origin, config)
         rows = job.taken(start, "Initial Snapshot", None)
         job.connect.wait_running(origin, patience)

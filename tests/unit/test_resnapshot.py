@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import millrace.resnapshot
+from connectors.snapshots import Base
 from millrace.repo import UnknownTable
-from millrace.resnapshot import CannotAsk, Paused, Stalled, _Job, recover, resnapshot
+from millrace.resnapshot import CannotAsk, LogWentBack, Paused, Stalled, _Job, recover, resnapshot
 from streams.memory import MemoryBroker, MemoryTopics
 from streams.messages import Partition
 from tests.envelopes import ORDERS, TOPIC
@@ -107,3 +108,23 @@ def test_who_waits_in_vain_is_told_for_which_tables(monkeypatch: pytest.MonkeyPa
     with pytest.raises(Stalled, match=rf"3 records to go of {TOPIC} \(") as stalled:
         job(broker, monkeypatch, []).drain()
     assert OTHER.topic not in str(stalled.value)
+
+
+def test_changes_that_come_while_it_looks_are_no_log_that_went_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = 100
+
+    def taken(*_: object) -> int:
+        """The lake's: workers write what is committed meanwhile."""
+        nonlocal log
+        log += 10
+        return log - 1
+
+    monkeypatch.setattr(millrace.resnapshot, "lake", lambda repo: None)
+    monkeypatch.setattr(millrace.resnapshot, "highest", taken)
+    monkeypatch.setattr(millrace.resnapshot.asked, "base", lambda engine, source: Base(log, 0, 0))
+    source: Any = SimpleNamespace(name="shop", partitions=1)
+    looking = replace(job(MemoryBroker(), monkeypatch, []), source=source)
+    assert looking.end_of_log() == Base(120, 0, 0)
+    monkeypatch.setattr(millrace.resnapshot, "highest", lambda *_: 120)
+    with pytest.raises(LogWentBack, match=r"ends at 0/78, but the lake holds changes of .* up to 0/78"):
+        looking.end_of_log()
