@@ -40,10 +40,14 @@ class Java:
     jars: Path
     sharing: bool = False
     """Whether programs leave, when they end, an archive of their classes beside the jars; see `share_classes`."""
+    brief: bool = False
+    """Whether programs run for minutes only: Java's second compiler would take more time than it saves."""
 
     def command(self, main_class: str, *arguments: str) -> list[str]:
         """The command line that runs a class of the jars, with a file LOGGING in its working directory."""
-        options = [*services.JAVA_OPTIONS, *self._archive(main_class), f"-Dlog4j2.configurationFile={LOGGING}"]
+        compiler = ["-XX:TieredStopAtLevel=1"] if self.brief else []
+        options = [*services.JAVA_OPTIONS, *compiler, *self._archive(main_class)]
+        options.append(f"-Dlog4j2.configurationFile={LOGGING}")
         return [self.program, *options, "-cp", f"{self.jars}/*", main_class, *arguments]
 
     def _archive(self, main_class: str) -> list[str]:
@@ -54,7 +58,7 @@ class Java:
         return ["-Xlog:cds=off", f"-XX:SharedArchiveFile={archive}"] if archive.is_file() else []
 
 
-def find_java(jars: Path, java_home: Path | None, *, sharing: bool = False) -> Java:
+def find_java(jars: Path, java_home: Path | None, *, sharing: bool = False, brief: bool = False) -> Java:
     """`java` from `java_home`, else from PATH, with the jars of the stack.
 
     Raises:
@@ -72,7 +76,7 @@ def find_java(jars: Path, java_home: Path | None, *, sharing: bool = False) -> J
             f"{program} is Java {version}, Kafka {services.KAFKA_VERSION} needs {services.JAVA_MINIMUM} or newer: "
             f"{install}, or set JAVA_HOME"
         )
-    return Java(program, jars.resolve(), sharing)
+    return Java(program, jars.resolve(), sharing, brief)
 
 
 def java_version(program: str) -> int:

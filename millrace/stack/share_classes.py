@@ -15,7 +15,7 @@ def main() -> None:
     """Make the archives."""
     with tempfile.TemporaryDirectory(prefix="millrace-classes-") as name:
         Path(name).chmod(0o755)  # PostgreSQL, which never runs as root, must come into it
-        stack = Stack(Path(name), default_jars(), sharing=True)
+        stack = Stack(Path(name), default_jars(), sharing=True, brief=True)
         try:
             stack.up()
         finally:

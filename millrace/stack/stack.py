@@ -81,13 +81,17 @@ class Stack:
         jars: the folder of the jars that pom.xml names.
         java_home: the Java to use; None for the `java` on PATH.
         sharing: whether Kafka and Connect leave archives of their classes; see `share_classes`.
+        brief: whether it runs for minutes only, so that Java had better start fast than run fast.
     """
 
-    def __init__(self, folder: Path, jars: Path, java_home: Path | None = None, *, sharing: bool = False) -> None:
+    def __init__(
+        self, folder: Path, jars: Path, java_home: Path | None = None, *, sharing: bool = False, brief: bool = False
+    ) -> None:
         self._folder = folder.resolve()
         self._jars = jars
         self._java_home = java_home
         self._sharing = sharing
+        self._brief = brief
         self._record = Record(self._folder)
         self._children: list[subprocess.Popen[bytes]] = []
 
@@ -192,7 +196,7 @@ class Stack:
     def _services(self, ports: dict[str, int]) -> list[Service]:
         """Everything that must be there is looked for before anything is started."""
         logs = self._folder / "logs"
-        java = find_java(self._jars, self._java_home, sharing=self._sharing)
+        java = find_java(self._jars, self._java_home, sharing=self._sharing, brief=self._brief)
         broker = f"127.0.0.1:{ports['kafka']}"
         user = unprivileged_user(self._folder / "postgres")
         data = reachable_data(self._folder, user)

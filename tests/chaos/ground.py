@@ -138,7 +138,7 @@ def ground(workers: int) -> Iterator[Ground]:
     """A new deployment with so many workers, stopped afterwards, and removed unless it says `keep`."""
     folder = Path(tempfile.mkdtemp(prefix="millrace-chaos-"))
     folder.chmod(0o755)  # PostgreSQL's user has to pass
-    stack = Stack(folder / "stack", Path(os.environ.get("MILLRACE_JARS", default_jars())))
+    stack = Stack(folder / "stack", Path(os.environ.get("MILLRACE_JARS", default_jars())), brief=True)
     made: Ground | None = None
     before = dict(os.environ)
     try:

@@ -33,7 +33,7 @@ def stack(jars: Path) -> Iterator[Endpoints]:
     folder = Path(tempfile.mkdtemp(prefix="millrace-stack-"))
     # mkdtemp's 0700 would keep PostgreSQL, which never runs as root, out of the folder.
     folder.chmod(0o755)
-    local = Stack(folder, jars)
+    local = Stack(folder, jars, brief=True)
     try:
         yield local.up()
     finally:

@@ -121,7 +121,7 @@ def test_changes_that_come_while_it_looks_are_no_log_that_went_back(monkeypatch:
 
     monkeypatch.setattr(millrace.resnapshot, "lake", lambda repo: None)
     monkeypatch.setattr(millrace.resnapshot, "highest", taken)
-    monkeypatch.setattr(millrace.resnapshot.asked, "base", lambda engine, source: Base(log, 0, 0))
+    monkeypatch.setattr("connectors.snapshots.base", lambda engine, source: Base(log, 0, 0))
     source: Any = SimpleNamespace(name="shop", partitions=1)
     looking = replace(job(MemoryBroker(), monkeypatch, []), source=source)
     assert looking.end_of_log() == Base(120, 0, 0)
