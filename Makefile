@@ -8,8 +8,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 JARS := build/jars
-# What is downloaded, installed and checked does not wait for one another where it need not.
+# What is downloaded, installed and checked does not wait for one another where it need not; goals in a row do.
+ifeq ($(word 2,$(MAKECMDGOALS)),)
 MAKEFLAGS += --jobs=2
+endif
 ARGS ?=
 SEEDS ?= 1000
 SEED ?= 1

@@ -193,7 +193,10 @@ def _stack_environment(folder: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     pairs = (line.removeprefix("export ").split("=", 1) for line in lines if "=" in line)
-    return {name: "".join(shlex.split(value)) for name, value in pairs}
+    try:
+        return {name: "".join(shlex.split(value)) for name, value in pairs}
+    except ValueError as error:
+        raise SettingsError(f"{folder}/env is no list of exports ({error}): millrace up writes it anew") from error
 
 
 def _overridden(document: dict[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:

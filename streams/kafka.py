@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -10,7 +10,7 @@ from confluent_kafka import OFFSET_END, ConsumerGroupTopicPartitions, KafkaError
 from confluent_kafka import Consumer as ConfluentConsumer
 from confluent_kafka import Message as ConfluentMessage
 from confluent_kafka import Producer as ConfluentProducer
-from confluent_kafka.admin import AdminClient, NewTopic, TopicMetadata
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec, TopicMetadata
 
 from streams.broker import BrokerUnavailable, Rebalanced
 from streams.messages import Headers, Partition, Records
@@ -381,14 +381,20 @@ class KafkaTopics:
                 yield from _records([message for message in messages if not _is_end(message)])
                 if any(message.error() is None for message in messages):
                     ask_at = time.monotonic() + TIMEOUT_SECONDS
-                elif time.monotonic() > ask_at:
-                    for number in ends:  # of a broker that is away nothing comes, and no error either
-                        consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=ASK_SECONDS)
+                elif time.monotonic() > ask_at:  # of a broker that is away nothing comes, and no error either
+                    self._asked(topic, ends)
                     ask_at = time.monotonic() + TIMEOUT_SECONDS
         except KafkaException as error:
             raise BrokerUnavailable(f"topic {topic} cannot be read: {error.args[0].str()}") from error
         finally:
             consumer.close()
+
+    def _asked(self, topic: str, partitions: Iterable[int]) -> None:
+        """Return if the leaders of these partitions answer, asked over other connections than a reader's, on which an
+        answer would stand behind what is being fetched. Raises `KafkaException`."""
+        latest = {TopicPartition(topic, number): OffsetSpec.latest() for number in partitions}
+        for answer in self._admin.list_offsets(latest, request_timeout=TIMEOUT_SECONDS).values():
+            answer.result()
 
     def committed(self, group: str, topics: Sequence[str]) -> Mapping[Partition, tuple[int, int]]:
         consumer = ConfluentConsumer({"bootstrap.servers": self._servers, "group.id": "millrace-reader", **CONSUMER})

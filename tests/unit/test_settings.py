@@ -153,3 +153,10 @@ def test_what_a_stack_exports_comes_back_whatever_its_folder_is_called(repo: Pat
     exported = Endpoints("k:1", "http://c", "r:2", "postgresql://u:p@h", stack / "lake")
     (stack / "env").write_text(exported.exports())
     assert environment(stack)["MILLRACE_LAKE"] == str(stack / "lake")
+
+
+def test_an_env_of_a_stack_that_is_no_list_of_exports_is_told(repo: Path) -> None:
+    (repo / "stack").mkdir()
+    (repo / "stack" / "env").write_text("export SHOP='of the stack\n")
+    with pytest.raises(SettingsError, match=r"stack/env is no list of exports .*: millrace up writes it anew"):
+        environment(repo / "stack")
