@@ -242,7 +242,7 @@ def _plain(values: Sequence[Any], kind: "pa.DataType") -> "pa.Array":
             raise _NoBase64 from error
         return pa.array(decoded).cast(kind)
     if types.is_floating(kind):
-        values = [_NOT_FINITE.get(value, value) if type(value) is str else value for value in values]
+        values = _finite(values)
     else:
         values = [_SPELLED.get(value, value) if type(value) is float else value for value in values]
     found = pa.array(values)
