@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
@@ -17,7 +17,7 @@ from feast.protos.feast.serving.ServingService_pb2 import (
     GetOnlineFeaturesRequest,
 )
 
-from serving.access import AccessRefused, Forbidden, TooMany, bearer
+from serving.access import AccessRefused, Forbidden, TooMany, Unauthorized, bearer
 from serving.audit import Audit, Request
 from serving.counts import GRPC_ROUTE, ProcessCounts
 from serving.features import Found
@@ -156,9 +156,8 @@ class GrpcServer:
         """The key first, as over HTTP: of who has none no message is read. But before it, whether there is room."""
         if self._calls > self._listening.connections:
             raise Overloaded("calls")
-        metadata = dict(context.invocation_metadata() or ())
         access = self._features.access
-        key_id = access.identify(bearer(metadata.get("authorization")))
+        key_id = access.identify(bearer(_authorization(context.invocation_metadata() or ())))
         seen.caller = access.name(key_id)
         self._gate.look()
         try:
@@ -208,6 +207,15 @@ class GrpcServer:
         if body is None:
             raise InvalidRequest(f"no message came, or one of more than {self._limits.body_bytes} bytes")
         return body
+
+
+def _authorization(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
+    """The one that a call has, None of one without. Raises `Unauthorized` for several, as HTTP refuses the header that
+    comes twice: who stands before this server may have looked at another one than it would."""
+    given = [str(value) for name, value in metadata if name == "authorization"]
+    if len(given) > 1:
+        raise Unauthorized(f"the call has authorization {len(given)} times: give one key")
+    return given[0] if given else None
 
 
 def _options(listening: GrpcListening, limits: HttpLimits) -> list[tuple[str, int]]:

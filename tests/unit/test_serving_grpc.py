@@ -155,6 +155,20 @@ def test_who_has_no_key_is_refused_before_a_message_is_read() -> None:
     serve(scene)
 
 
+def test_of_two_keys_none_is_taken() -> None:
+    """Whoever stands before the server may have looked at the other one."""
+
+    async def scene(served: Served, channel: Any) -> None:
+        served.store.bytes = 10
+        for metadata in ([*KEY, *KEY], [("authorization", "Bearer mr_other"), *KEY]):
+            code, said = await refusal(channel.unary_unary(METHOD)(b"", metadata=metadata))
+            assert (code, said) == ("UNAUTHENTICATED", "the call has authorization 2 times: give one key")
+        await served.noted(2)
+        assert (served.statuses, served.access.charged) == ({401: 2}, [])
+
+    serve(scene)
+
+
 @pytest.mark.parametrize("name", ["weather" * 5_000, "%" * 20_000, "天気" * 5_000])
 def test_a_refusal_that_names_much_comes_with_its_code(name: str) -> None:
     """What a client takes of metadata ends at 8 KiB, of which the words are percent-encoded."""
