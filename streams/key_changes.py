@@ -22,6 +22,7 @@ from streams.changes import LSNS
 from streams.clock import Clock
 from streams.decide import LakeTableName, changes_table
 from streams.messages import Records
+from streams.personal import PersonalColumns
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +51,14 @@ class Half:
 
 
 class KeyChanges:
-    """The key changes of a worker's tables of which one half came, and those of `topics` that were lost before. All
-    methods are the loop's."""
+    """The key changes of a worker's tables of which one half came, and those of the topics of `personal` that were
+    lost before; it says which of a topic's columns nobody is told. All methods are the loop's."""
 
-    def __init__(self, lake: Lake, clock: Clock, topics: Collection[str]) -> None:
+    def __init__(self, lake: Lake, clock: Clock, personal: Mapping[str, PersonalColumns]) -> None:
         self._lake = lake
         self._clock = clock
-        self._unasked = set(topics)
+        self._personal = personal
+        self._unasked = set(personal)
         self._halves: dict[tuple[str, int], Half] = {}
         self._lost: dict[str, dict[int, str]] = {}
         self._look_next = clock.monotonic()
@@ -65,11 +67,14 @@ class KeyChanges:
     def lost(self) -> Mapping[str, str]:
         """By topic, for people: the rows whose new half never came."""
         return {
-            topic: f"{topic}: primary keys were changed to {', '.join(list(keys.values())[:MOST_TOLD])}, and the rows "
+            topic: f"{topic}: primary keys were changed to {self._told(topic, keys)}, and the rows "
             'never came under them: unless they are among the letters, Debezium lost them (docs/operations.md, "A '
             f'changed primary key"): run millrace resnapshot {topic}'
             for topic, keys in list(self._lost.items())  # the loop may add one meanwhile
         }
+
+    def _told(self, topic: str, keys: Mapping[int, str]) -> str:
+        return ", ".join(self._personal[topic].key(key.encode()) for key in islice(keys.values(), MOST_TOLD))
 
     def note(self, records: Records) -> None:
         """Match the halves among records that are staged."""

@@ -106,7 +106,7 @@ class Worker:
         self._truncates = Truncates(parts.lake)
         self._heights = Heights(parts.lake)
         self._left_behind = LeftBehind(parts.lake, flows, parts.clock)
-        self._key_changes = KeyChanges(parts.lake, parts.clock, flows)
+        self._key_changes = KeyChanges(parts.lake, parts.clock, {topic: flow.personal for topic, flow in flows.items()})
         self._guard = Guard(parts.lake, flows, parts.source_table)
         views = {topic: [v.view for v in flow.views] for topic, flow in flows.items()}
         self._flusher = Flusher(

@@ -12,6 +12,7 @@ from streams.decide import changes_table
 from streams.decode import decode_records
 from streams.key_changes import WAIT_SECONDS, KeyChanges
 from streams.messages import Headers, Records
+from streams.personal import NOTHING, PersonalColumns
 from tests.envelopes import ORDERS, TOPIC, envelope, key, records, row
 
 Record = tuple[bytes, bytes | None, Headers]
@@ -40,10 +41,11 @@ class Tables:
         self.lake, self.clock = MemoryLake(), Clock()
         self.lake.create(changes_table(TOPIC), changes_schema(ORDERS), change_properties(TOPIC, ("id",)))
         self.behind: set[str] = set()
+        self.personal = NOTHING
         self.restart()
 
     def restart(self) -> None:
-        self.changes = KeyChanges(self.lake, self.clock, [TOPIC])
+        self.changes = KeyChanges(self.lake, self.clock, {TOPIC: self.personal})
 
     def note(self, *several: Record) -> None:
         self.changes.note(_records(*several))
@@ -158,7 +160,7 @@ def test_a_new_key_that_is_null_is_told_without_a_name(tables: Tables) -> None:
 
 
 def test_each_worker_of_a_table_tells_what_another_found_lost(tables: Tables) -> None:
-    other = KeyChanges(tables.lake, tables.clock, [TOPIC])
+    other = KeyChanges(tables.lake, tables.clock, {TOPIC: NOTHING})
     tables.note(FIRST)
     told = tables.minute()
     other.tick(lambda: ())
@@ -169,3 +171,12 @@ def test_each_worker_of_a_table_tells_what_another_found_lost(tables: Tables) ->
     both = tables.minute()
     assert both == other.lost
     assert '{"id":7}, {"id":8}' in both[TOPIC]
+
+
+def test_a_key_that_is_personal_data_is_not_told(tables: Tables, caplog: pytest.LogCaptureFixture) -> None:
+    tables.personal = PersonalColumns(frozenset({"id"}))
+    tables.restart()
+    tables.note(FIRST)
+    told = tables.minute()[TOPIC]
+    assert '{"id":"(personal data)"}' in told and '"id":7' not in told
+    assert [record.getMessage() for record in caplog.records] == [told]
