@@ -10,6 +10,7 @@ from serving.plan import InvalidRequest
 from serving.request import from_text
 from serving.search import current, search
 from serving.snapshot import Asked, Snapshot
+from stores.vector_filters import Filters
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -34,9 +35,11 @@ def look_up(
     return {"entity": dict(entity), "features": shown}
 
 
-def search_text(repo: Repo, name: str | None, text: str, top: int, now: datetime | None = None) -> dict[str, Any]:
-    """The entities of a vector view nearest to a text; features older than the view's `ttl` are null, as the statuses
-    say. `now` is as `look_up` has it. Raises `InvalidRequest` and `StoreRefused`."""
+def search_text(
+    repo: Repo, name: str | None, text: str, top: int, now: datetime | None = None, filters: Filters | None = None
+) -> dict[str, Any]:
+    """The entities of a vector view nearest to a text, of those that `filters` let pass; features older than the view's
+    `ttl` are null, as the statuses say. `now` is as `look_up` has it. Raises `InvalidRequest` and `StoreRefused`."""
     views = [v.view for flow in flows(repo).values() for v in flow.views if v.view.vector is not None]
     found = [view for view in views if name in (None, view.name)]
     if len(found) != 1:
@@ -47,7 +50,7 @@ def search_text(repo: Repo, name: str | None, text: str, top: int, now: datetime
     if store is None:
         raise InvalidRequest("feature_store.yaml names no vector store: add online_store.vectors")
     moment = (now or datetime.now(UTC)).timestamp()
-    found, statuses = current(view, search(store, embedder(repo), view, text, top), moment)
+    found, statuses = current(view, search(store, embedder(repo), view, text, top, filters), moment)
     return {"view": view.name, "text": text, "results": found.to_pylist(), "statuses": statuses}
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-from feast import RepoConfig
 from feast.utils import _parse_feature_ref
 from feast.value_type import ValueType
 from pydantic import TypeAdapter, ValidationError
@@ -17,15 +16,13 @@ from serving.answer import version_of
 from serving.aside import Aside
 from serving.http import Seen
 from serving.moments import NEVER, rfc3339
-from serving.plan import InvalidRequest, NotDeclared
+from serving.plan import InvalidRequest
 from serving.refresh import Registry
 from serving.request import RequestLimits, TooLarge, asked, document, flag
 from serving.scales import Scales
-from serving.search import Texts, VectorIndex, outdated, withhold_search
+from serving.search import Texts, VectorIndex, nearest, outdated, vector_view, withhold_search
 from serving.snapshot import Snapshot
 from serving.status import Status
-from stores.errors import TooMuch
-from stores.feast_protos import declared_keys, stored_view, vector_field
 from stores.json_values import decoder
 from stores.values import encode
 from stores.vector_filters import Filters
@@ -111,11 +108,10 @@ class RetrieveOnlineDocuments:
         if any(version is not None for _, version, _ in parsed):
             raise InvalidRequest("a search is over a view as it is now: name its features without a version")
         (name,) = names
-        declared = snapshot.view(name)
-        view = _vector_view(snapshot.config, declared)
+        view = vector_view(snapshot, name)
         known = {feature.name for feature in view.features}
         features = tuple(dict.fromkeys(feature for _, _, feature in parsed if feature in known))
-        request = _request(found, declared, view, features, self.limits)
+        request = _request(found, snapshot.view(name), view, features, self.limits)
         personal = snapshot.personal.get(name, frozenset())
         withhold_search(caller, view, personal, features, request.filters)
         weight = self._look(request)
@@ -147,14 +143,7 @@ class RetrieveOnlineDocuments:
         return weight
 
     def _search(self, index: VectorIndex, request: DocumentsRequest, vector: Any) -> bytes:
-        try:
-            found = index.search(request.view, vector, request.top_k, request.filters, request.features)
-        except TooMuch as error:
-            raise TooLarge(f"{error}: search for fewer (top_k), or ask for fewer features") from error
-        except pa.ArrowInvalid:  # a ValueError too, and not of the request; its words quote values
-            raise
-        except ValueError as error:
-            raise InvalidRequest(str(error)) from error
+        found = nearest(index, request.view, vector, request.top_k, request.filters, request.features)
         return documents_answer(request, found, time.time())
 
 
@@ -197,12 +186,6 @@ def _answered_anyway(snapshot: Snapshot, reference: str) -> bool:
     if declared is None or feature in {field.name for field in declared.features}:
         return False
     return feature in {DISTANCE, *(column.name for column in getattr(declared, "entity_columns", ()))}
-
-
-def _vector_view(config: RepoConfig, declared: Any) -> View:
-    if vector_field(declared) is None:
-        raise NotDeclared(f"feature view {declared.name!r} has no vector field to search by")
-    return stored_view(config, declared, declared_keys(declared))
 
 
 def _request(

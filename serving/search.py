@@ -10,9 +10,12 @@ import pyarrow.compute as pc
 
 from serving.access import Caller, withhold
 from serving.aside import Aside
-from serving.plan import InvalidRequest
+from serving.plan import InvalidRequest, NotDeclared
 from serving.request import TooLarge
+from serving.snapshot import Snapshot
 from serving.status import Status
+from stores.errors import TooMuch
+from stores.feast_protos import declared_keys, stored_view, vector_field
 from stores.vector_filters import Filters, filtered
 from stores.view import View
 
@@ -31,7 +34,7 @@ class VectorIndex(Held, Protocol):
     """A store that is searched by vector: `stores.vectors.PgVectors`."""
 
     def search(
-        self, view: View, vector: Any, top_k: int, filters: Any = None, features: Sequence[str] | None = None
+        self, view: View, vector: Any, top_k: int, filters: Filters | None = None, features: Sequence[str] | None = None
     ) -> pa.Table:
         """The nearest entities, nearest first, with those features (all but the vector if None) and `distance`."""
 
@@ -80,14 +83,43 @@ def withhold_search(
     withhold(caller, [f"{view.name}:{field}" for field in used if field in personal])
 
 
-def search(index: VectorIndex, embedder: TextModel, view: View, text: str, top_k: int, filters: Any = None) -> pa.Table:
+def vector_view(snapshot: Snapshot, name: str) -> View:
+    """A view that is searched, as it is stored. Raises `NotDeclared` for one without a vector too."""
+    declared = snapshot.view(name)
+    if vector_field(declared) is None:
+        raise NotDeclared(f"feature view {name!r} has no vector field to search by")
+    return stored_view(snapshot.config, declared, declared_keys(declared))
+
+
+def nearest(
+    index: VectorIndex,
+    view: View,
+    vector: Any,
+    top_k: int,
+    filters: Filters | None = None,
+    features: Sequence[str] | None = None,
+) -> pa.Table:
+    """As `VectorIndex.search`, whose refusals are those of a request: `TooLarge` and `InvalidRequest`."""
+    try:
+        return index.search(view, vector, top_k, filters, features)
+    except TooMuch as error:
+        raise TooLarge(f"{error}: search for fewer (top_k), or ask for fewer features") from error
+    except pa.ArrowInvalid:  # a ValueError too, and not of the request; its words quote values
+        raise
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def search(
+    index: VectorIndex, embedder: TextModel, view: View, text: str, top_k: int, filters: Filters | None = None
+) -> pa.Table:
     """The `top_k` entities nearest to the text: join keys, features, `event_timestamp`, `distance`.
 
     `filters` is a `ComparisonFilter` or `CompoundFilter` of Feast over join keys and features. Raises
     `ValueError` if the view holds another model's vectors, for a text without meaning to the model and for a
     filter on an unknown field, and what index and embedder raise.
     """
-    return index.search(view, embedded(index, embedder, view, text), top_k, filters)
+    return nearest(index, view, embedded(index, embedder, view, text), top_k, filters)
 
 
 def embedded(index: Held, embedder: TextModel, view: View, text: str) -> np.ndarray:

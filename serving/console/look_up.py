@@ -14,11 +14,10 @@ from serving.compile import Compiled
 from serving.features import OnlineFeatures
 from serving.plan import InvalidRequest, NotDeclared
 from serving.request import FeaturesRequest, from_text
-from serving.search import VectorIndex, current, withhold_search
+from serving.search import VectorIndex, current, nearest, vector_view, withhold_search
 from serving.snapshot import Asked, Snapshot
 from serving.status import Status
-from stores.errors import TooMuch
-from stores.feast_protos import declared_keys, stored_view, vector_field
+from stores.feast_protos import vector_field
 from stores.values import name_of
 from stores.view import View
 
@@ -127,12 +126,9 @@ class Searched:
 
 def searched(snapshot: Snapshot, caller: Caller, name: str, text: str) -> Searched:
     """What a search by text is over. Raises `InvalidRequest` and `Forbidden`."""
-    declared = snapshot.view(name)
-    if vector_field(declared) is None:
-        raise InvalidRequest(f"feature view {name!r} has no vector field to search by")
+    view = vector_view(snapshot, name)
     if not text.strip():
         raise InvalidRequest("a search needs a text")
-    view = stored_view(snapshot.config, declared, declared_keys(declared))
     personal = snapshot.personal.get(name, frozenset())
     assert view.vector is not None
     features = [
@@ -147,15 +143,7 @@ def search(
 ) -> tuple[list[str], list[list[str]]]:
     """The entities nearest to a vector: the names of the columns, and their rows. Features that are older than the
     view's `ttl` at `now` (seconds since 1970) are withheld. Raises `InvalidRequest`, and what the index raises."""
-    try:
-        found = index.search(wanted.view, vector, top, None, wanted.features)
-    except TooMuch as error:
-        raise InvalidRequest(f"{error}: search for fewer") from error
-    except pa.ArrowInvalid:  # a ValueError too, and not of the request; its words quote values
-        raise
-    except ValueError as error:
-        raise InvalidRequest(str(error)) from error
-    found, statuses = current(wanted.view, found, now)
+    found, statuses = current(wanted.view, nearest(index, wanted.view, vector, top, None, wanted.features), now)
     names = ["distance", *(key.name for key in wanted.view.join_keys), *wanted.features, "event_timestamp"]
     columns = [*(_column(found, column) for column in names), statuses]
     return [*names, "status"], [list(row) for row in zip(*columns, strict=True)]

@@ -62,7 +62,13 @@ NAV = (
     ("/console/lag", "Lag"),
     ("/console/letters", "Letters"),
 )
-HEADINGS = {401: "Show your key", 403: "Not for this key", 404: "Not there", 422: "That cannot be answered"}
+HEADINGS = {
+    401: "Show your key",
+    403: "Not for this key",
+    404: "Not there",
+    413: "That is too much",
+    422: "That cannot be answered",
+}
 
 
 class Door(Protocol):

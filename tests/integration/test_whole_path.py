@@ -17,8 +17,11 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from feast import FeatureStore, RepoConfig
+from feast.filter_models import ComparisonFilter
 from psycopg.rows import dict_row
 
+from millrace.lookup import search_text
+from millrace.repo import open_repo
 from millrace.stack.endpoints import Endpoints
 from tests.integration import bazaar_rows as rows
 from tests.integration.bazaar import Bazaar, bazaar
@@ -294,6 +297,10 @@ def test_lookup_shows_a_service(traded: Bazaar) -> None:
 def test_search_finds_by_meaning(traded: Bazaar) -> None:
     found = traded.repo.command("search", "something to sit on outdoors", "--top", "2")["results"]
     assert (found[0]["vendor"], found[0]["sku"]) == ("Acme", 1)
+    others = ComparisonFilter(type="ne", key="vendor", value="Acme")
+    opened = open_repo(traded.repo.path, traded.repo.stack_folder)
+    filtered = search_text(opened, None, "something to sit on outdoors", 2, filters=others)["results"]
+    assert filtered and all(row["vendor"] != "Acme" for row in filtered)
 
 
 def test_status_is_well(traded: Bazaar, worker: Running) -> None:

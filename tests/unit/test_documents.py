@@ -11,12 +11,13 @@ import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Float32, Int64, String
 
-from serving.access import OpenAccess
+from serving.access import Caller, OpenAccess
 from serving.aside import Aside
+from serving.console import look_up
 from serving.documents import RetrieveOnlineDocuments
 from serving.gate import Overloaded
 from serving.http import Seen
-from serving.plan import InvalidRequest
+from serving.plan import InvalidRequest, NotDeclared
 from serving.request import RequestLimits, TooLarge
 from serving.scales import Scales
 from serving.snapshot import Snapshot
@@ -38,7 +39,9 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     airport = Entity(name="airport", join_keys=["faa"], value_type=ValueType.STRING)
     source = FileSource(name="nowhere", path="nowhere.parquet", timestamp_field="event_timestamp")
     store = FeatureStore(config=config)
-    store.apply([airport, FeatureView(name="texts", entities=[airport], schema=fields, source=source)])
+    texts = FeatureView(name="texts", entities=[airport], schema=fields, source=source)
+    sizes = FeatureView(name="sizes", entities=[airport], schema=fields[:2], source=source)
+    store.apply([airport, texts, sizes])
     return Snapshot(config, store.registry)
 
 
@@ -95,6 +98,17 @@ def test_a_search_is_for_so_many_values_at_most(snapshot: Snapshot) -> None:
 def test_a_search_whose_texts_are_too_long_together_is_told_to_ask_for_fewer(snapshot: Snapshot) -> None:
     with pytest.raises(TooLarge, match=r"more than is read at once: search for fewer \(top_k\)"):
         ask(snapshot, Full())
+
+
+def test_the_console_refuses_as_the_api_does(snapshot: Snapshot) -> None:
+    caller = Caller("anonymous", personal=True)
+    with pytest.raises(NotDeclared, match="'sizes' has no vector field"):
+        ask(snapshot, Index(), features=["sizes:size"])
+    with pytest.raises(NotDeclared, match="'sizes' has no vector field"):
+        look_up.searched(snapshot, caller, "sizes", "a text")
+    wanted = look_up.searched(snapshot, caller, "texts", "a text")
+    with pytest.raises(TooLarge, match=r"more than is read at once: search for fewer \(top_k\)"):
+        look_up.search(Full(), wanted, [1.0, 0.0], 5, 0.0)  # type: ignore[arg-type]  # it holds nothing
 
 
 def test_a_large_search_is_weighed_with_what_else_is_read_and_a_small_one_passes(snapshot: Snapshot) -> None:
