@@ -3,6 +3,7 @@
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 from feast.infra.online_stores.redis import RedisType
@@ -16,7 +17,7 @@ from connectors.table_file import loads
 from millrace.logs import line
 from millrace.query_texts import QueryTexts
 from millrace.repo import Repo
-from millrace.settings import ProviderSettings, SettingsError
+from millrace.settings import ProviderSettings, ServeYaml, SettingsError
 from serving.access import OpenAccess
 from serving.applied import Applied
 from serving.aside import Aside
@@ -192,6 +193,44 @@ ANSWER_BYTES = 256 << 20
 """Of the large answers that a process holds until their clients have taken them, together; and of all others."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Rooms:
+    """What bounds the work of a process of `millrace serve`: `gate` has a place for each request, `reading` for each
+    message of gRPC whose length is not known yet; the `Scales` weigh what is large. What may be slow runs aside."""
+
+    gate: Gate
+    reading: Gate
+    bodies: Scales
+    answers: Scales
+    cells: Scales
+    vectors: Aside
+    texts: Aside
+    functions: Aside
+    versions: Aside
+
+
+def _rooms(settings: ServeYaml, searched: bool) -> _Rooms:
+    """`searched` says whether there is a vector store."""
+    # Where the vector store, the provider or an on-demand view is slow, no other request waits, nor lacks a place.
+    share = max(1, settings.concurrency // 4)
+    # With a vector store a place more than vectors, texts, versions and functions can take, however few there are.
+    places = max(settings.concurrency, 4 * share + 1) if searched else settings.concurrency
+    begun = settings.concurrency + settings.queue
+    return _Rooms(
+        gate=Gate(places, settings.queue),
+        # Twice as many as may wait to be weighed: small ones are read beside those.
+        reading=Gate(2 * share, begun, "messages"),
+        bodies=Scales("large bodies", max(BODY_BYTES, 2 * settings.body_bytes), begun, share),
+        # None waits, as it would be held meanwhile.
+        answers=Scales("answers that their clients have not taken yet", ANSWER_BYTES, settings.connections, 0),
+        cells=Scales("large requests", max(CELLS, 2 * settings.cells), settings.concurrency, share),
+        vectors=Aside("vectors", VECTOR_THREADS, share),
+        texts=Aside("texts", TEXT_THREADS, share),
+        functions=Aside("on-demand views", FUNCTION_THREADS, share),
+        versions=Aside("versions of views", VERSION_THREADS, share),
+    )
+
+
 def http_application(
     repo: Repo, place: Listening, counts: Counts, keys: bool, sessions: Sessions, platform: Platform
 ) -> Application:
@@ -203,9 +242,7 @@ def http_application(
     hashes = reads(repo)
     stored_bytes = VALUE_BYTES * settings.cells
     index = vectors(repo, settings.request_seconds, stored_bytes)
-    # Where the vector store, the provider or an on-demand view is slow, no other request waits, nor lacks a place.
-    share = max(1, settings.concurrency // 4)
-    aside = Aside("vectors", VECTOR_THREADS, share)
+    rooms = _rooms(settings, index is not None)
     loopback = not keys and place.host in LOOPBACK
     keyed = access(repo) if keys else None
     if keyed is not None:
@@ -213,31 +250,15 @@ def http_application(
     gatekeeper = keyed or OpenAccess(replay=loopback)
     audit = LoggedAudit(line, sys.stderr.write) if settings.audit else NoAudit()
     limits = RequestLimits(settings.entities, settings.features, settings.top_k, settings.cells)
-    texts = Texts(QueryTexts(embedder(repo)), Aside("texts", TEXT_THREADS, share)) if index is not None else None
-    cells = Scales("large requests", max(CELLS, 2 * settings.cells), settings.concurrency, share)
-    search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, aside, cells)
-    functions = Aside("on-demand views", FUNCTION_THREADS, share)
-    lookups = OnlineFeatures(hashes, index, aside, functions, cells, stored_bytes)
-    versions = Aside("versions of views", VERSION_THREADS, share)
-    features = GetOnlineFeatures(registry, lookups, gatekeeper, limits, versions)
-    # With a vector store a place more than vectors, texts, versions and functions can take, however few there are.
-    gate = Gate(settings.concurrency if index is None else max(settings.concurrency, 4 * share + 1), settings.queue)
-    bodies = Scales(
-        "large bodies", max(BODY_BYTES, 2 * settings.body_bytes), settings.concurrency + settings.queue, share
-    )
-    # None waits, as it would be held meanwhile.
-    answers = Scales("answers that their clients have not taken yet", ANSWER_BYTES, settings.connections, 0)
-    named = frozenset(name.strip().lower() for name in settings.hosts.split(",") if name.strip())
-    hosts = LOOPBACK | named if loopback or named else named
-    bounds = HttpLimits(settings.body_bytes, settings.request_seconds, hosts)
+    texts = Texts(QueryTexts(embedder(repo)), rooms.texts) if index is not None else None
+    search = RetrieveOnlineDocuments(registry, index, texts, gatekeeper, limits, rooms.vectors, rooms.cells)
+    lookups = OnlineFeatures(hashes, index, rooms.vectors, rooms.functions, rooms.cells, stored_bytes)
+    features = GetOnlineFeatures(registry, lookups, gatekeeper, limits, rooms.versions)
+    bounds = HttpLimits(settings.body_bytes, settings.request_seconds, _hosts(settings, loopback))
     counted = counts.claim()
-    # Twice as many as may wait to be weighed: small ones are read beside those.
-    reading = Gate(2 * share, settings.concurrency + settings.queue, "messages")
-    listeners = (
-        [_grpc(place, features, gate, reading, bodies, answers, bounds, counted, audit)] if place.grpc_port else []
-    )
+    listeners = [_grpc(place, features, rooms, bounds, counted, audit)] if place.grpc_port else []
     entrance = Entrance(keys, place.tls is not None)
-    serving = Serving(repo.project, registry, features.features, index, texts, aside)
+    serving = Serving(repo.project, registry, lookups, index, texts, rooms.vectors)
     stores = Stores(registry, hashes, Answers(index.ping) if index is not None else None, keyed)
     return Application(
         posts={
@@ -251,15 +272,21 @@ def http_application(
             "/metrics": Scrape(Metrics(counts), stores),
         },
         descriptions={"/openapi.json": OpenApi(registry, gatekeeper), "/docs": Docs(registry, gatekeeper)},
-        gate=gate,
-        bodies=bodies,
-        answers=answers,
+        gate=rooms.gate,
+        bodies=rooms.bodies,
+        answers=rooms.answers,
         limits=bounds,
         counts=counted,
         audit=audit,
         beside=Beside(registry, hashes, gatekeeper, audit, listeners),
         site=Console(serving, platform, gatekeeper, sessions, entrance),
     )
+
+
+def _hosts(settings: ServeYaml, loopback: bool) -> frozenset[str]:
+    """The names that the server is asked by, any if there are none; without keys on loopback those of loopback."""
+    named = frozenset(name.strip().lower() for name in settings.hosts.split(",") if name.strip())
+    return LOOPBACK | named if loopback or named else named
 
 
 def in_process(repo: Repo) -> OnlineLookup:
@@ -273,10 +300,7 @@ def in_process(repo: Repo) -> OnlineLookup:
 def _grpc(
     place: Listening,
     features: GetOnlineFeatures,
-    gate: Gate,
-    reading: Gate,
-    bodies: Scales,
-    answers: Scales,
+    rooms: _Rooms,
     limits: HttpLimits,
     counts: ProcessCounts,
     audit: LoggedAudit | NoAudit,
@@ -287,7 +311,9 @@ def _grpc(
     listening = GrpcListening(
         place.host, place.grpc_port, place.connections, place.header_seconds, place.drain_seconds, place.tls
     )
-    return GrpcServer(listening, features, gate, reading, bodies, answers, limits, counts, audit)
+    return GrpcServer(
+        listening, features, rooms.gate, rooms.reading, rooms.bodies, rooms.answers, limits, counts, audit
+    )
 
 
 def listening(repo: Repo) -> Listening:
