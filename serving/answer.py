@@ -9,7 +9,7 @@ import orjson
 from serving.moments import NEVER
 from serving.on_demand import Derived
 from serving.plan import Plan, Rows
-from serving.status import NAMES
+from serving.status import NAMES, of_values
 
 KEPT = 256
 """Entities of a request up to which what is the same for each of them is kept as JSON: about a megabyte in all."""
@@ -29,7 +29,7 @@ def features_answer(
     present, never = _repeated("PRESENT", rows.count), _repeated(NEVER, rows.count)
     columns = _stored_columns(plan, rows, present)
     for one in derived:
-        columns[one.name] = _column(one.values, _found(one.values), never)
+        columns[one.name] = _column(one.values, of_values(one.values), never)
     features = [name for name in plan.requested if name in columns]  # an on-demand view may leave one out
     results = [_column(values, present, never) for values in entities.values()]
     results += map(columns.__getitem__, features)
@@ -51,13 +51,9 @@ def _stored_columns(plan: Plan, rows: Rows, present: orjson.Fragment) -> dict[st
             "statuses": present if statuses is None else [NAMES[status] for status in statuses],
             "event_timestamps": times[feature.view],
         }
-        for feature, values, statuses in zip(plan.features, plan.values(rows), plan.statuses(rows), strict=True)
+        for feature, values, statuses in plan.columns(rows)
         if feature.asked
     }
-
-
-def _found(values: Sequence[Any]) -> list[str]:
-    return ["NULL_VALUE" if value is None else "PRESENT" for value in values]
 
 
 def _repeated(text: str, count: int) -> orjson.Fragment:

@@ -22,7 +22,7 @@ from serving.request import RequestLimits, TooLarge, asked, document, flag
 from serving.scales import Scales
 from serving.search import Texts, VectorIndex, nearest, outdated, vector_view, withhold_search
 from serving.snapshot import Snapshot
-from serving.status import Status
+from serving.status import Status, of_values
 from stores.json_values import decoder
 from stores.values import encode
 from stores.vector_filters import Filters
@@ -168,7 +168,7 @@ def documents_answer(request: DocumentsRequest, found: pa.Table, now: float) -> 
 
 def _results(values: list[Any], times: list[str], old: Sequence[bool] = ()) -> dict[str, Any]:
     """One column of an answer."""
-    statuses = ["NULL_VALUE" if value is None else "PRESENT" for value in values]
+    statuses = of_values(values)
     if any(old):
         values = [None if is_old else value for value, is_old in zip(values, old, strict=True)]
         statuses = [Status.OUTSIDE_MAX_AGE.name if is_old else s for s, is_old in zip(statuses, old, strict=True)]

@@ -13,9 +13,9 @@ from serving.features import vector_columns, vector_keys
 from serving.on_demand import Derived, derive
 from serving.plan import InvalidRequest, Plan, Rows
 from serving.refresh import Registry
-from serving.request import by_join_key, join_keys
+from serving.request import by_join_key, counted, join_keys
 from serving.snapshot import Asked
-from serving.status import NAMES
+from serving.status import NAMES, of_values
 from stores.errors import StoreRefused
 from stores.json_values import Stored
 from stores.rows import FeatureReader
@@ -91,12 +91,7 @@ class OnlineLookup:
         compiled = self.registry.current.plan(Asked(tuple(features), feature_service, full_feature_names))
         plan = compiled.plan
         columns = by_join_key(plan, {name: _listed(name, values) for name, values in entities.items()})
-        sizes = {len(values) for values in columns.values()}
-        if len(sizes) > 1:
-            raise InvalidRequest("the lists of entities are of one length")
-        count = sizes.pop() if sizes else 0
-        if not count:
-            raise InvalidRequest("entities names no entity: give each join key a list of at least one value")
+        count = counted(columns)
         keys = join_keys(plan, columns)
         commands = plan.commands(plan.hashes(keys))
         replies = self.store.ask(commands) if commands else []
@@ -104,14 +99,14 @@ class OnlineLookup:
         rows = plan.rows(replies, count, time.time() if now is None else now.timestamp(), stored)
         derived = derive(compiled, rows, keys, columns) if compiled.on_demand else ()
         answer = Features(plan, rows, derived, {}, {}, {})
-        for feature, values, statuses in zip(plan.features, plan.values(rows), plan.statuses(rows), strict=True):
+        for feature, values, statuses in plan.columns(rows):
             if feature.asked:
                 names = ["PRESENT"] * count if statuses is None else [NAMES[status] for status in statuses]
                 answer.values[feature.name], answer.statuses[feature.name] = values, names
                 answer.event_times[feature.name] = rows.views[feature.view].micros
         for column in derived:
-            answer.values[column.name] = list(column.values)
-            answer.statuses[column.name] = ["NULL_VALUE" if v is None else "PRESENT" for v in column.values]
+            values = column.values
+            answer.values[column.name], answer.statuses[column.name] = values, of_values(values)
             answer.event_times[column.name] = [None] * count
         return answer if tuple(answer.values) == plan.requested else _in_order(answer)
 

@@ -5,7 +5,7 @@ several where values may be of any size (`Plan.at_once`).
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,6 +172,10 @@ class Plan:
                 answer[place] = values[start : start + count]
                 start += count
         return answer
+
+    def columns(self, rows: Rows) -> Iterator[tuple[PlannedFeature, list[Any], Sequence[int] | None]]:
+        """Each feature with its `values` and its `statuses`, also where it is not `asked` for."""
+        return zip(self.features, self.values(rows), self.statuses(rows), strict=True)
 
     def statuses(self, rows: Rows) -> list[Sequence[int] | None]:
         """For each feature the statuses of its values by the numbers of `Status`; None if all are PRESENT."""

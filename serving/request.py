@@ -2,7 +2,7 @@
 
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -94,21 +94,25 @@ def checked(found: Mapping[str, Any], limits: RequestLimits) -> FeaturesRequest:
     entities = found.get("entities")
     if type(entities) is not dict:
         raise InvalidRequest('entities must be an object of lists, as in {"driver_id": [1001, 1002]}')
-    sizes = set()
     for name, values in entities.items():
         if type(values) is not list:
             raise InvalidRequest(f"entities.{name} must be a list, one value an entity")
-        sizes.add(len(values))
-    if len(sizes) > 1:
-        lengths = ", ".join(f"{name}: {len(values)}" for name, values in entities.items())
-        raise InvalidRequest(f"the lists of entities differ in length ({lengths})")
-    count = sizes.pop() if sizes else 0
-    if not count:
-        raise InvalidRequest("entities names no entity: give each join key a list of at least one value")
+    count = counted(entities)
     if count > limits.entities:
         raise TooLarge(f"{count} entities in one request; at most {limits.entities} are answered")
     versions = flag(found, "include_feature_view_version_metadata")
     return FeaturesRequest(asked(found, limits), entities, count, versions)
+
+
+def counted(entities: Mapping[str, Sequence[Any]]) -> int:
+    """How many entities there are, by lists that have a value for each. Raises `InvalidRequest`, also for none."""
+    sizes = {len(values) for values in entities.values()}
+    if len(sizes) > 1:
+        lengths = ", ".join(f"{name}: {len(values)}" for name, values in entities.items())
+        raise InvalidRequest(f"the lists of entities differ in length ({lengths})")
+    if not any(sizes):
+        raise InvalidRequest("entities names no entity: give each join key a list of at least one value")
+    return sizes.pop()
 
 
 def within(limits: RequestLimits, compiled: Compiled, count: int) -> None:

@@ -1,7 +1,9 @@
 """What is known of a value. Feast's own reading does not ask a view's `ttl`, and says PRESENT of an entity that it has
 never seen; here the statuses are those that Feast's protocol defines."""
 
+from collections.abc import Sequence
 from enum import IntEnum
+from typing import Any
 
 
 class Status(IntEnum):
@@ -17,3 +19,8 @@ class Status(IntEnum):
 
 
 NAMES = {int(status): status.name for status in Status}
+
+
+def of_values(values: Sequence[Any]) -> list[str]:
+    """The names of the statuses of values of which no more is known: what is null is a null."""
+    return ["NULL_VALUE" if value is None else "PRESENT" for value in values]

@@ -16,7 +16,7 @@ from serving.plan import InvalidRequest, NotDeclared
 from serving.request import FeaturesRequest, from_text
 from serving.search import VectorIndex, current, nearest, vector_view, withhold_search
 from serving.snapshot import Asked, Snapshot
-from serving.status import Status
+from serving.status import NAMES, of_values
 from stores.feast_protos import vector_field
 from stores.values import name_of
 from stores.view import View
@@ -93,21 +93,19 @@ async def look_up(features: OnlineFeatures, wanted: Target, form: Mapping[str, s
     prepared = features.prepared(FeaturesRequest(asked, entities, 1, False), wanted.compiled)
     found = await features.find(prepared)
     shown = {}
-    for feature, values, statuses in zip(
-        plan.features, plan.values(found.rows), plan.statuses(found.rows), strict=True
-    ):
+    for feature, (value,), statuses in plan.columns(found.rows):
         if not feature.asked:
             continue
         view = found.rows.views[feature.view]
-        status = Status.PRESENT if statuses is None else Status(statuses[0])
+        status = "PRESENT" if statuses is None else NAMES[statuses[0]]
         micros = view.micros[0]
         age = None if micros is None else now - micros / 1e6
         moment = "" if micros is None else view.shown[0]
-        shown[feature.name] = Shown(feature.name, as_text(values[0]), status.name, moment, age)
+        shown[feature.name] = Shown(feature.name, as_text(value), status, moment, age)
     for derived in found.derived:
-        value = derived.values[0]
-        status = Status.NULL_VALUE if value is None else Status.PRESENT
-        shown[derived.name] = Shown(derived.name, as_text(value), status.name, "", None)
+        (value,) = derived.values
+        (status,) = of_values([value])
+        shown[derived.name] = Shown(derived.name, as_text(value), status, "", None)
     return [shown[name] for name in plan.requested if name in shown]
 
 
