@@ -78,12 +78,6 @@ class Access(Protocol):
         """Count a request for so many entities (rows) against the limits of its key. Raises `TooMany`, and has
         counted nothing then."""
 
-    def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
-        """`reach`, and the `charge` with it."""
-        caller = self.reach(key_id, project, service)
-        self.charge(key_id, entities)
-        return caller
-
     def close(self) -> None:
         """Ends what runs beside the requests."""
 

@@ -379,14 +379,7 @@ def _name_in(host: str) -> str | None:
         return None
 
 
-class Charges(Protocol):
-    """Counts requests against the limits of keys: `serving.access.Access`."""
-
-    def charge(self, key_id: str, entities: int) -> None:
-        """As `serving.access.Access.charge`."""
-
-
-def charge_refused(access: Charges, key_id: str, seen: Seen) -> None:
+def charge_refused(access: Access, key_id: str, seen: Seen) -> None:
     """A request that cannot be answered counts as one all the same, without its entities. Raises `TooMany`."""
     if not seen.charged:
         access.charge(key_id, 0)

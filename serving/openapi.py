@@ -8,8 +8,9 @@ from typing import Any
 
 import orjson
 
+from serving.access import Access
 from serving.plan import InvalidRequest
-from serving.reach import Reach, Reaches, reach_of
+from serving.reach import Reach, reach_of
 from serving.refresh import Registry
 from serving.refusals import JSON, Answer
 from serving.snapshot import Asked, Snapshot
@@ -196,7 +197,7 @@ class OpenApi:
     """`GET /openapi.json`."""
 
     registry: Registry
-    access: Reaches
+    access: Access
 
     async def __call__(self, key_id: str) -> Answer:
         """The document as of now, of what the key is for."""
@@ -210,7 +211,7 @@ class Docs:
     """`GET /docs`: one page without scripts or anything from elsewhere."""
 
     registry: Registry
-    access: Reaches
+    access: Access
 
     async def __call__(self, key_id: str) -> Answer:
         """The page as of now, of what the key is for."""

@@ -2,17 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from serving.access import Caller, Forbidden
+from serving.access import Access, Caller, Forbidden
 from serving.snapshot import Snapshot, no_service
-
-
-class Reaches(Protocol):
-    """Decides by a key's id: `serving.access.Access`."""
-
-    def reach(self, key_id: str, project: str, service: str | None) -> Caller:
-        """As `serving.access.Access.reach`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +16,7 @@ class Reach:
     personal: bool
 
 
-def reach_of(access: Reaches, key_id: str, snapshot: Snapshot) -> Reach:
+def reach_of(access: Access, key_id: str, snapshot: Snapshot) -> Reach:
     """What the key is for. Raises `Unauthorized` if it has been revoked since it was identified."""
 
     def caller(service: str | None) -> Caller | None:
@@ -40,7 +32,7 @@ def reach_of(access: Reaches, key_id: str, snapshot: Snapshot) -> Reach:
     return Reach(views, list(of_services), personal)
 
 
-def check_service(access: Reaches, key_id: str, snapshot: Snapshot, name: str) -> None:
+def check_service(access: Access, key_id: str, snapshot: Snapshot, name: str) -> None:
     """Raises `NotDeclared` for a feature service that is none, naming those that the key is for: a plan's error would
     name all of them. Raises `Unauthorized` as `reach_of` does."""
     if name not in snapshot.services:

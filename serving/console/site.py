@@ -13,12 +13,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
 import orjson
 
-from serving.access import AccessRefused, Caller, Forbidden, Unauthorized
+from serving.access import Access, AccessRefused, Caller, Forbidden, Unauthorized
 from serving.aside import Aside
 from serving.console.latest import Latest
 from serving.console.look_up import Target, look_up, search, searched, target, vector_views
@@ -71,25 +71,6 @@ HEADINGS = {
 }
 
 
-class Door(Protocol):
-    """Decides by a key's id where a key was shown before: `serving.keys.KeyedAccess`, `serving.access.OpenAccess`."""
-
-    def identify(self, key: str) -> str:
-        """The id of a known key. Raises `Unauthorized`."""
-
-    def name(self, key_id: str) -> str:
-        """As `serving.access.Access.name`."""
-
-    def reach(self, key_id: str, project: str, service: str | None) -> Caller:
-        """As `serving.access.Access.reach`."""
-
-    def charge(self, key_id: str, entities: int) -> None:
-        """As `serving.access.Access.charge`."""
-
-    def admit_id(self, key_id: str, project: str, service: str | None, entities: int) -> Caller:
-        """As `serving.access.Access.admit_id`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Serving:
     """What model services are answered with. `index` and `texts` are None where no view has a vector; searches run
@@ -128,11 +109,11 @@ class Console:
     """Answers every address under `/console`."""
 
     def __init__(
-        self, serving: Serving, platform: Platform, door: Door, sessions: Sessions, entrance: Entrance
+        self, serving: Serving, platform: Platform, access: Access, sessions: Sessions, entrance: Entrance
     ) -> None:
         self._serving = serving
         self._platform = platform
-        self._door = door
+        self._access = access
         self._sessions = sessions
         self._entrance = entrance
         self._state: Latest[PlatformState] = Latest(platform.state, PlatformUnavailable)
@@ -182,7 +163,7 @@ class Console:
             return _go(LOGIN)
         begun = session is None
         session = session or self._sessions.begin("")
-        seen.caller = self._door.name(session.key_id)
+        seen.caller = self._access.name(session.key_id)
         shown = await self._charged(show, Page(visit, session, form, seen))
         if begun:
             shown.headers.append(set_cookie(session.cookie, self._entrance.secure))
@@ -195,7 +176,7 @@ class Console:
                 raise Forbidden("the form is out of date: load the page again, and send it once more")
             return await show(asked)
         except (InvalidRequest, Forbidden):
-            charge_refused(self._door, asked.session.key_id, asked.seen)
+            charge_refused(self._access, asked.session.key_id, asked.seen)
             raise
 
     def _of_here(self, visit: Visit) -> None:
@@ -207,12 +188,13 @@ class Console:
     def _admit(self, asked: Page, service: str | None, entities: int) -> Caller:
         project = self._serving.registry.current.config.project
         asked.seen.service, asked.seen.entities = service and service[:SEEN_CHARACTERS], entities
-        caller = self._door.admit_id(asked.session.key_id, project, service, entities)
+        caller = self._access.reach(asked.session.key_id, project, service)
+        self._access.charge(asked.session.key_id, entities)
         asked.seen.charged = True
         return caller
 
     def _log_in(self, form: Mapping[str, str]) -> Answer:
-        session = self._sessions.begin(self._door.identify(form.get("key", "").strip()))
+        session = self._sessions.begin(self._access.identify(form.get("key", "").strip()))
         return _go("/console", set_cookie(session.cookie, self._entrance.secure))
 
     async def _logout(self, asked: Page) -> Answer:
@@ -235,7 +217,7 @@ class Console:
             asked.seen.views = [name[:SEEN_CHARACTERS]]
         caller = self._admit(asked, name if is_service else None, 1) if of else self._visitor(asked)
         if is_service:
-            check_service(self._door, asked.session.key_id, snapshot, name)
+            check_service(self._access, asked.session.key_id, snapshot, name)
         wanted: Target | None = target(snapshot, caller, name, is_service) if of else None
         keys = {name.removeprefix("key."): value for name, value in asked.form.items() if name.startswith("key.")}
         found = None
@@ -243,7 +225,7 @@ class Console:
             asked.seen.views = wanted.compiled.views
         if wanted is not None and asked.visit.method == "POST":
             found = await look_up(self._serving.features, wanted, keys, time.time())
-        reach = reach_of(self._door, asked.session.key_id, snapshot)
+        reach = reach_of(self._access, asked.session.key_id, snapshot)
         names = {"views": reach.views, "services": reach.services, "of": of}
         return self._page("lookup", asked, caller, target=wanted, form=keys, found=found, **names)
 
@@ -299,7 +281,7 @@ class Console:
         try:
             return self._admit(asked, None, 0)
         except Forbidden as error:
-            charge_refused(self._door, asked.session.key_id, asked.seen)
+            charge_refused(self._access, asked.session.key_id, asked.seen)
             asked.seen.charged = True
             return Caller(error.caller, personal=False)
 

@@ -15,6 +15,7 @@ from serving.limits import Bucket
 from stores.access_keys import RedisKeys, Spent
 from stores.errors import StoreRefused, StoreUnavailable
 from stores.online import RedisAddress, RedisOnline
+from tests.admitted import admit
 from tests.redis_server import RedisServer
 
 HAMMER = """
@@ -29,7 +30,7 @@ access.start()
 begun, admitted, refused = time.monotonic(), 0, 0
 while time.monotonic() - begun < seconds:
     try:
-        access.admit_id(access.identify(key), "nyc", None, 1)
+        access.charge(access.identify(key), 1)
         admitted += 1
     except TooMany:
         refused += 1
@@ -59,13 +60,13 @@ def test_a_key_opens_what_it_was_made_for(keys: RedisKeys) -> None:
     assert not keys.add(make_key("model").stored)
     access = KeyedAccess(keys, "nyc")
     access.refresh()
-    assert access.admit_id(access.identify(model.text), "nyc", "delays", 10) == Caller("model", personal=True)
+    assert admit(access, access.identify(model.text), "nyc", "delays", 10) == Caller("model", personal=True)
     with pytest.raises(Forbidden, match="key 'model' is for feature service delays, not for 'prices'"):
-        access.admit_id(access.identify(model.text), "nyc", "prices", 1)
+        admit(access, access.identify(model.text), "nyc", "prices", 1)
     with pytest.raises(Forbidden, match="one by one"):
-        access.admit_id(access.identify(model.text), "nyc", None, 1)
+        admit(access, access.identify(model.text), "nyc", None, 1)
     with pytest.raises(Forbidden, match="of project 'nyc'"):
-        access.admit_id(access.identify(model.text), "other", "delays", 1)
+        admit(access, access.identify(model.text), "other", "delays", 1)
 
 
 def test_a_key_is_charged_apart_from_what_it_reaches(keys: RedisKeys) -> None:
@@ -96,13 +97,13 @@ def test_what_is_no_key_is_refused(keys: RedisKeys) -> None:
     keys.add(model.stored)
     access = KeyedAccess(keys, "nyc")
     with pytest.raises(StoreUnavailable, match="could not be read yet"):
-        access.admit_id(access.identify(model.text), "nyc", None, 1)
+        admit(access, access.identify(model.text), "nyc", None, 1)
     access.refresh()
     wrong = [None, "", "mr_", model.text[:-1], model.text + "A", model.text[:-1] + "\udcff", make_key("model").text]
     other_secret = model.text[:20] + make_key("x").text[20:]
     for text in (*wrong, other_secret):
         with pytest.raises(Unauthorized) as refused:
-            access.admit_id(access.identify(text), "nyc", None, 1)
+            admit(access, access.identify(text), "nyc", None, 1)
         assert model.text[20:] not in str(refused.value)
 
 
@@ -121,13 +122,13 @@ def test_a_revoked_key_ends_in_every_process(keys: RedisKeys) -> None:
     two = [KeyedAccess(keys, "nyc") for _ in range(2)]
     for access in two:
         access.refresh()
-        access.admit_id(access.identify(model.text), "nyc", None, 1)
+        admit(access, access.identify(model.text), "nyc", None, 1)
     assert keys.remove("model")
     assert not keys.remove("model")
     for access in two:
         access.refresh()
         with pytest.raises(Unauthorized):
-            access.admit_id(access.identify(model.text), "nyc", None, 1)
+            admit(access, access.identify(model.text), "nyc", None, 1)
 
 
 def test_keys_of_a_project_are_not_those_of_another(keys: RedisKeys, server: RedisServer) -> None:
@@ -170,7 +171,7 @@ def test_an_unreadable_key_keeps_no_revocation_from_the_servers(
         keys.add(made.stored)
     running, restarted = KeyedAccess(keys, "nyc"), KeyedAccess(keys, "nyc")
     running.refresh()
-    running.admit_id(running.identify(revoked.text), "nyc", None, 1)
+    admit(running, running.identify(revoked.text), "nyc", None, 1)
     with redis.Redis(port=server.port) as client:
         client.hset("millrace:keys:nyc", "odd", odd.encode("utf-8", "surrogateescape"))
     keys.remove("revoked")
@@ -180,7 +181,7 @@ def test_an_unreadable_key_keeps_no_revocation_from_the_servers(
             access.refresh()
         with pytest.raises(Unauthorized):
             access.identify(revoked.text)
-        assert access.admit_id(access.identify(stays.text), "nyc", None, 1).name == "stays"
+        assert admit(access, access.identify(stays.text), "nyc", None, 1).name == "stays"
         (told,) = caplog.messages
         assert "API key 'odd'" in told and "millrace keys revoke odd" in told
 
@@ -234,7 +235,7 @@ def _admit_until_refused(keys: RedisKeys, text: str) -> None:
     access = KeyedAccess(keys, "nyc")
     access.refresh()
     for _ in range(1_000):
-        access.admit_id(access.identify(text), "nyc", None, 1)
+        admit(access, access.identify(text), "nyc", None, 1)
 
 
 def test_the_thread_brings_a_new_key_and_survives_an_outage() -> None:
@@ -247,13 +248,13 @@ def test_the_thread_brings_a_new_key_and_survives_an_outage() -> None:
         store.add(model.stored)
         _until_admitted(access, model.text)
         server.stop()
-        access.admit_id(access.identify(model.text), "nyc", None, 1)
+        admit(access, access.identify(model.text), "nyc", None, 1)
         server.start()
         later = make_key("later")
         store.add(later.stored)
         _until_admitted(access, later.text)
         with pytest.raises(Unauthorized):
-            access.admit_id(access.identify(model.text), "nyc", None, 1)
+            admit(access, access.identify(model.text), "nyc", None, 1)
     finally:
         access.close()
         server.stop()
@@ -262,7 +263,7 @@ def test_the_thread_brings_a_new_key_and_survives_an_outage() -> None:
 def _until_admitted(access: KeyedAccess, text: str) -> None:
     for _ in range(600):
         try:
-            access.admit_id(access.identify(text), "nyc", None, 1)
+            admit(access, access.identify(text), "nyc", None, 1)
             return
         except Unauthorized:
             time.sleep(0.05)

@@ -13,6 +13,7 @@ from millrace.cli import millrace
 from millrace.repo import open_repo
 from millrace.wiring import access
 from serving.access import Unauthorized
+from tests.admitted import admit
 from tests.redis_server import RedisServer
 
 Command = Callable[..., Result]
@@ -59,11 +60,11 @@ def test_a_key_is_shown_once_and_opens_until_it_is_revoked(keys: Command, repo: 
     assert made["key"][20:] not in listed.output + keys("list", "--json").output
     gate = access(open_repo(repo, tmp_path))
     gate.refresh()
-    assert gate.admit_id(gate.identify(made["key"]), "nyc", "delays", 1).name == "model"
+    assert admit(gate, gate.identify(made["key"]), "nyc", "delays", 1).name == "model"
     assert as_json(keys("revoke", "model", "--json")) == {"revoked": "model"}
     gate.refresh()
     with pytest.raises(Unauthorized):
-        gate.admit_id(gate.identify(made["key"]), "nyc", "delays", 1)
+        admit(gate, gate.identify(made["key"]), "nyc", "delays", 1)
 
 
 def test_mistakes_are_named(keys: Command) -> None:

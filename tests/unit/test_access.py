@@ -16,6 +16,7 @@ from serving.access import Caller, Forbidden, OpenAccess, Unauthorized, bearer, 
 from serving.keys import KeyedAccess, make_key
 from stores.access_keys import AccessKey, Spent, StoredKeys
 from stores.personal import marked, personal_features
+from tests.admitted import admit
 
 CUSTOMER = Entity(name="customer", join_keys=["email"], value_type=ValueType.STRING)
 
@@ -57,7 +58,7 @@ def test_a_limit_that_is_no_number_makes_no_key(limit: float) -> None:
 
 
 def test_without_keys_everybody_sees_everything() -> None:
-    caller = OpenAccess().admit_id(OpenAccess().identify(None), "nyc", None, 10)
+    caller = admit(OpenAccess(), OpenAccess().identify(None), "nyc", None, 10)
     withhold(caller, ["people:name"])
     assert caller.personal
 
@@ -119,7 +120,7 @@ def test_a_store_of_keys_that_is_silent_keeps_no_server_from_ending() -> None:
     store = Silent(key.stored)
     access = KeyedAccess(store, "nyc")
     access.start()
-    access.admit_id(access.identify(key.text), "nyc", None, 1)
+    admit(access, access.identify(key.text), "nyc", None, 1)
     assert store.asked.wait(60)
     access.close()
     assert not store.answered.is_set()

@@ -27,6 +27,7 @@ from serving.request import RequestLimits, checked
 from serving.snapshot import Snapshot
 from stores.fields import fields_of
 from stores.view import View
+from tests.admitted import admit
 from tests.unit.online_features import online_features
 from tests.unit.test_serving_personal import PERSONAL, SECRET, Plain, snapshot
 
@@ -139,7 +140,7 @@ def test_asked_for_it_is_withheld(tmp_path: Path, way: Any) -> None:
 
 @pytest.mark.parametrize("service", ["first", "last"])
 def test_the_console_shows_what_a_service_has(tmp_path: Path, service: str) -> None:
-    posted, caller = asking(declared(tmp_path)), Plain().admit_id("", "shop", None, 1)
+    posted, caller = asking(declared(tmp_path)), admit(Plain(), "", "shop", None, 1)
     wanted = target(posted.registry.current, caller, service, is_service=True)
     form = {name: values[0] for name, values in ENTITIES.items()}
     shown = asyncio.run(look_up(posted.features, wanted, form, now=1_360_638_000.0))
