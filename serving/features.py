@@ -24,7 +24,17 @@ from stores.view import Feature
 
 
 class Reads(Protocol):
-    """A store of hashes: a Redis (`stores.online_reads`), its replicas, or a cluster."""
+    """The connection to a store of hashes: a Redis (`stores.online_reads`), its replicas, or a cluster."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers."""
+
+    async def start(self) -> None:
+        """Connect, in the running event loop."""
+
+    async def close(self) -> None:
+        """Disconnect."""
 
     async def read(self, commands: Sequence[bytes]) -> list[Any]:
         """The replies to packed commands. Raises `StoreUnavailable` and `StoreRefused`."""

@@ -15,7 +15,7 @@ from serving.aside import Aside
 from serving.audit import Audit, Request
 from serving.counts import ProcessCounts
 from serving.deadlines import Deadlines
-from serving.features import OnlineFeatures, Prepared, json_body
+from serving.features import OnlineFeatures, Prepared, Reads, json_body
 from serving.gate import Gate, Overloaded
 from serving.incoming import HttpRequest
 from serving.plan import InvalidRequest
@@ -91,16 +91,6 @@ class Site(Protocol):
 
     async def answer(self, visit: Visit, seen: Seen) -> Answer:
         """The page; a failure has one too."""
-
-
-class Reads(Protocol):
-    """The connection to the online store."""
-
-    async def start(self) -> None:
-        """Connect, in the running event loop."""
-
-    async def close(self) -> None:
-        """Disconnect."""
 
 
 class Listener(Protocol):

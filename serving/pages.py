@@ -9,6 +9,7 @@ from typing import Protocol
 
 import orjson
 
+from serving.features import Reads
 from serving.metrics import Metrics
 from serving.refresh import Registry
 from serving.refusals import JSON, RETRY, Answer
@@ -25,14 +26,6 @@ AWAY = {
 NEEDED = frozenset({"registry", "redis", "keys"})
 HUNG_SECONDS, HUNG = 10.0, 4
 """After so long a ping is left to itself, and another one tried on another connection; so many may hang."""
-
-
-class Reads(Protocol):
-    """The connection to the online store."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether it answers."""
 
 
 class Keys(Protocol):

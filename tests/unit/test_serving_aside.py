@@ -39,6 +39,7 @@ from stores.view import View
 from tests.asked import Asked
 from tests.unit.charged_access import Charged
 from tests.unit.local_feast import local_feast
+from tests.unit.online_features import Connected
 
 CONCURRENCY = 4
 PLAIN = orjson.dumps({"features": ["plain:size"], "entities": {"faa": ["JFK"]}})
@@ -115,7 +116,7 @@ class HungModel:
         return np.ones((1, 2))
 
 
-class Redis:
+class Redis(Connected):
     """Has nothing of any entity, and says so once it `answers`."""
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ from serving.snapshot import Snapshot
 from stores.fields import fields_of
 from stores.view import View
 from tests.admitted import admit
-from tests.unit.online_features import online_features
+from tests.unit.online_features import Connected, online_features
 from tests.unit.test_serving_personal import PERSONAL, SECRET, Plain, snapshot
 
 ENTITIES = {"shop": ["1"], "person": ["2"]}
@@ -71,7 +71,7 @@ VALUES = {
 }
 
 
-class Stored:
+class Stored(Connected):
     """Answers the commands of any request from `VALUES`, whatever the entity."""
 
     def __init__(self) -> None:

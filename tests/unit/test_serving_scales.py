@@ -19,6 +19,7 @@ from serving.request import FeaturesRequest, RequestLimits
 from serving.scales import Scales
 from tests.asked import Asked
 from tests.unit.charged_access import Charged
+from tests.unit.online_features import Connected
 
 PATH = "/get-online-features"
 LARGE, SMALL = 50, 2
@@ -27,7 +28,7 @@ ANSWER = 4_000
 wait, and has eight places."""
 
 
-class Store:
+class Store(Connected):
     """How many values are being read, and were at the most; large requests wait until they are let go."""
 
     def __init__(self) -> None:

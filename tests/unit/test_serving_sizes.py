@@ -18,7 +18,7 @@ from serving.http import GetOnlineFeatures, Seen
 from serving.request import RequestLimits, TooLarge
 from serving.snapshot import Snapshot
 from tests.unit.local_feast import local_feast
-from tests.unit.online_features import online_features
+from tests.unit.online_features import Connected, online_features
 
 LIMIT = 20_000
 """Bytes that are read for one request."""
@@ -48,7 +48,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     return Snapshot(config, store.registry)
 
 
-class Redis:
+class Redis(Connected):
     """Has one feature of every entity; `trips` are how many commands came at once."""
 
     def __init__(self, value: bytes) -> None:

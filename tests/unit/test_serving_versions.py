@@ -21,10 +21,10 @@ from serving.http import GetOnlineFeatures, Seen
 from serving.refusals import refusal
 from serving.request import RequestLimits
 from stores.errors import StoreUnavailable
-from tests.unit.online_features import online_features
+from tests.unit.online_features import Connected, online_features
 
 
-class Redis:
+class Redis(Connected):
     """Has nothing of any entity."""
 
     async def read(self, commands: Sequence[bytes]) -> list[Any]:
