@@ -153,7 +153,7 @@ class _Builder:
         version = getattr(declared, "current_version_number", 0) or 0
         ttl = getattr(declared, "ttl", None)
         seconds = ttl.total_seconds() if ttl else 0.0
-        if self._in_vector_store(declared):
+        if _in_vector_store(self._config, declared):
             place, read = 0, -1 - len(self._vectors)  # counted on from the hashes once all are known
         else:
             read, place = self._read(view, columns)
@@ -196,9 +196,6 @@ class _Builder:
             at_once=_at_once(self._features, views, len(reads)),
         )
 
-    def _in_vector_store(self, declared: Any) -> bool:
-        return vector_field(declared) is not None and bool(getattr(self._config.online_store, "vectors", None))
-
     def _read(self, view: View, columns: tuple[str, ...]) -> tuple[int, int]:
         """The number of the read that has the view, and the place of its timestamp there."""
         try:
@@ -225,10 +222,14 @@ def _counted(view: PlannedView, reads: int) -> PlannedView:
     return PlannedView(view.name, view.version, view.view, view.columns, number, view.place, view.ttl)
 
 
+def _in_vector_store(config: RepoConfig, declared: Any) -> bool:
+    return vector_field(declared) is not None and bool(getattr(config.online_store, "vectors", None))
+
+
 def _view(config: RepoConfig, declared: FeatureView, names: list[str]) -> View:
     """The view with those features only, in the order of its declaration; one with a vector whole."""
     keys = [_feature(field) for field in _key_fields(declared) if field.name != DUMMY_ENTITY_ID]
-    if vector_field(declared) is not None and getattr(config.online_store, "vectors", None):
+    if _in_vector_store(config, declared):
         return stored_view(config, declared, keys)
     wanted = set(names)
     return View(

@@ -143,7 +143,7 @@ class Application:
         counts: ProcessCounts,
         audit: Audit,
         beside: Beside,
-        site: Site | None = None,
+        site: Site,
     ) -> None:
         self._posts = posts
         self._gets = gets

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 import orjson
+from feast.feature_view import DUMMY_ENTITY_ID
 
 from serving.access import Access
 from serving.plan import InvalidRequest
@@ -148,7 +149,7 @@ def _features_example(snapshot: Snapshot, reach: Reach) -> dict[str, Any]:
         shown = _shown(snapshot, name, reach)
         if shown and hasattr(view, "entity_columns"):
             keys = {
-                key.name: key.dtype.to_value_type().value for key in view.entity_columns if key.name != "__dummy_id"
+                key.name: key.dtype.to_value_type().value for key in view.entity_columns if key.name != DUMMY_ENTITY_ID
             }
             return {"features": [f"{name}:{feature}" for feature in shown[:2]], "entities": _samples(keys)}
     for name in () if reach.views else reach.services:

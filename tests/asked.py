@@ -1,10 +1,14 @@
 """One request without its connection: `serving.incoming.HttpRequest`, and what becomes of it."""
 
 import asyncio
+from typing import Any
 
 from serving.http import Application
 from serving.incoming import HttpRequest
 from serving.refusals import Answer
+
+NO_SITE: Any = None
+"""Of an application that is asked for no page for people."""
 
 
 class Asked:

@@ -36,7 +36,7 @@ from serving.scales import Scales
 from serving.search import Texts
 from serving.snapshot import Snapshot
 from stores.view import View
-from tests.asked import Asked
+from tests.asked import NO_SITE, Asked
 from tests.unit.charged_access import Charged
 from tests.unit.local_feast import local_feast
 from tests.unit.online_features import Connected
@@ -145,7 +145,7 @@ def server(snapshot: Snapshot, hung: Hung, access: OpenAccess, redis: Redis | No
     posts: dict[str, Post] = {"/get-online-features": features, "/search": search}
     gate, bodies, counts = Gate(CONCURRENCY, 0), Scales("large bodies", 1 << 20, 1, 0), Counts(1).claim()
     answers = Scales("large answers", 1 << 20, 1, 0)
-    application = Application(posts, {}, {}, gate, bodies, answers, HttpLimits(), counts, NoAudit(), beside)
+    application = Application(posts, {}, {}, gate, bodies, answers, HttpLimits(), counts, NoAudit(), beside, NO_SITE)
 
     async def asked(path: str, body: bytes) -> tuple[int, dict[str, str], Any]:
         answer = (await Asked("POST", path, body).of(application)).answer

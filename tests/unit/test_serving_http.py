@@ -17,7 +17,7 @@ from serving.plan import NotDeclared
 from serving.refusals import Answer
 from serving.request import RequestLimits
 from serving.scales import Scales
-from tests.asked import Asked
+from tests.asked import NO_SITE, Asked
 
 KEY = "mr_known"
 PATH = "/get-online-features"
@@ -100,7 +100,7 @@ def ask(
     beside = Beside(registry, SimpleNamespace(), access, audit)
     gate, bodies = Gate(places, 0), Scales("large bodies", 1_000, 1, 0)
     counts, answers = Counts(1).claim(), Scales("large answers", 1_000, 1, 0)
-    application = Application({PATH: post}, {}, {}, gate, bodies, answers, limits, counts, audit, beside)
+    application = Application({PATH: post}, {}, {}, gate, bodies, answers, limits, counts, audit, beside, NO_SITE)
     found = asyncio.run(Asked("POST", PATH, body, authorization=f"Bearer {key}").of(application))
     (noted,) = audit.requests
     return found.status, noted, access.charged
@@ -156,7 +156,9 @@ def look(key: str, left: int = 100, places: int = 1) -> tuple[int, Request, list
     beside: Any = SimpleNamespace(access=access)
     limits, bodies = HttpLimits(), Scales("large bodies", 1_000, 1, 0)
     gate, counts, answers = Gate(places, 0), Counts(1).claim(), Scales("large answers", 1_000, 1, 0)
-    application = Application({}, {}, {"/docs": description}, gate, bodies, answers, limits, counts, audit, beside)
+    application = Application(
+        {}, {}, {"/docs": description}, gate, bodies, answers, limits, counts, audit, beside, NO_SITE
+    )
     found = asyncio.run(Asked("GET", "/docs", authorization=f"Bearer {key}").of(application))
     (noted,) = audit.requests
     return found.status, noted, access.charged

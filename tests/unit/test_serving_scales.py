@@ -17,7 +17,7 @@ from serving.gate import Gate, Overloaded
 from serving.http import Application, Beside, GetOnlineFeatures, HttpLimits
 from serving.request import FeaturesRequest, RequestLimits
 from serving.scales import Scales
-from tests.asked import Asked
+from tests.asked import NO_SITE, Asked
 from tests.unit.charged_access import Charged
 from tests.unit.online_features import Connected
 
@@ -73,7 +73,7 @@ class Server:
         limits = HttpLimits(body_bytes=2_000, request_seconds=5.0)
         counts, answers = Counts(1).claim(), Scales("large answers", ANSWER, 8, 0)
         self.application = Application(
-            {PATH: features}, {}, {}, Gate(8, 0), bodies, answers, limits, counts, NoAudit(), beside
+            {PATH: features}, {}, {}, Gate(8, 0), bodies, answers, limits, counts, NoAudit(), beside, NO_SITE
         )
 
     def ask(
