@@ -92,59 +92,59 @@ class RetrieveOnlineDocuments:
 
     async def __call__(self, body: bytes, key_id: str, seen: Seen) -> bytes:
         """Answers one request. Raises `InvalidRequest`, `AccessRefused`, `Overloaded`, and what the stores raise."""
-        found = document(body, FIELDS)
+        request = self._admitted(key_id, document(body, FIELDS), seen)
+        if self.index is None:
+            raise InvalidRequest(f"view {request.view.name!r}: feature_store.yaml names no vector store")
+        vector = await self._vector(self.index, request)
+        weight = self.cells.weight(request.cells)
+        if weight:
+            await self.cells.enter(weight)
+        try:
+            return await self.aside.run(_search, self.index, request, vector)
+        finally:
+            if weight:
+                self.cells.leave(weight)
+
+    def _admitted(self, key_id: str, found: Mapping[str, Any], seen: Seen) -> DocumentsRequest:
+        """A search, from the fields of its body, if whoever has the key may do it and there is room for it: charged
+        then. Raises `AccessRefused`, `InvalidRequest` and `Overloaded`."""
         wanted = asked(found, self.limits)
         snapshot = self.registry.current
         caller = self.access.reach(key_id, snapshot.config.project, wanted.service)
         seen.entities = 1
         if wanted.service is not None or not wanted.features:
             raise InvalidRequest('a search names features of one vector view, as in "features": ["view:feature"]')
-        snapshot.check([reference for reference in wanted.features if not _answered_anyway(snapshot, reference)])
-        parsed = [_parse_feature_ref(reference) for reference in wanted.features]
-        names = {name for name, _, _ in parsed}
-        seen.views = sorted(names)
-        if len(names) > 1:
-            raise InvalidRequest(f"a search is over one view; these features are of {', '.join(sorted(names))}")
-        if any(version is not None for _, version, _ in parsed):
-            raise InvalidRequest("a search is over a view as it is now: name its features without a version")
-        (name,) = names
+        name, named = _of_one_view(snapshot, wanted.features, seen)
         view = vector_view(snapshot, name)
         known = {feature.name for feature in view.features}
-        features = tuple(dict.fromkeys(feature for _, _, feature in parsed if feature in known))
+        features = tuple(dict.fromkeys(feature for feature in named if feature in known))
         request = _request(found, snapshot.view(name), view, features, self.limits)
-        personal = snapshot.personal.get(name, frozenset())
-        withhold_search(caller, view, personal, features, request.filters)
-        weight = self._look(request)
+        withhold_search(caller, view, snapshot.personal.get(name, frozenset()), features, request.filters)
+        self._look(request)
         self.access.charge(key_id, 1)
         seen.charged = True
-        if self.index is None:
-            raise InvalidRequest(f"view {request.view.name!r}: feature_store.yaml names no vector store")
-        vector: Any = request.vector
-        if request.text is not None:
-            if self.texts is None:
-                raise InvalidRequest("this server embeds no texts: search by vector, as `query`")
-            vector = await self.texts.vector(self.index, request.view, request.text)
-        if weight:
-            await self.cells.enter(weight)
-        try:
-            return await self.aside.run(self._search, self.index, request, vector)
-        finally:
-            if weight:
-                self.cells.leave(weight)
+        return request
 
-    def _look(self, request: DocumentsRequest) -> int:
-        """What the search weighs. Raises `Overloaded` before the key is charged: what there is no room for costs it
-        nothing."""
+    def _look(self, request: DocumentsRequest) -> None:
+        """Raises `Overloaded` before the key is charged: what there is no room for costs it nothing."""
         self.aside.look()
         if request.text is not None and self.texts is not None:
             self.texts.look()
         if weight := self.cells.weight(request.cells):
             self.cells.look(weight)
-        return weight
 
-    def _search(self, index: VectorIndex, request: DocumentsRequest, vector: Any) -> bytes:
-        found = nearest(index, request.view, vector, request.top_k, request.filters, request.features)
-        return documents_answer(request, found, time.time())
+    async def _vector(self, index: VectorIndex, request: DocumentsRequest) -> Any:
+        """What is searched by."""
+        if request.text is None:
+            return request.vector
+        if self.texts is None:
+            raise InvalidRequest("this server embeds no texts: search by vector, as `query`")
+        return await self.texts.vector(index, request.view, request.text)
+
+
+def _search(index: VectorIndex, request: DocumentsRequest, vector: Any) -> bytes:
+    found = nearest(index, request.view, vector, request.top_k, request.filters, request.features)
+    return documents_answer(request, found, time.time())
 
 
 def documents_answer(request: DocumentsRequest, found: pa.Table, now: float) -> bytes:
@@ -177,6 +177,20 @@ def _results(values: list[Any], times: list[str], old: Sequence[bool] = ()) -> d
 
 def _values(column: pa.ChunkedArray, feature: Feature) -> list[Any]:
     return decoder(feature.value_type)(encode(column, feature.value_type).to_pylist())
+
+
+def _of_one_view(snapshot: Snapshot, references: Sequence[str], seen: Seen) -> tuple[str, list[str]]:
+    """The view that all references are to, and what they name of it. Raises `InvalidRequest`."""
+    snapshot.check([reference for reference in references if not _answered_anyway(snapshot, reference)])
+    parsed = [_parse_feature_ref(reference) for reference in references]
+    names = {name for name, _, _ in parsed}
+    seen.views = sorted(names)
+    if len(names) > 1:
+        raise InvalidRequest(f"a search is over one view; these features are of {', '.join(sorted(names))}")
+    if any(version is not None for _, version, _ in parsed):
+        raise InvalidRequest("a search is over a view as it is now: name its features without a version")
+    (name,) = names
+    return name, [feature for _, _, feature in parsed]
 
 
 def _answered_anyway(snapshot: Snapshot, reference: str) -> bool:
