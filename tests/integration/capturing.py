@@ -3,7 +3,7 @@
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,9 +105,10 @@ def read(kafka: str, topic: str, count: int) -> list[Record]:
     return records
 
 
-def eventually(what: Any) -> Any:
-    """The first truthy result of calling `what`, or its last one."""
+def eventually(what: Callable[[], Any], more: Callable[[], str] = str) -> Any:
+    """The first truthy result of calling `what`; fails when patience ends, and tells `more`."""
     deadline = time.monotonic() + PATIENCE
-    while not (result := what()) and time.monotonic() < deadline:
+    while not (result := what()):
+        assert time.monotonic() < deadline, f"for {PATIENCE:g} s it was {result!r} {more()}"
         time.sleep(0.05)
     return result

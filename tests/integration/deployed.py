@@ -73,11 +73,10 @@ class Running:
         except (OSError, ValueError):  # no note, nobody there, or one that is just leaving
             return 0, {}
 
-    def terminate(self) -> tuple[int, float]:
-        """SIGTERM; the exit code and how many seconds it took."""
-        began = time.monotonic()
+    def terminate(self) -> int:
+        """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30), time.monotonic() - began
+        return self.process.wait(30)
 
 
 @dataclass(frozen=True)

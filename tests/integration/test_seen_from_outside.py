@@ -220,7 +220,7 @@ def test_letters_replayed_after_the_contract_was_mended_overwrite_nothing_newer(
     market.settle()
     contract = market.repo.path / "contracts" / "public.orders.json"
     contract.write_text(contract.read_text().replace('"returned"', '"returned", "broken"'))
-    assert worker.terminate()[0] == 0
+    assert worker.terminate() == 0
     mine = ["--all", "--table", orders, "--reason", "on status"]
     with market.repo.worker() as second:
         for _ in range(2):

@@ -54,7 +54,7 @@ def test_the_starting_repo_applies_and_runs(shop: Deployed, database: Database) 
         }
         verified = shop.command("verify")
         assert (verified["entities"], verified["mismatches"]) == (4, 0)
-        assert worker.terminate()[0] == 0
+        assert worker.terminate() == 0
 
 
 def test_a_renamed_column_hides_the_primary_key_and_an_excluded_one_stays_at_home(
@@ -78,4 +78,4 @@ def test_a_renamed_column_hides_the_primary_key_and_an_excluded_one_stays_at_hom
             verified = shop.command("verify")
             assert (verified["entities"], verified["mismatches"]) == (3, 0)
             assert "note" not in shop.lake().snapshot(changes_table(f"{shop.project}.public.orders")).schema.names
-            assert worker.terminate()[0] == 0
+            assert worker.terminate() == 0

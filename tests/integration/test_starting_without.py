@@ -40,7 +40,7 @@ def test_a_worker_waits_for_its_lake(market: Shop, tmp_path: Path) -> None:
         with started(market, tmp_path / "stopped.log") as worker:
             waited(lambda: "event=waiting" in worker.log.read_text(), "a worker that waits")
             assert str(lake) in worker.log.read_text()
-            code, _ = worker.terminate()
+            code = worker.terminate()
             assert code == 0 and "event=stopped" in worker.log.read_text()
             result = json.loads(worker.log.read_text().splitlines()[-1])
             assert str(lake) in result["waiting_for"] and result["rows"] == {"applied": 0, "refused": 0}

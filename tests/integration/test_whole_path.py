@@ -350,13 +350,12 @@ def test_a_stopped_worker_leaves_nothing_half_done(traded: Bazaar, worker: Runni
         for pieces in range(100):
             traded.shop.execute("update goods set pieces = %s where sku = 1", [pieces])
             if pieces == 50:
-                code, seconds = worker.terminate()
+                code = worker.terminate()
         assert code == 0, worker.log.read_text()
-        assert seconds < 10
         lost = ["--reason", "on status", "--all"]
         assert traded.repo.command("letters", "replay", *lost) == {"replayed": 1, "not_captured": 0}
         traded.settle()
         assert traded.repo.read("goods_facts", ["pieces"], [{"vendor": "Acme", "sku": 1}]) == [{"pieces": 99}]
         assert traded.repo.read("customer_last_order", ["status"], [{"customer": "eve"}]) == [{"status": "lost"}]
         assert traded.repo.command("verify")["mismatches"] == 0
-        assert second.terminate()[0] == 0
+        assert second.terminate() == 0
