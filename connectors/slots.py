@@ -61,14 +61,11 @@ class SlotWatch:
 
 
 def _look(source: Source) -> SlotHealth | str:
-    engine = source.engine(CONNECT_SECONDS, LIFE_SECONDS)
     try:
-        health = slot_health(engine, source)
+        with source.opened(CONNECT_SECONDS, LIFE_SECONDS) as engine:
+            return slot_health(engine, source) or no_slot(source)
     except SourceUnavailable as error:
         return str(error)
-    finally:
-        engine.dispose()
-    return health or no_slot(source)
 
 
 def no_slot(source: Source) -> str:

@@ -38,20 +38,16 @@ class UnderWay(Exception):
 def alone(source: Source) -> Iterator[None]:
     """Nobody else takes a snapshot of the source during the block. Raises `UnderWay` if somebody does already, and
     `SourceUnavailable`."""
-    engine = source.engine()
-    try:
-        with connected(engine, source) as connection:
-            # No transaction stays open meanwhile: the slot could not pass it.
-            session = connection.execution_options(isolation_level="AUTOCOMMIT")
-            session.execute(_NOTICED_DEAD)
-            if not session.execute(_TAKE, {"slot": source.slot}).scalar_one():
-                raise UnderWay(
-                    f"source {source.name}: {snapshot_holder(engine, source) or 'another command'} is at it; one "
-                    f"resnapshot or recover of a source at a time"
-                )
-            yield
-    finally:
-        engine.dispose()
+    with source.opened() as engine, connected(engine, source) as connection:
+        # No transaction stays open meanwhile: the slot could not pass it.
+        session = connection.execution_options(isolation_level="AUTOCOMMIT")
+        session.execute(_NOTICED_DEAD)
+        if not session.execute(_TAKE, {"slot": source.slot}).scalar_one():
+            raise UnderWay(
+                f"source {source.name}: {snapshot_holder(engine, source) or 'another command'} is at it; one "
+                f"resnapshot or recover of a source at a time"
+            )
+        yield
 
 
 def snapshot_holder(engine: Engine, source: Source) -> str | None:

@@ -143,6 +143,15 @@ class Source:
             _end_connections(engine, life_seconds)
         return engine
 
+    @contextmanager
+    def opened(self, connect_seconds: int = 10, life_seconds: float | None = None) -> Iterator[Engine]:
+        """An `engine` that is disposed of after the block."""
+        engine = self.engine(connect_seconds, life_seconds)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
 
 @dataclass(frozen=True, slots=True)
 class Capture:

@@ -26,8 +26,8 @@ def altered_tables(repo: Repo, topics: Sequence[str], seconds: float) -> dict[st
 
 def _of_source(repo: Repo, name: str, applied: Mapping[str, Table], seconds: float) -> list[tuple[str, Altered]]:
     database, wanted = source(repo, name), dict(applied)
-    engine = database.engine(round(seconds), 2 * seconds)  # the second time for a lock, and whose it is
-    try:
+    # The second time is for a lock, and whose it is.
+    with database.opened(round(seconds), 2 * seconds) as engine:
         while wanted:
             try:
                 tables = reflect(engine, database, list(wanted), seconds)
@@ -35,6 +35,4 @@ def _of_source(repo: Repo, name: str, applied: Mapping[str, Table], seconds: flo
                 del wanted[error.table]
             else:
                 return [(now.topic, altered(wanted[f"{now.schema}.{now.name}"], now)) for now in tables]
-    finally:
-        engine.dispose()
     return []

@@ -202,11 +202,8 @@ def _ensure_topics(repo: Repo, plan: Plan) -> Sequence[str]:
 
 def _now(captured: Captured) -> Base:
     """Where the source's log is."""
-    engine = captured.source.engine()
-    try:
+    with captured.source.opened() as engine:
         return base(engine, captured.source)
-    finally:
-        engine.dispose()
 
 
 def _describe(repo: Repo, plan: Plan) -> None:

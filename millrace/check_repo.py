@@ -207,15 +207,13 @@ def _by_source(repo: Repo, declared: Sequence[Declared]) -> dict[str, list[Decla
 def _capture(repo: Repo, name: str, declared: Sequence[Declared]) -> Captured:
     database = source(repo, name)
     names = sorted({d.table for d in declared})
-    engine = database.engine()
     try:
-        return Captured(database, reflect(engine, database, names), ())
+        with database.opened() as engine:
+            return Captured(database, reflect(engine, database, names), ())
     except TableNotFound as error:
         (view, *_) = [d for d in declared if d.table == error.table]
         problem = f"the database has no table {error.table}"
         raise DeclarationError(f"source {view.source.name}", problem, error.instead) from error
-    finally:
-        engine.dispose()
 
 
 def _with_identities(captured: Captured, views: Sequence[StreamView]) -> Captured:
@@ -389,12 +387,9 @@ def check_sources(plan: Plan, client: Connect) -> None:
 
 def check_source(captured: Captured, client: Connect, *, fix: bool) -> list[Finding]:
     """What was found of a source database, and mended if asked to. Raises `SourceNotReady` for what is left to do."""
-    engine = captured.source.engine()
-    try:
+    with captured.source.opened() as engine:
         position = client.offset_lsn(captured.source.name)
         findings = check(engine, captured.source, captured.captures, position, fix=fix)
-    finally:
-        engine.dispose()
     errors = [f for f in findings if f.severity == "error" and (fix or not f.fixable)]
     if errors:
         raise SourceNotReady(errors)

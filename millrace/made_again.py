@@ -92,12 +92,8 @@ def stored_in(repo: Repo, tables: Sequence[Table]) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for name, mine in _by_source(tables).items():
         database = source(repo, name)
-        engine = database.engine(CONNECT_SECONDS, LIFE_SECONDS)
-        try:
-            with connected(engine, database) as connection:
-                oids, parts = table_oids(connection), partitions(connection, list(mine))
-        finally:
-            engine.dispose()
+        with database.opened(CONNECT_SECONDS, LIFE_SECONDS) as engine, connected(engine, database) as connection:
+            oids, parts = table_oids(connection), partitions(connection, list(mine))
         found |= {topic: Stored(str(oids[t]), parts.get(t, {})) for t, topic in mine.items() if t in oids}
     return found
 
@@ -106,11 +102,8 @@ def _unpublished(repo: Repo, tables: Sequence[Table]) -> list[str]:
     found: list[str] = []
     for name, mine in _by_source(tables).items():
         database = source(repo, name)
-        engine = database.engine(CONNECT_SECONDS, LIFE_SECONDS)
-        try:
+        with database.opened(CONNECT_SECONDS, LIFE_SECONDS) as engine:
             found += [mine[table] for table in unpublished(engine, database, list(mine))]
-        finally:
-            engine.dispose()
     return found
 
 

@@ -8,7 +8,7 @@ Killed at any point, either is simply run again.
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -357,13 +357,8 @@ def _drop_slot(job: _Job) -> None:
 def _job(repo: Repo, origin: str, chosen: Sequence[Flow], patience: float, say: Say) -> Iterator[_Job]:
     topics(repo).ping()  # without Kafka its Connect answers nothing, and does not say why
     database = source(repo, origin)
-    engine, client = database.engine(), connect(repo)
-    try:
-        with alone(database):
-            yield _Job(repo, database, engine, chosen, patience, say, client)
-    finally:
-        engine.dispose()
-        client.close()
+    with database.opened() as engine, closing(connect(repo)) as client, alone(database):
+        yield _Job(repo, database, engine, chosen, patience, say, client)
 
 
 def _keys(engine: Engine, origin: Source, table: Table) -> pa.Table:

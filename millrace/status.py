@@ -105,14 +105,12 @@ def _slots(repo: Repo, sources: Sequence[str], problems: list[str]) -> dict[str,
     positions = _positions(repo, sources)
     for name in sources:
         database = source(repo, name)
-        engine = database.engine(SECONDS, SECONDS)
         try:
-            health = slot_health(engine, database)
+            with database.opened(SECONDS, SECONDS) as engine:
+                health = slot_health(engine, database)
         except SourceUnavailable as error:
             problems.append(str(error))
             continue
-        finally:
-            engine.dispose()
         if health is None:
             problems.append(no_slot(database))
             continue
@@ -236,14 +234,12 @@ def _snapshots(repo: Repo, captured: Sequence[str], problems: list[str]) -> dict
         )
     for name, tables in begun.items():
         database = source(repo, name)
-        engine = database.engine(SECONDS, SECONDS)
         try:
-            under_way = snapshot_holder(engine, database) is not None
+            with database.opened(SECONDS, SECONDS) as engine:
+                under_way = snapshot_holder(engine, database) is not None
         except SourceUnavailable as error:
             problems.append(str(error))
             continue
-        finally:
-            engine.dispose()
         if not under_way:
             problems.append(
                 f"a resnapshot or recover of {', '.join(tables)} was begun and never ended: rows that were deleted "

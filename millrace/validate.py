@@ -80,11 +80,8 @@ def _rejections(view: StreamView, flow: Flow, rows: pa.Table) -> dict[str, Any]:
 def rows_of_source(database: Source, table: Table, most: int | None = None) -> tuple[pa.Table, int]:
     """The rows that can be carried, of all or of so many, and how many cannot."""
     columns = [table.column(field.name) for field in carried(table)]
-    engine = database.engine()
-    try:
+    with database.opened() as engine:
         parts = list(read_rows(engine, database, table, columns, most))
-    finally:
-        engine.dispose()
     empty = pa.schema(carried(table)).empty_table()
     rows = pa.concat_tables([empty, *(part.table for part in parts)])
     return as_snapshot(table, rows).rows, sum(part.undecodable.num_rows for part in parts)

@@ -11,6 +11,7 @@ mismatch.
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -79,9 +80,12 @@ class Database:
     engine: Engine
 
 
-def _database(repo: Repo, name: str) -> Database:
-    described = source(repo, name)
-    return Database(described, described.engine())
+@contextmanager
+def _databases(repo: Repo) -> Iterator[dict[str, Database]]:
+    """All sources of `millrace.yaml`, by name."""
+    with ExitStack() as opened:
+        sources = [source(repo, name) for name in repo.settings.sources]
+        yield {origin.name: Database(origin, opened.enter_context(origin.opened())) for origin in sources}
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,13 +227,11 @@ def verify_views(repo: Repo, views: Sequence[str], sample: int | None, patience:
         return (pgvector if view.vector and pgvector else redis).scan(view)
 
     verifier = Verifier(lake(repo), scan, embedder(repo), patience, told)
-    databases = {name: _database(repo, name) for name in repo.settings.sources}
     reports = {}
-    for name in views or by_name:
-        flow, view = by_name[name]
-        reports[name] = verifier.view(flow, view, databases[flow.table.source], sample)
-    for database in databases.values():
-        database.engine.dispose()
+    with _databases(repo) as databases:
+        for name in views or by_name:
+            flow, view = by_name[name]
+            reports[name] = verifier.view(flow, view, databases[flow.table.source], sample)
     problems: list[str] = []
     offsets = _offsets(repo, sorted(declared), problems)
     tables = {} if offsets is None or views or sample else _accounts(repo, declared, offsets, problems, told)

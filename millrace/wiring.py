@@ -427,13 +427,11 @@ def _source_table(repo: Repo, table: Table) -> Table | None:
     if table.source not in repo.settings.sources:
         return None
     database = source(repo, table.source)
-    engine = database.engine(connect_seconds=2, life_seconds=ASKED_LIFE_SECONDS)
     try:
-        return reflect(engine, database, [f"{table.schema}.{table.name}"], ASKED_LOCK_SECONDS)[0]
+        with database.opened(connect_seconds=2, life_seconds=ASKED_LIFE_SECONDS) as engine:
+            return reflect(engine, database, [f"{table.schema}.{table.name}"], ASKED_LOCK_SECONDS)[0]
     except (SourceUnavailable, TableNotFound):
         return None
-    finally:
-        engine.dispose()
 
 
 def backfill(repo: Repo) -> Backfill:

@@ -1,8 +1,9 @@
 """Sources: what is refused, and how names are written as SQL."""
 
 import pytest
+from sqlalchemy import Engine, event
 
-from connectors.source import Source, default_signal_table, default_slot, quoted, split
+from connectors.source import Source, SourceUnavailable, default_signal_table, default_slot, quoted, split
 
 URL = "postgresql://user:s3cret@db.example:5433/shop?sslmode=require"
 
@@ -75,6 +76,14 @@ def test_columns_are_excluded_as_debezium_excludes_them(patterns: str, excluded:
 def test_every_way_to_write_the_scheme(scheme: str) -> None:
     engine = source(url=URL.replace("postgresql", scheme)).engine()
     assert engine.url.drivername == "postgresql+psycopg"
+
+
+def test_an_engine_is_disposed_of_whatever_became_of_the_block() -> None:
+    disposed: list[Engine] = []
+    with pytest.raises(SourceUnavailable), source().opened() as engine:
+        event.listen(engine, "engine_disposed", disposed.append)
+        raise SourceUnavailable
+    assert disposed == [engine]
 
 
 def test_default_slot() -> None:

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -110,11 +111,10 @@ def test_records_that_expired_are_no_lag(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def went_back(monkeypatch: pytest.MonkeyPatch, asked: Callable[[str], int | None]) -> list[str]:
     """The problems of a source whose log ends at 100 and whose slot is well."""
-    engine = SimpleNamespace(dispose=lambda: None)
     health = SlotHealth(True, 0, 0, "reserved", None, 1, 100, timedelta(0))
     parts = {
         "connect": lambda repo, seconds: SimpleNamespace(offset_lsn=asked),
-        "source": lambda repo, name: SimpleNamespace(name=name, slot="slot", engine=lambda *seconds: engine),
+        "source": lambda repo, name: SimpleNamespace(name=name, slot="slot", opened=lambda *seconds: nullcontext()),
         "slot_health": lambda engine, database: health,
     }
     for name, part in parts.items():
@@ -142,10 +142,9 @@ def test_a_connect_that_does_not_answer_hides_no_slot(monkeypatch: pytest.Monkey
 def test_a_source_that_no_view_captures_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a connector nor a slot is made for it: nothing is wrong without them."""
     absent = SimpleNamespace(state=lambda name: None, offset_lsn=lambda name: None)
-    engine = SimpleNamespace(dispose=lambda: None)
     parts = {
         "connect": lambda repo, seconds: absent,
-        "source": lambda repo, name: SimpleNamespace(name=name, slot="slot", engine=lambda *seconds: engine),
+        "source": lambda repo, name: SimpleNamespace(name=name, slot="slot", opened=lambda *seconds: nullcontext()),
         "slot_health": lambda engine, database: None,
         "_snapshots": lambda repo, captured, problems: {},
         "_dropped": lambda repo, views, problems: Dropped([], [], {}, [], []),
