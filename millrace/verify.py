@@ -24,7 +24,7 @@ from connectors.source import Source
 from connectors.table import Table
 from millrace.progress import Told
 from millrace.repo import Repo
-from millrace.wiring import embedder, flows, lake, online, source, topics, vectors
+from millrace.wiring import embedder, flows, lake, source, stores, topics
 from stores.comparison import EVENT_TIME, PLACES, Comparison, comparison
 from stores.history import every_newest
 from stores.lake import Lake
@@ -46,7 +46,7 @@ TEXT_HASH = Feature(EMBEDDING[0].name, 1, EMBEDDING[0].type)
 INTERVAL_SECONDS = 0.5
 
 Scan = Callable[[View], Iterator[pa.Table]]
-"""All entities of a view in the store that serves it, with `_present` or without deleted ones."""
+"""`FeatureWriter.scan`, or one that leaves deleted entities out and has no `_present`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +221,7 @@ def verify_views(repo: Repo, views: Sequence[str], sample: int | None, patience:
     for name in views:
         if name not in by_name:
             raise UnknownView(f"there is no view {name} over a captured table; there are {', '.join(by_name)}")
-    redis, pgvector = online(repo), vectors(repo)
-
-    def scan(view: View) -> Iterator[pa.Table]:
-        return (pgvector if view.vector and pgvector else redis).scan(view)
-
-    verifier = Verifier(lake(repo), scan, embedder(repo), patience, told)
+    verifier = Verifier(lake(repo), stores(repo).scan, embedder(repo), patience, told)
     reports = {}
     with _databases(repo) as databases:
         for name in views or by_name:

@@ -351,6 +351,11 @@ def vectors(repo: Repo, statement_seconds: float = 0.0, most_bytes: int = 0) -> 
     return PgVectors(url, repo.settings.kafka.retention_hours * 3_600, statement_seconds, most_bytes)
 
 
+def stores(repo: Repo) -> ByView:
+    """The stores that views are served from, as one."""
+    return ByView(online(repo), vectors(repo))
+
+
 def embedder(repo: Repo) -> Embedder:
     """The embedding providers in their order."""
     return Providers([_provider(settings) for settings in repo.settings.embeddings])

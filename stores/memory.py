@@ -1,6 +1,6 @@
 """The online store in memory: the double of Redis, for tests of what stands above the stores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,13 @@ class MemoryOnline(FeatureWriter, FeatureReader):
             values = [entry and entry.column(field.name) for entry in entries]
             table = table.append_column(field, pa.array(values, field.type))
         return table
+
+    def scan(self, view: View) -> Iterator[pa.Table]:
+        """As `FeatureWriter.scan`, all at once."""
+        schema = pa.schema([(key.name, key.arrow_type) for key in view.join_keys])
+        keys = pa.Table.from_pylist([dict(zip(schema.names, key, strict=True)) for key in self._of(view)], schema)
+        found = self.inspect(view, keys)
+        yield pa.table([*keys.columns, *found.columns], names=[*schema.names, *found.column_names])
 
     def _of(self, view: View) -> dict[Key, _Entry]:
         return self._entries.setdefault((view.project, view.online_name), {})

@@ -222,11 +222,8 @@ class RedisOnline(FeatureWriter, FeatureReader):
         return self._inspect(view, entity_keys(view).encode(keys).to_pylist())
 
     def scan(self, view: View) -> Iterator[pa.Table]:
-        """Every entity of a view, deleted ones included: its join keys, then the columns of `inspect`.
-
-        An entity that is written meanwhile may or may not come; one can come twice while Redis resizes
-        its table of keys (the guarantees of SCAN).
-        """
+        """As `FeatureWriter.scan`; an entity can come twice while Redis resizes its table of keys (the guarantees of
+        SCAN)."""
         for keys, columns in self._scan_keys(entity_keys(view)):
             table = self._inspect(view, keys)
             for name in reversed(columns.column_names):

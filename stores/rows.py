@@ -1,6 +1,6 @@
 """Feature rows: the one shape in which features travel from the streams to every store."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,6 +87,10 @@ class FeatureWriter(Protocol):
     def inspect(self, view: View, keys: pa.Table) -> pa.Table:
         """For each row of `keys` (the view's join keys): the features, `event_timestamp`, `_present`, and the
         stored version, null where nothing was ever written: `_order`, `_lsn`, `_row`, `_undecided`."""
+
+    def scan(self, view: View) -> Iterator[pa.Table]:
+        """Every entity of a view, deleted ones included: its join keys, then the columns of `inspect`; of a view with
+        a vector `_text_hash` as well. An entity that is written meanwhile may or may not come, or come twice."""
 
     def ping(self) -> None:
         """Raises `StoreUnavailable` if the store does not answer."""

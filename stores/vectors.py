@@ -31,6 +31,7 @@ from stores.view import View
 
 STORE = "pgvector"
 
+SCANNED_ROWS = 5_000
 _FORGOTTEN_AT_ONCE = 1000
 _FORGET_SECONDS = 60.0
 _UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
@@ -160,15 +161,14 @@ class PgVectors(FeatureWriter, FeatureReader):
         `_undecided`, null where nothing was ever written."""
         return self._read(view, keys, _VERSION)
 
-    def scan(self, view: View, size: int = 5_000) -> Iterator[pa.Table]:
-        """Every entity of a view, deleted ones included, at most `size` at once: its join keys, then the
-        columns of `inspect`, and `_text_hash` (`stores.rows.EMBEDDING`)."""
+    def scan(self, view: View) -> Iterator[pa.Table]:
+        """As `FeatureWriter.scan`, at most `SCANNED_ROWS` at once, of one moment."""
         vectors = vector_table(view)
         fields = [field.name for field in (*view.join_keys, *view.features)]
         names = [*fields, "event_timestamp", "_deleted", *_VERSION, EMBEDDING[0].name]
         query = sa.select(*(vectors.table.c[name] for name in names))
         with self._transaction(vectors) as connection:
-            for part in connection.execution_options(yield_per=size).execute(query).partitions():
+            for part in connection.execution_options(yield_per=SCANNED_ROWS).execute(query).partitions():
                 yield _with_presence(arrow_table(vectors, names, part))
 
     def search(

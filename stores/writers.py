@@ -1,6 +1,6 @@
 """Several feature stores as one: views with a vector go to the vector store, the others online."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
@@ -35,11 +35,17 @@ class ByView:
     def inspect(self, view: View, keys: pa.Table) -> pa.Table:
         return self._store(view).inspect(view, keys)
 
+    def scan(self, view: View) -> Iterator[pa.Table]:
+        return self._store(view).scan(view)
+
     def _store(self, view: View) -> FeatureWriter:
         if view.vector is None:
             return self._online
         if self._vectors is None:
-            raise StoreRefused(f"view {view.name} has a vector, and there is no vector store to keep it in")
+            raise StoreRefused(
+                f"view {view.name} has a vector, and there is no vector store to keep it in: add "
+                "online_store.vectors to feature_store.yaml"
+            )
         return self._vectors
 
     def ping(self) -> None:

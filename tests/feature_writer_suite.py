@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -108,6 +109,17 @@ class FeatureWriterSuite:
         features, version = store.one(store.state, one)
         assert features is not None and features["x"] == 7 and features["name"] == "Ä"
         assert version == (0, 10, bytes(16))
+
+    def test_a_scan_says_of_every_entity_what_an_inspection_says(self, store: Store) -> None:
+        here, gone = entity(), entity()
+        store.write(rows(store.state, Change(here, lsn=10, x=7), Change(gone, lsn=11, deleted=True)))
+        keys = pa.table({"id": pa.array([here, gone], pa.int64())})
+        scanned = pa.concat_tables(store.writer.scan(store.state))
+        found = scanned.filter(pc.is_in(scanned["id"], keys["id"].combine_chunks())).sort_by("id")
+        inspected = store.writer.inspect(store.state, keys)
+        assert found.select(["id", *inspected.column_names]).to_pylist() == [
+            {**key, **row} for key, row in zip(keys.to_pylist(), inspected.to_pylist(), strict=True)
+        ]
 
     def test_a_null_is_a_value(self, store: Store) -> None:
         one = entity()

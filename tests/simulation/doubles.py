@@ -1,6 +1,6 @@
 """The in-memory stores and broker as one process of the simulation sees them: each call may fail, wait or kill."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -72,6 +72,9 @@ class Online:
 
     def inspect(self, view: View, keys: pa.Table) -> pa.Table:
         return self.process.call(self.store, f"inspect {view.name}", lambda: self.inner.inspect(view, keys))
+
+    def scan(self, view: View) -> Iterator[pa.Table]:
+        return self.process.call(self.store, f"scan {view.name}", lambda: self.inner.scan(view))
 
     def embedded(self, view: View, hashes: Sequence[bytes]) -> Mapping[bytes, np.ndarray]:
         assert isinstance(self.inner, MemoryVectors)

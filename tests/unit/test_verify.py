@@ -15,7 +15,9 @@ from connectors.table import Column
 from millrace.cli import millrace as command_line
 from millrace.repo import Repo
 from millrace.verify import _keys
+from stores.memory import MemoryOnline
 from stores.view import Feature, View
+from stores.writers import ByView
 from streams.memory import MemoryBroker, MemoryTopics
 from streams.messages import Partition
 from streams.views import StreamView
@@ -46,8 +48,8 @@ def verify(tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
     FeatureStore(repo_path=str(tmp_path)).apply([])
     monkeypatch.setattr(Repo, "declared", lambda repo: [])
     monkeypatch.setattr(millrace.verify, "flows", lambda repo: {TOPIC: Flow})
-    for store in ("lake", "online", "vectors"):
-        monkeypatch.setattr(millrace.verify, store, lambda repo: None)
+    monkeypatch.setattr(millrace.verify, "lake", lambda repo: None)
+    monkeypatch.setattr(millrace.verify, "stores", lambda repo: ByView(MemoryOnline(), None))
     monkeypatch.setattr(millrace.verify, "topics", lambda repo: MemoryTopics(broker))
 
     def run(*arguments: str) -> Result:
