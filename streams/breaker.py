@@ -11,9 +11,9 @@ from streams.letters import Rejection, kind_of
 class BreakerSettings:
     """Pause a table when more than `share` of its last `window` records were rejected, and at least `least`."""
 
-    share: float = 0.5
+    share: float
+    least: int
     window: int = 1_000
-    least: int = 200
 
 
 class Breaker:

@@ -156,8 +156,8 @@ class HttpEmbedder:
         *,
         api_key: str | None = None,
         dimensions: bool = False,
-        batch: int = 256,
-        timeout: float = 10.0,
+        batch: int,
+        timeout: float,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"an embedding server's URL begins with http:// or https://, not {url!r}")

@@ -54,16 +54,16 @@ MANY = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """How the worker batches; `millrace.yaml` explains each under `worker:`."""
+    """How the worker batches: what `millrace.yaml` sets under `worker:`, then what is the same for all but tests."""
 
-    poll_records: int = 7_500
+    poll_records: int
+    flush_rows: int
+    flush_seconds: float
+    stage_rows: int
+    stage_bytes: int
+    max_record_bytes: int
     poll_seconds: float = 0.1
     take_bytes: int = 16 * 1024 * 1024
-    flush_rows: int = 50_000
-    flush_seconds: float = 1.0
-    stage_rows: int = 200_000
-    stage_bytes: int = 64 * 1024 * 1024
-    max_record_bytes: int = 4 * 1024 * 1024
     stop_seconds: float = 8.0
 
 

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from millrace.settings import ProviderSettings
+from streams.embedders import HttpEmbedder
+
+DEFAULTS = ProviderSettings()
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
 
 
@@ -25,6 +29,12 @@ def in_order(request: dict[str, Any]) -> tuple[int, Any]:
         {"object": "embedding", "index": i, "embedding": vector_of(text)} for i, text in enumerate(request["input"])
     ]
     return 200, {"object": "list", "model": request["model"], "data": data[::-1]}
+
+
+def http_embedder(
+    url: str, model: str, length: int, *, batch: int = DEFAULTS.batch, timeout: float = DEFAULTS.timeout, **more: Any
+) -> HttpEmbedder:
+    return HttpEmbedder(url, model, length, batch=batch, timeout=timeout, **more)
 
 
 @dataclass

@@ -3,12 +3,13 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from millrace.settings import WorkerYaml
 from stores.history import change_properties, feature_properties
 from stores.memory import MemoryOnline
 from stores.memory_lake import MemoryLake
@@ -31,6 +32,17 @@ from streams.worker import Parts, Worker, WorkerSettings
 from tests.envelopes import ORDERS, TOPIC
 from validation.contract import load
 
+DEFAULTS = WorkerYaml()
+QUICK = WorkerSettings(
+    poll_records=DEFAULTS.poll_records,
+    flush_rows=DEFAULTS.flush_rows,
+    flush_seconds=0.01,
+    stage_rows=DEFAULTS.stage_rows,
+    stage_bytes=DEFAULTS.stage_bytes,
+    max_record_bytes=DEFAULTS.max_record_bytes,
+    poll_seconds=0.001,
+    stop_seconds=2.0,
+)
 GROUP, LETTERS, CONTROL = "g", "letters", "control"
 P0, P1 = Partition(TOPIC, 0), Partition(TOPIC, 1)
 SUITE = {
@@ -130,7 +142,7 @@ class Platform:
                 online=self.online,
                 lake=self.lake,
                 embedding=self.embedding,
-                breaker=Breaker(BreakerSettings(least=50)),
+                breaker=Breaker(BreakerSettings(share=DEFAULTS.reject_share, least=50)),
                 windows=Windows(flows, 1_000, 60.0),
                 tally=Tally(),
                 control=Control(MemoryFollower(self.broker, CONTROL)),
@@ -138,7 +150,7 @@ class Platform:
                 beside=ThreadPoolExecutor(max_workers=4),
                 vectors=Daemons(),
             ),
-            WorkerSettings(**({"poll_seconds": 0.001, "flush_seconds": 0.01, "stop_seconds": 2.0} | settings)),
+            replace(QUICK, **settings),
         )
         return self.worker
 

@@ -22,8 +22,8 @@ class Window:
     def __init__(
         self,
         contract: Contract,
-        rows: int = 100_000,
-        seconds: float = 60.0,
+        rows: int,
+        seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rules = contract.table_rules

@@ -8,6 +8,7 @@ from hashlib import sha256
 from random import Random
 from unittest.mock import patch
 
+from millrace.settings import WorkerYaml
 from stores import history
 from stores.history import change_properties, feature_properties
 from stores.memory import MemoryOnline
@@ -39,6 +40,7 @@ STEPS = 60_000
 PART_ROWS = 3
 """Of what a truncate deletes this much is settled at once, so that much can happen in between."""
 
+DEFAULTS = WorkerYaml()
 SETTINGS = WorkerSettings(
     poll_records=8,
     poll_seconds=0.05,
@@ -46,6 +48,8 @@ SETTINGS = WorkerSettings(
     flush_rows=25,
     flush_seconds=0.3,
     stage_rows=60,
+    stage_bytes=DEFAULTS.stage_bytes,
+    max_record_bytes=DEFAULTS.max_record_bytes,
     stop_seconds=1.0,
 )
 
@@ -319,7 +323,7 @@ class RunningWorker:
                 online=simulation.writer(process),
                 lake=Lake(process, simulation.lake),  # type: ignore[arg-type]  # as much of one as it uses
                 embedding=simulation.embedding(process),
-                breaker=Breaker(BreakerSettings(least=1_000_000)),
+                breaker=Breaker(BreakerSettings(share=DEFAULTS.reject_share, least=1_000_000)),
                 windows=Windows(simulation.flows, 1_000, 60.0),
                 tally=Tally(),
                 control=Control(MemoryFollower(simulation.broker, CONTROL)),

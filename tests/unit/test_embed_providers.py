@@ -19,12 +19,11 @@ from streams.embedders import (
     AnswerUnusable,
     Embedder,
     EmbedderUnavailable,
-    HttpEmbedder,
     Providers,
     TextRefused,
     WordLlamaEmbedder,
 )
-from tests.embedding_server import Server, embedding_server, in_order, vector_of
+from tests.embedding_server import Server, embedding_server, http_embedder, in_order, vector_of
 
 NINE = b"Content-Length: 9\r\n\r\n"
 
@@ -92,7 +91,7 @@ def server() -> Iterator[Server]:
 
 class TestHttp:
     def test_a_request(self, server: Server) -> None:
-        embedder = HttpEmbedder(server.url + "/", "a-model", 3, api_key="key", dimensions=True)
+        embedder = http_embedder(server.url + "/", "a-model", 3, api_key="key", dimensions=True)
         vectors = embedder.embed(["one", "three", "Ä 😀"])
         assert vectors.dtype == np.float32
         assert vectors.tolist() == [vector_of("one"), vector_of("three"), vector_of("Ä 😀")]
@@ -103,16 +102,16 @@ class TestHttp:
         ]
 
     def test_what_is_not_set_is_not_sent(self, server: Server) -> None:
-        HttpEmbedder(server.url, "a-model", 3).embed(["one"])
+        http_embedder(server.url, "a-model", 3).embed(["one"])
         assert "authorization" not in server.headers[0]
         assert "dimensions" not in server.requests[0]
 
     def test_batches(self, server: Server) -> None:
         texts = ["x" * i for i in range(1, 8)]
-        vectors = HttpEmbedder(server.url, "a-model", 3, batch=3).embed(texts)
+        vectors = http_embedder(server.url, "a-model", 3, batch=3).embed(texts)
         assert [len(request["input"]) for request in server.requests] == [3, 3, 1]
         assert vectors.tolist() == [vector_of(text) for text in texts]
-        assert HttpEmbedder(server.url, "a-model", 3).embed([]).shape == (0, 3)
+        assert http_embedder(server.url, "a-model", 3).embed([]).shape == (0, 3)
 
     @pytest.mark.parametrize(
         ("status", "body", "told"),
@@ -132,19 +131,19 @@ class TestHttp:
     def test_an_answer_that_is_none(self, server: Server, status: int, body: Any, told: str) -> None:
         server.answer = lambda _: (status, body)
         with pytest.raises(EmbedderUnavailable, match=told):
-            HttpEmbedder(server.url, "a-model", 3).embed(["one"])
+            http_embedder(server.url, "a-model", 3).embed(["one"])
 
     def test_nobody_there(self) -> None:
         """Refused, or of no answer to the first packet: no text was seen by anyone."""
         with pytest.raises(EmbedderUnavailable, match="does not answer") as refused:
-            HttpEmbedder("http://127.0.0.1:1/v1", "a-model", 3).embed(["one"])
+            http_embedder("http://127.0.0.1:1/v1", "a-model", 3).embed(["one"])
         with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
             address = full.getsockname()
             with pytest.raises(TimeoutError):
                 while True:
                     waiting.enter_context(socket.create_connection(address, timeout=0.2))
             with pytest.raises(EmbedderUnavailable, match=r"does not answer.*timed out") as silent:
-                HttpEmbedder(f"http://127.0.0.1:{address[1]}", "a-model", 3, timeout=0.2).embed(["one"])
+                http_embedder(f"http://127.0.0.1:{address[1]}", "a-model", 3, timeout=0.2).embed(["one"])
         assert not isinstance(refused.value, AnswerUnusable) and not isinstance(silent.value, AnswerUnusable)
 
     @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\n" + NINE + b"{", b"HTTP/1.1 500 ill\r\n" + NINE])
@@ -163,7 +162,7 @@ class TestHttp:
 
         with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as executor:
             executor.submit(answer)
-            embedder = HttpEmbedder(f"http://127.0.0.1:{listening.getsockname()[1]}", "a-model", 3, timeout=0.3)
+            embedder = http_embedder(f"http://127.0.0.1:{listening.getsockname()[1]}", "a-model", 3, timeout=0.3)
             with pytest.raises(EmbedderUnavailable) as raised:
                 embedder.embed([text])
             over.set()
@@ -179,7 +178,7 @@ class TestHttp:
         server.answer = never
         try:
             with pytest.raises(AnswerUnusable, match=r"does not answer.*timed out"):
-                HttpEmbedder(server.url, "a-model", 3, timeout=0.2).embed(["one"])
+                http_embedder(server.url, "a-model", 3, timeout=0.2).embed(["one"])
         finally:
             answered.set()
 
@@ -190,7 +189,7 @@ class TestHttp:
             return in_order(request)
 
         server.answer = limited
-        embedder = HttpEmbedder(server.url, "a-model", 3, batch=4)
+        embedder = http_embedder(server.url, "a-model", 3, batch=4)
         with pytest.raises(TextRefused, match="maximum context length") as raised:
             embedder.embed(["one", "two", "three", "four", "five", "too long", "six"])
         assert raised.value.position == 5
@@ -200,11 +199,11 @@ class TestHttp:
     def test_settings_that_the_server_refuses_are_not_the_texts_fault(self, server: Server) -> None:
         server.answer = lambda _: (400, {"error": "dimensions are not supported"})
         with pytest.raises(EmbedderUnavailable, match=r"dimensions are not supported.*check the model"):
-            HttpEmbedder(server.url, "a-model", 3, dimensions=True).embed(["one", "two"])
+            http_embedder(server.url, "a-model", 3, dimensions=True).embed(["one", "two"])
 
     def test_what_is_no_address(self) -> None:
         with pytest.raises(ValueError, match="begins with http"):
-            HttpEmbedder("file:///etc/passwd", "a-model", 3)
+            http_embedder("file:///etc/passwd", "a-model", 3)
 
 
 class Fixed:
@@ -252,7 +251,7 @@ class TestProviders:
             return 200, {"data": [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]}
 
         server.answer = serve
-        remote = HttpEmbedder(server.url, wordllama.model, wordllama.length)
+        remote = http_embedder(server.url, wordllama.model, wordllama.length)
         assert (remote.embed(["a word"]) == wordllama.embed(["a word"])).all()
         server.answer = lambda _: (503, {})
         assert Providers([remote, wordllama]).embed(["a word"]).shape == (1, 256)

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from stores.errors import StoreUnavailable
 from stores.rows import FeatureRows, WriteResult
 from streams.clock import SystemClock
-from streams.embedders import AnswerUnusable, Embedder, HttpEmbedder, Providers
+from streams.embedders import AnswerUnusable, Embedder, Providers
 from streams.messages import Records
 from streams.patience import Patience
 from streams.pipeline import Accepted, Flow, Outcome, embedding
 from streams.tally import Tally
 from streams.views import project
 from streams.writes import Writes
-from tests.embedding_server import HangsUp, Server, embedding_server, in_order, vector_of
+from tests.embedding_server import HangsUp, Server, embedding_server, http_embedder, in_order, vector_of
 from tests.unit.test_embed_rows import Known, changes, stream_view, table
 
 MANY_TRIES = 200
@@ -112,7 +112,7 @@ def test_what_a_provider_made_before_its_limit_is_not_made_again(server: Server)
         left = 3
 
     server.answer = limited
-    outcome = written(HttpEmbedder(server.url, "m", 3, batch=4), TITLES, minute_is_over)
+    outcome = written(http_embedder(server.url, "m", 3, batch=4), TITLES, minute_is_over)
     assert vectors(outcome) == [vector_of(title) for title in TITLES]
     assert sent == Counter(TITLES)
 
@@ -127,8 +127,8 @@ def test_the_next_provider_goes_on_where_the_first_one_stopped(server: Server) -
         return in_order(request)
 
     server.answer = limited
-    first = HttpEmbedder(server.url, "m", 3, batch=4)
-    second = HttpEmbedder(server.url, "m", 3, batch=4, api_key="key")
+    first = http_embedder(server.url, "m", 3, batch=4)
+    second = http_embedder(server.url, "m", 3, batch=4, api_key="key")
     assert vectors(written(Providers([first, second]), TITLES)) == [vector_of(title) for title in TITLES]
     assert sent == Counter(TITLES)
 
@@ -174,7 +174,7 @@ def test_a_text_that_a_provider_goes_on_failing_at_is_refused_alone(
         return in_order(request)
 
     server.answer = poisoned
-    embedder = HttpEmbedder(server.url, "m", 3, batch=8, timeout=TIMEOUT)
+    embedder = http_embedder(server.url, "m", 3, batch=8, timeout=TIMEOUT)
     outcome = written(embedder, [*TITLES[:20], "bad", *TITLES[20:], "bad too"])
     assert [rejection.position for rejection in outcome.rejections] == [20, 41]
     assert "its text cannot be embedded" in outcome.rejections[0].reasons[0]
@@ -196,7 +196,7 @@ def test_what_is_a_matter_of_time_or_of_settings_is_no_fault_of_the_text(
             server.answer = in_order
 
     server.answer = lambda request: in_order(request) if request["input"] == ["word"] else (status, {"error": told})
-    outcome = written(HttpEmbedder(server.url, "m", 3), ["a long text"], enough)
+    outcome = written(http_embedder(server.url, "m", 3), ["a long text"], enough)
     assert vectors(outcome) == [vector_of("a long text")] and not outcome.rejections
 
 
@@ -208,7 +208,7 @@ def test_a_provider_that_needs_longer_for_many_texts_is_asked_for_fewer(server: 
         return in_order(request)
 
     server.answer = slow
-    outcome = written(HttpEmbedder(server.url, "m", 3, batch=40, timeout=1.0), TITLES)
+    outcome = written(http_embedder(server.url, "m", 3, batch=40, timeout=1.0), TITLES)
     assert vectors(outcome) == [vector_of(title) for title in TITLES] and not outcome.rejections
     asked = [len(request["input"]) for request in server.requests]
     assert asked == sorted(asked, reverse=True)
@@ -219,7 +219,7 @@ def test_a_request_that_is_too_large_for_a_limit_becomes_smaller(server: Server)
         return in_order(request) if len(request["input"]) <= 10 else (429, {"error": "too many tokens"})
 
     server.answer = limited
-    outcome = written(HttpEmbedder(server.url, "m", 3, batch=40), TITLES)
+    outcome = written(http_embedder(server.url, "m", 3, batch=40), TITLES)
     assert vectors(outcome) == [vector_of(title) for title in TITLES]
 
 
@@ -233,13 +233,13 @@ def test_a_limit_that_says_when_it_is_over_is_not_about_a_requests_size(server: 
             server.answer = in_order
 
     server.answer, server.says = lambda request: (429, {"error": "slow down"}), {"Retry-After": "1"}
-    outcome = written(HttpEmbedder(server.url, "m", 3, batch=40), TITLES, enough)
+    outcome = written(http_embedder(server.url, "m", 3, batch=40), TITLES, enough)
     assert vectors(outcome) == [vector_of(title) for title in TITLES]
     assert {len(request["input"]) for request in server.requests} == {40}
 
 
 def test_a_provider_that_is_well_again_is_asked_for_as_many_as_before(server: Server) -> None:
-    embedder = HttpEmbedder(server.url, "m", 3, batch=8)
+    embedder = http_embedder(server.url, "m", 3, batch=8)
     server.answer = failed
     for _ in range(5):
         with pytest.raises(AnswerUnusable):
@@ -281,4 +281,4 @@ def test_a_provider_that_answers_nothing_usable_is_waited_for(server: Server) ->
         written(Ill(0, 1_000_000), ["one", "two"])
     server.answer = hangs_up
     with pytest.raises(AssertionError, match="it comes to no end"):
-        written(HttpEmbedder(server.url, "m", 3), ["one", "two"])
+        written(http_embedder(server.url, "m", 3), ["one", "two"])

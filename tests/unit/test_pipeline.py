@@ -123,6 +123,6 @@ def test_a_delete_brings_no_values_to_check(tmp_path: Path) -> None:
 def test_the_columns_that_a_contract_counts_are_the_tables_own(tmp_path: Path) -> None:
     counted = flow(tmp_path, "expect_table_column_count_to_equal", value=len(carried(ORDERS)))
     outcome = take(records((key(1), envelope("c", row(1, "ann"), lsn=1))), counted, 100_000)
-    window = Window(counted.contract)
+    window = Window(counted.contract, 100, 60.0)
     window.add(outcome.accepted.changes.rows)
     assert [judged.success for judged in window.close()] == [True]
