@@ -54,9 +54,7 @@ class PgVectors(FeatureWriter, FeatureReader):
     view's table is missing or was made for something else.
     """
 
-    def __init__(
-        self, url: str, retention_seconds: float = 7 * 86_400, statement_seconds: float = 0.0, most_bytes: int = 0
-    ) -> None:
+    def __init__(self, url: str, retention_seconds: float, statement_seconds: float = 0.0, most_bytes: int = 0) -> None:
         """Connects at first use. Raises `ValueError` for a text that is no URL."""
         try:
             parsed = sa.make_url(url).set(drivername="postgresql+psycopg")

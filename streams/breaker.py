@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from streams.letters import Rejection, kind_of
 
+REASONS = 3
+"""Different ones that are told of a table that is paused."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerSettings:
@@ -52,11 +55,11 @@ class Breaker:
         return True
 
 
-def _first(rejections: Sequence[Rejection], most: int = 3) -> str:
+def _first(rejections: Sequence[Rejection]) -> str:
     """The first reasons of different kinds."""
     kinds: dict[str, str] = {}
     for rejection in rejections:
         kinds.setdefault(kind_of(rejection.reasons[0]), rejection.reasons[0])
-        if len(kinds) == most:
+        if len(kinds) == REASONS:
             break
     return "; ".join(kinds.values())

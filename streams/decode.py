@@ -24,6 +24,9 @@ Values = dict[str, Any]
 
 LOGICAL_MESSAGE = "m"
 
+SHOWN = 80
+"""Characters of a value that are told of it."""
+
 _FIRST, _LAST = MICROSECONDS
 
 
@@ -254,6 +257,6 @@ def _require_key(name: str, images: list[Values], ops: list[str], bad: dict[int,
             bad.setdefault(i, ("schema", []))[1].append(f"column {name}: the primary key is missing or null")
 
 
-def _short(value: object, limit: int = 80) -> str:
+def _short(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}..."
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

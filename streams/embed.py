@@ -66,7 +66,7 @@ def embed(
     changes: Changes,
     embedder: Embedder,
     known: KnownVectors,
-    made: Made | None = None,
+    made: Made,
 ) -> Embedded:
     """Fill the vector field of a view's rows and append the columns of `stores.rows.EMBEDDING`.
 
@@ -86,7 +86,6 @@ def embed(
     hashes = hash_texts(distinct, embedder)
     kept = known.embedded(view, hashes) if hashes else {}
     new = [code for code, key in enumerate(hashes) if key not in kept]
-    made = Made() if made is None else made
     unmade = [code for code in new if hashes[code] not in made]
     _embed_all([hashes[code] for code in unmade], [distinct[code] for code in unmade], embedder, made)
     if refused := {code: made.refused[hashes[code]] for code in new if hashes[code] in made.refused}:

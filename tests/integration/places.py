@@ -13,6 +13,7 @@ from stores.view import Feature, Metric, Vector, View
 FLOATS = pa.list_(pa.float32())
 NOON = datetime(2013, 2, 12, 12, tzinfo=UTC)
 MODEL = "a-model"
+RETENTION = 7 * 86_400.0
 
 
 def place_view(name: str, metric: Metric = "cosine", length: int = 3) -> View:

@@ -65,7 +65,7 @@ class Repo:
         self.service = FeatureService(name="both", features=[self.texts[["title"]], self.facts])
         self.store = FeatureStore(repo_path=str(folder))
         self.redis = RedisOnline(RedisAddress.parse(redis), 3_600)
-        self.vectors = PgVectors(database.url)
+        self.vectors = PgVectors(database.url, 7 * 86_400)
 
     def apply(self) -> None:
         self.store.apply([airport, gate, self.facts, self.texts, self.gates, self.service])

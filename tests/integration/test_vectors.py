@@ -23,12 +23,12 @@ from stores.view import Feature, Kind, Vector, View
 from streams.patience import Patience
 from tests.feature_writer_suite import FeatureWriterSuite, Store, by_inspection
 from tests.integration.database import Database
-from tests.integration.places import FLOATS, MODEL, NOON, place_rows, place_view
+from tests.integration.places import FLOATS, MODEL, NOON, RETENTION, place_rows, place_view
 
 
 @pytest.fixture(scope="module")
 def vectors(database: Database) -> Iterator[PgVectors]:
-    store = PgVectors(database.url)
+    store = PgVectors(database.url, RETENTION)
     yield store
     store.close()
 
@@ -179,7 +179,7 @@ def test_a_table_keeps_to_one_model(vectors: PgVectors) -> None:
 
 
 def test_a_first_batch_that_is_refused_does_not_stand_in_the_way_of_the_next(database: Database) -> None:
-    store, view = PgVectors(database.url), place_view("refused")
+    store, view = PgVectors(database.url, RETENTION), place_view("refused")
     store.create(view, MODEL)
     with pytest.raises(StoreRefused, match="of another or do not say"):
         store.write([place_rows(view, [[1, 2, 3]], model="it's new")])
@@ -290,7 +290,7 @@ def test_deletes_are_forgotten_after_the_retention(vectors: PgVectors, database:
 
 def test_a_row_that_comes_back_as_its_delete_is_forgotten_is_kept(database: Database) -> None:
     view = place_view("coming_back")
-    store = PgVectors(database.url)
+    store = PgVectors(database.url, RETENTION)
     store.create(view, MODEL)
     store.write([place_rows(view, [[1, 0, 0], [0, 1, 0]])])
     store.write([place_rows(view, [[1, 0, 0], [0, 1, 0]], lsn=2, deleted=True)])
@@ -373,7 +373,7 @@ def test_a_moment_is_filtered_by_in_the_forms_of_requests_and_answers(
     view = place_view("moments")
     vectors.create(view, MODEL)
     vectors.write([place_rows(view, [[1.0, 0.0, 0.0]])])
-    elsewhere = PgVectors(f"{database.url}?options=-c%20timezone%3DAmerica/New_York")
+    elsewhere = PgVectors(f"{database.url}?options=-c%20timezone%3DAmerica/New_York", RETENTION)
     for comparison in (
         ComparisonFilter(type="eq", key="opened", value=noon),
         ComparisonFilter(type="in", key="opened", value=[noon, None]),
@@ -415,12 +415,12 @@ def test_what_can_never_be_stored_is_refused_and_not_waited_for(vectors: PgVecto
 
 def test_when_postgresql_is_away(database: Database) -> None:
     view = place_view("away")
-    nowhere = PgVectors("postgresql://nobody:secret@127.0.0.1:1/nothing")
+    nowhere = PgVectors("postgresql://nobody:secret@127.0.0.1:1/nothing", RETENTION)
     for call in (nowhere.ping, lambda: nowhere.create(view, MODEL), lambda: nowhere.search(view, [1, 2, 3], 1)):
         with pytest.raises(StoreUnavailable, match=r"pgvector is unavailable: 127.0.0.1:1/nothing") as raised:
             call()
         assert "secret" not in str(raised.value)
-    store = PgVectors(database.dsn)
+    store = PgVectors(database.dsn, RETENTION)
     store.create(view, MODEL)
     with psycopg.connect(database.dsn, autocommit=True) as connection:
         connection.execute(

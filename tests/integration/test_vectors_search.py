@@ -22,7 +22,7 @@ from stores.view import Feature, Metric
 from streams.embedders import WordLlamaEmbedder
 from tests.integration.database import Database
 from tests.integration.deployed import waited
-from tests.integration.places import MODEL, NOON, place_rows, place_view
+from tests.integration.places import MODEL, NOON, RETENTION, place_rows, place_view
 
 SEALS = Feature("seals", 11, pa.list_(pa.binary()))
 SCANS = "select idx_scan from pg_stat_user_indexes where indexrelname = %s"
@@ -30,7 +30,7 @@ SCANS = "select idx_scan from pg_stat_user_indexes where indexrelname = %s"
 
 @pytest.fixture(scope="module")
 def vectors(database: Database) -> Iterator[PgVectors]:
-    store = PgVectors(database.url)
+    store = PgVectors(database.url, RETENTION)
     yield store
     store.close()
 
@@ -104,7 +104,8 @@ def test_long_vectors_are_found_by_their_index_and_told_apart_by_their_whole_num
     vectors.create(view, MODEL)  # again, which finds the index as it should be
     query = np.zeros(3072)
     query[:2] = 1, 1 if metric == "inner_product" else -1
-    searching = PgVectors(f"{database.url}?options=-c enable_seqscan%3Doff")  # so few rows are read one by one
+    # Without the option so few rows are read one by one.
+    searching = PgVectors(f"{database.url}?options=-c enable_seqscan%3Doff", RETENTION)
     found = searching.search(view, query, 5)
     searching.close()  # a server process tells what it counted as it ends
     assert found["altitude"].to_pylist() == nearest
@@ -199,7 +200,7 @@ def test_a_field_may_be_called_anything(database: Database, name: str, most_byte
     plain = place_view(f"called_{name.encode().hex()}_{most_bytes}")
     view = replace(plain, features=tuple(replace(f, name=name) if f.name == "altitude" else f for f in plain.features))
     rows = place_rows(plain, [[1, 0, 0], [0, 1, 0], [1, 1, 0]]).table
-    store = PgVectors(database.url, most_bytes=most_bytes)
+    store = PgVectors(database.url, RETENTION, most_bytes=most_bytes)
     store.create(view, MODEL)
     store.write([FeatureRows(view, rows.rename_columns([name if n == "altitude" else n for n in rows.column_names]))])
     found = store.search(view, [1, 0, 0], 1, ComparisonFilter(type="in", key=name, value=[1, 2]))

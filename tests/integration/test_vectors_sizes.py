@@ -11,7 +11,7 @@ from stores.errors import TooMuch
 from stores.vectors import PgVectors
 from stores.view import Feature, Vector, View
 from tests.integration.database import Database
-from tests.integration.places import FLOATS, MODEL, NOON
+from tests.integration.places import FLOATS, MODEL, NOON, RETENTION
 from tests.tcp_proxy import TcpProxy
 
 MOST = 100_000
@@ -37,7 +37,7 @@ VIEW = View(
 @pytest.fixture(scope="module")
 def written(database: Database) -> None:
     """Eight pages, the nearest to 0 first, with a long text and a list of as many bytes."""
-    store = PgVectors(database.url)
+    store = PgVectors(database.url, RETENTION)
     store.create(VIEW, MODEL)
     count = 8
     rows = {
@@ -65,7 +65,7 @@ def proxy(database: Database) -> Iterator[TcpProxy]:
 @pytest.fixture
 def bounded(written: None, database: Database, proxy: TcpProxy) -> Iterator[PgVectors]:
     url = sa.make_url(database.url).set(host="127.0.0.1", port=proxy.port)
-    store = PgVectors(url.render_as_string(hide_password=False), most_bytes=MOST)
+    store = PgVectors(url.render_as_string(hide_password=False), RETENTION, most_bytes=MOST)
     yield store
     store.close()
 
@@ -92,7 +92,7 @@ def test_one_that_its_filter_makes_look_at_all_rows_is_too(bounded: PgVectors) -
 
 
 def test_numbers_and_vectors_are_not_weighed(written: None, database: Database) -> None:
-    store = PgVectors(database.url, most_bytes=1)
+    store = PgVectors(database.url, RETENTION, most_bytes=1)
     found = store.search(VIEW, [0, 0, 0], 10, features=["number", "v"])
     assert found["v"].to_pylist() == [[float(n), 0.0, 0.0] for n in range(8)]
     store.close()
@@ -117,6 +117,6 @@ def test_a_row_that_is_asked_for_again_and_again_counts_each_time(bounded: PgVec
 
 
 def test_without_a_bound_all_is_read(written: None, database: Database) -> None:
-    store = PgVectors(database.url)
+    store = PgVectors(database.url, RETENTION)
     assert store.search(VIEW, [0, 0, 0], 8, features=["text", "names"]).num_rows == 8
     store.close()

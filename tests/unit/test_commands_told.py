@@ -31,7 +31,7 @@ def test_an_entity_of_two_values_is_no_entity(tmp_path: Path) -> None:
 
 def test_what_follows_an_at_sign_in_a_password_is_not_shown() -> None:
     url = "postgresql://u:s3c r3t@secret@127.0.0.1:5432/shop"
-    for made in (lambda: Source("shop", url, "slot", "publication").address(), lambda: PgVectors(url)):
+    for made in (lambda: Source("shop", url, "slot", "publication").address(), lambda: PgVectors(url, 60.0)):
         with pytest.raises(ValueError, match="write an @ in the password as %40") as told:
             made()
         assert "secret" not in str(told.value)

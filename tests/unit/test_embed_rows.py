@@ -87,7 +87,7 @@ def changes(*rows: Mapping[str, Any], before: Sequence[Mapping[str, Any]] | None
 def run(
     view: StreamView, some: Changes, embedder: Any = WORDLLAMA, known: Known | None = None
 ) -> tuple[pa.Table, int, int]:
-    done = embed(project(view, some), some, embedder, known or Known())
+    done = embed(project(view, some), some, embedder, known or Known(), Made())
     return done.projected.rows.table, done.embedded, done.spared
 
 
@@ -215,10 +215,10 @@ def test_a_refused_text_costs_its_neighbours_no_second_embedding(refused: list[b
     some, picky = changes(*({"title": title} for title in titles)), Picky()
     projected = project(stream_view(columns=("title",)), some)
     if not any(refused):
-        embed(projected, some, picky, Known())
+        embed(projected, some, picky, Known(), Made())
     else:
         with pytest.raises(Unprojectable) as raised:
-            embed(projected, some, picky, Known())
+            embed(projected, some, picky, Known(), Made())
         assert sorted(raised.value.bad) == [i for i, no in enumerate(refused) if no]
     sent = [text for text in picky.texts if "refused" not in text]
     assert len(sent) == len(set(sent))
@@ -271,6 +271,6 @@ def test_rows_keep_their_place() -> None:
     some = changes({"title": "Emma", "owner": None}, {"title": "Ulysses"})
     projected: Projected = project(stream_view("event", ("title",)), some)
     assert projected.positions.tolist() == [1]
-    done = embed(projected, some, WORDLLAMA, Known())
+    done = embed(projected, some, WORDLLAMA, Known(), Made())
     assert vectors(done.projected.rows.table) == WORDLLAMA.embed(["Ulysses"]).tolist()
     assert done.projected.positions.tolist() == [1]

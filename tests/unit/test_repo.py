@@ -97,7 +97,7 @@ def test_the_url_of_the_registry_is_refused_without_its_password(folder: Path, u
 @pytest.mark.parametrize("url", [f"postgresql://u:{SECRET}", SECRET])
 def test_the_url_of_the_vector_store_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(ValueError, match="URL of the vector store is none: write postgresql://") as caught:
-        PgVectors(url)
+        PgVectors(url, 60.0)
     assert SECRET not in str(caught.value)
 
 
