@@ -41,6 +41,13 @@ def rows_schema(view: View) -> pa.Schema:
     return pa.schema([*fields, *META])
 
 
+def filled(view: View, rows: pa.Table) -> pa.Table:
+    """The rows with nulls in the columns of `rows_schema(view)` that they have not, and no others."""
+    held, schema = set(rows.column_names), rows_schema(view)
+    columns = [rows[f.name].cast(f.type) if f.name in held else pa.nulls(rows.num_rows, f.type) for f in schema]
+    return pa.table(columns, schema=schema)
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureRows:
     """Rows of one view in arrival order; `table` has exactly the schema `rows_schema(view)`, once embedded

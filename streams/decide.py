@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from stores.history import newest
 from stores.lake import Lake, Snapshot
-from stores.rows import FeatureRows, FeatureWriter, WriteResult, rows_schema
+from stores.rows import FeatureRows, FeatureWriter, WriteResult, filled, rows_schema
 from stores.view import View
 
 LakeTableName = str
@@ -106,6 +106,4 @@ def _marked(view: View, keys: pa.Table, columns: Mapping[str, pa.ChunkedArray]) 
     """Rows of nulls with `_deleted`, for the entities in `keys`, and with the columns given."""
     given = {key.name: keys[key.name] for key in view.join_keys} | dict(columns)
     given["_deleted"] = pa.array(np.ones(keys.num_rows, bool))
-    schema = rows_schema(view)
-    filled = [given.get(f.name, pa.nulls(keys.num_rows, f.type)) for f in schema]
-    return pa.table([column.cast(f.type) for f, column in zip(schema, filled, strict=True)], schema=schema)
+    return filled(view, pa.table(given))

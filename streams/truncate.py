@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 
 from stores.history import deleted_at, standing
 from stores.lake import Lake
-from stores.rows import TIMESTAMP, FeatureRows, FeatureWriter, rows_schema
+from stores.rows import TIMESTAMP, FeatureRows, FeatureWriter, filled
 from stores.view import View
 from streams.decide import changes_table, decide, features_table
 from streams.pipeline import Accepted, Outcome
@@ -136,14 +136,7 @@ def deletes(view: View, rows: pa.Table, truncated: Truncated) -> pa.Table:
         "_lsn": pa.array(truncated.lsns[by]),
         "_deleted": pa.array(np.ones(rows.num_rows, bool)),
     }
-    return _filled(view, pa.table(columns))
-
-
-def _filled(view: View, rows: pa.Table) -> pa.Table:
-    """The rows with nulls for the view's features; schema `rows_schema(view)`."""
-    held, schema = set(rows.column_names), rows_schema(view)
-    columns = [rows[f.name] if f.name in held else pa.nulls(rows.num_rows, f.type) for f in schema]
-    return pa.table(columns, schema=schema)
+    return filled(view, pa.table(columns))
 
 
 def complete(lake: Lake, view: View, truncated: Truncated, among: Collection[int]) -> None:
@@ -158,5 +151,5 @@ def settle(lake: Lake, writer: FeatureWriter, view: View, truncated: Truncated, 
     one of them, part by part, of each row at an entity once. Raises `StoreUnavailable`."""
     complete(lake, view, truncated, among)
     for rows in deleted_at(lake, view, among):
-        for undecided, keys in writer.write([FeatureRows(view, _filled(view, rows))]).undecided:
+        for undecided, keys in writer.write([FeatureRows(view, filled(view, rows))]).undecided:
             decide(lake, writer, undecided, keys)
