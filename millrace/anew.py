@@ -13,7 +13,7 @@ from feast.repo_operations import get_repo_files
 
 from connectors.table import Table
 from stores.errors import StoreUnavailable
-from stores.lake import Lake
+from stores.lake import Lake, property_of
 from streams.drift import applied_table
 from streams.personal import PersonalColumns
 from streams.views import StreamView
@@ -55,7 +55,7 @@ def note(lake: Lake, project: str, declared: str) -> None:
 def noted(lake: Lake, project: str) -> str | None:
     """What the last apply noted, None before the first. To be read before what it declared: of an apply between the
     two a watch then tells. Raises `StoreUnavailable`."""
-    return lake.properties(_table(project)).get(DECLARED_PROPERTY) if lake.exists(_table(project)) else None
+    return property_of(lake, _table(project), DECLARED_PROPERTY)
 
 
 class AppliedWatch:

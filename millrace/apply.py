@@ -193,7 +193,7 @@ def _ensure_topics(repo: Repo, plan: Plan) -> Sequence[str]:
     kafka = repo.settings.kafka
     partitions = {t.topic: c.source.partitions for c in plan.captured for t in c.tables}
     size = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
-    broker, kept = topics(repo), {"retention.ms": str(kafka.retention_hours * 3_600_000)}
+    broker, kept = topics(repo), {"retention.ms": str(kafka.retention_seconds * 1_000)}
     made = broker.ensure(partitions, {**size, **kept})
     told = broker.ensure({c.source.notifications_topic: 1 for c in plan.captured}, kept)
     own = broker.ensure({repo.letters_topic: 1}, {**size, "retention.ms": "-1"})

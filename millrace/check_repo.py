@@ -24,7 +24,7 @@ from connectors.table import Column, Table
 from millrace.on_demand import check_functions
 from millrace.repo import Repo, declared_at, parse, rehearse
 from millrace.settings import check_variables
-from millrace.wiring import embedder, lake, online, source, topics, vectors
+from millrace.wiring import embedder, lake, no_vector_store, online, source, topics, vectors
 from stores.errors import NothingApplied, StoreRefused, StoreUnavailable
 from stores.fields import check_collisions
 from stores.history import change_properties, feature_properties
@@ -157,11 +157,7 @@ def _check_names(contents: RepoContents) -> None:
 
 def _check_vectors(repo: Repo, views: Sequence[View]) -> None:
     if views and vectors(repo) is None:
-        raise DeclarationError(
-            f"view {views[0].name}",
-            "it has a vector field, and feature_store.yaml names no vector store",
-            "add online_store.vectors: a PostgreSQL URL",
-        )
+        raise no_vector_store(views[0])
     model = embedder(repo) if views else None
     for view in views:
         if any(field.name == "distance" for field in (*view.join_keys, *view.features)):

@@ -13,6 +13,7 @@ from connectors.table import Table
 from connectors.table_file import loads
 from millrace.repo import Repo
 from millrace.wiring import lake, source
+from stores.lake import property_of
 from streams.decide import changes_table
 from streams.drift import TABLE_PROPERTY
 
@@ -125,5 +126,4 @@ def _table(repo: Repo, topic: str) -> Table:
 
 
 def _property(repo: Repo, topic: str, name: str) -> str | None:
-    store, table = lake(repo), changes_table(topic)
-    return store.properties(table).get(name) if store.exists(table) else None
+    return property_of(lake(repo), changes_table(topic), name)

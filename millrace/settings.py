@@ -49,6 +49,10 @@ class KafkaSettings(_Section):
     group: str | None = None
     retention_hours: int = Field(168, ge=1, description="of the tables' topics; the letters are kept for ever")
 
+    @property
+    def retention_seconds(self) -> int:
+        return self.retention_hours * 3_600
+
 
 class ConnectSettings(_Section):
     """Kafka Connect."""

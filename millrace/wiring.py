@@ -45,10 +45,12 @@ from stores.access_keys import RedisKeys
 from stores.cluster_reads import ClusterReads
 from stores.delta import DeltaLake
 from stores.feast_lake import lake_of
+from stores.lake import property_of
 from stores.online import RedisAddress, RedisOnline
 from stores.online_reads import RedisReads
 from stores.replica_reads import ReplicaReads
 from stores.vectors import PgVectors
+from stores.view import View
 from stores.writers import ByView
 from streams.backfill import Backfill
 from streams.breaker import Breaker, BreakerSettings
@@ -135,7 +137,7 @@ def _redis(repo: Repo, connection_string: str, timeout: float | None) -> RedisOn
         address = RedisAddress.parse(connection_string)
     except ValueError as error:
         raise SettingsError(f"{repo.path}: {error}") from error
-    return RedisOnline(address, repo.settings.kafka.retention_hours * 3_600, timeout)
+    return RedisOnline(address, repo.settings.kafka.retention_seconds, timeout)
 
 
 def _is_cluster(repo: Repo) -> bool:
@@ -348,7 +350,7 @@ def vectors(repo: Repo, statement_seconds: float = 0.0, most_bytes: int = 0) -> 
     url = getattr(repo.config.online_store, "vectors", None)
     if not url:
         return None
-    return PgVectors(url, repo.settings.kafka.retention_hours * 3_600, statement_seconds, most_bytes)
+    return PgVectors(url, repo.settings.kafka.retention_seconds, statement_seconds, most_bytes)
 
 
 def stores(repo: Repo) -> ByView:
@@ -372,7 +374,7 @@ def flows(repo: Repo) -> Flows:
     for declared in repo.declared():
         topic = declared.topic
         if topic not in tables:
-            text = _property(store, changes_table(topic), TABLE_PROPERTY)
+            text = property_of(store, changes_table(topic), TABLE_PROPERTY)
             if text is None:
                 raise DeclarationError(f"table {topic}", "it is not set up", "run millrace apply")
             (tables[topic],) = loads(text)
@@ -446,17 +448,22 @@ def backfill(repo: Repo) -> Backfill:
     return Backfill(declared, lake(repo), ByView(online(repo), store), step)
 
 
+def no_vector_store(view: View) -> DeclarationError:
+    """What to do about a view with a vector where none is named."""
+    return DeclarationError(
+        f"view {view.name}",
+        "it has a vector field, and feature_store.yaml names no vector store",
+        "add online_store.vectors: a PostgreSQL URL",
+    )
+
+
 def _embedding(repo: Repo, declared: Flows, store: PgVectors | None, tally: Tally) -> Embedding:
     """The embedding step; without vector views no model is loaded."""
     embedding_views = [v.view for flow in declared.values() for v in flow.views if v.view.vector is not None]
     if not embedding_views:
         return lambda outcome, made: outcome
     if store is None:
-        raise DeclarationError(
-            f"view {embedding_views[0].name}",
-            "it has a vector field, and feature_store.yaml names no vector store",
-            "add online_store.vectors: a PostgreSQL URL",
-        )
+        raise no_vector_store(embedding_views[0])
     model = embedder(repo)
     for view in embedding_views:
         store.create(view, model.model)
@@ -475,8 +482,3 @@ def _provider(settings: ProviderSettings) -> Embedder:
         batch=settings.batch,
         timeout=settings.timeout,
     )
-
-
-def _property(store: DeltaLake, table: str, name: str) -> str | None:
-    """A property of a lake table; None if the table does not exist."""
-    return store.properties(table).get(name) if store.exists(table) else None

@@ -23,6 +23,7 @@ from serving.features import Found
 from serving.plan import InvalidRequest
 from serving.request import by_join_key
 from serving.status import Status
+from stores.binary import varint
 
 _RESULTS, _VALUES, _STATUSES, _TIMES = b"\x12", b"\x0a", b"\x12", b"\x1a"
 """Tags of fields with a length: `results` of the response; of a `FeatureVector` its `values`, `statuses` (packed) and
@@ -105,18 +106,7 @@ def _vector(values: Sequence[bytes | None], statuses: Sequence[int], times: byte
 
 
 def _field(tag: bytes, content: bytes) -> bytes:
-    return tag + _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    if number < 128:
-        return bytes((number,))
-    parts = bytearray()
-    while number >= 128:
-        parts.append(number & 127 | 128)
-        number >>= 7
-    parts.append(number)
-    return bytes(parts)
+    return tag + varint(len(content)) + content
 
 
 @lru_cache(maxsize=100_000)

@@ -83,6 +83,18 @@ def varints(values: npt.NDArray[np.uint64], prefix: bytes = b"", like: pa.Array 
     return from_offsets(offsets, matrix[np.arange(start + widest) < lengths[:, None]], like)
 
 
+def varint(number: int) -> bytes:
+    """A number that is not negative, as protobuf writes it."""
+    if number < 128:
+        return bytes((number,))
+    parts = bytearray()
+    while number >= 128:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
 def parse_varints(data: bytes) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """Every varint of a stream of them, and the position after each. `ValueError` if the last is cut."""
     stream = np.frombuffer(data, np.uint8)

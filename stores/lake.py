@@ -188,3 +188,8 @@ class Lake(Protocol):
         """Delete files that the table does not use and that are older than `retention`, by the time when they were
         written, or within an hour of it replaced; the number deleted. Whoever reads a snapshot that still has them
         fails."""
+
+
+def property_of(lake: Lake, name: str, key: str) -> str | None:
+    """A property of a table; None if the table has no such one, or does not exist."""
+    return lake.properties(name).get(key) if lake.exists(name) else None

@@ -26,6 +26,7 @@ from stores.binary import (
     join,
     numbers,
     parse_varints,
+    varint,
     varints,
 )
 
@@ -154,19 +155,10 @@ def _body(value: Any, form: _Scalar) -> bytes:
     """What stands behind the tag of one scalar; a timestamp is given in microseconds."""
     if form.wire == _DELIMITED:
         data = value.encode() if isinstance(value, str) else value
-        return _varint(len(data)) + data
+        return varint(len(data)) + data
     if form.wire == _VARINT:
-        return _varint((value // 1_000_000 if form.name == "UNIX_TIMESTAMP" else int(value)) & (2**64 - 1))
+        return varint((value // 1_000_000 if form.name == "UNIX_TIMESTAMP" else int(value)) & (2**64 - 1))
     return struct.pack(form.dtype.replace("f8", "d").replace("f4", "f"), value)
-
-
-def _varint(value: int) -> bytes:
-    groups = bytearray()
-    while value > 0x7F:
-        groups.append(value & 0x7F | 0x80)
-        value >>= 7
-    groups.append(value)
-    return bytes(groups)
 
 
 def as_stored(

@@ -29,8 +29,9 @@ from streams.clock import Clock
 from streams.decide import LakeTableName, rejected_table
 from streams.letters import REPLAY_OF
 from streams.messages import Partition
+from streams.missing import Mask
 from streams.pipeline import Flow, Flows, Outcome
-from streams.replays import PLACE, Mask, column_names, held_of
+from streams.replays import PLACE, column_names, held_of
 from streams.views import Projected, StreamView, also_left
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from streams.changes import Changes, plain
 from streams.decide import changes_table
 from streams.letters import OURS
 from streams.messages import Partition
-from streams.missing import below
+from streams.missing import Mask, below
 from streams.pipeline import Outcome
 from streams.snapshots import ANEW, GONE, first_alone, snapshot_base, snapshot_moment
 
@@ -45,8 +45,6 @@ READ_LAST = -2_000_000
 Readings = tuple[int, int]
 """When the initial snapshots were begun that a partition first and last had rows of, in microseconds since the
 epoch."""
-
-Mask = npt.NDArray[np.bool_]
 
 
 def heights(changes: pa.Table, topic: str) -> dict[TopicPartition, int]:

@@ -29,13 +29,11 @@ from streams.changes import Changes, carried
 from streams.decide import changes_table
 from streams.letters import REPLAY_OF
 from streams.messages import Partition
-from streams.missing import Places, among, below, places, span
+from streams.missing import Mask, Places, among, below, places, span
 from streams.pipeline import Outcome
 from streams.positions import TopicRecreated
 from streams.snapshots import ANEW
 from streams.views import Projected, StreamView, left
-
-Mask = npt.NDArray[np.bool_]
 
 PLACE = ("_lsn", "_partition", "_offset", "_commit_ts", "_op")
 
