@@ -157,16 +157,26 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
             _named(ours, len(key), positions, follows=not flow.embeds),
         ]
     )
+    query = _query(len(key), len(compared), len(others), by_values=bool(values))
+    with session(ours=_named(asked, len(key), positions[mask], follows=False), known=known) as connection:
+        found = connection.sql(query).to_arrow_table()
+    return _found(found, len(changes), compared)
+
+
+def _query(keys: int, compared: int, others: int, *, by_values: bool) -> str:
+    """The SQL that finds of each row of `ours` whether it stands already in `known`, and what follows it there. Both
+    have so many columns by `column_names`; the first `compared` of the `others` tell what changed, and all of them
+    whether rows that a snapshot read are the same, if `by_values`."""
     # The key of a truncate is null.
-    same_row = " and ".join(f"known.k{i} is not distinct from ours.k{i}" for i in range(len(key)))
-    same_values = " and ".join(f"known.c{i} is not distinct from ours.c{i}" for i in range(len(others)))
-    same = f"(ours.op <> 'r' or ({same_values}))" if values else "true"
+    same_row = " and ".join(f"known.k{i} is not distinct from ours.k{i}" for i in range(keys))
+    same_values = " and ".join(f"known.c{i} is not distinct from ours.c{i}" for i in range(others))
+    same = f"(ours.op <> 'r' or ({same_values}))" if by_values else "true"
     both_read = "known.op = 'r' and ours.op = 'r'"
     same_lsn = f"(known.lsn = ours.lsn or ({both_read} and (known.lsn | {ANEW}) = (ours.lsn | {ANEW})))"
-    columns = "".join(f", c{i} := known.c{i}" for i in range(len(compared)))
-    changed = "".join(f", c.c{i} is distinct from own{i} as changes{i}" for i in range(len(compared)))
-    own = "".join(f", any_value(ours.c{i}) as own{i}" for i in range(len(compared)))
-    query = f"""
+    columns = "".join(f", c{i} := known.c{i}" for i in range(compared))
+    changed = "".join(f", c.c{i} is distinct from own{i} as changes{i}" for i in range(compared))
+    own = "".join(f", any_value(ours.c{i}) as own{i}" for i in range(compared))
+    return f"""
         select position, doubled, coalesce(c.lsn, -1) as lsn, coalesce(epoch_us(c.ts), -1) as ts,
                coalesce(c.op = 'd', false) as deletes, behind{changed}
         from (
@@ -181,12 +191,14 @@ def _compare(lake: Lake, staged: Sequence[pa.Table], outcome: Outcome, mask: Mas
             from ours join known on {same_row} group by ours.position
         )
     """
-    with session(ours=_named(asked, len(key), positions[mask], follows=False), known=known) as connection:
-        found = connection.sql(query).to_arrow_table()
+
+
+def _found(found: pa.Table, count: int, compared: Sequence[str]) -> tuple[Mask, Following]:
+    """What `_query` found, over so many changes."""
     at = found["position"].to_numpy()
 
     def spread(name: str, missing: int | bool) -> npt.NDArray[Any]:
-        values = np.full(len(changes), missing)
+        values = np.full(count, missing)
         values[at] = found[name]
         return values
 
