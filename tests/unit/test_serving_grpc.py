@@ -252,6 +252,7 @@ def test_large_messages_are_bounded_and_small_ones_pass() -> None:
         assert served.store.entities == [80, 80, 1]
         said = [text for _, text in await asyncio.gather(*answers, small)]
         assert sum("as many large bodies" in text for text in said) == 1
+        await served.noted(5)
         assert served.statuses == {503: 5}
 
     serve(scene)
@@ -277,6 +278,7 @@ def test_so_many_messages_are_read_at_once() -> None:
         calls = [refusal(channel.stream_unary(METHOD)(never(), metadata=KEY)) for _ in range(5)]
         said = [text for _, text in await asyncio.gather(*calls)]
         assert sum("as many messages as it can take" in text for text in said) == 2
+        await served.noted(5)
         assert served.statuses == {503: 5}
 
     serve(scene, reading=2)
