@@ -4,7 +4,7 @@ everything up.
 In this order, each step repeatable: the source databases, the topics, the lake, Feast's own apply, the connectors.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -63,70 +63,97 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     plan = check_declared(repo)
     check_stores(repo, plan)
     check_connectors(repo, plan, client)
-    back = coming_back(repo, plan, client)
-    lost = dropped(repo, [t.topic for c in plan.captured for t in c.tables])
-    again = lost.made_again
-    missed = [topic for topic in captured_again(repo, plan, client) if topic not in (*again, *lost.gone)]
-    missed = sorted(t for t in {*missed, *lost.captured_again, *lost.unpublished} if source_of(t) not in back)
-    note_captured_again(repo, missed)  # before connectors and publications have these tables: by that they are found
+    unread = _unread(repo, plan, client)
+    # Before connectors and publications have these tables: by that they are found.
+    note_captured_again(repo, unread.captured_again)
     check_sources(plan, client)
     with placed(repo):
         warnings = try_functions(plan)
     fixed = [f for captured in plan.captured for f in check_source(captured, client, fix=True)]
     added = [t for c in plan.captured for t in not_captured(c, client) if not has_changes(repo, c, t)]
-    new = _new(lake(repo), plan, added, applied_views(repo), back)
+    new = _new(lake(repo), plan, added, applied_views(repo), unread.back)
     made = _ensure_topics(repo, plan)
     for name, schema, properties in lake_tables(plan):
         lake(repo).create(name, schema, properties)
     say("applying to Feast")
     register(repo, plan.contents)
     _create_vector_tables(repo, plan)
-    of_view = {view.view.name: view.table.topic for view in plan.views}
-    _tell(new, of_view, say)  # before the connectors: whoever runs this again after one failed is not told once more
-    connectors = {}
-    for captured in plan.captured:
-        name, config = captured.source.name, connector_config(captured.source, captured.tables)
-        if name in back:
-            client.create_stopped(name, config)
-            connectors[name] = "stopped"
-            continue
-        if client.offset_lsn(name) is None:
-            _note_base(repo, captured, client)
-        connectors[name] = client.apply(name, config)
-        say(f"connector {name}: {connectors[name]}")
-        client.restart_failed(name)
-        client.wait_running(name, CONNECTOR_SECONDS)
+    # Before the connectors: whoever runs this again after one failed is not told once more.
+    _tell(new, _topics(plan), say)
+    connectors = {c.source.name: _set_up_connector(repo, c, client, unread.back, say) for c in plan.captured}
     _describe(repo, plan)
-    versions = {topic: contract.version for topic, contract in plan.contracts.items()}
-    declared = digest(repo.path, plan.views, versions, plan.personal)
-    note(lake(repo), repo.project, declared)  # last: workers start anew at it
-    unread = {*again, *lost.partitions, *missed}
-    note_stored(repo, [t.topic for c in plan.captured for t in c.tables if t.topic not in unread])
+    _note_declared(repo, plan)
+    note_stored(repo, [t.topic for c in plan.captured for t in c.tables if t.topic not in unread.topics])
     for warning in warnings:
         say(warning)
-    for topic in again:
-        say(f"{topic} was dropped and made again: run millrace resnapshot {topic}, its old rows still stand")
-    for topic in missed:
-        say(
-            f"{topic} was not captured for a while: run millrace resnapshot {topic}, rows that were deleted still stand"
-        )
-    for name in sorted(back):
-        say(f"source {name} was captured before, and its connector stands still: run millrace recover {name}")
+    _tell_unread(unread, say)
     return {
-        "project": repo.project,
-        "views": {v.view.name: v.view.kind for v in plan.views},
-        "tables": [t.topic for captured in plan.captured for t in captured.tables],
+        **_report(repo, plan, new, unread),
         "connectors": connectors,
         "topics_made": list(made),
         "warnings": warnings,
-        "made_again": again,
-        "captured_again": missed,
-        "to_recover": sorted(back),
-        "to_resnapshot": list(dict.fromkeys([*new.tables, *new.columns, *(of_view[name] for name in new.features)])),
-        "to_backfill": list(new.views),
-        "workers": sorted(running_workers(repo.workers_folder)),
         "fixed": [f.message for f in fixed if f.severity == "fixed"],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """What the lake may have otherwise than the databases, until it is read anew: tables that were dropped and
+    `made_again`, or of which a partition was dropped (`lost_partitions`); those that were not captured for a while
+    (`captured_again`); and the sources that come `back`, with all their tables."""
+
+    made_again: Sequence[str]
+    lost_partitions: Collection[str]
+    captured_again: Sequence[str]
+    back: Set[str]
+
+    @property
+    def topics(self) -> set[str]:
+        """All but those of the sources that come back."""
+        return {*self.made_again, *self.lost_partitions, *self.captured_again}
+
+
+def _unread(repo: Repo, plan: Plan, client: Connect) -> Unread:
+    back = coming_back(repo, plan, client)
+    lost = dropped(repo, [t.topic for c in plan.captured for t in c.tables])
+    replaced = {*lost.made_again, *lost.gone}
+    missed = {topic for topic in captured_again(repo, plan, client) if topic not in replaced}
+    missed = {*missed, *lost.captured_again, *lost.unpublished}
+    return Unread(
+        lost.made_again, lost.partitions, sorted(topic for topic in missed if source_of(topic) not in back), back
+    )
+
+
+def _set_up_connector(repo: Repo, captured: Captured, client: Connect, back: Set[str], say: Say) -> str:
+    """What became of the connector; that of a source that comes `back` stands still."""
+    name, config = captured.source.name, connector_config(captured.source, captured.tables)
+    if name in back:
+        client.create_stopped(name, config)
+        return "stopped"
+    if client.offset_lsn(name) is None:
+        _note_base(repo, captured, client)
+    done = client.apply(name, config)
+    say(f"connector {name}: {done}")
+    client.restart_failed(name)
+    client.wait_running(name, CONNECTOR_SECONDS)
+    return done
+
+
+def _note_declared(repo: Repo, plan: Plan) -> None:
+    """Note in the lake what is declared: last of what workers go by, for they start anew at it."""
+    versions = {topic: contract.version for topic, contract in plan.contracts.items()}
+    note(lake(repo), repo.project, digest(repo.path, plan.views, versions, plan.personal))
+
+
+def _tell_unread(unread: Unread, say: Say) -> None:
+    for topic in unread.made_again:
+        say(f"{topic} was dropped and made again: run millrace resnapshot {topic}, its old rows still stand")
+    for topic in unread.captured_again:
+        say(
+            f"{topic} was not captured for a while: run millrace resnapshot {topic}, rows that were deleted still stand"
+        )
+    for name in sorted(unread.back):
+        say(f"source {name} was captured before, and its connector stands still: run millrace recover {name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +196,11 @@ def _added(store: Lake, view: View) -> tuple[str, ...]:
     return () if held is None else tuple(f.name for f in view.features if f.name not in held)
 
 
+def _topics(plan: Plan) -> dict[str, str]:
+    """The topic of each view."""
+    return {view.view.name: view.table.topic for view in plan.views}
+
+
 def _tell(new: New, of_view: Mapping[str, str], say: Say) -> None:
     """What has to be read, or made, of what was there before it was declared; `of_view` has the topic of each view."""
     for topic in new.tables:
@@ -180,6 +212,22 @@ def _tell(new: New, of_view: Mapping[str, str], say: Say) -> None:
         say(f"view {name}: {', '.join(features)} new, null in rows that were served before: {anew}")
     for name in new.views:
         say(f"view {name} is new over a table that has changes already: run millrace backfill --view {name}")
+
+
+def _report(repo: Repo, plan: Plan, new: New, unread: Unread) -> dict[str, object]:
+    """What is declared, and what is left to do."""
+    of_view = _topics(plan)
+    return {
+        "project": repo.project,
+        "views": {v.view.name: v.view.kind for v in plan.views},
+        "tables": [t.topic for captured in plan.captured for t in captured.tables],
+        "made_again": unread.made_again,
+        "captured_again": unread.captured_again,
+        "to_recover": sorted(unread.back),
+        "to_resnapshot": list(dict.fromkeys([*new.tables, *new.columns, *(of_view[name] for name in new.features)])),
+        "to_backfill": list(new.views),
+        "workers": sorted(running_workers(repo.workers_folder)),
+    }
 
 
 def _note_base(repo: Repo, captured: Captured, client: Connect) -> None:
