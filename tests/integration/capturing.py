@@ -103,12 +103,3 @@ def read(kafka: str, topic: str, count: int) -> list[Record]:
         consumer.close()
     assert len(records) == count, f"{topic} has {len(records)} messages, not {count}"
     return records
-
-
-def eventually(what: Callable[[], Any], more: Callable[[], str] = str) -> Any:
-    """The first truthy result of calling `what`; fails when patience ends, and tells `more`."""
-    deadline = time.monotonic() + PATIENCE
-    while not (result := what()):
-        assert time.monotonic() < deadline, f"for {PATIENCE:g} s it was {result!r} {more()}"
-        time.sleep(0.05)
-    return result

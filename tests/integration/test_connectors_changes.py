@@ -8,7 +8,8 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from connectors.encodings import decode, is_placeholder
-from tests.integration.capturing import Record, captured, eventually, new_source
+from tests.integration.capturing import Record, captured, new_source
+from tests.waiting import waited
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_topics_have_the_declared_partitions(stack: Any, database: Any, connecti
     connection.execute("create table spread (id int primary key); insert into spread values (1)")
     with captured(stack, new_source(database.dsn, partitions=3), ["public.spread"]) as running:
         topic = running.table("spread").topic
-        eventually(lambda: len(partitions(stack.kafka, topic)) == 3)
+        waited(lambda: len(partitions(stack.kafka, topic)) == 3, "a topic of three partitions")
 
 
 def partitions(kafka: str, topic: str) -> dict[int, Any]:
@@ -136,7 +137,7 @@ def test_a_heartbeat_moves_the_slot_of_an_idle_source(
     with captured(stack, source, ["public.idle"]) as running:
         query = "select confirmed_flush_lsn from pg_replication_slots where slot_name = %s"
         before = connection.execute(query, [source.slot]).fetchone()
-        eventually(lambda: connection.execute(query, [source.slot]).fetchone() != before)
+        waited(lambda: connection.execute(query, [source.slot]).fetchone() != before, "a slot that moved")
         assert connection.execute("select source from millrace_heartbeat where source = %s", [source.name]).fetchone()
         assert running.connect.offset_lsn(source.name)
 
@@ -228,7 +229,7 @@ def test_what_has_no_placeholder_stops_the_task(stack: Any, database: Any, conne
         assert is_placeholder([[1.0]], running.table("unnamed").column("v")) is None
         connection.execute(f"insert into unnamed values (1, 0, {WITHOUT_PLACEHOLDER['vector']})")
         connection.execute("update unnamed set x = 1")
-        failures = eventually(running.failures)
+        failures = waited(running.failures, "a failure of the task")
         assert not failures[0].retriable
         assert "public.unnamed.v" in failures[0].reason
         assert f"millrace recover {running.source.name}" in failures[0].reason

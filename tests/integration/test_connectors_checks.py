@@ -30,8 +30,9 @@ from connectors.source import Capture, Source, SourceUnavailable, connected
 from connectors.table import Table
 from millrace.settings import SourceSettings
 from millrace.wiring import _source_table
-from tests.integration.capturing import eventually, new_source
+from tests.integration.capturing import new_source
 from tests.tcp_proxy import TcpProxy
+from tests.waiting import waited
 
 
 @pytest.fixture
@@ -355,7 +356,7 @@ def test_a_partition_that_is_being_detached_is_none(database: Any, admin: psycop
         with ThreadPoolExecutor(1) as thread:  # what it waits for does not end
             detach = thread.submit(detaching.execute, "alter table parted detach partition low concurrently")
             pending = "select 1 from pg_inherits where inhdetachpending"
-            eventually(lambda: admin.execute(pending).fetchone())  # its first half is committed
+            waited(lambda: admin.execute(pending).fetchone(), "a pending detach")  # its first half is committed
             detaching.cancel()
             with pytest.raises(psycopg.errors.QueryCanceled):
                 detach.result()
@@ -585,11 +586,11 @@ def test_the_watch_over_slots_passes_over_a_server_that_answers_nothing(
         admin.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [source.slot])
     watch = SlotWatch([mute, other], seconds=0.01)
     try:
-        eventually(lambda: isinstance(watch.slots().get(other.name), SlotHealth))
+        waited(lambda: isinstance(watch.slots().get(other.name), SlotHealth), "a look at the other source")
         told = watch.slots()[mute.name]
         assert isinstance(told, str) and told.startswith(f"source {mute.name} is unavailable: ")
         admin.execute("select pg_drop_replication_slot(%s)", [other.slot])
-        eventually(lambda: isinstance(watch.slots()[other.name], str))
+        waited(lambda: isinstance(watch.slots()[other.name], str), "a look at the dropped slot")
     finally:
         watch.close()
         proxy.stop()
@@ -637,7 +638,7 @@ def replica_server() -> Iterator[str]:
         )
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     try:
-        eventually(lambda: answers(url), (folder / "log").read_text)
+        waited(lambda: answers(url), "an answer of the server", told=(folder / "log").read_text)
         yield url
     finally:
         server.send_signal(signal.SIGINT)

@@ -12,7 +12,8 @@ from connectors.connect import ConfigInvalid, Connect, ConnectorFailed, ConnectR
 from connectors.debezium import connector_config
 from connectors.reflect import reflect
 from connectors.source import Capture
-from tests.integration.capturing import PATIENCE, Captured, captured, eventually, new_source, read
+from tests.integration.capturing import PATIENCE, Captured, captured, new_source, read
+from tests.waiting import waited
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +42,13 @@ def config(running: Captured, **overrides: str) -> dict[str, str]:
 
 def test_an_unchanged_configuration_restarts_nothing(running: Captured, connection: psycopg.Connection) -> None:
     name, slot = running.source.name, running.source.slot
-    pid = eventually(lambda: reader_pid(connection, slot))
+    pid = waited(lambda: reader_pid(connection, slot), "a reader of the slot")
     assert running.connect.apply(name, config(running)) == "unchanged"
     connection.execute("insert into item values (1, 1)")
     running.records("item", 1)
     assert reader_pid(connection, slot) == pid
     assert running.connect.apply(name, config(running, **{"poll.interval.ms": "2"})) == "updated"
-    eventually(lambda: reader_pid(connection, slot) not in (None, pid))
+    waited(lambda: reader_pid(connection, slot) not in (None, pid), "another reader of the slot")
     running.connect.wait_running(name, PATIENCE)
 
 
@@ -56,7 +57,7 @@ def test_what_is_created_stopped_does_not_run_until_it_is_applied(running: Captu
     assert connect.delete(name)
     for _ in range(2):
         connect.create_stopped(name, config(running))
-        state = eventually(lambda: connect.state(name))
+        state = waited(lambda: connect.state(name), "a connector")
         assert (state.state, state.tasks) == ("STOPPED", ())
     connect.reset(name)
     assert connect.offset_lsn(name) is None
@@ -95,9 +96,9 @@ def test_a_connector_that_is_not_there(stack: Any) -> None:
 
 def test_a_failure_that_passes_is_restarted(running: Captured, connection: psycopg.Connection) -> None:
     name, slot = running.source.name, running.source.slot
-    eventually(lambda: reader_pid(connection, slot))
+    waited(lambda: reader_pid(connection, slot), "a reader of the slot")
     connection.execute("select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = %s", [slot])
-    failures = eventually(running.failures)
+    failures = waited(running.failures, "a failure of the task")
     assert [failure.retriable for failure in failures] == [True], failures
     state = running.connect.state(name)
     assert state is not None
@@ -106,18 +107,20 @@ def test_a_failure_that_passes_is_restarted(running: Captured, connection: psyco
     assert running.connect.restart_failed(name) == ()
     assert running.connect.wait_running(name, PATIENCE).running
     connection.execute("insert into item values (2, 2)")
-    eventually(lambda: reader_pid(connection, slot))
+    waited(lambda: reader_pid(connection, slot), "a reader of the slot")
 
 
 def test_a_failure_for_good_is_reported(running: Captured, connection: psycopg.Connection) -> None:
     name, slot = running.source.name, running.source.slot
-    pid = eventually(lambda: reader_pid(connection, slot))
+    pid = waited(lambda: reader_pid(connection, slot), "a reader of the slot")
     connection.execute(f"drop publication {running.source.publication}")
     connection.execute("insert into item values (3, 3)")
     connection.execute("select pg_terminate_backend(%s)", [pid])
-    eventually(running.failures)
+    waited(running.failures, "a failure of the task")
     running.connect.restart_failed(name)
-    failures = eventually(lambda: [f for f in running.connect.restart_failed(name) if not f.retriable])
+    failures = waited(
+        lambda: [f for f in running.connect.restart_failed(name) if not f.retriable], "a failure for good"
+    )
     assert "Publication autocreation is disabled" in failures[0].reason.splitlines()[0]
     with pytest.raises(ConnectorFailed, match="Publication autocreation is disabled"):
         running.connect.wait_running(name, PATIENCE)
@@ -128,7 +131,7 @@ def test_a_lost_slot_leaves_no_silent_gap(
 ) -> None:
     source, connect = running.source, running.connect
     connection.execute("truncate item; insert into item values (1, 1)")
-    eventually(lambda: connect.offset_lsn(source.name))
+    waited(lambda: connect.offset_lsn(source.name), "a stored position")
     connect.stop(source.name)
     connection.execute("select pg_drop_replication_slot(%s)", [source.slot])
     connection.execute("insert into item values (2, 2)")
@@ -150,8 +153,7 @@ def test_a_lost_slot_leaves_no_silent_gap(
     assert connect.apply(source.name, config(running)) == "updated"
     connect.wait_running(source.name, PATIENCE)
     tables = reflect(running.engine, source, ["public.item"])
-    images = eventually(lambda: snapshot_images(stack.kafka, tables[0].topic))
-    assert {"id": 2, "x": 2} in images
+    assert {"id": 2, "x": 2} in snapshot_images(stack.kafka, tables[0].topic)
 
 
 def snapshot_images(kafka: str, topic: str) -> list[Any]:
@@ -170,12 +172,12 @@ def test_debezium_itself_refuses_a_slot_that_is_ahead(
     """Connect keeps the position of a deleted connector and no longer tells it, so no check can see the gap."""
     source, connect = running.source, running.connect
     connection.execute("insert into item values (10, 10)")
-    eventually(lambda: connect.offset_lsn(source.name))
+    waited(lambda: connect.offset_lsn(source.name), "a stored position")
     connect.delete(source.name)
-    eventually(lambda: reader_pid(connection, source.slot) is None)
+    waited(lambda: reader_pid(connection, source.slot) is None, "a slot without a reader")
     connection.execute("select pg_drop_replication_slot(%s)", [source.slot])
     connection.execute("insert into item values (11, 11)")
     connect.apply(source.name, config(running))
-    failures = eventually(lambda: getattr(connect.state(source.name), "failures", ()))
+    failures = waited(lambda: getattr(connect.state(source.name), "failures", ()), "a failure of the task")
     assert "no longer available on the server" in failures[0].reason
     assert not failures[0].retriable
