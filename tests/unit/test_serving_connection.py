@@ -18,6 +18,7 @@ from serving.refusals import Answer, ClientLeft, refusal
 from serving.request import TooLarge
 from serving.tls import TlsFiles
 from tests.certificates import Authority
+from tests.waiting import came
 
 GET = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"
 LARGE = b"x" * (8 << 20)
@@ -289,11 +290,9 @@ def test_a_client_that_leaves_before_its_body_has_come_is_told_of() -> None:
     async def play(server: Echo) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhe")
-        await asyncio.sleep(0.05)
+        await came(lambda: server.seen, "a request")
         writer.transport.abort()
-        async with asyncio.timeout(5):
-            while not server.left:
-                await asyncio.sleep(0.01)
+        await came(lambda: server.left, "word that the client has left")
 
     scene(play)
 
@@ -304,13 +303,11 @@ def test_a_client_that_is_gone_as_its_answer_cuts_its_body_short() -> None:
     async def play(echo: Echo) -> None:
         client = socket.create_connection(("127.0.0.1", echo.port))
         client.sendall(b"POST /late HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n")
-        while not echo.seen:
-            await asyncio.sleep(0.01)
+        await came(lambda: echo.seen, "a request")
         client.close()
         echo.seen[0].send(Answer(200, b"", []))
         echo.let_go.set()
-        while echo.connections._open:
-            await asyncio.sleep(0.01)
+        await came(lambda: not echo.connections._open, "the end of the connection")
 
     scene(play)
 
@@ -319,7 +316,7 @@ def test_a_client_that_does_not_take_its_answer_gets_no_second_one() -> None:
     async def play(server: Echo) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
         writer.write(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n" * 10)
-        await asyncio.sleep(0.2)
+        await came(lambda: server.lines and server.lines[0]._taken, "an answer that is not taken")
         assert (len(server.seen), server.taken) == (1, 0)
         writer.write_eof()
         length = 0
@@ -349,11 +346,11 @@ def test_a_head_that_does_not_come_in_time_closes_the_connection() -> None:
 def test_a_connection_too_many_is_told_so() -> None:
     async def play(server: Echo) -> None:
         _, first = await asyncio.open_connection("127.0.0.1", server.port)
-        await asyncio.sleep(0.05)
+        await came(lambda: server.connections._open, "a connection")
         answer = await told(server.port, GET, False)
         assert answer.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1\r\n" in answer
         first.close()
-        await asyncio.sleep(0.05)
+        await came(lambda: not server.connections._open, "the end of the connection")
         assert bodies(await told(server.port, GET)) == [b"GET /health  a "]
 
     scene(play, connections=1)
@@ -385,7 +382,7 @@ def test_what_has_begun_is_answered_at_the_end_and_the_rest_closed() -> None:
         begun = asyncio.create_task(told(server.port, late + GET, False))
         half, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(GET[:-1])
-        await asyncio.sleep(0.05)
+        await came(lambda: server.seen and any(line._in_head for line in server.lines), "a request and half a one")
         ending = asyncio.create_task(server.connections.end(10))
         assert await idle.read() == b""
         assert not ending.done()

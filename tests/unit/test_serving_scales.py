@@ -19,7 +19,7 @@ from serving.request import FeaturesRequest, RequestLimits
 from serving.scales import Scales
 from tests.asked import NO_SITE, Asked
 from tests.unit.charged_access import Charged
-from tests.unit.online_features import Connected
+from tests.waiting import came
 
 PATH = "/get-online-features"
 LARGE, SMALL = 50, 2
@@ -96,8 +96,7 @@ def test_large_requests_are_bounded_by_what_they_read_and_small_ones_pass() -> N
     async def scene() -> None:
         server = Server()
         large = [server.ask(of(LARGE)) for _ in range(6)]
-        await asyncio.sleep(0.01)
-        assert [asked.status for asked, _ in large] == [0, 0, 0, 503, 503, 503]
+        await came(lambda: [asked.status for asked, _ in large] == [0, 0, 0, 503, 503, 503], "three refusals")
         answer = large[-1][0].answer
         assert answer is not None and dict(answer.headers)["retry-after"] == "1"
         assert orjson.loads(answer.body)["error"] == "overloaded"
@@ -119,9 +118,8 @@ def test_large_bodies_are_bounded_and_small_ones_pass() -> None:
         server, comes = Server(), asyncio.Event()
         body = of(SMALL).ljust(2_000)
         large = [server.ask(body, comes) for _ in range(4)]
-        await asyncio.sleep(0.01)
-        assert [(asked.read, asked.status) for asked, _ in large[:3]] == [(True, 0), (True, 0), (False, 0)]
         await large[3][1]  # its body is waited for a little while, as of all that is refused
+        assert [(asked.read, asked.status) for asked, _ in large[:3]] == [(True, 0), (True, 0), (False, 0)]
         assert large[3][0].status == 503
         small, task = server.ask(of(SMALL))
         await task
@@ -141,8 +139,8 @@ def test_answers_that_clients_do_not_take_are_bounded_and_small_ones_pass(monkey
         server.store.let_go.set()
         monkeypatch.setattr("serving.http.json_body", lambda request, found: b" " * (ANSWER // 2))
         unread = [server.ask(of(SMALL), taken=read) for _ in range(2)]
-        await asyncio.sleep(0.01)
-        assert [(asked.status, task.done()) for asked, task in unread] == [(200, False)] * 2
+        await came(lambda: [asked.status for asked, _ in unread] == [200] * 2, "two answers")
+        assert not any(task.done() for _, task in unread)
         refused = await server.ask(of(SMALL))[1]
         assert refused.answer is not None and refused.status == 503 and b"large answers" in refused.answer.body
         monkeypatch.setattr("serving.http.json_body", lambda request, found: b"{}")

@@ -1,15 +1,16 @@
 """What is wrong with a slot, and the watch over a source that does not answer."""
 
 import logging
-import time
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import Engine
 
-from connectors.health import SlotHealth
+from connectors.health import SlotHealth, slot_health
 from connectors.slots import SlotWatch, slot_problems
 from connectors.source import Source
 from millrace.stack.ports import choose_ports
+from tests.waiting import waited
 
 
 def slot(*, active: bool = True, wal_status: str = "reserved") -> SlotHealth:
@@ -32,23 +33,28 @@ def test_a_slot_that_is_not_read_or_about_to_be_lost_is_named(health: SlotHealth
     assert all(problem.startswith(word) for problem, word in zip(problems, words, strict=True))
 
 
-def test_a_source_that_does_not_answer_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_source_that_does_not_answer_is_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     port = choose_ports(("postgres",), {})["postgres"]
     source = Source(
         name="shop", url=f"postgresql://u:secret@127.0.0.1:{port}/x", slot="millrace_shop", publication="millrace_shop"
     )
 
+    looks = list[Engine]()
+
+    def looked(engine: Engine, source: Source) -> SlotHealth | None:
+        looks.append(engine)
+        return slot_health(engine, source)
+
     def told() -> list[logging.LogRecord]:
         return [record for record in caplog.records if record.name == "connectors.slots"]
 
+    monkeypatch.setattr("connectors.slots.slot_health", looked)
     with caplog.at_level(logging.INFO, "connectors.slots"):
         watch = SlotWatch([source], seconds=0.001)
         try:
-            deadline = time.monotonic() + 30
-            while not (watch.slots() and told()):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            time.sleep(0.1)  # some more looks
+            waited(lambda: len(looks) >= 5, "some more looks")
         finally:
             watch.close()
     said = watch.slots()["shop"]
