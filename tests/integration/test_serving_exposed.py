@@ -26,6 +26,7 @@ from millrace.wiring import access_keys
 from serving.keys import make_key
 from tests.certificates import Authority
 from tests.integration.serving_repo import Server, millrace, until
+from tests.waiting import waited
 
 TEMP: dict[str, Any] = {"features": ["weather:temp"], "entities": {"origin": ["EWR"]}}
 
@@ -186,23 +187,27 @@ def test_forms_are_bounded(keyed: Server, key: str) -> None:
 
 
 def test_a_name_is_not_logged_for_who_has_no_key(keyed: Server, key: str) -> None:
-    name = "x" * 3_000
+    name, before = "x" * 3_000, len(keyed.output.read_text())
     asked = {"feature_service": name, "entities": TEMP["entities"]}
     before = len(keyed.output.read_text())
     assert keyed.ask("/get-online-features", asked)[0] == 401
     assert keyed.ask("/get-online-features", asked, bearer(key))[0] == 404
-    until(lambda: "status=404" in keyed.output.read_text()[before:])
-    assert "x" * 101 not in keyed.output.read_text()
+    # Both lines are there then: they are written in the order of the answers.
+    waited(lambda: "status=404" in keyed.output.read_text()[before:], "the line of the last request", 20)
+    said = keyed.output.read_text()[before:]
+    assert "status=401" in said and "x" * 101 not in said
 
 
 def test_a_client_that_leaves_is_no_error_of_the_servers(keyed: Server, key: str) -> None:
     before = len(keyed.output.read_text())
     half_a_request(keyed, "/get-online-features", **bearer(key)).close()
     half_in_chunks(keyed, key).close()
-    deadline = time.monotonic() + 20
-    while (said := keyed.output.read_text()[before:]).count("status=400") < 2:
-        assert time.monotonic() < deadline, said
-        time.sleep(0.1)
+    waited(
+        lambda: keyed.output.read_text()[before:].count("status=400") >= 2,
+        "a line of each request",
+        told=keyed.output.read_text,
+    )
+    said = keyed.output.read_text()[before:]
     assert "ERROR" not in said and "Traceback" not in said
 
 
