@@ -11,9 +11,10 @@ import psycopg
 
 from millrace.stack.endpoints import Endpoints
 from tests.integration.database import Database, new_database
-from tests.integration.deployed import Deployed, deployed, own_copy, waited
+from tests.integration.deployed import Deployed, deployed, own_copy
 from tests.integration.test_connectors_types import CITEXT
 from tests.redis_server import RedisServer
+from tests.waiting import waited
 
 REPO = Path(__file__).parents[1] / "repos" / "bazaar"
 

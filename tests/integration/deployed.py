@@ -6,9 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -31,8 +30,7 @@ from millrace.stack.endpoints import Endpoints
 from millrace.wiring import topics
 from stores.delta import DeltaLake
 from tests.redis_server import RedisServer
-
-PATIENCE = 180.0
+from tests.waiting import waited
 
 
 def own_copy(source: Path, target: Path, word: str) -> str:
@@ -43,15 +41,6 @@ def own_copy(source: Path, target: Path, word: str) -> str:
     for path in (*target.glob("*.py"), *target.glob("*.yaml")):
         path.write_text(path.read_text().replace(word, name))
     return name
-
-
-def waited(what: Callable[[], Any], why: str) -> Any:
-    """The first truthy result of `what`; fails with `why` when patience ends."""
-    deadline = time.monotonic() + PATIENCE
-    while not (result := what()):
-        assert time.monotonic() < deadline, f"{why} did not happen within {PATIENCE:g} s"
-        time.sleep(0.1)
-    return result
 
 
 @dataclass(frozen=True)

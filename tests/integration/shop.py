@@ -14,8 +14,9 @@ from connectors.source import default_signal_table, default_slot
 from millrace import template
 from millrace.stack.endpoints import Endpoints
 from tests.integration.database import Database, new_database
-from tests.integration.deployed import Deployed, deployed, own_copy, waited
+from tests.integration.deployed import Deployed, deployed, own_copy
 from tests.redis_server import RedisServer
+from tests.waiting import waited
 
 MARK = 1_000_000
 """Customers from this number on only mark moments."""

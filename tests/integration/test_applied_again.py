@@ -11,8 +11,9 @@ import pytest
 from connectors.connect import Connect
 from connectors.source import default_slot
 from millrace.stack.endpoints import Endpoints
-from tests.integration.deployed import Running, waited
+from tests.integration.deployed import Running
 from tests.integration.shop import SCORES, Shop, shop
+from tests.waiting import waited
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 from millrace.stack.endpoints import Endpoints
 from streams.broker import BrokerUnavailable
 from streams.kafka import KafkaTopics
-from tests.integration.deployed import waited
 from tests.integration.shop import shop
 from tests.integration.test_recover_killed import begun
+from tests.waiting import waited
 
 SLOWLY = """
     connector:

@@ -13,8 +13,9 @@ from connectors.connect import Connect
 from millrace.stack.endpoints import Endpoints
 from streams.decide import changes_table
 from streams.redelivered import FIRST
-from tests.integration.deployed import Running, waited
+from tests.integration.deployed import Running
 from tests.integration.shop import Shop, filled_shop
+from tests.waiting import waited
 
 UNHEARD = (
     "delete from orders where order_id between 200 and 260",
@@ -140,7 +141,7 @@ def test_a_log_that_ends_below_what_the_lake_holds_is_refused(market: Shop, work
 def refuses(market: Shop, connect: Connect) -> None:
     """Once resumed the connector fails, and says how to recover."""
     urlopen(Request(f"{market.repo.stack.connect}/connectors/{market.name}/resume", method="PUT")).close()
-    failures = waited(lambda: (state := connect.state(market.name)) and state.failures, "a connector that refuses")
+    failures = waited(lambda: getattr(connect.state(market.name), "failures", ()), "a connector that refuses")
     assert f"millrace recover {market.name}" in failures[0].reason, failures
 
 

@@ -19,9 +19,10 @@ from connectors.connect import Connect
 from millrace.stack.endpoints import Endpoints
 from stores.query import session
 from streams.decide import changes_table
-from tests.integration.deployed import PATIENCE, Running, waited
+from tests.integration.deployed import Running
 from tests.integration.shop import Shop, filled_shop
 from tests.integration.test_recover import tables, traffic
+from tests.waiting import PATIENCE, waited
 
 
 @dataclass

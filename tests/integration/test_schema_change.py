@@ -8,8 +8,9 @@ import pytest
 
 from millrace.anew import noted
 from millrace.stack.endpoints import Endpoints
-from tests.integration.deployed import Running, waited
+from tests.integration.deployed import Running
 from tests.integration.shop import Shop, shop
+from tests.waiting import waited
 
 
 @pytest.fixture(scope="module")

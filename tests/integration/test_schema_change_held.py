@@ -9,8 +9,9 @@ import pytest
 
 from millrace.stack.endpoints import Endpoints
 from streams.drift import applied_table
-from tests.integration.deployed import Running, waited
+from tests.integration.deployed import Running
 from tests.integration.shop import Shop, shop
+from tests.waiting import waited
 
 TABLES = """
 create table grades (id bigint primary key, grade text);

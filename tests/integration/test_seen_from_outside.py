@@ -15,8 +15,9 @@ from millrace.repo import UnknownTable, open_repo
 from millrace.stack.endpoints import Endpoints
 from millrace.wiring import topics
 from tests.integration.bazaar import Bazaar, bazaar
-from tests.integration.deployed import Running, waited
+from tests.integration.deployed import Running
 from tests.redis_server import RedisServer
+from tests.waiting import waited
 
 BAD = 1_500
 LEAST, POLL = 200, 250

@@ -11,8 +11,9 @@ from millrace.cli import millrace
 from millrace.stack.endpoints import Endpoints
 from streams.decide import changes_table
 from tests.integration.database import Database
-from tests.integration.deployed import Deployed, deployed, own_copy, waited
+from tests.integration.deployed import Deployed, deployed, own_copy
 from tests.redis_server import RedisServer
+from tests.waiting import waited
 
 KEY = ["-e", "id=1"]
 

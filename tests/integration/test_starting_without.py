@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from millrace.stack.endpoints import Endpoints
-from tests.integration.deployed import Running, waited
+from tests.integration.deployed import Running
 from tests.integration.shop import Shop, shop
+from tests.waiting import waited
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from stores.vectors import PgVectors
 from stores.view import Feature, Metric
 from streams.embedders import WordLlamaEmbedder
 from tests.integration.database import Database
-from tests.integration.deployed import waited
 from tests.integration.places import MODEL, NOON, RETENTION, place_rows, place_view
+from tests.waiting import waited
 
 SEALS = Feature("seals", 11, pa.list_(pa.binary()))
 SCANS = "select idx_scan from pg_stat_user_indexes where indexrelname = %s"

@@ -25,8 +25,9 @@ from millrace.repo import open_repo
 from millrace.stack.endpoints import Endpoints
 from tests.integration import bazaar_rows as rows
 from tests.integration.bazaar import Bazaar, bazaar
-from tests.integration.deployed import Running, served, waited
+from tests.integration.deployed import Running, served
 from tests.redis_server import RedisServer
+from tests.waiting import waited
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from serving.request import FeaturesRequest, RequestLimits
 from serving.scales import Scales
 from tests.asked import NO_SITE, Asked
 from tests.unit.charged_access import Charged
+from tests.unit.online_features import Connected
 from tests.waiting import came
 
 PATH = "/get-online-features"
