@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +15,14 @@ from feast.types import Int64
 import millrace.commands.stream
 import millrace.status
 import millrace.wiring
+from connectors.connect import ConnectorState, TaskState
+from connectors.health import SlotHealth
 from millrace.cli import _is_ours
 from millrace.cli import millrace as command_line
 from millrace.declare import cdc_source
-from millrace.made_again import Dropped
 from millrace.repo import Repo, open_repo, parse, rehearse
 from serving.applied import Applied
+from stores.memory import MemoryOnline
 from stores.memory_lake import MemoryLake
 from streams.memory import MemoryBroker, MemoryTopics
 from tests.unit.command_repo import command_repo
@@ -116,15 +119,24 @@ def test_status_before_the_first_apply_asks_what_needs_none(folder: Path, monkey
 
 
 def status(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What `millrace status` tells, with services that answer."""
-    for part in ("connectors", "slots", "stores", "workers", "lag", "snapshots", "altered"):
-        monkeypatch.setattr(millrace.status, f"_{part}", lambda *asked, part=part: {"answers": part})
-    monkeypatch.setattr(millrace.status, "_dropped", lambda *asked: Dropped([], [], {}, [], []))
+    """What `millrace status` tells, with services that answer and are well."""
+    running = ConnectorState("shop", "RUNNING", "", (TaskState(0, "RUNNING", "w", ""),))
+    connect = SimpleNamespace(state=lambda name: running, offset_lsn=lambda name: None)
+    health = SlotHealth(True, 0, 0, "reserved", None, 1, 100, timedelta(0))
+    for name, made in {
+        "connect": lambda repo, seconds: connect,
+        "slot_health": lambda engine, source: health,
+        "online": lambda repo, seconds: MemoryOnline(),
+        "lake": lambda repo: MemoryLake(),
+        "topics": lambda repo: MemoryTopics(MemoryBroker({})),
+        "running_workers": lambda folder: {"7": {"waiting_for": "", "paused": {}, "key_changes_lost": {}}},
+    }.items():
+        monkeypatch.setattr(millrace.status, name, made)
     result = invoke(folder, "status")
     assert result.exit_code == 1, repr(result.exception)
     value: dict[str, Any] = json.loads(result.stdout)
-    for part in ("connectors", "slots", "stores", "workers", "lag", "snapshots", "altered"):
-        assert value[part] == {"answers": part}
+    assert value["connectors"] == {"shop": "RUNNING"} and value["slots"]["shop"]["active"]
+    assert value["stores"] == {"online": "answers", "lake": "answers"} and list(value["workers"]) == ["7"]
     return value
 
 
