@@ -119,7 +119,8 @@ def _refuse_gap(partition: Partition, known: int | None, first: int) -> None:
     if known is not None and known < first:
         raise RecordsExpired(
             f"{partition} begins at offset {first}, but was read up to {known} only: {first - known} records passed "
-            f"their retention unread. Take the group past them (kafka-consumer-groups --reset-offsets --to-earliest "
+            f"their retention unread. Stop the workers, take the group past them (kafka-consumer-groups.sh "
+            f"--bootstrap-server HOST:PORT --group GROUP --reset-offsets --to-earliest --execute "
             f"--topic {partition.topic}:{partition.number}), start the workers and run millrace resnapshot "
             f"{partition.topic}"
         )
