@@ -34,12 +34,12 @@ from millrace.check_repo import (
     placed,
 )
 from millrace.made_again import dropped, note_captured_again, note_stored
+from millrace.made_of import made_anew, note_made_of
 from millrace.repo import Repo, register
 from millrace.try_functions import try_functions
 from millrace.wiring import connect, embedder, lake, topics, vectors
 from millrace.workers import running_workers
 from stores.lake import Lake
-from stores.view import View
 from streams.decide import changes_table, features_table
 from streams.declarations import source_of
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, applied_table
@@ -80,6 +80,7 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     _create_vector_tables(repo, plan)
     # Before the connectors: whoever runs this again after one failed is not told once more.
     _tell(new, _topics(plan), say)
+    note_made_of(lake(repo), plan.views)
     connectors = {c.source.name: _set_up_connector(repo, c, client, unread.back, say) for c in plan.captured}
     _describe(repo, plan)
     _note_declared(repo, plan)
@@ -160,8 +161,7 @@ def _tell_unread(unread: Unread, say: Say) -> None:
 class New:
     """What is new where something was applied before: the `tables` of which the connector takes no snapshot, for it has
     taken its own; by topic the columns that changes in the lake have not; the views that lack rows of such changes, all
-    of them or, where the view was taken out for a while, some; by view the features that its rows in the lake have not.
-    """
+    of them or, where the view was taken out for a while, some; by view the features that `made_anew` finds."""
 
     tables: Sequence[str]
     columns: Mapping[str, tuple[str, ...]]
@@ -185,15 +185,8 @@ def _new(store: Lake, plan: Plan, added: Sequence[str], known: Set[str], back: S
             if store.exists(changes_table(topic))
             and not (store.exists(features_table(view.name)) and (is_back or view.name in known))
         ),
-        {view.name: names for view, _, is_back in views if not is_back and (names := _added(store, view))},
+        {v.view.name: new for v in plan.views if v.table.source not in back and (new := made_anew(store, v))},
     )
-
-
-def _added(store: Lake, view: View) -> tuple[str, ...]:
-    """The features that the view's rows in the lake have not, if there are such rows."""
-    name = features_table(view.name)
-    held = store.snapshot(name).schema.names if store.exists(name) else None
-    return () if held is None else tuple(f.name for f in view.features if f.name not in held)
 
 
 def _topics(plan: Plan) -> dict[str, str]:
@@ -209,7 +202,7 @@ def _tell(new: New, of_view: Mapping[str, str], say: Say) -> None:
         say(f"{topic}: {', '.join(columns)} captured from now on, null in older rows: run millrace resnapshot {topic}")
     for name, features in new.features.items():
         anew = f"run millrace resnapshot {of_view[name]}"
-        say(f"view {name}: {', '.join(features)} new, null in rows that were served before: {anew}")
+        say(f"view {name}: {', '.join(features)} new, null or out of date in rows that were served before: {anew}")
     for name in new.views:
         say(f"view {name} is new over a table that has changes already: run millrace backfill --view {name}")
 

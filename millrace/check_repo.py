@@ -21,6 +21,7 @@ from connectors.debezium import connector_config, not_included
 from connectors.reflect import TableNotFound, reflect
 from connectors.source import EXCLUDED, Capture, Source
 from connectors.table import Column, Table
+from millrace.made_of import check_made_of
 from millrace.on_demand import check_functions
 from millrace.repo import Repo, declared_at, parse, rehearse
 from millrace.settings import check_variables
@@ -237,6 +238,7 @@ def check_stores(repo: Repo, plan: Plan) -> None:
         if lake(repo).exists(name):
             present = lake(repo).snapshot(name)
             agreed_schema(present.schema, present.properties, schema, properties, name)
+    check_made_of(lake(repo), plan.views, applied_views(repo))
     store = vectors(repo)
     if store is not None and any(v.view.vector for v in plan.views):
         store.ping()

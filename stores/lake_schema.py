@@ -116,7 +116,8 @@ def merged_schema(present: pa.Schema, schema: pa.Schema, name: str) -> pa.Schema
         else:
             raise StoreRefused(
                 f"table {name}, column {column.name}: is {present.field(column.name).type} in the lake, now it"
-                f" is declared {column.type}: give the column another name, or move the table away and backfill"
+                f" is declared {column.type}: give the column another name, or take its view out, run millrace apply"
+                ", move the table away, put the view back, apply and backfill it"
             )
     added = [column for column in wanted if column.name not in present.names]
     return stored_schema(pa.schema([*present, *added]), name)
@@ -131,7 +132,8 @@ def agreed_schema(
         if stored.get(key) != value:
             raise StoreRefused(
                 f"the lake's table {name} was made with {key} = {stored.get(key)}, now it is declared"
-                f" {value}: move the table away and backfill it, or restore the declaration"
+                f" {value}: restore the declaration, or take its view out, run millrace apply, which empties the online"
+                " store of it, move the table away, put the view back, apply and backfill it"
             )
     return merged_schema(present, schema, name)
 

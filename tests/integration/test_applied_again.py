@@ -187,9 +187,19 @@ def test_another_project_that_names_its_source_the_same(market: Shop, worker: Ru
 def test_a_feature_that_is_added(market: Shop, worker: Running) -> None:
     features, topic = market.repo.path / "features.py", f"{market.name}.public.orders"
     amount = 'Field(name="amount", dtype=Float64)'
-    features.write_text(features.read_text().replace(amount, f'{amount}, Field(name="order_id", dtype=Int64)', 1))
+    without = features.read_text()
+    added = without.replace(amount, f'{amount}, Field(name="order_id", dtype=Int64)', 1)
+    features.write_text(added)
     assert market.repo.apply()["to_resnapshot"] == [topic]
     assert market.repo.apply()["to_resnapshot"] == []
+    market.settle()
+    market.repo.command("resnapshot", topic)
+    market.check()
+    features.write_text(without)
+    assert market.repo.apply()["to_resnapshot"] == []
+    market.settle()
+    features.write_text(added)
+    assert market.repo.apply()["to_resnapshot"] == [topic]  # it has values of when it was taken out
     market.settle()
     market.repo.command("resnapshot", topic)
     market.check()

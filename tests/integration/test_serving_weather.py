@@ -213,7 +213,7 @@ class _Kept:
 
 
 def _by_a_new_one(port: int) -> Any:
-    with Client(f"http://127.0.0.1:{port}") as client:
+    with Client(f"http://127.0.0.1:{port}", timeout=10) as client:
         return client.get_online_features(**TEMP).values["temp"]
 
 
