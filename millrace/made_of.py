@@ -49,8 +49,8 @@ def check_made_of(lake: Lake, views: Sequence[StreamView], applied: Set[str]) ->
                 where,
                 "views with a vector field are kept in another store than those without, and what stands in the store "
                 "of before would be served again with it",
-                "take the view out and run millrace apply, then put it back, apply, and run millrace backfill "
-                f"--view {view.view.name}",
+                "take the view out and run millrace apply, then put it back, apply, and run what that names: backfill, "
+                "and resnapshot for the vectors of older rows",
             )
 
 

@@ -79,7 +79,7 @@ def test_a_column_that_was_renamed_in_the_database_is_the_same() -> None:
 def test_a_view_that_goes_to_another_store_is_refused_until_it_is_taken_out(before: View, now: View) -> None:
     lake, view = applied(replace(DECLARED, view=before)), replace(DECLARED, view=now)
     said = refusal(lake, view)
-    assert "take the view out" in said and "millrace backfill --view buyers" in said
+    assert "take the view out" in said and "run what that names" in said
     check_made_of(lake, [view], set())
 
 
