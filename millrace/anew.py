@@ -4,9 +4,11 @@ declared than it began with: views, functions, a contract, which tables are capt
 import ast
 import hashlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from socket import gethostname
 
 import pyarrow as pa
 from feast.repo_operations import get_repo_files
@@ -26,6 +28,8 @@ CLOSE_SECONDS = 1.0
 
 DECLARED_PROPERTY = "millrace.declared"
 """Property of the lake's `declared/<project>`, which has no rows: a digest of what the last apply found declared."""
+
+_WORKER = "millrace"
 
 
 def digest(
@@ -56,6 +60,21 @@ def noted(lake: Lake, project: str) -> str | None:
     """What the last apply noted, None before the first. To be read before what it declared: of an apply between the
     two a watch then tells. Raises `StoreUnavailable`."""
     return property_of(lake, _table(project), DECLARED_PROPERTY)
+
+
+def client_id(declared: str | None) -> str:
+    """What the consumer group knows this process by, a worker that goes by the digest."""
+    return f"{_WORKER}.{gethostname()}.{os.getpid()}.{declared}"
+
+
+def gone_by(client_id: str) -> str | None:
+    """The digest that a member of the group goes by; None of one that does not tell, of an earlier version."""
+    return client_id.rpartition(".")[2] if client_id.startswith(f"{_WORKER}.") else None
+
+
+def process(client_id: str) -> str:
+    """The host and the process of a member of the group, for people."""
+    return client_id.removeprefix(f"{_WORKER}.").rpartition(".")[0]
 
 
 class AppliedWatch:

@@ -28,7 +28,7 @@ from connectors.table import Table
 from millrace.check_repo import SourceNotReady, captures
 from millrace.made_again import note_stored, stored_in
 from millrace.repo import Repo, UnknownTable
-from millrace.started_anew import ANEW_SECONDS
+from millrace.started_anew import ANEW_SECONDS, wait_anew
 from millrace.wiring import connect, flows, lake, producer, source, topics
 from millrace.workers import running_workers
 from streams.pipeline import Flow
@@ -230,9 +230,9 @@ class _Job:
 def resnapshot(repo: Repo, names: Sequence[str], patience: float, say: Say) -> dict[str, Any]:
     """Read tables (`<source>.<schema>.<table>`) anew by an incremental snapshot; a report for each.
 
-    Live changes go on meanwhile. Raises `UnknownTable`, `CannotAsk`, `Paused`, `UnderWay` while another command
-    snapshots the source, `LogWentBack`, `Stalled` after `patience` seconds without progress, `SnapshotFailed` and what
-    the services raise.
+    Live changes go on meanwhile. Raises `UnknownTable`, `CannotAsk`, `NotAnew`, `Paused`, `UnderWay` while another
+    command snapshots the source, `LogWentBack`, `Stalled` after `patience` seconds without progress, `SnapshotFailed`
+    and what the services raise.
     """
     declared = flows(repo)
     for name in names:
@@ -247,6 +247,7 @@ def resnapshot(repo: Repo, names: Sequence[str], patience: float, say: Say) -> d
     by_source: dict[str, list[Flow]] = {}
     for name in dict.fromkeys(names):
         by_source.setdefault(declared[name].table.source, []).append(declared[name])
+    wait_anew(repo, say)
     _refuse_paused(repo, names, patience, say)
     report: dict[str, Any] = {}
     for origin, chosen in by_source.items():
@@ -280,6 +281,7 @@ def recover(repo: Repo, origin: str, patience: float, say: Say) -> dict[str, Any
             raise UnknownSource(f"no applied view captures a table of source {origin}: run millrace apply")
         there = ", ".join(repo.settings.sources)
         raise UnknownSource(f"millrace.yaml has no source {origin}; there are {there}")
+    wait_anew(repo, say)
     _refuse_paused(repo, [flow.table.topic for flow in chosen], patience, say)
     with _job(repo, origin, chosen, patience, say) as job:
         job.end_of_log()  # refused before anything is stopped where it went back

@@ -1,16 +1,17 @@
-"""The workers of this machine, waited for until they go by what was applied."""
+"""The workers of all machines, waited for until they go by what was applied."""
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
-from millrace.anew import noted
+from millrace.anew import gone_by, noted, process
 from millrace.repo import Repo
-from millrace.wiring import lake
-from millrace.workers import running_workers
+from millrace.wiring import lake, topics
+from streams.broker import BrokerUnavailable
 
 ANEW_SECONDS = 20.0
 """That workers have to start anew after an apply, until when they tell of a table as held: they look every five seconds
-and end what they hold first."""
+and end what they hold first. One that was killed is a member of the group for ten."""
 
 LOOK_SECONDS = 0.2
 
@@ -20,24 +21,25 @@ class NotAnew(Exception):
 
 
 def wait_anew(repo: Repo, say: Callable[[str], None]) -> None:
-    """Return once no worker of this machine goes by anything but the last apply: what one reads before it starts anew
-    is judged by the contracts, and made by the functions, of before. Those of other machines are not asked. Raises
-    `NotAnew`, and `StoreUnavailable`."""
+    """Return once no worker goes by anything but the last apply: what one reads before it starts anew is judged by the
+    contracts, and made by the views and functions, of before. Raises `NotAnew`, and `StoreUnavailable`."""
     deadline, said = time.monotonic() + ANEW_SECONDS, False
     while old := _old(repo):
         if time.monotonic() > deadline:
             raise NotAnew(
-                f"workers {', '.join(old)} still go by what was applied before, {ANEW_SECONDS:g} s later, and nothing "
-                "was begun: millrace status says what they wait for"
+                f"workers {', '.join(old)} (host and process) still go by what was applied before, {ANEW_SECONDS:g} s "
+                "later, and nothing was begun: millrace status there says what they wait for"
             )
         if not said:
-            say("waiting for the workers of this machine to start anew, as something else was applied")
+            say("waiting for the workers to start anew, as something else was applied")
         said = True
         time.sleep(LOOK_SECONDS)
 
 
 def _old(repo: Repo) -> list[str]:
-    """The workers of this machine that go by something else, by process."""
-    workers = running_workers(repo.workers_folder)
-    declared = noted(lake(repo), repo.project) if workers else None
-    return [name for name, state in workers.items() if state["declared"] != declared]
+    """The workers that go by something else, by host and process. While Kafka is away none reads anything."""
+    declared = str(noted(lake(repo), repo.project))
+    with suppress(BrokerUnavailable):
+        members = topics(repo).members(repo.group)
+        return sorted(process(one) for one in members if gone_by(one) not in (None, declared))
+    return []

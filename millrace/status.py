@@ -191,7 +191,7 @@ def _waited(repo: Repo) -> list[str]:
 def _elsewhere(repo: Repo) -> bool:
     """Whether workers run on other machines, as far as Kafka tells."""
     try:
-        return topics(repo).members(repo.group) > 0
+        return len(topics(repo).members(repo.group)) > 0
     except BrokerUnavailable:
         return False  # told of where the lag is asked for
 

@@ -390,8 +390,8 @@ def flows(repo: Repo) -> Flows:
     }
 
 
-def worker(repo: Repo) -> Worker:
-    """A worker of this repo's consumer group."""
+def worker(repo: Repo, client_id: str) -> Worker:
+    """A worker of this repo's consumer group, which the group knows by that id."""
     settings = repo.settings.worker
     tally = Tally()
     store = vectors(repo)
@@ -400,7 +400,7 @@ def worker(repo: Repo) -> Worker:
     return Worker(
         declared,
         Parts(
-            consumer=KafkaConsumer(repo.settings.kafka.bootstrap_servers, repo.group),
+            consumer=KafkaConsumer(repo.settings.kafka.bootstrap_servers, repo.group, client_id),
             letters=DeadLetters(producer(repo), repo.letters_topic),
             online=ByView(online(repo), store),
             lake=lake(repo),

@@ -70,12 +70,11 @@ PRODUCER = {
 
 
 class KafkaConsumer:
-    """`streams.broker.Consumer` over one librdkafka consumer."""
+    """`streams.broker.Consumer` over one librdkafka consumer, which the group knows by the client's id."""
 
-    def __init__(self, bootstrap_servers: str, group: str) -> None:
-        self._consumer = ConfluentConsumer(
-            {"bootstrap.servers": bootstrap_servers, "group.id": group, "error_cb": self._failed, **CONSUMER}
-        )
+    def __init__(self, bootstrap_servers: str, group: str, client_id: str = "millrace") -> None:
+        own = {"bootstrap.servers": bootstrap_servers, "group.id": group, "client.id": client_id}
+        self._consumer = ConfluentConsumer({**own, "error_cb": self._failed, **CONSUMER})
         self._servers = bootstrap_servers
         self._owned: set[Partition] = set()
         self._paused: set[Partition] = set()
@@ -417,16 +416,16 @@ class KafkaTopics:
         finally:
             consumer.close()
 
-    def members(self, group: str) -> int:
-        """How many consumers a group has, wherever they run; one that was killed counts until its session is over.
-        Raises `BrokerUnavailable`."""
+    def members(self, group: str) -> Sequence[str]:
+        """The clients' ids of a group's consumers, wherever they run; one that was killed counts until its session is
+        over. Raises `BrokerUnavailable`."""
         try:
             answer = self._admin.describe_consumer_groups([group], request_timeout=TIMEOUT_SECONDS)[group].result()
         except KafkaException as error:
             if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return 0
+                return []
             raise BrokerUnavailable(f"Kafka at {self._servers} does not answer: {error.args[0].str()}") from error
-        return len(answer.members)
+        return [member.client_id for member in answer.members]
 
 
 def _partitions(given: list[TopicPartition]) -> set[Partition]:

@@ -42,7 +42,7 @@ def run(places: Places, out: Out) -> None:
     """
     from connectors.slots import SlotWatch
     from connectors.watch import Watch
-    from millrace.anew import AppliedWatch, noted
+    from millrace.anew import AppliedWatch, client_id, noted
     from millrace.repo import open_repo
     from millrace.wiring import connect, flows, lake, source, worker
     from millrace.workers import STARTING, announced
@@ -57,7 +57,7 @@ def run(places: Places, out: Out) -> None:
         waiting = Patience(partial(_wait, stop))
         try:
             began = waiting(partial(noted, lake(repo), repo.project))
-            declared, member = waiting(partial(flows, repo)), waiting(partial(worker, repo))
+            declared, member = waiting(partial(flows, repo)), waiting(partial(worker, repo, client_id(began)))
             watch = partial(AppliedWatch, lake(repo), repo.project, began, member.tables, stop, lambda: member.paused)
             applied = waiting(watch)
         except Abandoned:

@@ -10,7 +10,11 @@ import pytest
 
 from connectors.connect import Connect
 from connectors.source import default_slot
+from millrace import started_anew
+from millrace.repo import open_repo
+from millrace.resnapshot import recover, resnapshot
 from millrace.stack.endpoints import Endpoints
+from streams.kafka import KafkaConsumer
 from tests.integration.deployed import Running
 from tests.integration.shop import SCORES, Shop, shop
 from tests.waiting import waited
@@ -185,6 +189,7 @@ def test_another_project_that_names_its_source_the_same(market: Shop, worker: Ru
 
 
 def test_a_feature_that_is_added(market: Shop, worker: Running) -> None:
+    """At once: the resnapshot waits for workers that go by what was declared before."""
     features, topic = market.repo.path / "features.py", f"{market.name}.public.orders"
     amount = 'Field(name="amount", dtype=Float64)'
     without = features.read_text()
@@ -192,7 +197,6 @@ def test_a_feature_that_is_added(market: Shop, worker: Running) -> None:
     features.write_text(added)
     assert market.repo.apply()["to_resnapshot"] == [topic]
     assert market.repo.apply()["to_resnapshot"] == []
-    market.settle()
     market.repo.command("resnapshot", topic)
     market.check()
     features.write_text(without)
@@ -200,9 +204,31 @@ def test_a_feature_that_is_added(market: Shop, worker: Running) -> None:
     market.settle()
     features.write_text(added)
     assert market.repo.apply()["to_resnapshot"] == [topic]  # it has values of when it was taken out
-    market.settle()
     market.repo.command("resnapshot", topic)
     market.check()
+
+
+def test_a_worker_elsewhere_that_has_not_started_anew(
+    market: Shop, worker: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would be read by it is not asked for."""
+    monkeypatch.setattr(started_anew, "ANEW_SECONDS", 0.5)
+    elsewhere = KafkaConsumer(market.repo.stack.kafka, f"millrace.{market.repo.project}", "millrace.elsewhere.7.before")
+    elsewhere.subscribe([f"{market.repo.project}.control"], lambda _: None, lambda _: None, lambda _: None)
+
+    def joined() -> bool:
+        elsewhere.poll(0.1, 1)
+        return bool(elsewhere.lag())
+
+    waited(joined, "a member of the group")
+    repo = open_repo(market.repo.path, market.repo.stack_folder)
+    told = r"workers elsewhere\.7 \(host and process\) still go by what was applied before"
+    with pytest.raises(started_anew.NotAnew, match=told):
+        resnapshot(repo, [f"{market.name}.public.customers"], 5, print)
+    with pytest.raises(started_anew.NotAnew, match=told):
+        recover(repo, market.name, 5, print)
+    elsewhere.close()
+    assert market.repo.command("backfill", "--view", "customer_facts")["views"]["customer_facts"]["rows_added"] == 0
 
 
 OTHER = """

@@ -1,50 +1,76 @@
-"""What a replay and a backfill wait for after an apply, and what `millrace apply` says comes next."""
+"""What a replay, a backfill and a resnapshot wait for after an apply, and what `millrace apply` says comes next."""
 
-from pathlib import Path
+import os
+from socket import gethostname
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from millrace import started_anew as waiting
+from millrace.anew import client_id, gone_by, process
 from millrace.commands.declare import _show
+from streams.broker import BrokerUnavailable
 
-REPO: Any = SimpleNamespace(workers_folder=Path("workers"), project="shop")
-OLD, NEW = {"declared": "old"}, {"declared": "new"}
+REPO: Any = SimpleNamespace(group="millrace.shop", project="shop")
+OLD, NEW, UNTOLD = "millrace.a.7.old", "millrace.b.example.8.new", "rdkafka"
+
+
+class Group:
+    """Its members at each look; at the last one and after it the same."""
+
+    def __init__(self, looks: list[list[str]]) -> None:
+        self.looks = looks
+
+    def members(self, group: str) -> list[str]:
+        assert group == REPO.group
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the workers tell at each look; at the last one and after it the same."""
-    told: list[dict[str, Any]] = []
-    monkeypatch.setattr(waiting, "running_workers", lambda _: told.pop(0) if len(told) > 1 else told[0])
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    told: list[list[str]] = []
+    monkeypatch.setattr(waiting, "topics", lambda _: Group(told))
     monkeypatch.setattr(waiting, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(waiting, "lake", lambda _: None)
     monkeypatch.setattr(waiting, "noted", lambda lake, project: "new")
     return told
 
 
-def test_workers_that_go_by_something_else_are_waited_for(looks: list[dict[str, Any]]) -> None:
-    looks += [{"1": OLD, "2": OLD}, {"1": OLD}, {"1": NEW, "2": OLD}, {"1": NEW, "2": NEW}]
+def test_workers_that_go_by_something_else_are_waited_for(looks: list[list[str]]) -> None:
+    looks += [[OLD, OLD], [OLD], [NEW, OLD], [NEW, NEW]]
     said: list[str] = []
     waiting.wait_anew(REPO, said.append)
     assert len(looks) == 1
-    assert said == ["waiting for the workers of this machine to start anew, as something else was applied"]
+    assert said == ["waiting for the workers to start anew, as something else was applied"]
 
 
-@pytest.mark.parametrize("workers", [{}, {"1": NEW}])
-def test_nobody_is_waited_for_who_goes_by_it(looks: list[dict[str, Any]], workers: dict[str, Any]) -> None:
-    looks.append(workers)
+@pytest.mark.parametrize("members", [[], [NEW], [UNTOLD, NEW]])
+def test_nobody_is_waited_for_who_goes_by_it(looks: list[list[str]], members: list[str]) -> None:
+    looks.append(members)
     said: list[str] = []
     waiting.wait_anew(REPO, said.append)
     assert said == []
 
 
-def test_a_worker_that_hangs_is_named(looks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_hangs_is_named(looks: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "ANEW_SECONDS", 0.01)
-    looks.append({"7": OLD, "8": NEW})
-    with pytest.raises(waiting.NotAnew, match="workers 7 still go by what was applied before"):
+    looks.append([OLD, NEW])
+    with pytest.raises(waiting.NotAnew, match=r"workers a\.7 \(host and process\) still go by what was applied before"):
         waiting.wait_anew(REPO, lambda _: None)
+
+
+def test_while_kafka_is_away_nobody_reads(monkeypatch: pytest.MonkeyPatch, looks: list[list[str]]) -> None:
+    def away(_: object) -> None:
+        raise BrokerUnavailable("it does not answer")
+
+    monkeypatch.setattr(waiting, "topics", lambda _: SimpleNamespace(members=away))
+    waiting.wait_anew(REPO, lambda _: None)
+
+
+def test_a_member_is_known_by_its_client() -> None:
+    told = client_id("0f")
+    assert (gone_by(told), process(told)) == ("0f", f"{gethostname()}.{os.getpid()}")
 
 
 def done(**told: Any) -> dict[str, Any]:
