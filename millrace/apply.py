@@ -1,10 +1,12 @@
 """`millrace apply`: check everything first (`millrace.check_repo`), change nothing until all of it holds, then set
 everything up.
 
-In this order, each step repeatable: the source databases, the topics, the lake, Feast's own apply, the connectors.
+In this order, each step repeatable: the source databases, the topics, the lake, the connectors, Feast's own apply. What
+fails before Feast's leaves all that runs, or starts, to what was applied before.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ import pyarrow.types as pt
 from connectors.altered import altered
 from connectors.connect import Connect
 from connectors.debezium import connector_config
+from connectors.lock import alone
 from connectors.snapshots import Base, base
 from connectors.table import Column, Table
 from connectors.table_file import dumps
@@ -34,17 +37,19 @@ from millrace.check_repo import (
     placed,
 )
 from millrace.made_again import dropped, note_captured_again, note_stored
-from millrace.made_of import made_anew, note_made_of
+from millrace.made_of import made_anew, note_made_of, other_versions
+from millrace.owed import owe, owed, told
 from millrace.repo import Repo, register
 from millrace.try_functions import try_functions
 from millrace.wiring import connect, embedder, lake, topics, vectors
 from millrace.workers import running_workers
 from stores.lake import Lake
-from streams.decide import changes_table, features_table
+from streams.decide import LakeTableName, changes_table, features_table
 from streams.declarations import source_of
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, applied_table
 from streams.kafka import MAX_MESSAGE_BYTES
 from streams.snapshots import begin_first
+from streams.views import StreamView
 
 Say = Callable[[str], None]
 
@@ -54,13 +59,21 @@ CONNECTOR_SECONDS = 60.0
 def apply(repo: Repo, say: Say) -> dict[str, object]:
     """Check, then set up. Returns what was done, for people and machines.
 
-    Raises `SettingsError`, `DeclarationError`, `ContractError`, `SourceNotReady`, `ConfigInvalid` and what the services
-    raise; up to the last check nothing has been changed, but that the lake knows of tables that were not captured for a
-    while: whoever mends by hand what apply refuses leaves no other trace of that.
+    Raises `SettingsError`, `DeclarationError`, `ContractError`, `SourceNotReady`, `ConfigInvalid`, `UnderWay` while
+    another apply is at one of the sources, and what the services raise; up to the last check nothing has been changed,
+    but that the lake knows of tables that were not captured for a while: whoever mends by hand what apply refuses
+    leaves no other trace of that.
     """
     say("checking the declarations, the sources and the contracts")
-    client = connect(repo)
     plan = check_declared(repo)
+    with ExitStack() as others_out:
+        for captured in plan.captured:  # by name: of two that have several none waits for the other
+            others_out.enter_context(alone(captured.source, "apply"))
+        return _apply(repo, plan, say)
+
+
+def _apply(repo: Repo, plan: Plan, say: Say) -> dict[str, object]:
+    client, store = connect(repo), lake(repo)
     check_stores(repo, plan)
     check_connectors(repo, plan, client)
     unread = _unread(repo, plan, client)
@@ -70,24 +83,30 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     with placed(repo):
         warnings = try_functions(plan)
     fixed = [f for captured in plan.captured for f in check_source(captured, client, fix=True)]
-    added = [t for c in plan.captured for t in not_captured(c, client) if not has_changes(repo, c, t)]
-    new = _new(lake(repo), plan, added, applied_views(repo), unread.back)
+    heard = {t.topic for c in plan.captured for t in c.tables if has_changes(repo, c, t.topic)}
+    added = [t for c in plan.captured for t in not_captured(c, client) if t not in heard]
+    new = _new(store, plan, added, heard, applied_views(repo), unread.back)
     made = _ensure_topics(repo, plan)
     for name, schema, properties in lake_tables(plan):
-        lake(repo).create(name, schema, properties)
+        store.create(name, schema, properties)
+    owe(store, _to_be_made(new, plan))
+    connectors = {c.source.name: _set_up_connector(repo, c, client, unread.back, say) for c in plan.captured}
+    # Before the registry names them: workers that start then find them set up.
+    _describe(repo, plan, [t for t in plan.tables if applied_table(store, t.topic)[0] is None])
     say("applying to Feast")
     register(repo, plan.contents)
     _create_vector_tables(repo, plan)
-    # Before the connectors: whoever runs this again after one failed is not told once more.
+    _describe(repo, plan, plan.tables)
+    views = [_as_online(repo, view) for view in plan.views]
+    new = replace(new, views=tuple(dict.fromkeys([*new.views, *other_versions(store, views)])))
+    _note_declared(repo, plan, views)
+    note_made_of(store, views)
+    note_stored(repo, [t.topic for t in plan.tables if t.topic not in unread.topics])
     _tell(new, _topics(plan), say)
-    note_made_of(lake(repo), plan.views)
-    connectors = {c.source.name: _set_up_connector(repo, c, client, unread.back, say) for c in plan.captured}
-    _describe(repo, plan)
-    _note_declared(repo, plan)
-    note_stored(repo, [t.topic for c in plan.captured for t in c.tables if t.topic not in unread.topics])
     for warning in warnings:
         say(warning)
     _tell_unread(unread, say)
+    told(store, _to_be_made(new, plan))
     return {
         **_report(repo, plan, new, unread),
         "connectors": connectors,
@@ -116,7 +135,7 @@ class Unread:
 
 def _unread(repo: Repo, plan: Plan, client: Connect) -> Unread:
     back = coming_back(repo, plan, client)
-    lost = dropped(repo, [t.topic for c in plan.captured for t in c.tables])
+    lost = dropped(repo, [t.topic for t in plan.tables])
     replaced = {*lost.made_again, *lost.gone}
     missed = {topic for topic in captured_again(repo, plan, client) if topic not in replaced}
     missed = {*missed, *lost.captured_again, *lost.unpublished}
@@ -140,10 +159,15 @@ def _set_up_connector(repo: Repo, captured: Captured, client: Connect, back: Set
     return done
 
 
-def _note_declared(repo: Repo, plan: Plan) -> None:
+def _as_online(repo: Repo, view: StreamView) -> StreamView:
+    """The view under the name that Feast, which has registered it by now, has for it in the online store."""
+    return replace(view, view=replace(view.view, online_name=repo.online_name(view.view.name)))
+
+
+def _note_declared(repo: Repo, plan: Plan, views: Sequence[StreamView]) -> None:
     """Note in the lake what is declared: last of what workers go by, for they start anew at it."""
     versions = {topic: contract.version for topic, contract in plan.contracts.items()}
-    note(lake(repo), repo.project, digest(repo.path, plan.views, versions, plan.personal))
+    note(lake(repo), repo.project, digest(repo.path, views, versions, plan.personal))
 
 
 def _tell_unread(unread: Unread, say: Say) -> None:
@@ -161,17 +185,25 @@ def _tell_unread(unread: Unread, say: Say) -> None:
 class New:
     """What is new where something was applied before: the `tables` of which the connector takes no snapshot, for it has
     taken its own; by topic the columns that changes in the lake have not; the views that lack rows of such changes, all
-    of them or, where the view was taken out for a while, some; by view the features that `made_anew` finds."""
+    of them or, where the view was taken out for a while, some, and those that Feast has under another name online; by
+    view the features that `made_anew` finds; and the tables that an apply that was cut off found (`owed`)."""
 
     tables: Sequence[str]
     columns: Mapping[str, tuple[str, ...]]
     views: tuple[str, ...]
     features: Mapping[str, tuple[str, ...]]
+    owed: Sequence[str]
+
+    def to_resnapshot(self, of_view: Mapping[str, str]) -> list[str]:
+        """The topics whose tables are to be read anew; `of_view` has the topic of each view."""
+        found = [*self.tables, *self.columns, *(of_view[name] for name in self.features), *self.owed]
+        return list(dict.fromkeys(found))
 
 
-def _new(store: Lake, plan: Plan, added: Sequence[str], known: Set[str], back: Set[str]) -> New:
-    """`added` are topics that the connectors do not capture yet, `known` the views that are applied. Of sources that
-    come `back` all tables are read anew: there only a view that never had rows lacks anything."""
+def _new(store: Lake, plan: Plan, added: Sequence[str], heard: Set[str], known: Set[str], back: Set[str]) -> New:
+    """`added` are topics that the connectors do not capture yet, `heard` those of which the lake has changes, `known`
+    the views that are applied. Of sources that come `back` all tables are read anew: there only a view that never had
+    rows lacks anything."""
     tables = [t for captured in plan.captured for t in captured.tables if captured.source.name not in back]
     before = {t.topic: applied_table(store, t.topic)[0] for t in tables if store.exists(changes_table(t.topic))}
     columns = {t.topic: altered(was, t).added for t in tables if (was := before.get(t.topic)) is not None}
@@ -182,11 +214,18 @@ def _new(store: Lake, plan: Plan, added: Sequence[str], known: Set[str], back: S
         tuple(
             view.name
             for view, topic, is_back in views
-            if store.exists(changes_table(topic))
-            and not (store.exists(features_table(view.name)) and (is_back or view.name in known))
+            if (topic in heard and not (store.exists(features_table(view.name)) and (is_back or view.name in known)))
+            or owed(store, features_table(view.name))
         ),
         {v.view.name: new for v in plan.views if v.table.source not in back and (new := made_anew(store, v))},
+        [t.topic for t in tables if owed(store, changes_table(t.topic))],
     )
+
+
+def _to_be_made(new: New, plan: Plan) -> list[LakeTableName]:
+    """The tables of the lake that what is new calls for."""
+    topics = map(changes_table, new.to_resnapshot(_topics(plan)))
+    return [*topics, *map(features_table, new.views)]
 
 
 def _topics(plan: Plan) -> dict[str, str]:
@@ -203,21 +242,22 @@ def _tell(new: New, of_view: Mapping[str, str], say: Say) -> None:
     for name, features in new.features.items():
         anew = f"run millrace resnapshot {of_view[name]}"
         say(f"view {name}: {', '.join(features)} new, null or out of date in rows that were served before: {anew}")
+    for topic in new.owed:
+        say(f"{topic}: an apply that did not end began to capture more of it: run millrace resnapshot {topic}")
     for name in new.views:
-        say(f"view {name} is new over a table that has changes already: run millrace backfill --view {name}")
+        say(f"view {name} lacks rows of changes that its table has already: run millrace backfill --view {name}")
 
 
 def _report(repo: Repo, plan: Plan, new: New, unread: Unread) -> dict[str, object]:
     """What is declared, and what is left to do."""
-    of_view = _topics(plan)
     return {
         "project": repo.project,
         "views": {v.view.name: v.view.kind for v in plan.views},
-        "tables": [t.topic for captured in plan.captured for t in captured.tables],
+        "tables": [t.topic for t in plan.tables],
         "made_again": unread.made_again,
         "captured_again": unread.captured_again,
         "to_recover": sorted(unread.back),
-        "to_resnapshot": list(dict.fromkeys([*new.tables, *new.columns, *(of_view[name] for name in new.features)])),
+        "to_resnapshot": new.to_resnapshot(_topics(plan)),
         "to_backfill": list(new.views),
         "workers": sorted(running_workers(repo.workers_folder)),
     }
@@ -247,12 +287,10 @@ def _now(captured: Captured) -> Base:
         return base(engine, captured.source)
 
 
-def _describe(repo: Repo, plan: Plan) -> None:
-    """Note in the lake what workers go by: the tables, up to where the log may know others. First those that workers do
-    not know yet, for these start anew at a change of one that they know."""
+def _describe(repo: Repo, plan: Plan, tables: Sequence[Table]) -> None:
+    """Note in the lake what workers go by: the tables, up to where the log may know others."""
     ends = {captured.source.name: _now(captured).lsn for captured in plan.captured}
-    known = {table.topic: applied_table(lake(repo), table.topic)[0] for c in plan.captured for table in c.tables}
-    for table in sorted((t for c in plan.captured for t in c.tables), key=lambda t: known[t.topic] is not None):
+    for table in tables:
         name = changes_table(table.topic)
         kept = dumps([as_kept(table, lake(repo).snapshot(name).schema)])
         lake(repo).describe(name, {TABLE_PROPERTY: kept, APPLIED_PROPERTY: str(ends[table.source])})

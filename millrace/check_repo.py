@@ -74,6 +74,11 @@ class Plan:
     contracts: Mapping[str, Contract]
     personal: Mapping[str, PersonalColumns]
 
+    @property
+    def tables(self) -> list[Table]:
+        """The captured tables of all sources."""
+        return [table for captured in self.captured for table in captured.tables]
+
 
 def check_declared(repo: Repo) -> Plan:
     """The plan; where a declaration does not hold, the error begins with its file and line."""
@@ -248,7 +253,7 @@ def _check_topics(repo: Repo, plan: Plan) -> None:
     """Kafka makes no topic whose name is that of another but for '.' and '_': its metrics have one for the other
     (org.apache.kafka.common.internals.Topic, `hasCollision`)."""
     taken = {name.replace(".", "_"): name for name in topics(repo).names()}
-    tables = [table.topic for captured in plan.captured for table in captured.tables]
+    tables = [table.topic for table in plan.tables]
     told = [captured.source.notifications_topic for captured in plan.captured]
     for name in (*tables, *told, repo.letters_topic, repo.control_topic):
         other = taken.setdefault(name.replace(".", "_"), name)
@@ -396,7 +401,7 @@ def check_source(captured: Captured, client: Connect, *, fix: bool) -> list[Find
 
 def lake_tables(plan: Plan) -> Iterator[tuple[LakeTableName, pa.Schema, dict[str, str]]]:
     """The tables that the lake must have, with schema and properties."""
-    for table in (table for captured in plan.captured for table in captured.tables):
+    for table in plan.tables:
         properties = change_properties(table.topic, table.primary_key)
         yield changes_table(table.topic), changes_schema(table), properties
     for view in plan.views:

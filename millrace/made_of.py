@@ -3,7 +3,7 @@ is of other entities, or of another time, and no change that comes says so."""
 
 import json
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from stores.lake import Lake, property_of
 from stores.values import name_of
@@ -18,11 +18,12 @@ MADE_OF = "millrace.made_of"
 @dataclass(frozen=True, slots=True)
 class MadeOf:
     """`keys` has the column and the type of each join key, `texts` the columns that a vector embeds, None of a view
-    without one."""
+    without one. `online` is Feast's name of the view in the online store, None where an earlier version noted it."""
 
     keys: dict[str, list[str]]
     features: list[str]
     texts: list[str] | None
+    online: str | None = None
 
 
 def check_made_of(lake: Lake, views: Sequence[StreamView], applied: Set[str]) -> None:
@@ -69,13 +70,19 @@ def made_anew(lake: Lake, view: StreamView) -> tuple[str, ...]:
     return tuple(dict.fromkeys(new))
 
 
+def other_versions(lake: Lake, views: Sequence[StreamView]) -> list[str]:
+    """The names of the views that Feast keeps under another name online than when they were applied last, as it does
+    with a new version where versions are on: nothing is served under that yet."""
+    noted = [(view, _noted(lake, view)) for view in views]
+    return [v.view.name for v, before in noted if before and before.online not in (None, v.view.online_name)]
+
+
 def note_made_of(lake: Lake, views: Sequence[StreamView]) -> None:
     """Note what the views are made of from now on."""
     for view in views:
         made = _made_of(view)
         if made != _noted(lake, view):
-            text = json.dumps({"keys": made.keys, "features": made.features, "texts": made.texts})
-            lake.describe(features_table(view.view.name), {MADE_OF: text})
+            lake.describe(features_table(view.view.name), {MADE_OF: json.dumps(asdict(made))})
 
 
 def _made_of(view: StreamView) -> MadeOf:
@@ -84,6 +91,7 @@ def _made_of(view: StreamView) -> MadeOf:
         {key.name: [view.column(key.name), name_of(key.value_type)] for key in view.view.join_keys},
         [feature.name for feature in view.view.features],
         list(vector.columns) if vector is not None else None,
+        view.view.online_name,
     )
 
 

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from io import StringIO
@@ -12,10 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
 
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView
 from feast.repo_config import RegistryConfig, RepoConfig, load_repo_config
 from feast.repo_contents import RepoContents
 from feast.repo_operations import _get_repo_contents, apply_total_with_repo_instance
+from feast.version_utils import parse_version
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -241,10 +242,24 @@ def declared_at(folder: Path, kind: str, name: str) -> str | None:
 
 def register(repo: Repo, contents: RepoContents) -> None:
     """Feast's own apply of the parsed objects: registry, online and offline stores."""
+    if repo.config.registry.enable_online_feature_view_versioning:
+        _keep_versions(repo, [*contents.feature_views, *contents.stream_feature_views])
     with redirect_stdout(sys.stderr):
         apply_total_with_repo_instance(
             repo.store, repo.project, repo.store.registry, contents, skip_source_validation=True
         )
+
+
+def _keep_versions(repo: Repo, views: Iterable[FeatureView]) -> None:
+    """Give views that are declared as the latest the number that they are applied with: Feast takes one back to 0 that
+    is applied again as it was (`Registry._update_metadata_fields`), and with it what is served to an older state."""
+    with suppress(NothingApplied):
+        registry = repo.registry()
+        applied = [*registry.list_feature_views(repo.project), *registry.list_stream_feature_views(repo.project)]
+        numbers = {view.name: view.current_version_number for view in applied}
+        for view in views:
+            if parse_version(view.version)[0]:
+                view.current_version_number = numbers.get(view.name)
 
 
 def _raised_in(folder: Path, error: BaseException) -> str:

@@ -20,9 +20,9 @@ from connectors.check_slot import lsn_text
 from connectors.checks import check
 from connectors.connect import Connect
 from connectors.debezium import connector_config
+from connectors.lock import alone
 from connectors.reflect import table_oids
 from connectors.rows import read_rows
-from connectors.snapshot_lock import alone
 from connectors.source import Source, connected
 from connectors.table import Table
 from millrace.check_repo import SourceNotReady, captures
@@ -359,7 +359,7 @@ def _drop_slot(job: _Job) -> None:
 def _job(repo: Repo, origin: str, chosen: Sequence[Flow], patience: float, say: Say) -> Iterator[_Job]:
     topics(repo).ping()  # without Kafka its Connect answers nothing, and does not say why
     database = source(repo, origin)
-    with database.opened() as engine, closing(connect(repo)) as client, alone(database):
+    with database.opened() as engine, closing(connect(repo)) as client, alone(database, "snapshot"):
         yield _Job(repo, database, engine, chosen, patience, say, client)
 
 

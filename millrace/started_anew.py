@@ -1,7 +1,7 @@
 """The workers of all machines, waited for until they go by what was applied."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from millrace.anew import gone_by, noted, process
@@ -38,8 +38,9 @@ def wait_anew(repo: Repo, say: Callable[[str], None]) -> None:
 
 def _old(repo: Repo) -> list[str]:
     """The workers that go by something else, by host and process. While Kafka is away none reads anything."""
-    declared = str(noted(lake(repo), repo.project))
+    members: Sequence[str] = ()
     with suppress(BrokerUnavailable):
         members = topics(repo).members(repo.group)
-        return sorted(process(one) for one in members if gone_by(one) not in (None, declared))
-    return []
+    told = [member for member in members if gone_by(member) is not None]
+    declared = str(noted(lake(repo), repo.project)) if told else ""
+    return sorted(process(member) for member in told if gone_by(member) != declared)

@@ -13,10 +13,12 @@ from typing import Any
 
 from connectors.check_slot import went_back
 from connectors.connect import ConnectorState, ConnectRefused, ConnectUnavailable
+from connectors.debezium import not_included
 from connectors.health import slot_health
+from connectors.lock import holder
 from connectors.slots import no_slot, slot_problems
-from connectors.snapshot_lock import snapshot_holder
 from connectors.source import SourceUnavailable
+from connectors.table_file import loads
 from millrace.altered import altered_tables
 from millrace.made_again import Dropped, dropped
 from millrace.repo import Repo
@@ -25,8 +27,11 @@ from millrace.workers import running_workers, starting_workers
 from serving.applied import check
 from stores.errors import RegistryUnreadable, StoreRefused, StoreUnavailable
 from stores.feast_functions import FunctionUnloadable
+from stores.lake import property_of
 from streams.broker import BrokerUnavailable
+from streams.decide import changes_table
 from streams.declarations import DeclarationError, Declared, source_of
+from streams.drift import TABLE_PROPERTY
 from streams.redelivered import begun_anew
 from streams.snapshots import unreconciled
 
@@ -53,6 +58,7 @@ def repo_status(repo: Repo) -> dict[str, Any]:
     sources = sorted(repo.settings.sources if known is None else {source_of(topic) for topic in captured})
     parts: dict[str, Ask] = {
         "connectors": partial(_connectors, repo, sources),
+        "uncaptured": partial(_uncaptured, repo, views),
         "slots": partial(_slots, repo, sources),
         "stores": partial(_stores, repo),
         "workers": partial(_workers, repo),
@@ -98,6 +104,26 @@ def _connectors(repo: Repo, sources: Sequence[str], problems: list[str]) -> dict
             failures = [f"connector {name} is {state.state}, and its tasks do not run"]
         problems += failures
     return states
+
+
+def _uncaptured(repo: Repo, views: Mapping[str, list[str]], problems: list[str]) -> list[str]:
+    """The captured tables that their connectors leave out, as when an apply was cut off."""
+    client, found = connect(repo, SECONDS), list[str]()
+    try:
+        told = (property_of(lake(repo), changes_table(topic), TABLE_PROPERTY) for topic in views)
+        tables = [table for text in told if text is not None for table in loads(text)]
+        for name in sorted({table.source for table in tables}):
+            config = client.config(name)
+            of_source = [table for table in tables if table.source == name]
+            found += [table.topic for table in (not_included(config, of_source) if config is not None else ())]
+    except (ConnectUnavailable, ConnectRefused, StoreUnavailable):
+        return []  # told of among the connectors and the stores
+    problems += [
+        f"{topic}: connector {source_of(topic)} leaves it out, so that nothing of its changes comes to "
+        f"{', '.join(views[topic])}: run millrace apply, and what that names"
+        for topic in found
+    ]
+    return found
 
 
 def _slots(repo: Repo, sources: Sequence[str], problems: list[str]) -> dict[str, Any]:
@@ -236,7 +262,7 @@ def _snapshots(repo: Repo, captured: Sequence[str], problems: list[str]) -> dict
         database = source(repo, name)
         try:
             with database.opened(SECONDS, SECONDS) as engine:
-                under_way = snapshot_holder(engine, database) is not None
+                under_way = holder(engine, database, "snapshot") is not None
         except SourceUnavailable as error:
             problems.append(str(error))
             continue

@@ -14,6 +14,7 @@ from connectors.reflect import TableNotFound, reflect
 from connectors.source import Source, SourceUnavailable, default_signal_table, default_slot
 from connectors.table import Table
 from connectors.table_file import loads
+from millrace.anew import noted
 from millrace.logs import line
 from millrace.query_texts import QueryTexts
 from millrace.repo import Repo
@@ -442,10 +443,12 @@ def _source_table(repo: Repo, table: Table) -> Table | None:
 
 
 def backfill(repo: Repo) -> Backfill:
-    """A backfill of this repo's views."""
+    """A backfill of this repo's views, which ends where something else is applied meanwhile."""
+    held = lake(repo)
+    began = noted(held, repo.project)  # before what it is of: an apply between the two is noticed
     declared, store = flows(repo), vectors(repo)
     step = _embedding(repo, declared, store, Tally())
-    return Backfill(declared, lake(repo), ByView(online(repo), store), step)
+    return Backfill(declared, held, ByView(online(repo), store), step, lambda: noted(held, repo.project) == began)
 
 
 def no_vector_store(view: View) -> DeclarationError:

@@ -58,6 +58,21 @@ class AnotherBackfill(Exception):
         super().__init__(f"another backfill of view {view} is at work: run this one again when that is done")
 
 
+class AppliedMeanwhile(Exception):
+    """Something else was applied since the backfill began, which goes by what was declared then."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "something else was applied meanwhile: what is left was not filled by the declarations of before. Run this "
+            "again; rows that it added until now stay as they are, as those do that were there before that apply"
+        )
+
+
+def unwatched() -> bool:
+    """Where nobody else applies anything."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A span of commit times, open where None."""
@@ -77,24 +92,31 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """Everything a backfill needs."""
+    """Everything a backfill needs. `holds` tells whether what is declared is still what `flows` was made of."""
 
     flows: Flows
     lake: Lake
     writer: FeatureWriter
     embedding: Embedding
+    holds: Callable[[], bool] = unwatched
 
     def run(self, views: Sequence[str], window: Window, advance: Advance) -> dict[str, Report]:
         """Bring the named views, or all, into the stores; returns a report for each.
 
-        Entities without a change in the window are left alone. Raises `UnknownView`,
-        `AnotherBackfill` and `StoreUnavailable`.
+        Entities without a change in the window are left alone. Raises `UnknownView`, `AnotherBackfill`,
+        `AppliedMeanwhile` and `StoreUnavailable`.
         """
         by_name = {v.view.name: (flow, v) for flow in self.flows.values() for v in flow.views}
         unknown = [name for name in views if name not in by_name]
         if unknown:
             raise UnknownView(f"there is no view {unknown[0]} over a captured table; there are {', '.join(by_name)}")
-        return {name: self._view(*by_name[name], window, advance) for name in views or by_name}
+        reports = {name: self._view(*by_name[name], window, advance) for name in views or by_name}
+        self._check()
+        return reports
+
+    def _check(self) -> None:
+        if not self.holds():
+            raise AppliedMeanwhile
 
     def _view(self, flow: Flow, view: StreamView, window: Window, advance: Advance) -> Report:
         report = {"changes_read": 0, "rejected": 0, "rows_added": 0, "entities": 0, "applied": 0, "refused": 0}
@@ -125,6 +147,7 @@ class Backfill:
             for start in range(0, changes.num_rows, CHUNK):
                 rows = changes.slice(start, CHUNK)
                 values = None if old is None else old.slice(start, CHUNK)
+                self._check()
                 table = self._made_of(flow, view, truncated, rows, values, report)
                 if table.num_rows:
                     commits += 1
@@ -173,6 +196,7 @@ class Backfill:
         keys = _distinct(self.lake.scan(features_table(view.view.name), names, window.of("created_timestamp")))
         at_once = CHUNK
         while report["entities"] < keys.num_rows:
+            self._check()
             part = keys.slice(report["entities"], at_once)
             if view.view.kind == "event":  # few at once: for those that change meanwhile it is asked again
                 results = [decide(self.lake, self.writer, view.view, part)]

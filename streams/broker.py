@@ -94,3 +94,7 @@ class Topics(Protocol):
         """For each partition of the topics that exist: the offset from which the group has yet to commit, and the end
         offset. The first is what it committed, but never before the partition's first record: nothing comes of records
         that passed their retention, and a group that committed nothing begins there. Raises `BrokerUnavailable`."""
+
+    def members(self, group: str) -> Sequence[str]:
+        """The clients' ids of a group's consumers, wherever they run; one that was killed counts until its session is
+        over. Raises `BrokerUnavailable`."""

@@ -417,8 +417,6 @@ class KafkaTopics:
             consumer.close()
 
     def members(self, group: str) -> Sequence[str]:
-        """The clients' ids of a group's consumers, wherever they run; one that was killed counts until its session is
-        over. Raises `BrokerUnavailable`."""
         try:
             answer = self._admin.describe_consumer_groups([group], request_timeout=TIMEOUT_SECONDS)[group].result()
         except KafkaException as error:

@@ -9,6 +9,9 @@ from zlib import crc32
 from streams.broker import BrokerUnavailable, Rebalanced
 from streams.messages import Headers, Partition, Records
 
+MEMBER = "memory"
+"""The client's id of each consumer."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
@@ -20,13 +23,15 @@ class _Stored:
 @dataclass(slots=True)
 class MemoryBroker:
     """Topics, their records and committed offsets. `available` False makes every call fail, as a broker that
-    is down does; `expired` gives the first offset that retention left of a partition."""
+    is down does; `expired` gives the first offset that retention left of a partition, `members` has the clients' ids of
+    each group's consumers."""
 
     partitions: dict[str, int] = field(default_factory=dict)
     available: bool = True
     log: dict[Partition, list[_Stored]] = field(default_factory=lambda: defaultdict(list))
     offsets: dict[tuple[str, Partition], int] = field(default_factory=dict)
     expired: dict[Partition, int] = field(default_factory=dict)
+    members: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def append(
         self, partition: Partition, key: bytes | None, value: bytes | None, headers: Headers | None = None
@@ -65,6 +70,7 @@ class MemoryConsumer:
 
     def subscribe(self, topics: Sequence[str], assigned: Rebalanced, revoked: Rebalanced, lost: Rebalanced) -> None:
         self._topics = list(topics)
+        self._broker.members[self._group].append(MEMBER)
         self._assigned, self._revoked, self._on_lost = assigned, revoked, lost
 
     def assign(self, partitions: Collection[Partition]) -> None:
@@ -137,6 +143,8 @@ class MemoryConsumer:
 
     def close(self) -> None:
         self._positions.clear()
+        if MEMBER in self._broker.members[self._group]:
+            self._broker.members[self._group].remove(MEMBER)
 
 
 class MemoryFollower:
@@ -214,6 +222,10 @@ class MemoryTopics:
                     [record.value for record in stored],
                     {i: record.headers for i, record in enumerate(stored) if record.headers},
                 )
+
+    def members(self, group: str) -> Sequence[str]:
+        self._broker.check()
+        return list(self._broker.members[group])
 
     def committed(self, group: str, topics: Sequence[str]) -> Mapping[Partition, tuple[int, int]]:
         self._broker.check()

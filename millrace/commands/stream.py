@@ -158,8 +158,8 @@ def backfill(places: Places, out: Out, views: tuple[str, ...], start: datetime |
     if start is not None and end is not None and start >= end:
         raise click.UsageError(f"--from {start} is not before --to {end}")
     repo = open_repo(places.repo, places.stack)
-    wait_anew(repo, out.say)
     job = wired(repo)
+    wait_anew(repo, out.say)
     with progress(out.say) as told:
         report = job.run(views, Window(start, end), lambda view, part: told(f"filling {view}", part, 1.0))
     out.result({"views": report}, _show_backfill)

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from connectors.snapshot_lock import UnderWay, alone, snapshot_holder
+from connectors.lock import UnderWay, alone, holder
 from connectors.snapshots import base, open_transactions
 from connectors.source import Source
 from tests.integration.capturing import new_source
@@ -63,12 +63,12 @@ def test_who_takes_a_snapshot_is_told_to_a_user_who_may_not_see_the_session_too(
     plain = replace(source, url=url.set(username=role, password="secret").render_as_string(hide_password=False))
     seen, hidden = source.engine(), plain.engine()
     try:
-        with alone(source):
-            told = snapshot_holder(seen, source)
+        with alone(source, "snapshot"):
+            told = holder(seen, source, "snapshot")
             assert told is not None and told.startswith("a command on 127.0.0.1 (pid ") and ", since 20" in told
-            told = snapshot_holder(hidden, plain)
+            told = holder(hidden, plain, "snapshot")
             assert told is not None and told.startswith(f"a command of database user {url.username} (pid ")
-            with pytest.raises(UnderWay, match=f"a command of database user {url.username} "), alone(plain):
+            with pytest.raises(UnderWay, match=f"a command of database user {url.username} "), alone(plain, "snapshot"):
                 pass
     finally:
         seen.dispose()

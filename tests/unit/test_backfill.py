@@ -13,7 +13,7 @@ import pytest
 
 from stores.lake import Snapshot
 from streams import backfill as module
-from streams.backfill import AnotherBackfill, Backfill, Window
+from streams.backfill import AnotherBackfill, AppliedMeanwhile, Backfill, Window
 from streams.changes import contract_schema
 from streams.decide import changes_table, features_table
 from streams.pipeline import Flow
@@ -69,6 +69,27 @@ def test_what_was_unique_when_it_came_is_not_judged_by_other_times(platform: Pla
     assert (platform.order(2), platform.letters()) == (2.0, [])
     platform.flow = replace(platform.flow, views=both)
     assert (backfill(platform)["rejected"], platform.customer("ann")) == (0, 2.0)
+
+
+@pytest.mark.parametrize("looks", range(4))
+def test_it_ends_where_something_else_is_applied_meanwhile(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    """Before each part, of the lake and of the online store, and at its end."""
+    monkeypatch.setattr(module, "CHUNK", 2)
+    streamed_without_the_view(platform)
+    held = [True] * looks
+
+    def holds() -> bool:
+        return held.pop() if held else False
+
+    job = Backfill({TOPIC: platform.flow}, platform.lake, platform.online, lambda outcome, made: outcome, holds)
+    with pytest.raises(AppliedMeanwhile, match="Run this again"):
+        job.run([CUSTOMER.name], ALL, lambda view, share: None)
+    assert held == []
+    assert platform.lake.snapshot(features_table(CUSTOMER.name)).rows().read_all().num_rows == [0, 2, 3, 3][looks]
+    assert backfill(platform)["rows_added"] == [3, 1, 0, 0][looks]
+    assert (platform.customer("ann"), platform.customer("bob")) == (1.0, None)
 
 
 def test_two_at_once_add_no_row_twice(platform: Platform) -> None:

@@ -81,6 +81,7 @@ def invoke(folder: Path, *command: str) -> Result:
 @pytest.mark.parametrize(("spoil", "told"), SPOILT)
 @pytest.mark.parametrize("command", [("letters", "list"), ("verify",), ("backfill",), ("resume", "shop.public.goods")])
 def test_commands_name_it(folder: Path, spoil: Callable[[Path], None], told: str, command: tuple[str, ...]) -> None:
+    (folder / "lake").mkdir()
     spoil(folder)
     result = invoke(folder, *command)
     assert isinstance(result.exception, Exception) and _is_ours(result.exception), repr(result.exception)
@@ -183,7 +184,7 @@ def waits(
     )
     monkeypatch.setattr(millrace.commands.stream, "_wait", wait)
     lake = MemoryLake()
-    for name, made in (("flows", flows), ("worker", lambda repo: member), ("lake", lambda repo: lake)):
+    for name, made in (("flows", flows), ("worker", lambda repo, client: member), ("lake", lambda repo: lake)):
         monkeypatch.setattr(millrace.wiring, name, made)
     spoil()
     result = invoke(folder, "run")

@@ -53,6 +53,7 @@ def paused(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
 
     declared = {table.topic: SimpleNamespace(table=table) for table in (ORDERS, OTHER)}
     monkeypatch.setattr(millrace.resnapshot, "flows", lambda repo: declared)
+    monkeypatch.setattr(millrace.resnapshot, "wait_anew", lambda repo, say: None)
     monkeypatch.setattr(millrace.resnapshot, "running_workers", workers, raising=False)
     monkeypatch.setattr(millrace.resnapshot, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(millrace.resnapshot, "_job", begin)

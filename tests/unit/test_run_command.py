@@ -47,7 +47,7 @@ def test_a_lake_that_goes_once_the_worker_is_made_is_waited_for(
         tables={TOPIC: ORDERS}, paused={}, state=lambda: state, run=ran.append, tally=SimpleNamespace(stores={})
     )
     for name, made in (("flows", {}), ("worker", member), ("lake", lake)):
-        monkeypatch.setattr(millrace.wiring, name, lambda repo, made=made: made)
+        monkeypatch.setattr(millrace.wiring, name, lambda *_, made=made: made)
     result = CliRunner().invoke(command_line, ["run", "--json", "--repo", str(tmp_path), "--stack", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert len(ran) == 1 and lake.asked > 1
@@ -87,7 +87,7 @@ def test_a_worker_watches_the_sources_that_its_views_read(tmp_path: Path, monkey
         tables={TOPIC: ORDERS}, paused={}, state=lambda: state, run=lambda stop: None, tally=SimpleNamespace(stores={})
     )
     for name, part in (("flows", flows), ("worker", member), ("lake", lake)):
-        monkeypatch.setattr(millrace.wiring, name, lambda repo, part=part: part)
+        monkeypatch.setattr(millrace.wiring, name, lambda *_, part=part: part)
 
     def noted(watch: type[Slots]) -> Callable[..., Slots]:
         return lambda *asked: made.append(watch(*asked)) or made[-1]  # type: ignore[func-returns-value]

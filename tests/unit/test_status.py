@@ -149,6 +149,7 @@ def test_a_source_that_no_view_captures_is_not_looked_at(monkeypatch: pytest.Mon
         "_snapshots": lambda repo, captured, problems: {},
         "_dropped": lambda repo, views, problems: Dropped([], [], {}, [], []),
         "_altered": lambda repo, views, problems: {},
+        "_uncaptured": lambda repo, views, problems: [],
         **dict.fromkeys(("_stores", "_workers"), lambda asked, problems: {}),
         "_lag": lambda repo, tables, problems: {},
         "check": lambda config: None,

@@ -1,4 +1,4 @@
-"""One snapshot of a source at a time: whoever takes one holds an advisory lock in its database.
+"""One snapshot of a source at a time, and one apply: whoever is at it holds an advisory lock in its database.
 
 https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS. PostgreSQL releases it when the session
 ends, so a command that was killed holds nothing.
@@ -6,12 +6,16 @@ ends, so a command that was killed holds nothing.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from sqlalchemy import Engine, text
 
 from connectors.source import Source, connected
 
-_KEY = "hashtextextended('millrace snapshot ' || :slot, 0)"
+Work = Literal["snapshot", "apply"]
+_COMMANDS = {"snapshot": "resnapshot or recover", "apply": "apply"}
+
+_KEY = "hashtextextended(concat('millrace ', cast(:work as text), ' ', cast(:slot as text)), 0)"
 _TAKE = text(f"select pg_try_advisory_lock({_KEY})")
 _HOLDER = text(
     f"""
@@ -31,29 +35,29 @@ _NOTICED_DEAD = text(
 
 
 class UnderWay(Exception):
-    """Another command takes a snapshot of the source."""
+    """Another command is at the same work on the source."""
 
 
 @contextmanager
-def alone(source: Source) -> Iterator[None]:
-    """Nobody else takes a snapshot of the source during the block. Raises `UnderWay` if somebody does already, and
+def alone(source: Source, work: Work) -> Iterator[None]:
+    """Nobody else is at that work on the source during the block. Raises `UnderWay` if somebody is already, and
     `SourceUnavailable`."""
     with source.opened() as engine, connected(engine, source) as connection:
         # No transaction stays open meanwhile: the slot could not pass it.
         session = connection.execution_options(isolation_level="AUTOCOMMIT")
         session.execute(_NOTICED_DEAD)
-        if not session.execute(_TAKE, {"slot": source.slot}).scalar_one():
+        if not session.execute(_TAKE, {"slot": source.slot, "work": work}).scalar_one():
             raise UnderWay(
-                f"source {source.name}: {snapshot_holder(engine, source) or 'another command'} is at it; one "
-                f"resnapshot or recover of a source at a time"
+                f"source {source.name}: {holder(engine, source, work) or 'another command'} is at it; one "
+                f"{_COMMANDS[work]} of a source at a time"
             )
         yield
 
 
-def snapshot_holder(engine: Engine, source: Source) -> str | None:
-    """Who takes a snapshot of the source now, for people; None if nobody does. Raises `SourceUnavailable`."""
+def holder(engine: Engine, source: Source, work: Work) -> str | None:
+    """Who is at that work on the source now, for people; None if nobody is. Raises `SourceUnavailable`."""
     with connected(engine, source) as connection:
-        row = connection.execute(_HOLDER, {"slot": source.slot}).one_or_none()
+        row = connection.execute(_HOLDER, {"slot": source.slot, "work": work}).one_or_none()
     if row is None:
         return None
     if row.backend_start is None:  # nor its address: that of another user's session takes pg_read_all_stats to see
