@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from connectors.source import Source, connected
 
@@ -32,6 +33,8 @@ _NOTICED_DEAD = text(
            set_config('tcp_keepalives_count', '3', false)
     """
 )
+_KEPT = text("select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'")
+"""Of servers from PostgreSQL 14 on."""
 
 
 class UnderWay(Exception):
@@ -42,16 +45,23 @@ class UnderWay(Exception):
 def alone(source: Source, work: Work) -> Iterator[None]:
     """Nobody else is at that work on the source during the block. Raises `UnderWay` if somebody is already, and
     `SourceUnavailable`."""
+    elsewhere: DBAPIError | None = None
     with source.opened() as engine, connected(engine, source) as connection:
         # No transaction stays open meanwhile: the slot could not pass it.
         session = connection.execution_options(isolation_level="AUTOCOMMIT")
         session.execute(_NOTICED_DEAD)
+        session.execute(_KEPT)
         if not session.execute(_TAKE, {"slot": source.slot, "work": work}).scalar_one():
             raise UnderWay(
                 f"source {source.name}: {holder(engine, source, work) or 'another command'} is at it; one "
                 f"{_COMMANDS[work]} of a source at a time"
             )
-        yield
+        try:
+            yield
+        except DBAPIError as error:  # not of this connection: within it, it would be taken for the source's
+            elsewhere = error
+    if elsewhere is not None:
+        raise elsewhere
 
 
 def holder(engine: Engine, source: Source, work: Work) -> str | None:

@@ -8,6 +8,7 @@ fails before Feast's leaves all that runs, or starts, to what was applied before
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.types as pt
@@ -19,10 +20,11 @@ from connectors.lock import alone
 from connectors.snapshots import Base, base
 from connectors.table import Column, Table
 from connectors.table_file import dumps
-from millrace.anew import digest, note
+from millrace.anew import begin, digest, note
 from millrace.check_repo import (
     Captured,
     Plan,
+    applied_topics,
     applied_views,
     captured_again,
     check_connectors,
@@ -44,6 +46,7 @@ from millrace.try_functions import try_functions
 from millrace.wiring import connect, embedder, lake, topics, vectors
 from millrace.workers import running_workers
 from stores.lake import Lake
+from stores.view import View
 from streams.decide import LakeTableName, changes_table, features_table
 from streams.declarations import source_of
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY, applied_table
@@ -67,45 +70,36 @@ def apply(repo: Repo, say: Say) -> dict[str, object]:
     say("checking the declarations, the sources and the contracts")
     plan = check_declared(repo)
     with ExitStack() as others_out:
-        for captured in plan.captured:  # by name: of two that have several none waits for the other
-            others_out.enter_context(alone(captured.source, "apply"))
+        # By name: of two that have several none waits for the other. And by slot: two with one are refused below.
+        for one in {captured.source.slot: captured.source for captured in plan.captured}.values():
+            others_out.enter_context(alone(one, "apply"))
         return _apply(repo, plan, say)
 
 
 def _apply(repo: Repo, plan: Plan, say: Say) -> dict[str, object]:
     client, store = connect(repo), lake(repo)
-    check_stores(repo, plan)
-    check_connectors(repo, plan, client)
-    unread = _unread(repo, plan, client)
-    # Before connectors and publications have these tables: by that they are found.
-    note_captured_again(repo, unread.captured_again)
-    check_sources(plan, client)
-    with placed(repo):
-        warnings = try_functions(plan)
+    unread, warnings = _check(repo, plan, client)
     fixed = [f for captured in plan.captured for f in check_source(captured, client, fix=True)]
     heard = {t.topic for c in plan.captured for t in c.tables if has_changes(repo, c, t.topic)}
     added = [t for c in plan.captured for t in not_captured(c, client) if t not in heard]
-    new = _new(store, plan, added, heard, applied_views(repo), unread.back)
-    made = _ensure_topics(repo, plan)
+    new = _new(store, plan, added, heard | applied_topics(repo), applied_views(repo), unread.back)
+    made, to_be_made = _ensure_topics(repo, plan), _to_be_made(new, plan)
     for name, schema, properties in lake_tables(plan):
         store.create(name, schema, properties)
-    owe(store, _to_be_made(new, plan))
+        if name in to_be_made:
+            owe(store, name)
     connectors = {c.source.name: _set_up_connector(repo, c, client, unread.back, say) for c in plan.captured}
-    # Before the registry names them: workers that start then find them set up.
-    _describe(repo, plan, [t for t in plan.tables if applied_table(store, t.topic)[0] is None])
     say("applying to Feast")
-    register(repo, plan.contents)
-    _create_vector_tables(repo, plan)
-    _describe(repo, plan, plan.tables)
-    views = [_as_online(repo, view) for view in plan.views]
-    new = replace(new, views=tuple(dict.fromkeys([*new.views, *other_versions(store, views)])))
-    _note_declared(repo, plan, views)
-    note_made_of(store, views)
+    views = _take_up(repo, plan)
+    for name in (versions := other_versions(store, views)):
+        owe(store, features_table(name))
+    new = replace(new, views=tuple(dict.fromkeys([*new.views, *versions])))
     note_stored(repo, [t.topic for t in plan.tables if t.topic not in unread.topics])
     _tell(new, _topics(plan), say)
     for warning in warnings:
         say(warning)
     _tell_unread(unread, say)
+    note_made_of(store, views)
     told(store, _to_be_made(new, plan))
     return {
         **_report(repo, plan, new, unread),
@@ -144,6 +138,18 @@ def _unread(repo: Repo, plan: Plan, client: Connect) -> Unread:
     )
 
 
+def _check(repo: Repo, plan: Plan, client: Connect) -> tuple[Unread, list[str]]:
+    """What the lake lacks, and what is said of the views' functions. Raises for what cannot be set up."""
+    check_stores(repo, plan)
+    check_connectors(repo, plan, client)
+    unread = _unread(repo, plan, client)
+    # Before connectors and publications have these tables: by that they are found.
+    note_captured_again(repo, unread.captured_again)
+    check_sources(plan, client)
+    with placed(repo):
+        return unread, try_functions(plan)
+
+
 def _set_up_connector(repo: Repo, captured: Captured, client: Connect, back: Set[str], say: Say) -> str:
     """What became of the connector; that of a source that comes `back` stands still."""
     name, config = captured.source.name, connector_config(captured.source, captured.tables)
@@ -159,15 +165,30 @@ def _set_up_connector(repo: Repo, captured: Captured, client: Connect, back: Set
     return done
 
 
+def _take_up(repo: Repo, plan: Plan) -> list[StreamView]:
+    """Have Feast, and the workers, go by the plan; returns the views under their names in the online store."""
+    cut_off = begin(lake(repo), repo.project)
+    # Before the registry names them: workers that start then find them set up.
+    _describe(repo, plan, [t for t in plan.tables if applied_table(lake(repo), t.topic)[0] is None])
+    register(repo, plan.contents)
+    views = [_as_online(repo, view) for view in plan.views]
+    _create_vector_tables(repo, [view.view for view in views])
+    _describe(repo, plan, plan.tables)
+    _note_declared(repo, plan, views, cut_off)
+    return views
+
+
 def _as_online(repo: Repo, view: StreamView) -> StreamView:
     """The view under the name that Feast, which has registered it by now, has for it in the online store."""
     return replace(view, view=replace(view.view, online_name=repo.online_name(view.view.name)))
 
 
-def _note_declared(repo: Repo, plan: Plan, views: Sequence[StreamView]) -> None:
-    """Note in the lake what is declared: last of what workers go by, for they start anew at it."""
+def _note_declared(repo: Repo, plan: Plan, views: Sequence[StreamView], cut_off: bool) -> None:
+    """Note in the lake what is declared: last of what workers go by, for they start anew at it. After an apply that was
+    `cut_off` they do whatever is declared: one that started since may go by a part of that."""
     versions = {topic: contract.version for topic, contract in plan.contracts.items()}
-    note(lake(repo), repo.project, digest(repo.path, views, versions, plan.personal))
+    declared = digest(repo.path, views, versions, plan.personal)
+    note(lake(repo), repo.project, f"{declared}-{uuid4().hex[:8]}" if cut_off else declared)
 
 
 def _tell_unread(unread: Unread, say: Say) -> None:
@@ -201,9 +222,9 @@ class New:
 
 
 def _new(store: Lake, plan: Plan, added: Sequence[str], heard: Set[str], known: Set[str], back: Set[str]) -> New:
-    """`added` are topics that the connectors do not capture yet, `heard` those of which the lake has changes, `known`
-    the views that are applied. Of sources that come `back` all tables are read anew: there only a view that never had
-    rows lacks anything."""
+    """`added` are topics that the connectors do not capture yet, `heard` those of which the lake has changes or soon
+    will, `known` the views that are applied. Of sources that come `back` all tables are read anew: there only a view
+    that never had rows lacks anything."""
     tables = [t for captured in plan.captured for t in captured.tables if captured.source.name not in back]
     before = {t.topic: applied_table(store, t.topic)[0] for t in tables if store.exists(changes_table(t.topic))}
     columns = {t.topic: altered(was, t).added for t in tables if (was := before.get(t.topic)) is not None}
@@ -242,7 +263,7 @@ def _tell(new: New, of_view: Mapping[str, str], say: Say) -> None:
     for name, features in new.features.items():
         anew = f"run millrace resnapshot {of_view[name]}"
         say(f"view {name}: {', '.join(features)} new, null or out of date in rows that were served before: {anew}")
-    for topic in new.owed:
+    for topic in sorted({*new.owed} - {*new.tables, *new.columns, *(of_view[name] for name in new.features)}):
         say(f"{topic}: an apply that did not end began to capture more of it: run millrace resnapshot {topic}")
     for name in new.views:
         say(f"view {name} lacks rows of changes that its table has already: run millrace backfill --view {name}")
@@ -306,10 +327,10 @@ def _as_kept(column: Column, kept: pa.Schema) -> Column:
     return replace(column, arrow_type=kept.field(column.name).type) if number and column.name in kept.names else column
 
 
-def _create_vector_tables(repo: Repo, plan: Plan) -> None:
-    views = [v.view for v in plan.views if v.view.vector is not None]
-    store = vectors(repo) if views else None
+def _create_vector_tables(repo: Repo, views: Sequence[View]) -> None:
+    embedding = [view for view in views if view.vector is not None]
+    store = vectors(repo) if embedding else None
     if store is not None:
         model = embedder(repo).model
-        for view in views:
+        for view in embedding:
             store.create(view, model)

@@ -11,10 +11,9 @@ OWED_PROPERTY = "millrace.owed"
 the lake: "true" from before anything goes by the declarations that call for it, until that was told."""
 
 
-def owe(lake: Lake, tables: Iterable[LakeTableName]) -> None:
-    """Note it of these tables of the lake. Raises `StoreUnavailable`."""
-    for name in tables:
-        lake.describe(name, {OWED_PROPERTY: "true"})
+def owe(lake: Lake, name: LakeTableName) -> None:
+    """Note it of a table of the lake. Raises `StoreUnavailable`."""
+    lake.describe(name, {OWED_PROPERTY: "true"})
 
 
 def owed(lake: Lake, name: LakeTableName) -> bool:
@@ -23,6 +22,7 @@ def owed(lake: Lake, name: LakeTableName) -> bool:
 
 
 def told(lake: Lake, tables: Iterable[LakeTableName]) -> None:
-    """Note that people know of it. Raises `StoreUnavailable`."""
+    """Note that people know of it, where it was noted. Raises `StoreUnavailable`."""
     for name in tables:
-        lake.describe(name, {OWED_PROPERTY: "false"})
+        if owed(lake, name):
+            lake.describe(name, {OWED_PROPERTY: "false"})

@@ -27,10 +27,12 @@ from connectors.source import Source, connected
 from connectors.table import Table
 from millrace.check_repo import SourceNotReady, captures
 from millrace.made_again import note_stored, stored_in
+from millrace.owed import told
 from millrace.repo import Repo, UnknownTable
 from millrace.started_anew import ANEW_SECONDS, wait_anew
 from millrace.wiring import connect, flows, lake, producer, source, topics
 from millrace.workers import running_workers
+from streams.decide import changes_table
 from streams.pipeline import Flow
 from streams.reconcile import Reconciled, reconcile, reconcile_earlier
 from streams.redelivered import highest
@@ -224,6 +226,7 @@ class _Job:
             }
         self.drain()
         note_stored(self.repo, [table.topic for table in self.tables], stored)
+        told(lake(self.repo), [changes_table(table.topic) for table in self.tables])
         return report
 
 

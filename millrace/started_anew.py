@@ -1,16 +1,17 @@
-"""The workers of all machines, waited for until they go by what was applied."""
+"""The workers, waited for until they go by what was applied: those of all machines, which tell the consumer group."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 
-from millrace.anew import gone_by, noted, process
+from millrace.anew import gone_by, noted, process_name
 from millrace.repo import Repo
 from millrace.wiring import lake, topics
+from millrace.workers import running_workers
 from streams.broker import BrokerUnavailable
 
 ANEW_SECONDS = 20.0
-"""That workers have to start anew after an apply, until when they tell of a table as held: they look every five seconds
+"""That workers have to start anew after an apply, until when they tell of a table as held: they look each second,
 and end what they hold first. One that was killed is a member of the group for ten."""
 
 LOOK_SECONDS = 0.2
@@ -37,10 +38,12 @@ def wait_anew(repo: Repo, say: Callable[[str], None]) -> None:
 
 
 def _old(repo: Repo) -> list[str]:
-    """The workers that go by something else, by host and process. While Kafka is away none reads anything."""
-    members: Sequence[str] = ()
+    """The workers that go by something else, by host and process. Those of this machine are asked, too: they have rows
+    yet to write while Kafka is away."""
+    here = running_workers(repo.workers_folder).items()
+    told = {process_name(pid): str(state.get("declared")) for pid, state in here}
     with suppress(BrokerUnavailable):
-        members = topics(repo).members(repo.group)
-    told = [member for member in members if gone_by(member) is not None]
+        members = [gone_by(repo.project, client) for client in topics(repo).members(repo.group)]
+        told |= dict(member for member in members if member is not None)
     declared = str(noted(lake(repo), repo.project)) if told else ""
-    return sorted(process(member) for member in told if gone_by(member) != declared)
+    return sorted(process for process, goes_by in told.items() if goes_by != declared)

@@ -10,7 +10,6 @@ from functools import partial
 
 import pyarrow as pa
 
-from connectors.table import Table
 from stores.lake import Lake
 from stores.rows import FeatureWriter, WriteResult
 from streams.breaker import Breaker
@@ -499,11 +498,6 @@ class Worker:
         """What it waits for, as a sentence; None while nothing is missing."""
         missing = self._outside.waiting_for or self._patience.waiting_for
         return missing or self._writes.waiting_for or self._flusher.waiting_for or self._consumer.unavailable
-
-    @property
-    def tables(self) -> Mapping[str, Table]:
-        """The tables as this worker knows them, by topic."""
-        return {topic: flow.table for topic, flow in self._flows.items()}
 
     @property
     def paused(self) -> Mapping[str, str]:

@@ -154,6 +154,13 @@ class Platform:
         )
         return self.worker
 
+    def joined(self, **settings: Any) -> tuple[Worker, MemoryConsumer]:
+        """A new worker that has joined the group and does not run, and its consumer."""
+        worker = self.start(**settings)
+        assert self.consumer is not None
+        worker._members.join(worker.topics, worker._revoked, worker._lost)
+        return worker, self.consumer
+
     def run(self, until: Any = None, **settings: Any) -> Worker:
         """Run a new worker until everything is committed, or `until` holds."""
         worker = self.start(**settings)

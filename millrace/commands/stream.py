@@ -57,8 +57,9 @@ def run(places: Places, out: Out) -> None:
         waiting = Patience(partial(_wait, stop))
         try:
             began = waiting(partial(noted, lake(repo), repo.project))
-            declared, member = waiting(partial(flows, repo)), waiting(partial(worker, repo, client_id(began)))
-            watch = partial(AppliedWatch, lake(repo), repo.project, began, member.tables, stop, lambda: member.paused)
+            declared = waiting(partial(flows, repo))
+            member = waiting(partial(worker, repo, client_id(repo.project, began)))
+            watch = partial(AppliedWatch, lake(repo), repo.project, began, member.topics, stop, lambda: member.paused)
             applied = waiting(watch)
         except Abandoned:
             log.info("stopped before its stores answered", extra={"event": "stopped"})

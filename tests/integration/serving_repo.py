@@ -23,6 +23,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from millrace.stack.ports import choose_ports
 from tests.integration.serving_types import TYPED
+from tests.waiting import waited
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DEFINITIONS = Path(__file__).parent / "serving_definitions.py"
@@ -151,11 +152,7 @@ def write_types(store: FeatureStore) -> None:
 
 def until(so: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Waits until something comes to be, and returns it."""
-    deadline = time.monotonic() + seconds
-    while not (found := so()):
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.02)
-    return found
+    return waited(so, "it", seconds)
 
 
 @dataclass

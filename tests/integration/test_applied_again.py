@@ -213,15 +213,15 @@ def test_a_worker_elsewhere_that_has_not_started_anew(
 ) -> None:
     """What would be read by it is not asked for."""
     monkeypatch.setattr(started_anew, "ANEW_SECONDS", 0.5)
-    elsewhere = KafkaConsumer(market.repo.stack.kafka, f"millrace.{market.repo.project}", "millrace.elsewhere.7.before")
-    elsewhere.subscribe([f"{market.repo.project}.control"], lambda _: None, lambda _: None, lambda _: None)
+    repo = open_repo(market.repo.path, market.repo.stack_folder)
+    elsewhere = KafkaConsumer(market.repo.stack.kafka, repo.group, f"millrace.{repo.project}.elsewhere.7.before")
+    elsewhere.subscribe([repo.control_topic], lambda _: None, lambda _: None, lambda _: None)
 
     def joined() -> bool:
         elsewhere.poll(0.1, 1)
         return bool(elsewhere.lag())
 
     waited(joined, "a member of the group")
-    repo = open_repo(market.repo.path, market.repo.stack_folder)
     told = r"workers elsewhere\.7 \(host and process\) still go by what was applied before"
     with pytest.raises(started_anew.NotAnew, match=told):
         resnapshot(repo, [f"{market.name}.public.customers"], 5, print)

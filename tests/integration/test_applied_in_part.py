@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from connectors.lock import alone
+from millrace.anew import noted
 from millrace.repo import open_repo
 from millrace.stack.endpoints import Endpoints
 from millrace.wiring import source
@@ -75,7 +76,7 @@ def cut_off(market: Shop, step: str) -> None:
 def test_what_was_cut_off_hinders_nobody_and_is_told_by_the_next(market: Shop, worker: Running) -> None:
     features, topic = market.repo.path / "features.py", f"{market.name}.public.scores"
     features.write_text(features.read_text() + TIER + SCORES.format(source=market.name))
-    for step in ("_set_up_connector", "register", "_create_vector_tables", "note_stored"):
+    for step in ("register", "_create_vector_tables", "note_stored"):
         cut_off(market, step)
         assert market.repo.command("backfill", "--view", "last_order")["views"]["last_order"]["rows_added"] == 0
     applied = market.repo.apply()
@@ -92,7 +93,7 @@ def test_what_was_cut_off_hinders_nobody_and_is_told_by_the_next(market: Shop, w
 def test_a_table_that_its_connector_leaves_out(market: Shop, worker: Running) -> None:
     """As an apply of other declarations leaves it that was cut off before Feast knew of them."""
     features, topic = market.repo.path / "features.py", f"{market.name}.public.scores"
-    before = features.read_text()
+    before, digest = features.read_text(), noted(market.repo.lake(), market.repo.project)
     features.write_text(before.replace(SCORES.format(source=market.name), ""))
     cut_off(market, "register")
     market.sql.execute("insert into scores values (2, 0.25)")
@@ -100,6 +101,7 @@ def test_a_table_that_its_connector_leaves_out(market: Shop, worker: Running) ->
     assert [problem for problem in problems if problem.startswith(f"{topic}: connector {market.name} leaves it out")]
     features.write_text(before)
     assert market.repo.apply()["captured_again"] == [topic]
+    assert noted(market.repo.lake(), market.repo.project) != digest  # whoever started meanwhile starts anew
     market.repo.command("resnapshot", topic)
     assert market.repo.read("customer_score", ["score"], [{"id": 2}]) == [{"score": 0.25}]
     assert market.repo.command("status")["problems"] == []
@@ -158,6 +160,12 @@ def test_a_view_that_goes_to_another_store(market: Shop, worker: Running) -> Non
     assert market.repo.read("customer_names", ["name"], keys) == [{"name": "Ida"}, {"name": "Udo"}]
     (found,) = market.repo.command("search", "Ida", "--view", "customer_names", "--top", "1")["results"]
     assert found["name"] == "Ida"
+    vector = "vector_length=256"
+    features.write_text(features.read_text().replace(vector, f'{vector}, description="Of names."'))
+    assert market.repo.apply()["to_backfill"] == ["customer_names"]
+    assert market.repo.command("search", "Ida", "--view", "customer_names")["results"] == []
+    market.repo.command("backfill", "--view", "customer_names")
+    assert market.repo.command("search", "Ida", "--view", "customer_names", "--top", "1")["results"] == [found]
     market.sql.execute("delete from customers where id = 902")
     market.settle()
     moved("")

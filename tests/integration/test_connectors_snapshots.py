@@ -1,4 +1,4 @@
-"""Where a snapshot begins in the log: which transactions it has to wait for; and who takes one."""
+"""Where a snapshot begins in the log: which transactions it has to wait for; and who takes one, or applies."""
 
 import uuid
 from collections.abc import Iterator
@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from connectors.lock import UnderWay, alone, holder
 from connectors.snapshots import base, open_transactions
@@ -73,3 +74,13 @@ def test_who_takes_a_snapshot_is_told_to_a_user_who_may_not_see_the_session_too(
     finally:
         seen.dispose()
         hidden.dispose()
+
+
+def test_an_error_of_another_database_within_a_lock_is_not_the_sources(database: Database) -> None:
+    elsewhere = create_engine("sqlite://")
+    with (
+        pytest.raises(OperationalError, match="no such table: feature_views"),
+        alone(new_source(database.dsn), "apply"),
+        elsewhere.connect() as registry,
+    ):
+        registry.execute(text("select * from feature_views"))

@@ -13,6 +13,7 @@ from millrace.repo import open_repo
 from millrace.wiring import access_keys
 from serving.keys import make_key
 from tests.integration.serving_repo import Server, millrace, until
+from tests.waiting import waited
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +74,7 @@ def rows(text: str) -> list[str]:
 
 def until_known(ask: Callable[[], int]) -> None:
     """Servers look at the keys each second."""
-    import time
-
-    deadline = time.monotonic() + 20
-    while ask() != 303:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    waited(lambda: ask() == 303, "a key that is known")
 
 
 def test_the_views_with_what_is_known_of_the_platform(open_server: Server) -> None:

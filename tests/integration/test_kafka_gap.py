@@ -15,6 +15,7 @@ from streams.patience import Patience
 from streams.positions import Positions, RecordsExpired
 from streams.redelivered import Heights
 from streams.truncate import Truncates
+from tests.waiting import waited
 
 SECONDS = 60.0
 
@@ -52,7 +53,4 @@ def send(producer: KafkaProducer, topic: str, count: int) -> None:
 
 def polled(consumer: KafkaConsumer) -> list[Records]:
     """The next records."""
-    deadline = time.monotonic() + SECONDS
-    while not (found := consumer.poll(0.1, 100)):
-        assert time.monotonic() < deadline
-    return found
+    return waited(lambda: consumer.poll(0.1, 100), "records")

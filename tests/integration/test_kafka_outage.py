@@ -17,6 +17,7 @@ from millrace.stack.ports import choose_ports
 from streams.broker import Consumer
 from streams.kafka import KafkaConsumer, KafkaFollower, KafkaProducer, KafkaTopics
 from streams.messages import Records
+from tests.waiting import waited
 
 SECONDS = 60.0
 
@@ -35,10 +36,7 @@ class Broker:
 
     def start(self) -> None:
         self.daemon, self.process = start(self.kafka.prepare(_run))
-        deadline = time.monotonic() + SECONDS
-        while not self.kafka.is_ready():
-            assert time.monotonic() < deadline, self.kafka.log.read_text()
-            time.sleep(0.1)
+        waited(self.kafka.is_ready, "a broker that is ready", told=self.kafka.log.read_text)
 
     def stop(self) -> None:
         if self.daemon is not None and self.process is not None:

@@ -1,6 +1,5 @@
 """A topic in which a transaction's marker stands last, that nobody gets, is read to its end."""
 
-import time
 import uuid
 
 from confluent_kafka import Producer
@@ -8,6 +7,7 @@ from confluent_kafka import Producer
 from millrace.stack.endpoints import Endpoints
 from streams.kafka import KafkaTopics
 from streams.messages import Partition
+from tests.waiting import waited
 
 SECONDS = 60.0
 
@@ -22,8 +22,7 @@ def test_a_topic_that_ends_with_the_marker_of_a_transaction(stack: Endpoints) ->
         producer.produce(topic, b"v", partition=partition)
     producer.commit_transaction(SECONDS)
     ends = {Partition(topic, 0): (0, 2), Partition(topic, 1): (0, 3)}
-    deadline = time.monotonic() + SECONDS
-    while topics.committed(topic, [topic]) != ends:  # the markers come after the word that it is committed
-        assert time.monotonic() < deadline
+    # The markers come after the word that it is committed.
+    waited(lambda: topics.committed(topic, [topic]) == ends, "the markers")
     assert sum(map(len, topics.read(topic))) == 3
     assert sum(map(len, topics.read(topic, 2))) == 0

@@ -1,6 +1,5 @@
 """`millrace serve` over Redis and pgvector: searches by text and by vector, and views with a vector beside others."""
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
@@ -23,6 +22,7 @@ from tests.integration.serving_repo import MILLRACE, NOW, SEARCHED, Server, mill
 from tests.integration.test_console import Browser
 from tests.redis_server import RedisServer
 from tests.tcp_proxy import TcpProxy
+from tests.waiting import waited
 
 TEXTS = {"ORD": "international airport in Chicago", "HNL": "beach of Honolulu, Hawaii", "DEN": "mountains of Colorado"}
 EMBEDDER = WordLlamaEmbedder()
@@ -315,16 +315,12 @@ def test_a_locked_table_keeps_nothing_else_waiting(folder: Path, database: Datab
         holder.execute("lock table features_searched.texts in access exclusive mode")
         with psycopg.connect(database.dsn, autocommit=True) as watcher, ThreadPoolExecutor(24) as pool:
             searches = [pool.submit(server.ask, "/search", asked) for _ in range(24)]
-            while watcher.execute(waiting).fetchone() == (0,):
-                time.sleep(0.02)
+            waited(lambda: watcher.execute(waiting).fetchone() != (0,), "a statement that waits")
             status, answer = server.features(features=["doubled:double"], entities={"n": [21]})
             assert status == 200 and answer["results"][-1]["values"] == [42]
             assert not any(search.done() for search in searches)
             assert {search.result()[0] for search in searches} == {503}
-            deadline = time.monotonic() + 20
-            while watcher.execute(waiting).fetchone() != (0,):
-                assert time.monotonic() < deadline, "a statement waits that nobody waits for"
-                time.sleep(0.1)
+            waited(lambda: watcher.execute(waiting).fetchone() == (0,), "the end of statements that nobody waits for")
         holder.rollback()
         assert server.ask("/search", asked)[0] == 200
 

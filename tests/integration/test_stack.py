@@ -27,8 +27,9 @@ from millrace.stack.errors import ServiceFailed, StackRunning
 from millrace.stack.jars import REQUIRED
 from millrace.stack.postgres import Postgres, postgres_programs, read_or_make_password
 from millrace.stack.privileges import reachable_data, reachable_programs, unprivileged_user
-from millrace.stack.stack import Stack
+from millrace.stack.stack import ServiceStatus, Stack
 from tests.integration.database import Database
+from tests.waiting import waited
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
@@ -178,9 +179,12 @@ def test_state_survives_a_death_and_down_and_up(folder: Path, jars: Path) -> Non
     victim = next(status for status in local.status() if status.name == "redis")
     assert victim.pid and victim.rss and victim.uptime
     os.kill(victim.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while (states := {status.name: status for status in local.status()})["redis"].state != "dead":
-        assert time.monotonic() < deadline
+
+    def states_with_a_dead_redis() -> dict[str, ServiceStatus] | None:
+        states = {status.name: status for status in local.status()}
+        return states if states["redis"].state == "dead" else None
+
+    states = waited(states_with_a_dead_redis, "a dead redis")
     assert "Ready to accept connections" in states["redis"].last_lines[-1]
     assert {name for name, status in states.items() if status.state == "running"} == {"postgres", "kafka", "connect"}
     kept = {name: status.pid for name, status in states.items() if name != "redis"}

@@ -21,6 +21,7 @@ from millrace.client import Client, ClientError, Tls, Unavailable, Unreachable
 from millrace.stack.ports import choose_ports
 from tests.certificates import Authority
 from tests.integration.serving_repo import Server, until
+from tests.waiting import waited
 
 RETRY = """{"methodConfig": [{"name": [{}], "retryPolicy": {
     "maxAttempts": 3, "initialBackoff": "0.01s", "maxBackoff": "0.1s", "backoffMultiplier": 2,
@@ -162,15 +163,14 @@ def test_millrace_serve_replaces_its_certificate_under_requests(repo: Path, tmp_
             asking = [pool.submit(by_http, kept) for kept in (True, True, False)] + [pool.submit(by_grpc)]
             time.sleep(1)
             second = authority.sign("server", cert, key)
-            deadline = time.monotonic() + 30
-            while {ask_again(port, known, answers)[0] for port, answers in ports} != {second}:
-                assert time.monotonic() < deadline, server.output.read_text()
-                time.sleep(0.1)
-            alike, deadline = 0, time.monotonic() + 30
-            while alike < 20:  # the old process answers, too, until it ends
+            alike = 0
+
+            def new_alone() -> bool:
+                nonlocal alike
                 alike = alike + 1 if {ask_again(port, known, answers)[0] for port, answers in ports} == {second} else 0
-                assert time.monotonic() < deadline, server.output.read_text()
-                time.sleep(0.1)
+                return alike == 20  # the old process answers, too, until it ends
+
+            waited(new_alone, "the new certificate alone", told=server.output.read_text)
         finally:
             stop.set()
         told = [future.result() for future in asking]

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from connectors.table import Column, Table
+from connectors.table import Column
 from connectors.table_file import dumps
-from millrace.anew import AppliedWatch, digest, note, noted
+from millrace.anew import AppliedWatch, begin, digest, note, noted
 from streams.decide import changes_table
 from streams.drift import APPLIED_PROPERTY, TABLE_PROPERTY
 from streams.personal import PersonalColumns
@@ -26,35 +26,36 @@ WITH_CITY = replace(ORDERS, columns=(*ORDERS.columns, Column("city", "text", pa.
 def platform(tmp_path: Path) -> Platform:
     made = Platform(tmp_path)
     made.lake.describe(changes_table(TOPIC), {TABLE_PROPERTY: dumps([ORDERS]), APPLIED_PROPERTY: "10"})
+    begin(made.lake, PROJECT)
     note(made.lake, PROJECT, "one")
     return made
 
 
 def watch(
-    platform: Platform, began: str | None, tables: dict[str, Table], held: Collection[str] = ()
+    platform: Platform, began: str | None, held: Collection[str] = (), seconds: float = 0.01
 ) -> tuple[AppliedWatch, threading.Event]:
     stop = threading.Event()
-    return AppliedWatch(platform.lake, PROJECT, began, tables, stop, lambda: held, seconds=0.01), stop
+    return AppliedWatch(platform.lake, PROJECT, began, [TOPIC], stop, lambda: held, seconds=seconds), stop
 
 
 @pytest.mark.parametrize(
     ("change", "held"),
     [
         (lambda p: p.lake.describe(changes_table(TOPIC), {APPLIED_PROPERTY: "20"}), [TOPIC]),
-        (lambda p: p.lake.describe(changes_table(TOPIC), {TABLE_PROPERTY: dumps([WITH_CITY])}), []),
         (lambda p: note(p.lake, PROJECT, "another"), []),
     ],
 )
 def test_a_worker_starts_anew(platform: Platform, change: Callable[[Platform], None], held: list[str]) -> None:
-    """A table that it holds was applied again, one has other columns, something else is declared."""
-    looking, stop = watch(platform, noted(platform.lake, PROJECT), {TOPIC: ORDERS}, held)
+    """A table that it holds was applied again, something else is declared."""
+    looking, stop = watch(platform, noted(platform.lake, PROJECT), held)
     assert not stop.wait(0.05) and not looking.seen
     change(platform)
     assert stop.wait(10) and looking.seen
 
 
 def test_another_project_over_the_same_lake_changes_nothing(platform: Platform) -> None:
-    looking, stop = watch(platform, "one", {TOPIC: ORDERS})
+    looking, stop = watch(platform, "one")
+    begin(platform.lake, "other")
     note(platform.lake, "other", "another")
     assert not stop.wait(0.05) and not looking.seen
     looking.close()
@@ -62,7 +63,7 @@ def test_another_project_over_the_same_lake_changes_nothing(platform: Platform) 
 
 def test_a_worker_starts_anew_when_none_of_its_tables_is_captured_any_more(platform: Platform) -> None:
     """Nothing is noted of those then."""
-    looking, stop = watch(platform, "one", {TOPIC: ORDERS})
+    looking, stop = watch(platform, "one")
     note(platform.lake, PROJECT, "of other tables")
     assert stop.wait(10) and looking.seen
 
@@ -72,8 +73,18 @@ def test_an_apply_during_its_start_is_not_missed(platform: Platform) -> None:
     began = noted(platform.lake, PROJECT)
     assert (began, noted(platform.lake, "never_applied")) == ("one", None)
     note(platform.lake, PROJECT, "another")
-    looking, stop = watch(platform, began, {TOPIC: ORDERS})
+    looking, stop = watch(platform, began, seconds=3_600)
     assert stop.wait(10) and looking.seen
+
+
+def test_an_apply_that_was_cut_off_is_known_to_the_next(platform: Platform) -> None:
+    """Whoever started meanwhile may go by a part of what it declared."""
+    assert not begin(platform.lake, PROJECT)
+    assert noted(platform.lake, PROJECT) == "one"
+    assert begin(platform.lake, PROJECT) and begin(platform.lake, PROJECT)
+    note(platform.lake, PROJECT, "two")
+    assert noted(platform.lake, PROJECT) == "two"
+    assert not begin(platform.lake, PROJECT)
 
 
 def test_what_is_declared_has_a_digest(platform: Platform, tmp_path: Path) -> None:
@@ -95,8 +106,9 @@ def test_what_is_declared_has_a_digest(platform: Platform, tmp_path: Path) -> No
         digest(folder, plain, contracts, hidden),
         digest(folder, plain, contracts, {TOPIC: PersonalColumns(frozenset({"customer"}))}),
         digest(folder, plain, contracts, {TOPIC: PersonalColumns(every=True)}),
+        digest(folder, [replace(view, table=WITH_CITY) for view in plain], contracts, {}),
     ]
-    assert len(set(made)) == 8
+    assert len(set(made)) == 9
     assert digest(folder, plain[::-1], dict(reversed(contracts.items())), {}) == made[0]
     again = {"other": PersonalColumns(), TOPIC: PersonalColumns(frozenset({"placed_at", "amount", "customer"}))}
     assert digest(folder, plain, contracts, again) == made[5]

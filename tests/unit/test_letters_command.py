@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import millrace.started_anew
 import millrace.wiring
 from millrace.cli import millrace as command_line
 from streams.letters import MOST_KINDS, REASONS, DeadLetters, Rejection
@@ -40,7 +41,8 @@ def letters(tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatc
     bad = records((b"key", b"bad 0"), (b"key", b"bad 1"))
     written.send(bad, [Rejection(i, "contract", (f"odd: {i}",)) for i in range(2)], "v1")
     written.flush()
-    monkeypatch.setattr(millrace.wiring, "topics", lambda repo: MemoryTopics(broker))
+    for module in (millrace.wiring, millrace.started_anew):
+        monkeypatch.setattr(module, "topics", lambda repo: MemoryTopics(broker))
     monkeypatch.setattr(millrace.wiring, "producer", lambda repo: MemoryProducer(broker))
 
     def run(*arguments: str, people: bool = False) -> Result:

@@ -180,7 +180,7 @@ def waits(
         return {}
 
     member: Any = SimpleNamespace(
-        tables={}, paused={}, state=lambda: {"rows": {}}, run=ran.append, tally=SimpleNamespace(stores={})
+        topics=[], paused={}, state=lambda: {"rows": {}}, run=ran.append, tally=SimpleNamespace(stores={})
     )
     monkeypatch.setattr(millrace.commands.stream, "_wait", wait)
     lake = MemoryLake()

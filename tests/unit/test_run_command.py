@@ -44,7 +44,7 @@ def test_a_lake_that_goes_once_the_worker_is_made_is_waited_for(
     lake.create(changes_table(TOPIC), changes_schema(ORDERS), {})
     state = {"rows": {"applied": 0, "refused": 0}}
     member: Any = SimpleNamespace(
-        tables={TOPIC: ORDERS}, paused={}, state=lambda: state, run=ran.append, tally=SimpleNamespace(stores={})
+        topics=[TOPIC], paused={}, state=lambda: state, run=ran.append, tally=SimpleNamespace(stores={})
     )
     for name, made in (("flows", {}), ("worker", member), ("lake", lake)):
         monkeypatch.setattr(millrace.wiring, name, lambda *_, made=made: made)
@@ -84,7 +84,7 @@ def test_a_worker_watches_the_sources_that_its_views_read(tmp_path: Path, monkey
     flows = {table.source: SimpleNamespace(table=table, views=(), contract=contract) for table in (gone, ORDERS)}
     state = {"rows": {"applied": 0, "refused": 0}}
     member: Any = SimpleNamespace(
-        tables={TOPIC: ORDERS}, paused={}, state=lambda: state, run=lambda stop: None, tally=SimpleNamespace(stores={})
+        topics=[TOPIC], paused={}, state=lambda: state, run=lambda stop: None, tally=SimpleNamespace(stores={})
     )
     for name, part in (("flows", flows), ("worker", member), ("lake", lake)):
         monkeypatch.setattr(millrace.wiring, name, lambda *_, part=part: part)

@@ -73,6 +73,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     plain = [Field(name="faa", dtype=String), Field(name="size", dtype=Int64)]
     vector = Field(name="v", dtype=Array(Float32), vector_index=True, vector_length=2)
     store = FeatureStore(config=config)
+    COMPUTING.set()  # apply tries the function
     store.apply(
         [
             airport,

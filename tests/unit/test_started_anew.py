@@ -1,19 +1,21 @@
 """What a replay, a backfill and a resnapshot wait for after an apply, and what `millrace apply` says comes next."""
 
 import os
-from socket import gethostname
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from millrace import started_anew as waiting
-from millrace.anew import client_id, gone_by, process
+from millrace.anew import client_id, gone_by, process_name
 from millrace.commands.declare import _show
 from streams.broker import BrokerUnavailable
 
-REPO: Any = SimpleNamespace(group="millrace.shop", project="shop")
-OLD, NEW, UNTOLD = "millrace.a.7.old", "millrace.b.example.8.new", "rdkafka"
+REPO: Any = SimpleNamespace(group="shops", project="shop", workers_folder=Path("workers"))
+OLD, NEW, UNTOLD = "millrace.shop.a.7.old", "millrace.shop.b.example.8.new", "rdkafka"
+ANOTHER = "millrace.depot.a.9.old"
+"""Of another project in the same group."""
 
 
 class Group:
@@ -31,6 +33,7 @@ class Group:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     told: list[list[str]] = []
     monkeypatch.setattr(waiting, "topics", lambda _: Group(told))
+    monkeypatch.setattr(waiting, "running_workers", lambda _: {})
     monkeypatch.setattr(waiting, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(waiting, "lake", lambda _: None)
     monkeypatch.setattr(waiting, "noted", lambda lake, project: "new")
@@ -45,7 +48,7 @@ def test_workers_that_go_by_something_else_are_waited_for(looks: list[list[str]]
     assert said == ["waiting for the workers to start anew, as something else was applied"]
 
 
-@pytest.mark.parametrize("members", [[], [NEW], [UNTOLD, NEW]])
+@pytest.mark.parametrize("members", [[], [NEW], [UNTOLD, NEW, ANOTHER]])
 def test_nobody_is_waited_for_who_goes_by_it(looks: list[list[str]], members: list[str]) -> None:
     looks.append(members)
     said: list[str] = []
@@ -60,17 +63,21 @@ def test_a_worker_that_hangs_is_named(looks: list[list[str]], monkeypatch: pytes
         waiting.wait_anew(REPO, lambda _: None)
 
 
-def test_while_kafka_is_away_nobody_reads(monkeypatch: pytest.MonkeyPatch, looks: list[list[str]]) -> None:
+def test_workers_of_this_machine_are_asked_too(looks: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Kafka is away they have rows yet to write, and those of an earlier version tell the group nothing."""
+
     def away(_: object) -> None:
         raise BrokerUnavailable("it does not answer")
 
+    here = [{"7": {"declared": "old"}, "8": {"declared": "new"}}, {"7": {}}, {"7": {"declared": "new"}}]
     monkeypatch.setattr(waiting, "topics", lambda _: SimpleNamespace(members=away))
+    monkeypatch.setattr(waiting, "running_workers", lambda _: here.pop(0))
     waiting.wait_anew(REPO, lambda _: None)
+    assert here == []
 
 
 def test_a_member_is_known_by_its_client() -> None:
-    told = client_id("0f")
-    assert (gone_by(told), process(told)) == ("0f", f"{gethostname()}.{os.getpid()}")
+    assert gone_by("shop", client_id("shop", "0f-1")) == (process_name(os.getpid()), "0f-1")
 
 
 def done(**told: Any) -> dict[str, Any]:

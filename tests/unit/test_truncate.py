@@ -55,10 +55,7 @@ class Member:
         self.start()
 
     def start(self) -> None:
-        self.worker = self.platform.start()
-        assert self.platform.consumer is not None
-        self.consumer = self.platform.consumer
-        self.worker._members.join([TOPIC], self.worker._revoked, self.worker._lost)
+        self.worker, self.consumer = self.platform.joined()
         self.consumer.assign([self.partition])
 
     def take(self, limit: int = 100) -> None:

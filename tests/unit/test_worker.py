@@ -232,10 +232,7 @@ def test_a_flush_comes_sooner_while_an_entity_waits_for_it_to_be_decided_anew(pl
 def test_a_flush_that_fails_for_a_time_out_is_not_taken_for_one_under_way(platform: Platform) -> None:
     platform.produce((key(1), envelope("c", row(1, amount=5.0), lsn=10)))
     platform.lake.before[changes_table(TOPIC)] = [TimeoutError("of its own")]
-    worker = platform.start()
-    consumer = platform.consumer
-    assert consumer is not None
-    worker._members.join([TOPIC], worker._revoked, worker._lost)
+    worker, consumer = platform.joined()
     worker._take(consumer.poll(0, 10))
     worker._start_flush()
     with pytest.raises(TimeoutError, match="of its own"):
@@ -408,11 +405,8 @@ def test_a_row_that_moved_back_on_its_way_to_the_lake_is_not_overtaken_by_a_deci
         (key(3), envelope("c", row(3, "ann", 3.0, middle), lsn=12)),
     )
     platform.run()
-    worker = platform.start()
-    consumer = platform.consumer
-    assert consumer is not None
     platform.produce((key(2), envelope("d", None, before=row(2, "ann", 2.0, latest), lsn=13)))
-    worker._members.join([TOPIC], worker._revoked, worker._lost)
+    worker, consumer = platform.joined()
     consumer.assign([P0, P1])
     worker._take(consumer.poll(0, 100))
     first, worker._batch = worker._batch, worker._fresh()

@@ -44,11 +44,8 @@ def lose_and_regain_at_next_poll(consumer: MemoryConsumer) -> None:
 
 
 def test_a_partition_that_is_lost_and_given_back_while_a_store_is_away_loses_nothing(platform: Platform) -> None:
-    worker = platform.start()
     platform.produce(*((key(i), envelope("c", row(i, amount=float(i)), lsn=10 + i)) for i in range(1, 4)))
-    consumer = platform.consumer
-    assert consumer is not None
-    worker._members.join([TOPIC], worker._revoked, worker._lost)
+    worker, consumer = platform.joined()
     consumer.assign([P0, P1])
     worker._take(consumer.poll(0, 2))
     platform.online.faults = [StoreUnavailable("Redis", "connection refused")]
@@ -63,11 +60,8 @@ def test_a_partition_that_is_lost_and_given_back_while_a_store_is_away_loses_not
 def test_a_partition_that_is_lost_while_a_write_beside_the_loop_is_tried_again_is_not_doubled(
     platform: Platform,
 ) -> None:
-    worker = platform.start(poll_records=2)
     platform.produce(*((key(i), envelope("c", row(i, amount=float(i)), lsn=10 + i)) for i in range(1, 4)))
-    consumer = platform.consumer
-    assert consumer is not None
-    worker._members.join([TOPIC], worker._revoked, worker._lost)
+    worker, consumer = platform.joined(poll_records=2)
     consumer.assign([P0, P1])
     platform.online.faults = [StoreUnavailable("Redis", "connection refused")] * 2
     worker._take(consumer.poll(0, 2))
@@ -79,11 +73,8 @@ def test_a_partition_that_is_lost_while_a_write_beside_the_loop_is_tried_again_i
 
 
 def test_offsets_that_could_not_be_handed_over_are_committed_later(platform: Platform) -> None:
-    worker = platform.start()
     platform.produce((key(1), envelope("c", row(1, amount=1.0), lsn=10)))
-    consumer = platform.consumer
-    assert consumer is not None
-    worker._members.join([TOPIC], worker._revoked, worker._lost)
+    worker, consumer = platform.joined()
     consumer.assign([P0, P1])
     worker._take(consumer.poll(0, 100))
     commit = consumer.commit
@@ -102,10 +93,7 @@ def test_a_member_that_checks_its_positions_beside_a_late_writer_goes_on(platfor
     """What another member writes between the two questions is no sign of a topic made anew."""
     platform.produce((key(1), envelope("c", row(1), lsn=10)))
     platform.run()
-    worker = platform.start()
-    consumer = platform.consumer
-    assert consumer is not None
-    worker._members.join([TOPIC], worker._revoked, worker._lost)
+    worker, consumer = platform.joined()
     consumer.assign([P0])
     span = consumer.span
 
@@ -127,9 +115,7 @@ def test_one_word_reaches_every_worker_of_the_group(platform: Platform) -> None:
             (key(200), envelope("c", row(200, amount=2.0), lsn=200)),
             to=partition,
         )
-        worker, consumer = platform.start(), platform.consumer
-        assert consumer is not None
-        worker._members.join([TOPIC], worker._revoked, worker._lost)
+        worker, consumer = platform.joined()
         consumer.assign([partition])
         worker._take(consumer.poll(0, 99))
         assert consumer.poll(0, 1_000) == []
@@ -143,10 +129,7 @@ def test_one_word_reaches_every_worker_of_the_group(platform: Platform) -> None:
 def test_a_paused_table_stays_paused_when_more_of_it_is_assigned(platform: Platform) -> None:
     platform.produce(*((key(i), envelope("c", row(i, amount=-1.0), lsn=i)) for i in range(1, 100)))
     platform.produce((key(200), envelope("c", row(200, amount=2.0), lsn=200)), to=P1)
-    worker = platform.start()
-    consumer = platform.consumer
-    assert consumer is not None
-    worker._members.join([TOPIC], worker._revoked, worker._lost)
+    worker, consumer = platform.joined()
     consumer.assign([P0])
     worker._take(consumer.poll(0, 1_000))
     assert TOPIC in worker.paused
@@ -173,12 +156,9 @@ def test_a_worker_with_nothing_to_do_says_that_the_broker_is_away(platform: Plat
 
 
 def test_partitions_are_handed_over_without_loss(platform: Platform) -> None:
-    worker = platform.start()
     platform.produce((key(1), envelope("c", row(1, amount=1.0), lsn=10)))
     platform.produce((key(2), envelope("c", row(2, amount=2.0), lsn=11)), to=P1)
-    consumer = platform.consumer
-    assert consumer is not None
-    worker._members.join([TOPIC], worker._revoked, worker._lost)
+    worker, consumer = platform.joined()
     consumer.assign([P0, P1])
     worker._take(consumer.poll(0, 100))
     consumer.revoke([P1], lost=True)
@@ -241,11 +221,10 @@ def test_records_that_expire_while_the_worker_waits_stop_it(platform: Platform) 
 @pytest.mark.parametrize("first", [0, 5])
 def test_a_hole_is_a_gap_if_the_topic_begins_after_it(platform: Platform, first: int) -> None:
     """A transaction of the source connector ends with a marker that no consumer sees."""
-    worker = platform.start()
     platform.broker.expired[P0] = first
     whole = records(*((key(i), envelope("c", row(i), lsn=i)) for i in range(8)))
     polled = whole.take([0, 1, 2, 5, 6])
-    worker._members.join([TOPIC], worker._revoked, worker._lost)
+    worker, _ = platform.joined()
     with pytest.raises(RecordsExpired, match="read up to 3 only") if first else nullcontext():
         worker._positions.follow([polled])
     with pytest.raises(RecordsExpired, match="read up to 7 only") if first else nullcontext():
@@ -276,13 +255,11 @@ def test_the_lake_knows_how_far_a_topic_was_read_of_which_nothing_was_accepted(p
 
 
 def test_a_partition_that_is_assigned_while_another_is_checked_is_checked_too(platform: Platform) -> None:
-    worker = platform.start()
     platform.produce(*((key(i), envelope("c", row(i), lsn=i)) for i in range(1, 4)), to=P1)
     platform.broker.offsets[GROUP, P1] = 1
     platform.broker.expired[P1] = 2
-    consumer, next_offset = platform.consumer, platform.lake.next_offset
-    assert consumer is not None
-    worker._members.join([TOPIC], worker._revoked, worker._lost)
+    next_offset = platform.lake.next_offset
+    worker, consumer = platform.joined()
     platform.produce((key(4), envelope("c", row(4), lsn=4)))
     consumer.assign([P0])
 
@@ -511,8 +488,6 @@ def test_a_letter_that_cannot_be_queued_does_not_double_those_before_it(
 
 def joined(platform: Platform) -> tuple[Worker, MemoryConsumer]:
     """A worker that has both partitions, and its consumer."""
-    worker, consumer = platform.start(), platform.consumer
-    assert consumer is not None
-    worker._members.join([TOPIC], worker._revoked, worker._lost)
+    worker, consumer = platform.joined()
     consumer.assign([P0, P1])
     return worker, consumer

@@ -57,10 +57,7 @@ class Texts:
             self.platform.broker.append(to, key(i), envelope("c", row(i), lsn=100 + i))
 
     def joined(self, *partitions: Partition, **settings: int) -> tuple[Worker, MemoryConsumer]:
-        worker = self.platform.start(**({"poll_records": POLL} | settings))
-        consumer = self.platform.consumer
-        assert consumer is not None
-        worker._members.join([TOPIC, DOCS], worker._revoked, worker._lost)
+        worker, consumer = self.platform.joined(**({"poll_records": POLL} | settings))
         consumer.assign(partitions)
         return worker, consumer
 
