@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streams.letters import Rejection, kind_of
 
@@ -19,23 +19,40 @@ class BreakerSettings:
     window: int = 1_000
 
 
+@dataclass(slots=True)
+class _Recent:
+    """The last polls of a topic, each with its records and how many of them were rejected, and their sums."""
+
+    polls: deque[tuple[int, int]] = field(default_factory=deque)
+    seen: int = 0
+    rejected: int = 0
+
+    def add(self, records: int, rejected: int, window: int) -> None:
+        """One more poll; the oldest go as long as those that stay have a window's records."""
+        self.polls.append((records, rejected))
+        self.seen += records
+        self.rejected += rejected
+        while len(self.polls) > 1 and self.seen - self.polls[0][0] >= window:
+            gone, gone_rejected = self.polls.popleft()
+            self.seen -= gone
+            self.rejected -= gone_rejected
+
+
 class Breaker:
     """Counts by topic; `paused` tells which topics tripped it, and why, until they are resumed; `resumed` how often
     they were."""
 
     def __init__(self, settings: BreakerSettings) -> None:
         self._settings = settings
-        self._recent: dict[str, deque[tuple[int, int]]] = {}
+        self._recent: dict[str, _Recent] = {}
         self.paused: dict[str, str] = {}
         self.resumed: Counter[str] = Counter()
 
     def trips(self, topic: str, records: int, rejections: Sequence[Rejection]) -> bool:
         """Count one poll's records of a topic; True if it should be paused now."""
-        recent = self._recent.setdefault(topic, deque())
-        recent.append((records, len(rejections)))
-        while len(recent) > 1 and sum(n for n, _ in recent) - recent[0][0] >= self._settings.window:
-            recent.popleft()
-        seen, rejected = sum(n for n, _ in recent), sum(n for _, n in recent)
+        recent = self._recent.setdefault(topic, _Recent())
+        recent.add(records, len(rejections), self._settings.window)
+        seen, rejected = recent.seen, recent.rejected
         enough = rejected >= self._settings.least and rejected > self._settings.share * seen
         if topic in self.paused or not enough:
             return False

@@ -22,9 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.table import Table
 from stores.lake import Lake, TopicPartition
-from streams.changes import Changes, plain
+from streams.changes import plain
 from streams.decide import changes_table
 from streams.letters import OURS
 from streams.messages import Partition
@@ -114,6 +113,37 @@ class _Reading:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Come:
+    """What tells of changes, one after another, whether they came before: where they stand, which of them are rows that
+    a snapshot `read` and when it was begun, 0 of others, and which are truncates; `named` has key and LSN of all, of
+    which these stand at `places`, under names that no column of the source can clash with."""
+
+    lsns: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+    read: Mask
+    truncates: Mask
+    begun: npt.NDArray[np.int64]
+    named: pa.Table
+    places: npt.NDArray[np.int64]
+
+    def at(self, places: npt.NDArray[np.int64]) -> "_Come":
+        """Those at these places."""
+        return _Come(
+            self.lsns[places],
+            self.offsets[places],
+            self.read[places],
+            self.truncates[places],
+            self.begun[places],
+            self.named,
+            self.places[places],
+        )
+
+    def keys(self, chosen: Mask) -> pa.Table:
+        """Key and LSN of the chosen ones."""
+        return self.named.take(pa.array(self.places[chosen]))
+
+
 @dataclass(slots=True)
 class _Height:
     """The greatest LSN of a partition's records so far; `keys` the primary keys at it, None if nobody knows.
@@ -163,13 +193,13 @@ class Heights:
         may: it has no key, so that its copy may come in any partition. What millrace itself sends is looked at
         elsewhere: it bears a header of ours. Debezium has headers too, of a key that changed (`__debezium.newkey`,
         `__debezium.oldkey`)."""
-        changes, begun = outcome.accepted.changes, outcome.begun_of_changes()
-        suspected = np.zeros(len(changes), bool)
+        changes = outcome.accepted.changes
+        suspected, come = np.zeros(len(changes), bool), _come(outcome)
         partitions = np.asarray(changes.rows["_partition"])
-        for number in np.unique(partitions):
+        for number in np.unique(partitions).tolist():
             at = np.flatnonzero(partitions == number)
-            rows = changes.rows if len(at) == len(changes) else changes.rows.take(pa.array(at))
-            suspected[at] = self._partition(changes, Partition(changes.table.topic, int(number)), rows, begun[at])
+            its = come if len(at) == len(changes) else come.at(at)
+            suspected[at] = self._partition(Partition(changes.table.topic, number), its)
         headers = outcome.records.headers
         ours = [i for i, names in headers.items() if any(name.startswith(OURS) for name in names)]
         return suspected & ~np.isin(outcome.accepted.kept, ours)
@@ -200,56 +230,49 @@ class Heights:
                 found |= (partitions == number) & (begun > reading.begun)
         return found
 
-    def _partition(self, changes: Changes, partition: Partition, rows: pa.Table, begun: npt.NDArray[np.int64]) -> Mask:
-        height = self._heights.setdefault(partition, _Height(0, None, 0, None))
-        lsns = np.asarray(rows["_lsn"])
+    def _partition(self, partition: Partition, come: _Come) -> Mask:
+        height, lsns = self._heights.setdefault(partition, _Height(0, None, 0, None)), come.lsns
         before = np.maximum.accumulate(np.concatenate([[height.lsn], lsns[:-1]]))
-        read, truncates = (np.asarray(pc.equal(rows["_op"], op)) for op in ("r", "t"))
         # The rows of one COPY share their LSN: these are told apart by their keys.
-        level = (lsns == before) & ~read
-        again = level & self._again(height, rows, changes.table) if level.any() else level
-        again |= self._read_again(height, rows, read & (lsns >= before), begun, changes.table)
-        beyond: Mask = np.asarray(rows["_offset"]) >= height.held
-        self._rise(height, rows, lsns, changes.table)
-        suspected: Mask = ((lsns < before) | again | truncates) & beyond
+        level = (lsns == before) & ~come.read
+        again = level & self._again(height, come.keys(np.ones(len(lsns), bool))) if level.any() else level
+        if come.read.any():
+            again |= self._read_again(height, come, come.read & (lsns >= before))
+        beyond = come.offsets >= height.held
+        self._rise(height, come)
+        suspected: Mask = ((lsns < before) | again | come.truncates) & beyond
         return suspected
 
-    def _read_again(
-        self, height: _Height, rows: pa.Table, read: Mask, begun: npt.NDArray[np.int64], table: Table
-    ) -> Mask:
+    def _read_again(self, height: _Height, come: _Come, read: Mask) -> Mask:
         """Which of the rows marked in `read`, which a snapshot read and nothing above came before, it may have read
         before."""
         found = np.zeros(len(read), bool)
-        lsns = np.asarray(rows["_lsn"])
-        for lsn in np.unique(lsns[read]).tolist():
-            here = read & (lsns == lsn)
-            keys = _named(rows.filter(pa.array(here)), table)
+        for lsn in np.unique(come.lsns[read]).tolist():
+            here = read & (come.lsns == lsn)
+            keys = come.keys(here)
             if height.reading is None or height.reading.lsn != lsn:
                 height.reading = _Reading(lsn, 0, 0, keys.slice(0, 0))
-            found[here] = height.reading.again(keys, begun[here])
+            found[here] = height.reading.again(keys, come.begun[here])
         return found
 
-    def _again(self, height: _Height, rows: pa.Table, table: Table) -> Mask:
+    def _again(self, height: _Height, ours: pa.Table) -> Mask:
         """Which rows have key and LSN of another one, among these or at the height."""
-        ours = _named(rows, table)
         known = ours if height.keys is None else pa.concat_tables([height.keys, ours])
         counted = known.group_by(known.column_names).aggregate([([], "count_all")])
         several = counted.filter(pc.field("count_all") > 1).select(known.column_names)
         unknown = height.lsn if height.keys is None else None
         if not several.num_rows and unknown is None:
-            return np.zeros(rows.num_rows, bool)
+            return np.zeros(ours.num_rows, bool)
         held = {tuple(row.values()) for row in several.to_pylist()}
         return np.array([row["lsn"] == unknown or tuple(row.values()) in held for row in ours.to_pylist()], bool)
 
-    def _rise(self, height: _Height, rows: pa.Table, lsns: npt.NDArray[np.int64], table: Table) -> None:
-        top = int(lsns.max())
-        if top < height.lsn:
+    def _rise(self, height: _Height, come: _Come) -> None:
+        top = int(come.lsns.max())
+        if top < height.lsn or (top == height.lsn and height.keys is None):
             return
-        if top > height.lsn:
-            height.lsn, height.keys = top, _named(rows.slice(0, 0), table)
-        if height.keys is not None:
-            at_top = pa.array((lsns == top) & ~np.asarray(pc.equal(rows["_op"], "r")))
-            height.keys = pa.concat_tables([height.keys, _named(rows.filter(at_top), table)])
+        at_top = come.keys((come.lsns == top) & ~come.read)
+        known = height.keys if top == height.lsn else None
+        height.lsn, height.keys = top, at_top if known is None else pa.concat_tables([known, at_top])
 
 
 def _not_above(greatest: pa.Table, keys: pa.Table) -> tuple[Mask, pa.Table]:
@@ -264,7 +287,11 @@ def _not_above(greatest: pa.Table, keys: pa.Table) -> tuple[Mask, pa.Table]:
     return found[greatest.num_rows :], known.take(pa.array([ranks.argmax()]))
 
 
-def _named(rows: pa.Table, table: Table) -> pa.Table:
-    """Key and LSN under names that no column of the source can clash with."""
+def _come(outcome: Outcome) -> _Come:
+    changes = outcome.accepted.changes
+    rows, table = changes.rows, changes.table
     key = [plain(rows[name], table.column(name)) for name in table.primary_key]
-    return pa.table([*key, rows["_lsn"]], names=[*(f"k{i}" for i in range(len(key))), "lsn"])
+    lsns, offsets = np.asarray(rows["_lsn"]), np.asarray(rows["_offset"])
+    read, truncates = (np.asarray(pc.equal(rows["_op"], op)) for op in ("r", "t"))
+    keys = pa.table([*key, rows["_lsn"]], names=[*(f"k{i}" for i in range(len(key))), "lsn"])
+    return _Come(lsns, offsets, read, truncates, outcome.begun_of_changes(), keys, np.arange(len(lsns)))

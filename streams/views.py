@@ -200,7 +200,9 @@ def _in_order(parts: list[Part]) -> Part:
 def _live(stream_view: StreamView, changes: Changes, positions: np.ndarray, row_ids: pa.Array | None) -> Part:
     if not len(positions):
         return positions, rows_schema(stream_view.view).empty_table()
-    source = _renamed(changes.rows.take(pa.array(positions)), stream_view.renames)
+    # All of them stand in their order: then a copy tells nothing new.
+    rows = changes.rows if len(positions) == len(changes) else changes.rows.take(pa.array(positions))
+    source = _renamed(rows, stream_view.renames)
     meta = source
     if stream_view.transform is not None:
         try:
