@@ -24,7 +24,6 @@ from millrace.anew import begin, digest, note
 from millrace.check_repo import (
     Captured,
     Plan,
-    applied_topics,
     applied_views,
     captured_again,
     check_connectors,
@@ -82,7 +81,7 @@ def _apply(repo: Repo, plan: Plan, say: Say) -> dict[str, object]:
     fixed = [f for captured in plan.captured for f in check_source(captured, client, fix=True)]
     heard = {t.topic for c in plan.captured for t in c.tables if has_changes(repo, c, t.topic)}
     added = [t for c in plan.captured for t in not_captured(c, client) if t not in heard]
-    new = _new(store, plan, added, heard | applied_topics(repo), applied_views(repo), unread.back)
+    new = _new(store, plan, added, heard, applied_views(repo), unread.back)
     made, to_be_made = _ensure_topics(repo, plan), _to_be_made(new, plan)
     for name, schema, properties in lake_tables(plan):
         store.create(name, schema, properties)
@@ -222,9 +221,10 @@ class New:
 
 
 def _new(store: Lake, plan: Plan, added: Sequence[str], heard: Set[str], known: Set[str], back: Set[str]) -> New:
-    """`added` are topics that the connectors do not capture yet, `heard` those of which the lake has changes or soon
-    will, `known` the views that are applied. Of sources that come `back` all tables are read anew: there only a view
-    that never had rows lacks anything."""
+    """`added` are topics that the connectors do not capture yet, `heard` those of which the lake has changes,
+    `known` the views that are applied: of their tables it will have some soon. Of sources that come `back` all tables
+    are read anew: there only a view that never had rows lacks anything."""
+    heard = heard | {v.table.topic for v in plan.views if v.view.name in known}
     tables = [t for captured in plan.captured for t in captured.tables if captured.source.name not in back]
     before = {t.topic: applied_table(store, t.topic)[0] for t in tables if store.exists(changes_table(t.topic))}
     columns = {t.topic: altered(was, t).added for t in tables if (was := before.get(t.topic)) is not None}

@@ -345,13 +345,8 @@ def _has_position(repo: Repo, captured: Captured, client: Connect) -> bool:
 
 def _applied_sources(repo: Repo) -> set[str]:
     """The sources of which applied views capture a table."""
-    return {source_of(topic) for topic in applied_topics(repo)}
-
-
-def applied_topics(repo: Repo) -> set[str]:
-    """The topics of the tables that applied views capture."""
     try:
-        return {declared.topic for declared in repo.declared()}
+        return {source_of(declared.topic) for declared in repo.declared()}
     except (DeclarationError, NothingApplied):
         return set()
 

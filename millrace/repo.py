@@ -254,9 +254,9 @@ def _keep_versions(repo: Repo, views: Iterable[FeatureView]) -> None:
     """Give views that are declared as the latest the number that they are applied with: Feast takes one back to 0 that
     is applied again as it was (`Registry._update_metadata_fields`), and with it what is served to an older state."""
     with suppress(NothingApplied):
-        registry = repo.registry()
-        applied = [*registry.list_feature_views(repo.project), *registry.list_stream_feature_views(repo.project)]
-        numbers = {view.name: view.current_version_number for view in applied}
+        message = repo.registry().proto()  # not the views: a function that cannot be loaded is no matter
+        applied = [v for v in (*message.feature_views, *message.stream_feature_views) if v.spec.project == repo.project]
+        numbers = {view.spec.name: view.meta.current_version_number or None for view in applied}
         for view in views:
             if parse_version(view.version)[0]:
                 view.current_version_number = numbers.get(view.name)
