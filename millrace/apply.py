@@ -2,7 +2,8 @@
 everything up.
 
 In this order, each step repeatable: the source databases, the topics, the lake, the connectors, Feast's own apply. What
-fails before Feast's leaves all that runs, or starts, to what was applied before.
+fails before Feast's leaves what runs, or starts, to what was applied before; of tables and columns that are declared no
+more the connectors may send nothing any longer.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
